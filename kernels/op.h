@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * op.h: what an operator is. One folder per operator holds its spec (a `struct op`), its
+ * reference (plain C, double accumulation), its fast CPU form and, later, its CUDA form. The
+ * table of all operators is kernels/registry.c; an operator's number on the wire is its place
+ * in that table for the life of one gpuqd, so clients look it up by name.
+ */
+#ifndef GPUQ_KERNELS_OP_H
+#define GPUQ_KERNELS_OP_H
+
+#include "device/tensor.h"
+
+/* A tensor argument in an operator's spec. */
+struct op_tensor {
+	const char *name;  /* "x" */
+	const char *shape; /* for people: "[B,I]" */
+	uint32_t dtypes;   /* mask of GPUQ_DTYPE_BIT */
+	bool optional;
+};
+
+/* A scalar argument in an operator's spec. */
+struct op_param {
+	const char *name;
+	const char *doc;
+	uint32_t type; /* enum gpuq_param_type */
+	double preset; /* value when the request does not give one */
+	double min, max;
+};
+
+union op_value {
+	double f64;
+	int64_t i64;
+};
+
+/* One request for an operator, validated step by step: see op_check(). */
+struct op_call {
+	const struct op *op;
+	struct tensor in[GPUQ_MAX_INPUTS];
+	struct tensor out[GPUQ_MAX_OUTPUTS];
+	union op_value params[GPUQ_MAX_PARAMS];
+};
+
+struct op {
+	const char *name;
+	const char *summary; /* one line for people */
+	const char *formula; /* "y[b,o] = sum_i w[o,i] x[b,i] + bias[o]" */
+	uint32_t n_inputs, n_outputs, n_params;
+	struct op_tensor inputs[GPUQ_MAX_INPUTS];
+	struct op_tensor outputs[GPUQ_MAX_OUTPUTS];
+	struct op_param params[GPUQ_MAX_PARAMS];
+
+	/*
+	 * Checks that ranks and dimensions of the inputs fit each other and the given dtypes, and
+	 * writes rank and dims (not dtype, not data) of every output. Called after the generic
+	 * checks of op_check(), so present dtypes are allowed ones and sizes do not overflow.
+	 * Returns 0, or a negative gpuq error and in *ret_arg the argument to blame: the place of
+	 * an input, or GPUQ_MAX_INPUTS + the place of an output. Never looks at data.
+	 */
+	int (*infer)(struct op_call *call, uint32_t *ret_arg);
+
+	/* Independent units of work (rows), at least 0; workers may take disjoint ranges of them. */
+	uint64_t (*units)(const struct op_call *call);
+
+	/* Cost of the whole call in multiply-adds or their equivalent; feeds the latency model. */
+	uint64_t (*work)(const struct op_call *call);
+
+	/* The whole call in plain C with double accumulation. The truth in every test. */
+	void (*reference)(const struct op_call *call);
+
+	/* Units begin..end-1, as fast as this CPU can. No allocation, no lock, no system call. */
+	void (*cpu)(const struct op_call *call, uint64_t begin, uint64_t end);
+};
+
+/* All operators, in the order of their numbers. */
+extern const struct op *const op_table[];
+extern const uint32_t op_count;
+
+/* The operator with this name, or NULL; its number in *ret_index when that is not NULL. */
+const struct op *op_find(const char *name, uint32_t *ret_index);
+
+/*
+ * Checks a call whose op, tensors (dtype, rank, dims; data ignored) and params are filled in:
+ * required inputs and all outputs present, dtypes allowed, ranks <= GPUQ_MAX_RANK, sizes that do
+ * not overflow, params within their range and finite, shapes (infer), and that each given output
+ * has the inferred shape. An output whose rank is UINT32_MAX takes the inferred shape.
+ * Returns 0, or a negative gpuq error with the argument to blame in *ret_arg (as in infer;
+ * GPUQ_MAX_TENSORS + place for a param). Touches no tensor data. Any thread.
+ */
+int op_check(struct op_call *call, uint32_t *ret_arg);
+
+#endif
