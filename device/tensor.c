@@ -4,7 +4,14 @@
 #include <string.h>
 
 static const char *const dtype_names[GPUQ_DTYPE_LAST + 1] = {
-	"?", "f32", "f16", "bf16", "i8", "u8", "i32", "i64",
+	"?",
+	"f32",
+	"f16",
+	"bf16",
+	"i8",
+	"u8",
+	"i32",
+	"i64",
 };
 
 const char *dtype_name(uint32_t dtype)

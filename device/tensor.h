@@ -13,9 +13,9 @@
 #include <stddef.h>
 
 struct tensor {
-	void *data;                   /* NULL when absent or when it has no elements */
-	uint32_t dtype;               /* enum gpuq_dtype; 0 when absent */
-	uint32_t rank;                /* 0 is a scalar with one element */
+	void *data;		      /* NULL when absent or when it has no elements */
+	uint32_t dtype;		      /* enum gpuq_dtype; 0 when absent */
+	uint32_t rank;		      /* 0 is a scalar with one element */
 	uint64_t dims[GPUQ_MAX_RANK]; /* outermost first; unused ones are 0 */
 };
 

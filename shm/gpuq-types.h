@@ -55,21 +55,20 @@ enum gpuq_error {
 	GPUQ_EABI = 5007,      /* gpuqd and the client share no version of the wire */
 	GPUQ_EPROTO = 5008,    /* a message on the socket broke the protocol */
 	GPUQ_ELIMIT = 5009,    /* a limit of gpuqd is reached: clients, channels or memory */
-	GPUQ_ESTALE = 5010,    /* the entry was made for an earlier generation of the channel */
-	GPUQ_EFLAGS = 5011,    /* an unknown flag, or a reserved field that is not zero */
-	GPUQ_EOPCODE = 5012,   /* an unknown opcode */
-	GPUQ_EOP = 5013,       /* an unknown operator */
-	GPUQ_EARGS = 5014,     /* the argument block has a wrong size or a wrong count */
-	GPUQ_EDTYPE = 5015,    /* the operator does not take this element type here */
-	GPUQ_ERANK = 5016,     /* the operator does not take this number of dimensions here */
-	GPUQ_ESHAPE = 5017,    /* a dimension does not fit the other tensors */
-	GPUQ_EOVERFLOW = 5018, /* the product of the dimensions is too large */
-	GPUQ_EBOUNDS = 5019,   /* an offset or a length lies outside the arena */
-	GPUQ_EALIGN = 5020,    /* a tensor is not aligned to its elements */
-	GPUQ_EPARAM = 5021,    /* a parameter is unknown, of the wrong type or out of range */
-	GPUQ_EMISSING = 5022,  /* a tensor that the operator needs is absent */
-	GPUQ_ETOOBIG = 5023,   /* the request is larger than the arena can ever hold */
-	GPUQ_ENODEV = 5024,    /* no such device, or the device cannot be used */
+	GPUQ_ESTALE = 5010,    /* the entry was made for another generation of the channel */
+	GPUQ_EOPCODE = 5011,   /* an unknown opcode */
+	GPUQ_EOP = 5012,       /* an unknown operator */
+	GPUQ_EARGS = 5013,     /* the argument block has a wrong size or a wrong count */
+	GPUQ_EDTYPE = 5014,    /* the operator does not take this element type here */
+	GPUQ_ERANK = 5015,     /* the operator does not take this number of dimensions here */
+	GPUQ_ESHAPE = 5016,    /* a dimension does not fit the other tensors */
+	GPUQ_EOVERFLOW = 5017, /* the product of the dimensions is too large */
+	GPUQ_EBOUNDS = 5018,   /* an offset or a length lies outside the arena */
+	GPUQ_EALIGN = 5019,    /* a tensor is not aligned to its elements */
+	GPUQ_EPARAM = 5020,    /* a parameter is unknown, of the wrong type or out of range */
+	GPUQ_EMISSING = 5021,  /* a tensor that the operator needs is absent */
+	GPUQ_ETOOBIG = 5022,   /* the request is larger than the arena can ever hold */
+	GPUQ_ENODEV = 5023,    /* no such device, or the device cannot be used */
 };
 #define GPUQ_ERROR_FIRST GPUQ_EGONE
 #define GPUQ_ERROR_LAST GPUQ_ENODEV

@@ -1,0 +1,337 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * gpuq.h: the client library of gpuq. A process connects to gpuqd once, opens a channel for each
+ * of its threads that submits work, and from then on talks to the device through shared memory,
+ * without a system call on the hot path.
+ *
+ *	struct gpuq *g;
+ *	struct gpuq_channel *ch;
+ *	gpuq_connect(NULL, &g);
+ *	gpuq_channel_open(g, NULL, &ch);
+ *	float *x, *y;
+ *	gpuq_alloc(ch, 64 * sizeof(*x), (void **)&x);
+ *	gpuq_alloc(ch, 64 * sizeof(*y), (void **)&y);
+ *	... fill x ...
+ *	struct gpuq_tensor in = {.data = x, .dtype = GPUQ_F32, .rank = 1, .dims = {64}};
+ *	struct gpuq_tensor out = {.data = y, .dtype = GPUQ_F32, .rank = 1, .dims = {64}};
+ *	struct gpuq_call *call;
+ *	gpuq_call_create(ch, "softmax", &in, 1, &out, 1, NULL, 0, &call);
+ *	struct gpuq_submission s = {.call = call, .user_data = 7};
+ *	struct gpuq_completion c;
+ *	gpuq_submit(ch, &s, 1);
+ *	gpuq_wait(ch, &c, 1, GPUQ_FOREVER);	// c.user_data is 7, c.status is 0, y is there
+ *
+ * Errors. Functions return 0 or a count, or a negative value: the negative of an errno value or
+ * of an enum gpuq_error. gpuq_strerror() names it; gpuq_error_detail() has the whole sentence of
+ * the last failure in the calling thread. ret_ arguments are not touched on failure.
+ *
+ * Threads. A struct gpuq may be used by any thread. A channel, its arena, and its calls belong to
+ * the thread that opened it; in another thread its functions return -GPUQ_ETHREAD, in a forked
+ * child -GPUQ_EFORK, and do nothing. A channel may be handed on with gpuq_channel_adopt().
+ *
+ * Arena memory. Everything that gpuqd reads or writes for a channel lies in the channel's arena.
+ * Memory from gpuq_alloc() is the caller's until gpuq_free(). While a submission is in flight
+ * (from gpuq_submit() until its completion has been returned by gpuq_poll() or gpuq_wait()),
+ * gpuqd may read its inputs and write its outputs at any moment: changing inputs makes the result
+ * undefined, nothing worse. That stays so when a wait times out, when a cancellation is asked
+ * for but not yet completed, and when a deadline has passed: only the completion ends it.
+ * After -GPUQ_EGONE nothing is in flight any more; outputs are then undefined, and the memory
+ * stays readable until gpuq_channel_close().
+ */
+#ifndef GPUQ_H
+#define GPUQ_H
+
+#include "gpuq-types.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define GPUQ_EXPORT __attribute__((visibility("default")))
+
+#define GPUQ_VERSION_MAJOR 0
+#define GPUQ_VERSION_MINOR 1
+#define GPUQ_VERSION_PATCH 0
+
+/* A timeout that never passes. Timeouts are relative, in nanoseconds; 0 does not wait. */
+#define GPUQ_FOREVER UINT64_MAX
+
+struct gpuq;	     /* a connection */
+struct gpuq_channel; /* a pair of rings and an arena */
+struct gpuq_call;    /* an operator with its tensors, ready to be submitted many times */
+
+/* --- Connection ---------------------------------------------------------------------------- */
+
+struct gpuq_options {
+	/*
+	 * Path of gpuqd's socket. NULL: $GPUQ_SOCKET if set; else the first that answers of
+	 * $XDG_RUNTIME_DIR/gpuq-0 and /run/gpuq/gpuq-0.
+	 */
+	const char *socket;
+	const char *name;    /* shown by gpuq-top; NULL: the program's name */
+	uint64_t timeout_ns; /* of the handshake; 0: 5 s */
+	bool admin;	     /* connect to the administrative socket (the path with "-admin") */
+};
+
+/*
+ * Connects. options may be NULL. Errors: -ENOENT or -ECONNREFUSED when no gpuqd answers (the
+ * detail names every path tried), -EACCES, -ETIMEDOUT, -GPUQ_EABI, -GPUQ_ELIMIT, -GPUQ_EDRAIN.
+ */
+GPUQ_EXPORT int gpuq_connect(const struct gpuq_options *options, struct gpuq **ret_gpuq);
+
+/* Closes the connection and every channel still open on it. NULL is fine. */
+GPUQ_EXPORT void gpuq_disconnect(struct gpuq *gpuq);
+
+/* 0 while gpuqd serves, -GPUQ_EDRAIN while it shuts down, -GPUQ_EGONE after. No system call. */
+GPUQ_EXPORT int gpuq_alive(const struct gpuq *gpuq);
+
+/* Version of this library, "0.1.0". */
+GPUQ_EXPORT const char *gpuq_version(void);
+
+/* Version of the gpuqd behind a connection; valid until gpuq_disconnect(). */
+GPUQ_EXPORT const char *gpuq_server_version(const struct gpuq *gpuq);
+
+/* Path of the socket in use; valid until gpuq_disconnect(). Names the statistics object. */
+GPUQ_EXPORT const char *gpuq_socket_path(const struct gpuq *gpuq);
+
+/* The agreed version of the wire. */
+GPUQ_EXPORT uint32_t gpuq_abi(const struct gpuq *gpuq);
+
+/* Asks gpuqd to drain and end. Needs an administrative connection, else -EPERM. */
+GPUQ_EXPORT int gpuq_admin_stop(struct gpuq *gpuq);
+
+/* --- What gpuqd offers --------------------------------------------------------------------- */
+
+struct gpuq_op_tensor {
+	char name[GPUQ_NAME_MAX];
+	char shape[GPUQ_NAME_MAX]; /* for people: "[B,I]" */
+	uint32_t dtypes;	   /* mask of GPUQ_DTYPE_BIT(dtype) */
+	bool optional;
+};
+
+struct gpuq_op_param {
+	char name[GPUQ_NAME_MAX];
+	uint32_t type; /* enum gpuq_param_type */
+	double preset, min, max;
+};
+
+struct gpuq_op_info {
+	uint32_t index; /* its number in this gpuqd */
+	uint32_t n_inputs, n_outputs, n_params;
+	char name[GPUQ_NAME_MAX];
+	char summary[128];
+	struct gpuq_op_tensor inputs[GPUQ_MAX_INPUTS];
+	struct gpuq_op_tensor outputs[GPUQ_MAX_OUTPUTS];
+	struct gpuq_op_param params[GPUQ_MAX_PARAMS];
+};
+
+struct gpuq_device_info {
+	uint32_t index;
+	bool ready;
+	uint64_t epoch;		  /* counts the processes that have driven this device */
+	char kind[GPUQ_NAME_MAX]; /* "cpu" */
+	char name[128];
+};
+
+struct gpuq_limits {
+	uint32_t max_channels;	   /* of one connection */
+	uint32_t max_entries;	   /* of one ring */
+	uint64_t max_arena_bytes;  /* of one channel */
+	uint64_t max_client_bytes; /* of all channels of one connection */
+};
+
+GPUQ_EXPORT uint32_t gpuq_op_count(const struct gpuq *gpuq);
+GPUQ_EXPORT uint32_t gpuq_device_count(const struct gpuq *gpuq);
+GPUQ_EXPORT void gpuq_limits(const struct gpuq *gpuq, struct gpuq_limits *ret_limits);
+
+/* Describes an operator by number or by name; -GPUQ_EOP when there is none. One round trip. */
+GPUQ_EXPORT int gpuq_op_info(struct gpuq *gpuq, uint32_t index, struct gpuq_op_info *ret_info);
+GPUQ_EXPORT int gpuq_op_find(struct gpuq *gpuq, const char *name, struct gpuq_op_info *ret_info);
+
+/* Describes a device; -GPUQ_ENODEV when there is none. One round trip. */
+GPUQ_EXPORT int gpuq_device_info(
+	struct gpuq *gpuq, uint32_t index, struct gpuq_device_info *ret_info);
+
+/* --- Channels ------------------------------------------------------------------------------ */
+
+struct gpuq_channel_options {
+	uint32_t device;      /* number of the device */
+	uint32_t priority;    /* 0 is served first; 0 .. 3 */
+	uint32_t sq_entries;  /* submissions not yet taken; a power of two; 0: 256 */
+	uint32_t cq_entries;  /* submissions in flight; a power of two >= sq_entries; 0: 2 * sq */
+	uint64_t arena_bytes; /* 0: 1 MiB */
+};
+
+/*
+ * Opens a channel that belongs to the calling thread. options may be NULL. Errors: -EINVAL,
+ * -GPUQ_ENODEV, -GPUQ_ELIMIT, -ENOMEM, -GPUQ_EDRAIN, -GPUQ_EGONE.
+ */
+GPUQ_EXPORT int gpuq_channel_open(struct gpuq *gpuq, const struct gpuq_channel_options *options,
+	struct gpuq_channel **ret_channel);
+
+/*
+ * Closes: what is in flight is discarded, arena and calls go with it. Any thread of the process
+ * that opened it, provided no other thread uses it now; in a forked child it only forgets the
+ * channel. NULL is fine.
+ */
+GPUQ_EXPORT void gpuq_channel_close(struct gpuq_channel *channel);
+
+/*
+ * The calling thread becomes the owner. The caller orders this after the last use by the thread
+ * before (a join, a mutex). -GPUQ_EFORK in a forked child.
+ */
+GPUQ_EXPORT int gpuq_channel_adopt(struct gpuq_channel *channel);
+
+/* The connection of a channel. */
+GPUQ_EXPORT struct gpuq *gpuq_channel_gpuq(const struct gpuq_channel *channel);
+
+/*
+ * Memory in the arena, aligned to 64 bytes; contents undefined. bytes may be 0. Errors: -ENOSPC
+ * when no free piece is large enough now, -GPUQ_ETOOBIG when the whole arena is smaller (the
+ * detail names its size).
+ */
+GPUQ_EXPORT int gpuq_alloc(struct gpuq_channel *channel, size_t bytes, void **ret_data);
+
+/* Gives memory back; see "Arena memory" above for when. NULL is fine. -EINVAL: not from here. */
+GPUQ_EXPORT int gpuq_free(struct gpuq_channel *channel, void *data);
+
+/* --- Calls --------------------------------------------------------------------------------- */
+
+/* A dense tensor in C order. dtype 0 stands for an absent optional input. */
+struct gpuq_tensor {
+	void *data; /* in the channel's arena, aligned to its elements */
+	uint32_t dtype;
+	uint32_t rank;
+	uint64_t dims[GPUQ_MAX_RANK]; /* outermost first */
+};
+
+struct gpuq_param {
+	const char *name;
+	uint32_t type; /* enum gpuq_param_type */
+	union {
+		double f64;
+		int64_t i64;
+	} value;
+};
+
+/*
+ * Prepares a call: looks the operator up by name and writes the argument block into the arena,
+ * once. Only names, counts and addresses are checked here; gpuqd checks everything at every
+ * submission. Fewer inputs than the operator has means that the last ones are absent.
+ * Errors: -GPUQ_EOP, -GPUQ_EARGS, -GPUQ_EPARAM, -GPUQ_EBOUNDS (a tensor outside the arena),
+ * -ENOSPC, -GPUQ_ETOOBIG, -GPUQ_EGONE.
+ */
+GPUQ_EXPORT int gpuq_call_create(struct gpuq_channel *channel, const char *op,
+	const struct gpuq_tensor *inputs, uint32_t n_inputs, const struct gpuq_tensor *outputs,
+	uint32_t n_outputs, const struct gpuq_param *params, uint32_t n_params,
+	struct gpuq_call **ret_call);
+
+/*
+ * Ends a call. May be called while it is in flight: its argument block returns to the arena with
+ * the last completion. Tensors stay the caller's. NULL is fine.
+ */
+GPUQ_EXPORT void gpuq_call_destroy(struct gpuq_call *call);
+
+/* --- Submitting and completing ------------------------------------------------------------- */
+
+struct gpuq_submission {
+	struct gpuq_call *call; /* NULL: the null operation, which completes at once */
+	uint64_t user_data;	/* comes back with the completion */
+	uint64_t timeout_ns;	/* not started by then: -ETIMEDOUT; 0: none */
+	uint64_t trace_id;	/* for traces; 0: none */
+};
+
+struct gpuq_completion {
+	uint64_t user_data;
+	int32_t status; /* 0, or negative: see gpuq_explain() */
+	uint32_t flags;
+	uint64_t queued_ns;   /* from submission to the start of execution */
+	uint64_t executed_ns; /* from there to the end */
+};
+
+/*
+ * Submits up to n. Returns how many were accepted (the first ones), at least 1, or: -EAGAIN when
+ * the ring is full or cq_entries are in flight already (poll, or gpuq_wait_space()),
+ * -GPUQ_EDRAIN, -GPUQ_EGONE, -GPUQ_EPOISONED, -GPUQ_ETHREAD, -GPUQ_EFORK, -EINVAL (a call of
+ * another channel). Wait-free; no system call unless gpuqd sleeps.
+ */
+GPUQ_EXPORT int gpuq_submit(
+	struct gpuq_channel *channel, const struct gpuq_submission *submissions, uint32_t n);
+
+/*
+ * Asks to cancel the oldest submission in flight with this user_data. Has a completion of its
+ * own, with `user_data`: status 0 when the target was still queued (it completes with
+ * -ECANCELED), -EALREADY when it runs (it completes as usual), -ENOENT when gpuqd has completed
+ * it. Errors: -ENOENT when nothing such is in flight, and those of gpuq_submit().
+ */
+GPUQ_EXPORT int gpuq_cancel(
+	struct gpuq_channel *channel, uint64_t target_user_data, uint64_t user_data);
+
+/*
+ * Takes up to max completions that are there. Returns how many (0: none), or, only when there is
+ * none: -GPUQ_EGONE, -GPUQ_EPOISONED, -GPUQ_ETHREAD, -GPUQ_EFORK. Wait-free; no system call.
+ */
+GPUQ_EXPORT int gpuq_poll(
+	struct gpuq_channel *channel, struct gpuq_completion *ret_completions, uint32_t max);
+
+/*
+ * Waits until at least one completion is there, then as gpuq_poll(). -ETIMEDOUT after timeout_ns
+ * (everything stays in flight), -ENODATA at once when nothing is in flight. Spins while that can
+ * help, then yields, then sleeps.
+ */
+GPUQ_EXPORT int gpuq_wait(struct gpuq_channel *channel, struct gpuq_completion *ret_completions,
+	uint32_t max, uint64_t timeout_ns);
+
+/*
+ * Waits until `entries` can be submitted and `bytes` allocated in one piece. Completions that
+ * come meanwhile are kept for gpuq_poll(). 0, or -ETIMEDOUT, -GPUQ_ETOOBIG when it can never
+ * be, -ENOSPC when nothing is in flight that could free it, and the errors of gpuq_poll().
+ */
+GPUQ_EXPORT int gpuq_wait_space(
+	struct gpuq_channel *channel, uint32_t entries, size_t bytes, uint64_t timeout_ns);
+
+/* Submissions in flight: accepted, their completions not yet returned. */
+GPUQ_EXPORT uint32_t gpuq_in_flight(const struct gpuq_channel *channel);
+
+/*
+ * For event loops: a descriptor that becomes readable when a completion arrives after
+ * gpuq_arm(), and hangs up when gpuqd dies. Owned by the channel; only poll it.
+ */
+GPUQ_EXPORT int gpuq_completion_fd(const struct gpuq_channel *channel);
+
+/*
+ * Asks for the descriptor to become readable at the next completion, and silences it until then.
+ * Returns 0 when armed, 1 when completions are there already (take them first), or the errors of
+ * gpuq_poll(). To be called before every sleep.
+ */
+GPUQ_EXPORT int gpuq_arm(struct gpuq_channel *channel);
+
+/* --- Errors -------------------------------------------------------------------------------- */
+
+/* A sentence for a status or a return value (either sign). Static. */
+GPUQ_EXPORT const char *gpuq_strerror(int error);
+
+/* The enumerator's name: "EAGAIN", "GPUQ_EGONE". Static; "?" for an unknown one. */
+GPUQ_EXPORT const char *gpuq_error_name(int error);
+
+/*
+ * The whole sentence of the last failure in the calling thread: its cause and the next step. Valid
+ * until the next gpuq call in this thread.
+ */
+GPUQ_EXPORT const char *gpuq_error_detail(void);
+
+/*
+ * Writes a sentence about a failed completion that names the operator and the argument to blame:
+ * "gemv_batched: input w: a dimension does not fit the other tensors". `call` is what was
+ * submitted, or NULL. Returns `text`.
+ */
+GPUQ_EXPORT const char *gpuq_explain(const struct gpuq_call *call,
+	const struct gpuq_completion *completion, char *text, size_t size);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

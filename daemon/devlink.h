@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * devlink.h: what the control process and a device process of one gpuqd tell each other: over a
+ * private SOCK_SEQPACKET socketpair, and in the ledger.
+ *
+ * The control process starts a device process (`gpuqd --device-process`, the same executable)
+ * with these descriptors open, and nothing else:
+ *
+ *   DEVLINK_FD_LINK     the socketpair
+ *   DEVLINK_FD_PAGE     the daemon page, writable
+ *   DEVLINK_FD_STATS    the statistics object, writable
+ *   DEVLINK_FD_LEDGER   the ledger
+ *   and standard error.
+ *
+ *   control                                    device
+ *   DEVLINK_START (struct)              ->     opens the device, calibrates
+ *                                       <-     DEVLINK_READY, or DEVLINK_FAILED with a sentence
+ *   DEVLINK_ADD + segment, eventfd, pipe ->
+ *                                       <-     DEVLINK_ADDED: in the scan
+ *   DEVLINK_REMOVE                      ->     no more entries are taken
+ *                                       <-     DEVLINK_REMOVED: nothing in flight, unmapped
+ *                                       <-     DEVLINK_POISONED: the channel broke the wire's rules
+ *   DEVLINK_DRAIN                       ->     new entries are answered with -GPUQ_EDRAIN
+ *                                       <-     DEVLINK_DRAINED: nothing in flight
+ *   (close)                             ->     ends at once
+ *
+ * The control process never waits for an answer, and a device process that dies (EOF) is
+ * replaced: the new one gets DEVLINK_ADD with `recover` set for every channel, reads the ledger,
+ * completes what was in flight with -GPUQ_EDEVICE and goes on from the same indices.
+ */
+#ifndef GPUQ_DAEMON_DEVLINK_H
+#define GPUQ_DAEMON_DEVLINK_H
+
+#include "shm/wire.h"
+
+enum {
+	DEVLINK_FD_LINK = 3,
+	DEVLINK_FD_PAGE = 4,
+	DEVLINK_FD_STATS = 5,
+	DEVLINK_FD_LEDGER = 6,
+};
+
+enum devlink_type {
+	DEVLINK_START = 1,
+	DEVLINK_READY = 2,
+	DEVLINK_FAILED = 3,
+	DEVLINK_ADD = 4,
+	DEVLINK_ADDED = 5,
+	DEVLINK_REMOVE = 6,
+	DEVLINK_REMOVED = 7,
+	DEVLINK_POISONED = 8,
+	DEVLINK_DRAIN = 9,
+	DEVLINK_DRAINED = 10,
+};
+
+/* Every message has this one form; fields that a type does not use are zero. */
+struct devlink_msg {
+	uint32_t type;	  /* enum devlink_type */
+	uint32_t channel; /* record in ledger, statistics and every table: 0 .. max_channels - 1 */
+	uint32_t generation;
+	uint32_t abi; /* of the channel's client */
+	uint32_t sq_entries, cq_entries;
+	uint64_t arena_bytes;
+	uint64_t start;	   /* first index of both rings */
+	uint32_t priority; /* 0 first */
+	uint32_t recover;  /* 1: the ledger holds this channel's state */
+	/* DEVLINK_START */
+	uint32_t device;  /* slot in page and statistics */
+	uint32_t workers; /* 0: as many as fit */
+	uint32_t poll_us; /* how long dispatch polls before it sleeps */
+	uint32_t max_channels, max_in_flight;
+	uint32_t reserved;
+	char text[128]; /* DEVLINK_START: kind of device ("cpu"); DEVLINK_FAILED: why */
+};
+
+/*
+ * The ledger: memory of the control process and the device process alone, in which dispatch notes
+ * what it has accepted, so that its successor can finish the accounts.
+ *
+ *   struct ledger_channel [max_channels] | struct ledger_entry [max_in_flight]
+ *
+ * Crash rule. Dispatch writes in program order: it notes an entry (active, channel, user_data)
+ * and advances sq_cons; when it completes, it notes the completion's index in cq_at, writes the
+ * completion and advances cq_prod. An active entry whose cq_at is not below cq_prod was
+ * accepted and not completed.
+ */
+struct ledger_channel {
+	uint64_t sq_cons; /* entries accepted */
+	uint64_t cq_prod; /* completions written */
+	/* The entry that dispatch itself executes now. */
+	uint64_t inline_user_data;
+	uint64_t inline_cq_at; /* its completion's index; noted while inline_active */
+	uint64_t inline_active;
+	uint64_t pad[3];
+};
+
+struct ledger_entry {
+	uint64_t user_data;
+	uint64_t cq_at; /* UINT64_MAX: not completing yet */
+	uint32_t channel, generation;
+	uint32_t active;
+	uint32_t pad;
+};
+
+static inline uint64_t ledger_bytes(uint32_t max_channels, uint32_t max_in_flight)
+{
+	return max_channels * sizeof(struct ledger_channel) +
+		max_in_flight * sizeof(struct ledger_entry);
+}
+
+_Static_assert(sizeof(struct ledger_channel) == 64, "ledger_channel");
+_Static_assert(sizeof(struct ledger_entry) == 32, "ledger_entry");
+_Static_assert(sizeof(struct devlink_msg) == 200, "devlink_msg");
+
+#endif

@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * segment.h: memory that processes share by descriptor, and the bells that wake the other side.
+ * gpuqd makes all of it; clients only map and ring what they were sent.
+ */
+#ifndef GPUQ_SHM_SEGMENT_H
+#define GPUQ_SHM_SEGMENT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/*
+ * A memfd of `bytes`, zeroed, with every page allocated (so that nobody meets SIGBUS later) and
+ * sealed against shrinking, growing and further seals. Returns the descriptor (close-on-exec),
+ * or a negative errno: -ENOMEM, -EMFILE, ...
+ */
+int segment_create(const char *name, uint64_t bytes);
+
+/* Maps a whole segment, read-write or read-only. Returns 0 or a negative errno. */
+int segment_map(int fd, uint64_t bytes, bool writable, void **ret_base);
+
+/*
+ * Gives all pages of a segment back to the system although descriptors to it may linger
+ * somewhere. Returns 0 or a negative errno.
+ */
+int segment_punch(int fd, uint64_t bytes);
+
+/*
+ * A descriptor of the same memory that can only be mapped read-only, also by way of /proc: the
+ * memory's owner keeps `fd` for writing. Returns the descriptor or a negative errno.
+ */
+int segment_readonly_fd(int fd);
+
+/*
+ * The bell from gpuqd to a client: a pipe whose write end never leaves gpuqd. Both ends are
+ * non-blocking. Returns 0 or a negative errno.
+ */
+int bell_pipe(int *ret_read_fd, int *ret_write_fd);
+
+/* Rings a pipe. A full pipe is a bell that already rings. Never blocks. */
+void bell_ring_pipe(int write_fd);
+
+/* Silences a pipe after waking up. False when the other end is gone. */
+bool bell_drain_pipe(int read_fd);
+
+/* The bell from a client to gpuqd: an eventfd that gpuqd only watches edge-triggered. */
+int bell_eventfd(void);
+void bell_ring_eventfd(int fd);
+
+#endif

@@ -1,0 +1,221 @@
+/* SPDX-License-Identifier: MIT */
+#include "shm/stats.h"
+
+#include "shm/segment.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define STATS_MAX_BYTES (1ull << 30)
+
+void stats_name(const char *socket_path, char *name, uint32_t size)
+{
+	uint32_t hash = 2166136261u; /* FNV-1a */
+
+	if (strlen(socket_path) < 200) {
+		snprintf(name, size, "/gpuq-%s", socket_path);
+	} else {
+		for (const char *p = socket_path; *p != '\0'; p++)
+			hash = (hash ^ (uint8_t)*p) * 16777619u;
+		snprintf(name, size, "/gpuq-%08x", hash);
+	}
+	for (char *p = name + 1; *p != '\0'; p++) {
+		if (*p == '/')
+			*p = '!';
+	}
+}
+
+/* A table of `count` records lies inside the object and its records have the size we know. */
+static bool table_fits(const struct stats_header *h, uint64_t bytes, uint64_t offset,
+	uint32_t count, uint32_t record, uint32_t known)
+{
+	return record == known && offset % 8 == 0 && offset <= bytes &&
+		(uint64_t)count * record <= bytes - offset && h->total_bytes == bytes;
+}
+
+static bool stats_valid(const struct stats_header *h, uint64_t bytes)
+{
+	return shm_load_acquire_u32(&h->magic) == STATS_MAGIC && h->version == STATS_VERSION &&
+		h->header_bytes == sizeof(*h) &&
+		table_fits(h, bytes, h->devices_offset, h->max_devices, h->device_bytes,
+			sizeof(struct stats_device)) &&
+		table_fits(h, bytes, h->clients_offset, h->max_clients, h->client_bytes,
+			sizeof(struct stats_client)) &&
+		table_fits(h, bytes, h->channels_offset, h->max_channels, h->channel_bytes,
+			sizeof(struct stats_channel)) &&
+		table_fits(
+			h, bytes, h->ops_offset, h->max_ops, h->op_bytes, sizeof(struct stats_op));
+}
+
+/* Points the view at its tables; the header has been checked or was made here. */
+static void stats_view(struct stats *s, void *base, uint64_t bytes)
+{
+	const struct stats_header *h = base;
+	char *p = base;
+
+	s->header = base;
+	s->devices = (void *)(p + h->devices_offset);
+	s->clients = (void *)(p + h->clients_offset);
+	s->channels = (void *)(p + h->channels_offset);
+	s->ops = (void *)(p + h->ops_offset);
+	s->bytes = bytes;
+}
+
+static uint64_t align_page(uint64_t n)
+{
+	return (n + WIRE_PAGE_SIZE - 1) & ~(uint64_t)(WIRE_PAGE_SIZE - 1);
+}
+
+static struct stats_header stats_plan(uint32_t max_clients, uint32_t max_channels, uint32_t max_ops)
+{
+	struct stats_header h = {
+		.version = STATS_VERSION,
+		.header_bytes = sizeof(struct stats_header),
+		.device_bytes = sizeof(struct stats_device),
+		.client_bytes = sizeof(struct stats_client),
+		.channel_bytes = sizeof(struct stats_channel),
+		.op_bytes = sizeof(struct stats_op),
+		.max_devices = WIRE_MAX_DEVICES,
+		.max_clients = max_clients,
+		.max_channels = max_channels,
+		.max_ops = max_ops,
+		.devices_offset = align_page(sizeof(struct stats_header)),
+	};
+
+	h.clients_offset = align_page(h.devices_offset + h.max_devices * (uint64_t)h.device_bytes);
+	h.channels_offset = align_page(h.clients_offset + max_clients * (uint64_t)h.client_bytes);
+	h.ops_offset = align_page(h.channels_offset + max_channels * (uint64_t)h.channel_bytes);
+	h.total_bytes = align_page(h.ops_offset + max_ops * (uint64_t)h.op_bytes);
+	return h;
+}
+
+/* Removes what an earlier gpuqd left, unless it is not ours to remove. */
+static int stats_remove_old(const char *name)
+{
+	struct stat st;
+	int fd = shm_open(name, O_RDONLY | O_NOFOLLOW, 0);
+
+	if (fd < 0)
+		return errno == ENOENT ? 0 : -errno;
+	int r = fstat(fd, &st) < 0 ? -errno : 0;
+	close(fd);
+	if (r == 0 && st.st_uid != geteuid())
+		r = -EPERM;
+	if (r == 0 && shm_unlink(name) < 0 && errno != ENOENT)
+		r = -errno;
+	return r;
+}
+
+int stats_create(const char *socket_path, uint32_t max_clients, uint32_t max_channels,
+	uint32_t max_ops, struct stats *ret_stats, int *ret_fd)
+{
+	const struct stats_header plan = stats_plan(max_clients, max_channels, max_ops);
+	char name[STATS_PATH_MAX];
+	void *base;
+
+	stats_name(socket_path, name, sizeof(name));
+	int r = stats_remove_old(name);
+	if (r < 0)
+		return r;
+	int fd = shm_open(name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0640);
+	if (fd < 0)
+		return -errno;
+	r = -posix_fallocate(fd, 0, (off_t)plan.total_bytes);
+	if (r == 0)
+		r = segment_map(fd, plan.total_bytes, true, &base);
+	if (r < 0) {
+		shm_unlink(name);
+		close(fd);
+		return r;
+	}
+	memcpy(base, &plan, sizeof(plan));
+	stats_view(ret_stats, base, plan.total_bytes);
+	snprintf(ret_stats->header->socket_path, STATS_PATH_MAX, "%s", socket_path);
+	shm_store_release_u32(&ret_stats->header->magic, STATS_MAGIC);
+	*ret_fd = fd;
+	return 0;
+}
+
+static int stats_attach(int fd, bool writable, struct stats *ret_stats)
+{
+	struct stat st;
+	void *base;
+
+	if (fstat(fd, &st) < 0)
+		return -errno;
+	if ((uint64_t)st.st_size < sizeof(struct stats_header) ||
+		(uint64_t)st.st_size > STATS_MAX_BYTES)
+		return -EPROTO;
+	uint64_t bytes = (uint64_t)st.st_size;
+	int r = segment_map(fd, bytes, writable, &base);
+	if (r < 0)
+		return r;
+	if (!stats_valid(base, bytes)) {
+		munmap(base, bytes);
+		return -EPROTO;
+	}
+	stats_view(ret_stats, base, bytes);
+	return 0;
+}
+
+int stats_map(int fd, struct stats *ret_stats)
+{
+	return stats_attach(fd, true, ret_stats);
+}
+
+int stats_open(const char *path, bool file, struct stats *ret_stats)
+{
+	char name[STATS_PATH_MAX];
+	int fd;
+
+	if (file) {
+		fd = open(path, O_RDONLY | O_CLOEXEC);
+	} else {
+		stats_name(path, name, sizeof(name));
+		fd = shm_open(name, O_RDONLY | O_CLOEXEC, 0);
+	}
+	if (fd < 0)
+		return -errno;
+	int r = stats_attach(fd, false, ret_stats);
+	close(fd);
+	return r;
+}
+
+void stats_close(struct stats *stats)
+{
+	if (stats->header != NULL)
+		munmap(stats->header, stats->bytes);
+	*stats = (struct stats){0};
+}
+
+static char *guarded_base;
+static uint64_t guarded_bytes;
+
+static void on_sigbus(int signal, siginfo_t *info, void *context)
+{
+	char *at = info->si_addr;
+
+	(void)context;
+	if (at >= guarded_base && at < guarded_base + guarded_bytes &&
+		mmap(guarded_base, guarded_bytes, PROT_READ | PROT_WRITE,
+			MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != MAP_FAILED)
+		return;
+	/* Not ours: die of it as if there were no handler. */
+	struct sigaction dfl = {.sa_handler = SIG_DFL};
+	sigaction(signal, &dfl, NULL);
+}
+
+int stats_survive_truncation(const struct stats *stats)
+{
+	struct sigaction sa = {.sa_sigaction = on_sigbus, .sa_flags = SA_SIGINFO};
+
+	guarded_base = (char *)stats->header;
+	guarded_bytes = stats->bytes;
+	return sigaction(SIGBUS, &sa, NULL) < 0 ? -errno : 0;
+}

@@ -1,0 +1,179 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * stats.h: the statistics object: a POSIX shared-memory object that gpuqd writes and everybody
+ * who may read it maps read-only (gpuq-top, gpuq status, exporters). gpuqd does no work for its
+ * readers, keeps working when somebody truncates it, and leaves it behind when it dies, so the
+ * last state stays readable until the next start takes it over.
+ *
+ *	offset            what
+ *	0                 struct stats_header
+ *	devices_offset    struct stats_device [max_devices]
+ *	clients_offset    struct stats_client [max_clients]
+ *	channels_offset   struct stats_channel [max_channels]
+ *	ops_offset        struct stats_op [max_ops]
+ *
+ * A reader checks magic, version and the record sizes, and otherwise trusts nothing but its own
+ * bounds. Counters are 64-bit words with one writer each; they only grow while a record's
+ * `generation` stays the same. A record is in use when its state is not 0; names are written
+ * before the state (release) and stay until the record is used again.
+ */
+#ifndef GPUQ_SHM_STATS_H
+#define GPUQ_SHM_STATS_H
+
+#include "shm/hist.h"
+#include "shm/wire.h"
+
+#include <stdbool.h>
+
+#define STATS_MAGIC 0x73757067u
+#define STATS_VERSION 1
+#define STATS_PATH_MAX 256
+
+struct stats_header {
+	uint32_t magic, version;
+	uint32_t header_bytes, device_bytes, client_bytes, channel_bytes, op_bytes;
+	uint32_t max_devices, max_clients, max_channels, max_ops;
+	uint32_t state; /* enum wire_state */
+	uint64_t devices_offset, clients_offset, channels_offset, ops_offset, total_bytes;
+	uint32_t control_pid, control_uid;
+	uint64_t started_realtime_ns; /* CLOCK_REALTIME */
+	uint64_t heartbeat_ns;	      /* clock of the daemon page; written about once a second */
+	uint64_t ticks_base, ns_base, mult; /* that clock: see wire_page */
+	uint32_t shift, cpus;
+	char version_text[GPUQ_NAME_MAX];
+	char socket_path[STATS_PATH_MAX];
+	/* Written by the control process. */
+	uint64_t accepted;	   /* connections */
+	uint64_t refused;	   /* handshakes that ended in an error */
+	uint64_t protocol_errors;  /* broken messages */
+	uint64_t deaths;	   /* clients that ended without closing */
+	uint64_t accept_exhausted; /* times that accept() had no descriptor left */
+	uint64_t device_restarts;
+	uint64_t clients, channels; /* now */
+	uint64_t segment_bytes;	    /* shared with clients now */
+};
+
+enum stats_device_state {
+	STATS_DEVICE_STARTING = 1,
+	STATS_DEVICE_READY = 2,
+	STATS_DEVICE_DRAINING = 3,
+	STATS_DEVICE_GONE = 4,
+};
+
+struct stats_device {
+	uint32_t state; /* enum stats_device_state */
+	uint32_t pid;
+	uint64_t epoch;
+	char kind[GPUQ_NAME_MAX]; /* "cpu" */
+	char name[128];		  /* "AMD EPYC ..., 8 workers" */
+	uint32_t workers, active_channels;
+	uint64_t heartbeat_ns; /* last time that dispatch looked at its channels */
+	uint64_t passes;       /* rounds of the dispatch loop */
+	uint64_t sleeps, doorbells;
+	uint64_t rescues; /* work found by the rescue poll that a doorbell should have announced */
+	uint64_t poisoned;
+	uint64_t consumed, completed, failed; /* entries */
+	uint64_t inline_runs, worker_runs;
+	uint64_t queued; /* now: accepted and waiting for a worker */
+	uint64_t executing;
+	uint64_t busy_ns;     /* spent executing operators, summed over threads */
+	uint64_t pass_max_ns; /* longest round of the dispatch loop */
+};
+
+enum stats_client_state {
+	STATS_CLIENT_CONNECTED = 1, /* running or idle: look at its channels */
+	STATS_CLIENT_STALLED = 2,   /* stopped or traced, or leaves completions unread */
+	STATS_CLIENT_DEAD = 3,	    /* being reclaimed, or the last one in this record */
+};
+
+struct stats_client {
+	uint32_t state; /* enum stats_client_state */
+	uint32_t pid, uid;
+	uint32_t generation; /* counts the clients of this record */
+	char name[GPUQ_NAME_MAX];
+	uint64_t connected_ns, ended_ns;
+	uint64_t channels;
+	uint64_t segment_bytes;
+};
+
+enum stats_channel_state {
+	STATS_CHANNEL_OPEN = 1,
+	STATS_CHANNEL_POISONED = 2,
+	STATS_CHANNEL_CLOSING = 3,
+	STATS_CHANNEL_CLOSED = 4, /* the last one in this record */
+};
+
+#define STATS_HIST_BUCKETS HIST_BUCKETS(HIST_STATS_BITS)
+
+struct stats_channel {
+	uint32_t state;	 /* enum stats_channel_state */
+	uint32_t client; /* its record */
+	uint32_t client_generation;
+	uint32_t generation;
+	uint32_t device, priority;
+	uint32_t sq_entries, cq_entries;
+	uint64_t arena_bytes;
+	/* Written by dispatch. */
+	uint64_t consumed;  /* entries taken from the submission ring */
+	uint64_t completed; /* completions posted */
+	uint64_t failed;    /* of these, with a negative status */
+	uint64_t cancelled, expired;
+	uint64_t in_flight; /* now: consumed and not completed */
+	uint64_t depth;	    /* entries published and not consumed, at dispatch's last look */
+	uint64_t unread;    /* completions posted and not read, likewise */
+	uint64_t parked;    /* 1: out of the scan until its doorbell rings */
+	uint64_t rescues;
+	uint64_t last_active_ns;		 /* clock of the daemon page */
+	uint64_t queue_hist[STATS_HIST_BUCKETS]; /* ns from submission to execution */
+	uint64_t execute_hist[STATS_HIST_BUCKETS];
+};
+
+struct stats_op {
+	uint32_t state; /* 1: in use */
+	uint32_t reserved;
+	char name[GPUQ_NAME_MAX];
+	uint64_t calls, failed;
+	uint64_t execute_hist[STATS_HIST_BUCKETS];
+};
+
+/* gpuqd's or a reader's view of a mapped object. */
+struct stats {
+	struct stats_header *header;
+	struct stats_device *devices;
+	struct stats_client *clients;
+	struct stats_channel *channels;
+	struct stats_op *ops;
+	uint64_t bytes;
+};
+
+/*
+ * Name of the object for the daemon behind a socket path: "/gpuq-" and the path with every '/'
+ * turned into '!'; a path too long for a name is shortened to its hash. `size` >= 256.
+ */
+void stats_name(const char *socket_path, char *name, uint32_t size);
+
+/*
+ * Makes the object anew: an old one is removed first when it belongs to this user (-EPERM when it
+ * does not). All memory is allocated. *ret_fd can be mapped by the device process.
+ */
+int stats_create(const char *socket_path, uint32_t max_clients, uint32_t max_channels,
+	uint32_t max_ops, struct stats *ret_stats, int *ret_fd);
+
+/* Maps an object that gpuqd made, read-write: the device process's side. */
+int stats_map(int fd, struct stats *ret_stats);
+
+/*
+ * Opens an object read-only, by socket path or (when `file` is true) by a file's path, and checks
+ * its header against its size. -ENOENT: there is none; -EPROTO: it is of another version.
+ */
+int stats_open(const char *path, bool file, struct stats *ret_stats);
+
+void stats_close(struct stats *stats);
+
+/*
+ * From now on a SIGBUS inside this mapping (somebody truncated the object) is survived: private
+ * zeros take the mapping's place. Once for each process.
+ */
+int stats_survive_truncation(const struct stats *stats);
+
+#endif

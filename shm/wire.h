@@ -1,0 +1,267 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * wire.h: the layout of everything that gpuqd and a client share in memory. All integers are in
+ * host order: both sides run on one machine.
+ *
+ * 1. The channel segment: a memfd made, sized, populated and sealed (SHRINK, GROW, SEAL) by
+ *    gpuqd, one for each channel, mapped read-write by gpuqd and by one client.
+ *
+ *      offset   size            what                                        written by
+ *      0        4096            struct wire_header                          gpuqd, once
+ *      4096     384             struct wire_ring of the submission ring     see wire_ring
+ *      4608     384             struct wire_ring of the completion ring     see wire_ring
+ *      5120     3072            reserved, zero (words for death notices)
+ *      8192     64 * sq         struct wire_sqe [sq_entries]                client
+ *      ...      32 * cq         struct wire_cqe [cq_entries]                gpuqd
+ *      arena    arena_bytes     payloads, on a page boundary                client; gpuqd: outputs
+ *
+ *    sq and cq are powers of two; cq >= sq. The arena's offset is rounded up to a page.
+ *
+ * 2. The daemon page: a memfd of one page, the same for all clients, which they receive through
+ *    a descriptor that cannot be mapped writable: struct wire_page.
+ *
+ * Validity. A ring index counts entries since the channel was opened and never wraps in practice
+ * (64 bits), but every comparison is a difference, so a start near the maximum works. Entry i
+ * lies in slot i & (entries - 1). Entries cons .. prod-1 are valid for the consumer; the rest
+ * belong to the producer. 0 <= prod - cons <= entries always; a client that breaks this has its
+ * channel poisoned: gpuqd stops reading it, counts it and closes the connection. gpuqd keeps its
+ * own indices, sizes and base addresses in private memory and never reads back what it wrote
+ * here: a client that scribbles over the header or over gpuqd's indices hurts only itself.
+ *
+ * Crash. An entry that is not published (index not advanced) does not exist: a side that dies
+ * before its release store leaves nothing to repair. docs/wire.md has the table of windows.
+ */
+#ifndef GPUQ_SHM_WIRE_H
+#define GPUQ_SHM_WIRE_H
+
+#include "gpuq-types.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define WIRE_MAGIC 0x71757067u /* "gpuq" */
+#define WIRE_ABI 2	       /* this version of the wire */
+#define WIRE_ABI_OLDEST 1      /* oldest that gpuqd still serves; see docs/wire.md */
+
+#define WIRE_PAGE_SIZE 4096u
+#define WIRE_LINE 128u /* two cache lines: the adjacent-line prefetcher shares pairs */
+#define WIRE_SQ_RING 4096u
+#define WIRE_CQ_RING 4608u
+#define WIRE_ENTRIES 8192u
+
+#define WIRE_MIN_ENTRIES 8u
+#define WIRE_MAX_ENTRIES 4096u
+#define WIRE_MAX_ARENA (1ull << 32) /* bytes; offsets in entries are 32 bits wide */
+
+/* First page of a channel segment. */
+struct wire_header {
+	uint32_t magic; /* WIRE_MAGIC */
+	uint32_t abi;	/* the version agreed on in the handshake */
+	uint64_t features;
+	uint64_t segment_bytes;
+	uint32_t sq_entries, cq_entries;
+	uint32_t sqe_offset, cqe_offset;
+	uint64_t arena_offset, arena_bytes;
+	uint32_t channel;    /* gpuqd's slot number, for messages and statistics */
+	uint32_t generation; /* of that slot; entries carry it */
+	uint64_t start;	     /* both rings start with this index */
+	uint8_t reserved[WIRE_PAGE_SIZE - 72];
+};
+
+/*
+ * Control words of one ring. prod is written by the producer, cons and wake_at by the consumer;
+ * each lies on a line of its own, and wake_at apart from cons, because the producer reads it
+ * after every publication and the consumer writes it only before it sleeps.
+ */
+struct wire_ring {
+	uint64_t prod;
+	uint8_t pad0[WIRE_LINE - 8];
+	uint64_t cons;
+	uint8_t pad1[WIRE_LINE - 8];
+	uint64_t wake_at; /* the consumer sleeps until prod reaches this; see ring.h */
+	uint8_t pad2[WIRE_LINE - 8];
+};
+
+enum wire_opcode {
+	WIRE_OP_NULL = 0,   /* completes at once */
+	WIRE_OP_CALL = 1,   /* runs an operator; arguments: struct wire_call */
+	WIRE_OP_CANCEL = 2, /* cancels the queued entry whose user_data is in `target` */
+};
+
+/* Flags of a submission. None is defined yet: any set bit is answered with -EINVAL. */
+#define WIRE_SQE_FLAGS 0u
+
+/* A submission. Reserved fields and those that an opcode does not use are zero. */
+struct wire_sqe {
+	uint16_t opcode; /* enum wire_opcode */
+	uint16_t flags;
+	uint32_t session; /* model session, 0 when none */
+	uint64_t user_data;
+	union {
+		struct {
+			uint32_t args_offset; /* of the argument block in the arena, 8-aligned */
+			uint32_t args_bytes;
+		};
+		uint64_t target; /* WIRE_OP_CANCEL */
+	};
+	uint64_t deadline_ns; /* on the clock of the daemon page; 0 when none */
+	uint64_t trace_id;    /* copied to traces, 0 when none (since version 2) */
+	uint64_t submit_ns;   /* on the clock of the daemon page; for statistics only */
+	uint32_t generation;
+	uint32_t max_completions; /* that this entry may cause; 0 means 1 (since version 2) */
+	uint64_t reserved;
+};
+
+/* More completions of the same submission follow. */
+#define WIRE_CQE_MORE 1u
+/* Bits 8..15: 1 + the argument to blame for a negative status, 0 when none is: see wire_call. */
+#define WIRE_CQE_ARG_SHIFT 8
+
+/* A completion. */
+struct wire_cqe {
+	uint64_t user_data;
+	int32_t status; /* >= 0, or a negative error */
+	uint32_t flags;
+	uint64_t queued_ns;   /* from submit_ns to the start of execution */
+	uint64_t executed_ns; /* from there to the end */
+};
+
+/*
+ * Argument block of WIRE_OP_CALL, in the arena at args_offset:
+ *
+ *   struct wire_call | struct wire_tensor [n_in + n_out] | struct wire_param [n_params]
+ *
+ * args_bytes is exactly the sum. Tensors come in the order of the operator's description, an
+ * absent optional input as zeros. gpuqd copies the block once into private memory, then
+ * validates the copy. Arguments are numbered for error reports: inputs from 0, outputs from
+ * GPUQ_MAX_INPUTS, parameters from GPUQ_MAX_TENSORS.
+ */
+struct wire_call {
+	uint32_t op; /* the operator's number in this gpuqd: from discovery */
+	uint16_t n_in, n_out;
+	uint16_t n_params;
+	uint16_t reserved0;
+	uint32_t reserved1;
+	uint64_t reserved2[2];
+};
+
+struct wire_tensor {
+	uint64_t offset; /* of the first element in the arena, or in the buffer */
+	uint32_t buffer; /* 0: the arena */
+	uint16_t dtype;
+	uint16_t rank;
+	uint64_t dims[GPUQ_MAX_RANK]; /* outermost first, unused ones zero */
+};
+
+struct wire_param {
+	uint32_t index; /* of the parameter in the operator's description */
+	uint32_t type;	/* enum gpuq_param_type */
+	uint64_t bits;	/* the value's representation */
+};
+
+#define WIRE_MAX_ARGS                                                               \
+	(sizeof(struct wire_call) + GPUQ_MAX_TENSORS * sizeof(struct wire_tensor) + \
+		GPUQ_MAX_PARAMS * sizeof(struct wire_param))
+
+/* What gpuqd is doing, in wire_page.state. */
+enum wire_state {
+	WIRE_STARTING = 0,
+	WIRE_SERVING = 1,
+	WIRE_DRAINING = 2,
+	WIRE_STOPPED = 3,
+};
+
+#define WIRE_MAX_DEVICES 8
+
+/* What clients may know of a device process. */
+struct wire_page_device {
+	uint32_t owner;	   /* robust word: the dispatch thread's id, or WIRE_OWNER_DIED set */
+	uint32_t runnable; /* parties that want a CPU now: dispatch, workers, active clients */
+	uint64_t epoch;	   /* counts the device processes that served this slot; 0: none yet */
+	uint8_t pad[WIRE_LINE - 16];
+};
+
+/* The kernel sets this bit in a robust word when the thread that holds it ends. */
+#define WIRE_OWNER_DIED 0x40000000u
+
+/* The daemon page. A client reads it, and cannot write it. */
+struct wire_page {
+	uint32_t magic;
+	uint32_t abi;
+	uint32_t owner; /* robust word of the control process: see wire_page_device */
+	uint32_t state; /* enum wire_state */
+	uint32_t cpus;	/* CPUs that gpuqd may use: affinity and cgroup quota */
+	uint32_t reserved0;
+	/* The clock: ns = ns_base + ((ticks - ticks_base) * mult >> shift); shift 0: use ns. */
+	uint64_t ticks_base, ns_base;
+	uint64_t mult;
+	uint32_t shift;
+	uint32_t reserved1;
+	uint8_t pad[WIRE_LINE * 2 - 56];
+	struct wire_page_device devices[WIRE_MAX_DEVICES];
+	uint8_t reserved[WIRE_PAGE_SIZE - WIRE_LINE * (2 + WIRE_MAX_DEVICES)];
+};
+
+/* Where everything lies in a segment of the given sizes. */
+struct wire_layout {
+	uint64_t sqe_offset, cqe_offset, arena_offset, segment_bytes;
+};
+
+static inline struct wire_layout wire_layout(
+	uint32_t sq_entries, uint32_t cq_entries, uint64_t arena_bytes)
+{
+	struct wire_layout l = {.sqe_offset = WIRE_ENTRIES};
+
+	l.cqe_offset = l.sqe_offset + (uint64_t)sq_entries * sizeof(struct wire_sqe);
+	l.arena_offset = l.cqe_offset + (uint64_t)cq_entries * sizeof(struct wire_cqe);
+	l.arena_offset = (l.arena_offset + WIRE_PAGE_SIZE - 1) & ~(uint64_t)(WIRE_PAGE_SIZE - 1);
+	l.segment_bytes = l.arena_offset + arena_bytes;
+	l.segment_bytes = (l.segment_bytes + WIRE_PAGE_SIZE - 1) & ~(uint64_t)(WIRE_PAGE_SIZE - 1);
+	return l;
+}
+
+#define WIRE_AT(type, field, at) _Static_assert(offsetof(struct type, field) == (at), #type)
+
+_Static_assert(sizeof(struct wire_header) == WIRE_PAGE_SIZE, "wire_header");
+WIRE_AT(wire_header, features, 8);
+WIRE_AT(wire_header, sq_entries, 24);
+WIRE_AT(wire_header, sqe_offset, 32);
+WIRE_AT(wire_header, arena_offset, 40);
+WIRE_AT(wire_header, channel, 56);
+WIRE_AT(wire_header, start, 64);
+_Static_assert(sizeof(struct wire_ring) == 3 * WIRE_LINE, "wire_ring");
+WIRE_AT(wire_ring, cons, 128);
+WIRE_AT(wire_ring, wake_at, 256);
+_Static_assert(WIRE_SQ_RING + sizeof(struct wire_ring) <= WIRE_CQ_RING, "rings overlap");
+_Static_assert(WIRE_CQ_RING + sizeof(struct wire_ring) <= WIRE_ENTRIES, "ring in entries");
+_Static_assert(sizeof(struct wire_sqe) == 64, "wire_sqe");
+WIRE_AT(wire_sqe, session, 4);
+WIRE_AT(wire_sqe, user_data, 8);
+WIRE_AT(wire_sqe, args_offset, 16);
+WIRE_AT(wire_sqe, args_bytes, 20);
+WIRE_AT(wire_sqe, deadline_ns, 24);
+WIRE_AT(wire_sqe, trace_id, 32);
+WIRE_AT(wire_sqe, submit_ns, 40);
+WIRE_AT(wire_sqe, generation, 48);
+WIRE_AT(wire_sqe, max_completions, 52);
+WIRE_AT(wire_sqe, reserved, 56);
+_Static_assert(sizeof(struct wire_cqe) == 32, "wire_cqe");
+WIRE_AT(wire_cqe, status, 8);
+WIRE_AT(wire_cqe, flags, 12);
+WIRE_AT(wire_cqe, queued_ns, 16);
+WIRE_AT(wire_cqe, executed_ns, 24);
+_Static_assert(sizeof(struct wire_call) == 32, "wire_call");
+_Static_assert(sizeof(struct wire_tensor) == 80, "wire_tensor");
+WIRE_AT(wire_tensor, buffer, 8);
+WIRE_AT(wire_tensor, dtype, 12);
+WIRE_AT(wire_tensor, rank, 14);
+WIRE_AT(wire_tensor, dims, 16);
+_Static_assert(sizeof(struct wire_param) == 16, "wire_param");
+_Static_assert(sizeof(struct wire_page_device) == WIRE_LINE, "wire_page_device");
+_Static_assert(sizeof(struct wire_page) == WIRE_PAGE_SIZE, "wire_page");
+WIRE_AT(wire_page, owner, 8);
+WIRE_AT(wire_page, ticks_base, 24);
+WIRE_AT(wire_page, shift, 48);
+WIRE_AT(wire_page, devices, 256);
+
+#endif
