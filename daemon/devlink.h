@@ -79,27 +79,36 @@ struct devlink_msg {
  *
  *   struct ledger_channel [max_channels] | struct ledger_entry [max_in_flight]
  *
- * Crash rule. Dispatch writes in program order: it notes an entry (active, channel, user_data)
- * and advances sq_cons; when it completes, it notes the completion's index in cq_at, writes the
- * completion and advances cq_prod. An active entry whose cq_at is not below cq_prod was
- * accepted and not completed.
+ * Crash rule. Both ends of a channel's account move by one store: dispatch writes the pair
+ * (sq_cons, cq_prod) into the commit record that is not current and then flips `which`.
+ * Completions are written before the commit that covers them and published after it, so what is
+ * published is committed. A successor takes the committed pair, publishes it, and
+ *
+ *   - answers with -GPUQ_EDEVICE the entry noted as inline when it was consumed
+ *     (inline_seq < sq_cons) but not completed (inline_cq_at >= cq_prod);
+ *   - likewise every noted ledger_entry with seq < sq_cons and cq_at >= cq_prod;
+ *   - takes entries from sq_cons on: those that its predecessor had read beyond the commit were
+ *     never executed.
  */
 struct ledger_channel {
-	uint64_t sq_cons; /* entries accepted */
-	uint64_t cq_prod; /* completions written */
-	/* The entry that dispatch itself executes now. */
+	struct {
+		uint64_t sq_cons; /* entries accepted */
+		uint64_t cq_prod; /* completions written */
+	} commit[2];
+	uint64_t which; /* the current commit record: 0 or 1 */
+	/* The last entry that dispatch executed itself. */
 	uint64_t inline_user_data;
-	uint64_t inline_cq_at; /* its completion's index; noted while inline_active */
-	uint64_t inline_active;
-	uint64_t pad[3];
+	uint64_t inline_seq;   /* its index in the submission ring */
+	uint64_t inline_cq_at; /* its completion's index */
 };
 
+/* An entry that waits for a worker or runs on one. */
 struct ledger_entry {
 	uint64_t user_data;
+	uint64_t seq;
 	uint64_t cq_at; /* UINT64_MAX: not completing yet */
-	uint32_t channel, generation;
-	uint32_t active;
-	uint32_t pad;
+	uint32_t channel;
+	uint32_t generation; /* of the channel; 0: the record is free */
 };
 
 static inline uint64_t ledger_bytes(uint32_t max_channels, uint32_t max_in_flight)

@@ -76,6 +76,11 @@ static inline uint64_t shm_fetch_add(uint64_t *p, uint64_t n)
 	return __atomic_fetch_add(p, n, __ATOMIC_ACQ_REL);
 }
 
+static inline uint32_t shm_fetch_add_u32(uint32_t *p, uint32_t n)
+{
+	return __atomic_fetch_add(p, n, __ATOMIC_ACQ_REL);
+}
+
 static inline int shm_compare_swap(uint64_t *p, uint64_t expected, uint64_t desired)
 {
 	return __atomic_compare_exchange_n(
