@@ -1,0 +1,137 @@
+/* SPDX-License-Identifier: MIT */
+/* Symbolic shapes: what binds, what follows from it, what is refused and with which words. */
+#include "tests/harness.h"
+#include "tools/shape.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define DIMS(...)           \
+	(const uint64_t[])  \
+	{                   \
+		__VA_ARGS__ \
+	}
+
+static char why[256];
+
+static int bind(struct shape_env *env, const char *tensor, const char *text, uint32_t rank,
+	const uint64_t *dims)
+{
+	why[0] = '\0';
+	return shape_bind(env, tensor, text, rank, dims, why, sizeof(why));
+}
+
+static void assert_inferred(const struct shape_env *env, const char *text, const char *expected)
+{
+	uint64_t dims[GPUQ_MAX_RANK];
+	uint32_t rank;
+	char shown[128];
+
+	assert_int_equal(shape_infer(env, "y", text, &rank, dims, why, sizeof(why)), 0);
+	assert_string_equal(shape_text(rank, dims, shown, sizeof(shown)), expected);
+}
+
+static void binds_and_infers(void **state)
+{
+	struct shape_env env = {0};
+
+	assert_int_equal(bind(&env, "x", "[B,I]", 2, DIMS(32, 64)), 0);
+	assert_int_equal(bind(&env, "w", "[O,I] | [B,O,I]", 2, DIMS(10, 64)), 0);
+	assert_int_equal(bind(&env, "bias", "[O]", 1, DIMS(10)), 0);
+	assert_inferred(&env, "[B,O]", "[32,10]");
+	assert_inferred(&env, "[ O , 3, B ]", "[10,3,32]");
+	assert_inferred(&env, "[]", "[]");
+	assert_inferred(&env, "[Q] | [I]", "[64]");
+}
+
+static void alternatives_go_by_rank_then_by_fit(void **state)
+{
+	struct shape_env env = {0};
+
+	assert_int_equal(bind(&env, "x", "[B,I]", 2, DIMS(2, 3)), 0);
+	assert_int_equal(bind(&env, "w", "[O,I] | [B,O,I]", 3, DIMS(2, 5, 3)), 0);
+	assert_inferred(&env, "[B,O]", "[2,5]");
+	assert_int_equal(bind(&env, "v", "[B,B] | [I,K]", 2, DIMS(3, 7)), 0);
+	assert_inferred(&env, "[K]", "[7]");
+}
+
+static void leading_dimensions_are_any(void **state)
+{
+	struct shape_env env = {0};
+
+	assert_int_equal(bind(&env, "x", "[..,D]", 3, DIMS(2, 3, 4)), 0);
+	assert_inferred(&env, "[..,D]", "[2,3,4]");
+	assert_inferred(&env, "[..]", "[2,3]");
+	assert_int_equal(bind(&env, "z", "[..,E]", 3, DIMS(2, 5, 4)), -EINVAL);
+	assert_string_equal(why, "the leading dimensions are [2,3] in x but [2,5] in z");
+
+	struct shape_env flat = {0};
+	assert_int_equal(bind(&flat, "x", "[..,D]", 1, DIMS(4)), 0);
+	assert_inferred(&flat, "[..,D]", "[4]");
+	assert_int_equal(bind(&flat, "x", "[..,D]", 0, DIMS(0)), -EINVAL);
+	assert_string_equal(why, "x is [] and has to be [..,D]");
+}
+
+static void conflicts_name_symbol_tensors_and_values(void **state)
+{
+	struct shape_env env = {0};
+
+	assert_int_equal(bind(&env, "x", "[B,I]", 2, DIMS(32, 64)), 0);
+	struct shape_env before = env;
+	assert_int_equal(bind(&env, "w", "[O,I] | [B,O,I]", 2, DIMS(10, 63)), -EINVAL);
+	assert_string_equal(why, "I is 64 in x but 63 in w");
+	assert_memory_equal(&env, &before, sizeof(env));
+	assert_int_equal(bind(&env, "w", "[O,I] | [B,O,I]", 1, DIMS(64)), -EINVAL);
+	assert_string_equal(why, "w is [64] and has to be [O,I] | [B,O,I]");
+	assert_int_equal(bind(&env, "c", "[3]", 1, DIMS(4)), -EINVAL);
+	assert_string_equal(why, "a dimension of c is 4 and has to be 3");
+}
+
+static void unknown_symbols_are_named(void **state)
+{
+	struct shape_env env = {0};
+	uint64_t dims[GPUQ_MAX_RANK];
+	uint32_t rank = 77;
+
+	assert_int_equal(shape_infer(&env, "y", "[B,O]", &rank, dims, why, sizeof(why)), -EINVAL);
+	assert_string_equal(why, "the shape of y, [B,O], needs B, which no input gives");
+	assert_int_equal(shape_infer(&env, "y", "[..,D]", &rank, dims, why, sizeof(why)), -EINVAL);
+	assert_int_equal(rank, 77);
+}
+
+static void malformed_texts_are_refused(void **state)
+{
+	static const char *const bad[] = {
+		"",
+		"B",
+		"[B",
+		"[B,",
+		"[B I]",
+		"[B] or [C]",
+		"[B] |",
+		"[-1]",
+		"[99999999999999999999999]",
+		"[A,A,A,A,A,A,A,A,A]",
+		"[B,..]",
+	};
+	struct shape_env env = {0};
+
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		if (bind(&env, "x", bad[i], 2, DIMS(1, 1)) != -EINVAL)
+			fail_msg("accepted: %s", bad[i]);
+	}
+}
+
+int main(void)
+{
+	static const struct harness_test tests[] = {
+		HARNESS_TEST(binds_and_infers),
+		HARNESS_TEST(alternatives_go_by_rank_then_by_fit),
+		HARNESS_TEST(leading_dimensions_are_any),
+		HARNESS_TEST(conflicts_name_symbol_tensors_and_values),
+		HARNESS_TEST(unknown_symbols_are_named),
+		HARNESS_TEST(malformed_texts_are_refused),
+	};
+
+	return harness_run("tools-shape", tests, sizeof(tests) / sizeof(tests[0]));
+}
