@@ -143,6 +143,7 @@ struct gpuq_limits {
 	uint64_t max_client_bytes; /* of all channels of one connection */
 };
 
+/* What gpuqd said when it accepted the connection; valid while it lasts. No system call. */
 GPUQ_EXPORT uint32_t gpuq_op_count(const struct gpuq *gpuq);
 GPUQ_EXPORT uint32_t gpuq_device_count(const struct gpuq *gpuq);
 GPUQ_EXPORT void gpuq_limits(const struct gpuq *gpuq, struct gpuq_limits *ret_limits);

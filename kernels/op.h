@@ -58,7 +58,7 @@ struct op {
 	 */
 	int (*infer)(struct op_call *call, uint32_t *ret_arg);
 
-	/* Independent units of work (rows), at least 0; workers may take disjoint ranges of them. */
+	/* Independent units of work (rows), at least 0; workers take disjoint ranges of them. */
 	uint64_t (*units)(const struct op_call *call);
 
 	/* Cost of the whole call in multiply-adds or their equivalent; feeds the latency model. */

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* clock.c: calibrating the CPU's tick counter against CLOCK_MONOTONIC; see clock.h. */
 #include "shm/clock.h"
 
 #include <stdbool.h>

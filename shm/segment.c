@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* segment.c: sealed memory, pipes and eventfds: what gpuqd sends its clients; see segment.h. */
 #include "shm/segment.h"
 
 #include <errno.h>

@@ -1,4 +1,8 @@
 /* SPDX-License-Identifier: MIT */
+/*
+ * stats.c: making, mapping and checking the statistics object; see stats.h. The writer's side
+ * takes care that nothing a reader or a stranger does to the object can end gpuqd.
+ */
 #include "shm/stats.h"
 
 #include "shm/segment.h"

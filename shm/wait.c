@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* wait.c: how many CPUs this process may use, which decides whether spinning pays; see wait.h. */
 #include "shm/wait.h"
 
 #include <stdio.h>

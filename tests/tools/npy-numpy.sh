@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT
 # npy-numpy.sh COPY: what NumPy writes is read, what we write NumPy reads. COPY is npy-copy.
 set -eu
 
