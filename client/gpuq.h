@@ -310,6 +310,9 @@ GPUQ_EXPORT int gpuq_completion_fd(const struct gpuq_channel *channel);
  */
 GPUQ_EXPORT int gpuq_arm(struct gpuq_channel *channel);
 
+/* Wake-ups that the bell should have announced and did not; 0 in a healthy system. */
+GPUQ_EXPORT uint64_t gpuq_rescues(const struct gpuq_channel *channel);
+
 /* --- Errors -------------------------------------------------------------------------------- */
 
 /* A sentence for a status or a return value (either sign). Static. */

@@ -7,7 +7,7 @@
  *    gpuqd, one for each channel, mapped read-write by gpuqd and by one client.
  *
  *      offset   size            what                                        written by
- *      0        4096            struct wire_header                          gpuqd, once
+ *      0        4096            struct wire_header                          gpuqd; once but closed
  *      4096     384             struct wire_ring of the submission ring     see wire_ring
  *      4608     384             struct wire_ring of the completion ring     see wire_ring
  *      5120     3072            reserved, zero (words for death notices)
@@ -65,7 +65,8 @@ struct wire_header {
 	uint32_t channel;    /* gpuqd's slot number, for messages and statistics */
 	uint32_t generation; /* of that slot; entries carry it */
 	uint64_t start;	     /* both rings start with this index */
-	uint8_t reserved[WIRE_PAGE_SIZE - 72];
+	uint64_t closed;     /* 0, or the gpuq_error for which gpuqd shut the channel */
+	uint8_t reserved[WIRE_PAGE_SIZE - 80];
 };
 
 /*
@@ -229,6 +230,7 @@ WIRE_AT(wire_header, sqe_offset, 32);
 WIRE_AT(wire_header, arena_offset, 40);
 WIRE_AT(wire_header, channel, 56);
 WIRE_AT(wire_header, start, 64);
+WIRE_AT(wire_header, closed, 72);
 _Static_assert(sizeof(struct wire_ring) == 3 * WIRE_LINE, "wire_ring");
 WIRE_AT(wire_ring, cons, 128);
 WIRE_AT(wire_ring, wake_at, 256);

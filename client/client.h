@@ -1,0 +1,251 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * client.h: what the files of the client library share: the connection, the channel with its
+ * table of submissions in flight, the call, and the inline checks of the hot path.
+ */
+#ifndef GPUQ_CLIENT_CLIENT_H
+#define GPUQ_CLIENT_CLIENT_H
+
+#include "client/arena.h"
+#include "client/gpuq.h"
+#include "shm/clock.h"
+#include "shm/proto.h"
+#include "shm/ring.h"
+#include "shm/robust.h"
+
+#include <pthread.h>
+
+#define NS_PER_MS 1000000ull
+#define NS_PER_S 1000000000ull
+
+/*
+ * One word on a page of its own that the kernel empties in a forked child. It holds the address
+ * of the owning thread's `thread_mark`, so one comparison answers both "another thread?" and
+ * "another process?".
+ */
+struct guard {
+	uintptr_t owner;
+};
+
+/* Its address tells threads apart. initial-exec: no call to find it. */
+extern __thread char thread_mark __attribute__((tls_model("initial-exec")));
+
+static inline uintptr_t thread_self(void)
+{
+	return (uintptr_t)&thread_mark;
+}
+
+struct gpuq {
+	int fd;
+	const struct wire_page *page;
+	struct guard *guard; /* not 0 in the process that connected */
+	uint64_t gone;	     /* 0, or the gpuq_error that ended the connection; atomic */
+	uint64_t timeout_ns; /* of one request */
+	uint32_t usable_cpus;
+	pthread_mutex_t lock; /* serialises requests; guards everything below */
+	uint32_t serial;
+	struct msg_welcome welcome;
+	char path[sizeof(((struct msg_welcome *)0)->socket_path)];
+	char gone_text[MSG_TEXT_MAX]; /* written before `gone` */
+	struct gpuq_op_info **ops;    /* [welcome.n_ops], filled as they are asked for */
+	struct gpuq_channel *channels;
+};
+
+/* A submission in flight. The wire's user_data is `token`, the caller's stays here. */
+struct flight {
+	uint64_t token; /* slot | serial << 32; FLIGHT_FREE when the slot is free */
+	uint64_t user_data;
+	struct gpuq_call *call;
+	uint64_t serial; /* counts submissions: the smaller the older */
+};
+#define FLIGHT_FREE UINT64_MAX
+
+struct gpuq_call {
+	struct gpuq_channel *channel;
+	uint64_t opcode;     /* first word of the submission entry */
+	uint64_t args;	     /* its third: offset and length of the argument block */
+	uint64_t references; /* submissions in flight, and 1 until it is destroyed */
+	const struct gpuq_op_info *op;
+	struct gpuq_call *next, **link; /* in channel->calls */
+};
+
+struct gpuq_channel {
+	/* What every submission and every poll reads. */
+	const struct guard *guard;
+	const struct wire_page *page;
+	const struct wire_header *header;
+	int32_t gone; /* 0, or the negative error that ended the channel */
+	uint32_t n_kept;
+	struct ring_producer sq;
+	struct ring_consumer cq;
+	struct wire_sqe *sqes;
+	const struct wire_cqe *cqes;
+	struct flight *flights; /* [cq_entries] */
+	uint16_t *free_slots;	/* a stack of them */
+	uint32_t n_free;
+	uint32_t cq_entries;
+	uint64_t serial;     /* of the next submission */
+	uint64_t tail_word;  /* generation and max_completions of every entry */
+	uint64_t trace_mask; /* 0 when the agreed wire has no trace ids */
+	struct clock_line clock;
+	struct gpuq_call null_call, cancel_call;
+
+	/* What only waits and rare functions read. */
+	struct gpuq *gpuq;
+	int doorbell_fd; /* eventfd: wakes gpuqd */
+	int bell_fd;	 /* pipe: wakes us */
+	bool bell_rung;	 /* there may be bytes in the pipe */
+	uint32_t device, spin_cpus;
+	uint32_t id, generation;
+	uint64_t rescues;
+	void *segment;
+	uint64_t segment_bytes;
+	uint8_t *arena_base;
+	struct arena *arena;
+	struct gpuq_completion *kept; /* [cq_entries], oldest at kept_at */
+	uint32_t kept_at;
+	struct gpuq_call *calls;
+	struct gpuq_channel *next, **link; /* in gpuq->channels */
+	struct wire_ring ended_ring;	   /* takes the place of the shared one at the end */
+};
+
+/* --- error.c: every failure leaves a sentence ---------------------------------------------- */
+
+/* Keeps the sentence for gpuq_error_detail() and returns `error`. */
+int fail(int error, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* The same without the price of formatting; `sentence` is a literal. */
+int fail_plain(int error, const char *sentence);
+
+/* --- guard.c ------------------------------------------------------------------------------- */
+
+/* Owned by the calling thread. -ENOMEM. */
+int guard_create(struct guard **ret_guard);
+void guard_destroy(struct guard *guard);
+
+static inline bool guard_forked(const struct guard *guard)
+{
+	return guard->owner == 0;
+}
+
+/* --- session.c: messages on the socket ----------------------------------------------------- */
+
+#define SESSION_FDS_MAX 3
+
+/* A received message and its descriptors, which are the receiver's to close. */
+struct session_message {
+	union {
+		struct msg_header h;
+		struct msg_error error;
+		struct msg_goodbye goodbye;
+		struct msg_welcome welcome;
+		struct msg_opened opened;
+		struct msg_close closed;
+		struct msg_op op;
+		struct msg_device device;
+		uint64_t words[MSG_MAX / 8];
+	};
+	uint32_t n_fds;
+	int fds[SESSION_FDS_MAX];
+};
+
+/* What a request wants to hear. */
+struct session_answer {
+	uint16_t type, bytes;
+	uint32_t n_fds;
+};
+
+/*
+ * Sends a request (type and bytes of its header filled in) and returns its answer, acknowledged
+ * when it has descriptors. Any thread. MSG_ERROR and MSG_GOODBYE become the return value.
+ */
+int session_request(struct gpuq *gpuq, struct msg_header *request, struct session_answer want,
+	struct session_message *ret_answer);
+
+void session_message_close(struct session_message *message);
+
+/*
+ * The connection has ended: reads gpuqd's last word, if there is one. Returns -GPUQ_EGONE or
+ * -GPUQ_EPOISONED, with the sentence.
+ */
+int session_gone(struct gpuq *gpuq);
+
+/* 0, or the error of a connection that has ended, or of a forked child, with the sentence. */
+int session_check(const struct gpuq *gpuq);
+
+/* The descriptor is a memfd of exactly `bytes` that nobody can shrink. */
+int session_check_memory(int fd, uint64_t bytes, const char *what);
+
+/* gpuqd has ended, by its own words in shared memory. */
+static inline bool page_gone(const struct wire_page *page)
+{
+	return robust_died(&page->owner) || shm_load_relaxed_u32(&page->state) == WIRE_STOPPED;
+}
+
+/* --- discovery.c --------------------------------------------------------------------------- */
+
+/* An operator by name; valid until gpuq_disconnect(). */
+int discovery_find(struct gpuq *gpuq, const char *name, const struct gpuq_op_info **ret_op);
+void discovery_free(struct gpuq *gpuq);
+
+/* --- call.c -------------------------------------------------------------------------------- */
+
+void call_free(struct gpuq_call *call);
+
+static inline void call_release(struct gpuq_call *call)
+{
+	if (--call->references == 0)
+		call_free(call);
+}
+
+/* --- channel.c ----------------------------------------------------------------------------- */
+
+/* Why the calling thread may not use the channel: -GPUQ_ETHREAD or -GPUQ_EFORK. */
+int channel_refuse(const struct gpuq_channel *channel);
+
+static inline bool channel_owned(const struct gpuq_channel *channel)
+{
+	return __builtin_expect(channel->guard->owner == thread_self(), 1);
+}
+
+/* Nothing will complete any more, but for what already lies in the completion ring. */
+static inline bool channel_gone(const struct gpuq_channel *channel)
+{
+	return page_gone(channel->page) || shm_load_relaxed(&channel->header->closed) != 0 ||
+		channel->gone != 0;
+}
+
+/* Like channel_gone(), or gpuqd takes no new work. */
+static inline bool channel_shut(const struct gpuq_channel *channel)
+{
+	return robust_died(&channel->page->owner) ||
+		shm_load_relaxed_u32(&channel->page->state) > WIRE_SERVING ||
+		shm_load_relaxed(&channel->header->closed) != 0 || channel->gone != 0;
+}
+
+/* Notes why the channel is gone, and returns that, with the sentence. */
+int channel_lost(struct gpuq_channel *channel);
+
+/* The shared words are impossible: somebody wrote over them. */
+int channel_poison(struct gpuq_channel *channel);
+
+/* The ring holds nothing more: forgets what was in flight. Returns the error. */
+int channel_end(struct gpuq_channel *channel);
+
+/* Frees everything on this side; gpuqd is not told. */
+void channel_free(struct gpuq_channel *channel);
+
+/* --- submit.c ------------------------------------------------------------------------------ */
+
+static inline uint32_t flights_busy(const struct gpuq_channel *channel)
+{
+	return channel->cq_entries - channel->n_free;
+}
+
+/*
+ * Takes `n` completions, which are there, out of the ring. Returns how many, or
+ * -GPUQ_EPOISONED when the first is impossible.
+ */
+int submit_reap(struct gpuq_channel *channel, struct gpuq_completion *ret_completions, uint32_t n);
+
+#endif
