@@ -51,6 +51,11 @@ unsigned int harness_slowness(void)
 	return SLOWNESS;
 }
 
+bool harness_long(void)
+{
+	return getenv("TEST_LONG") != NULL;
+}
+
 const char *harness_tmpdir(void)
 {
 	return getenv("XDG_RUNTIME_DIR");

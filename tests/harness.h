@@ -19,6 +19,7 @@
  *	TEST_TIMEOUT=SECONDS   of one test; 20 by default, more under a sanitizer
  *	TEST_FILTER=GLOB       runs only the tests whose name matches
  *	TEST_VERBOSE=1         shows the output of every test
+ *	TEST_LONG=1            runs the longer form of tests that have one; ./check --long
  */
 #ifndef GPUQ_TESTS_HARNESS_H
 #define GPUQ_TESTS_HARNESS_H
@@ -30,6 +31,7 @@
 #include <setjmp.h>
 #include <cmocka.h>
 
+#include <stdbool.h>
 #include <sys/types.h>
 
 struct harness_test {
@@ -56,6 +58,9 @@ void harness_skip(const char *reason, ...) __attribute__((noreturn, format(print
 
 /* The running test's private directory; removed with everything in it when the test ends. */
 const char *harness_tmpdir(void);
+
+/* Whether TEST_LONG asks for the longer form of tests. */
+bool harness_long(void);
 
 /* How much slower this build may be than a plain one: 1, more under a sanitizer. */
 unsigned int harness_slowness(void);
