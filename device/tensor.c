@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* Names and sizes of tensors. */
 #include "device/tensor.h"
 
 #include <string.h>
@@ -30,19 +31,23 @@ uint32_t dtype_from_name(const char *name)
 
 int tensor_size(const struct tensor *t, uint64_t *ret_elements, uint64_t *ret_bytes)
 {
-	const uint64_t limit = INT64_MAX / dtype_size(t->dtype);
+	const uint64_t size = dtype_size(t->dtype);
 	uint64_t span = 1; /* product of the dimensions that are not 0 */
 	bool empty = false;
 
+	if (size == 0)
+		return -GPUQ_EDTYPE;
+	if (t->rank > GPUQ_MAX_RANK)
+		return -GPUQ_ERANK;
 	for (uint32_t i = 0; i < t->rank; i++) {
 		if (t->dims[i] == 0) {
 			empty = true;
 			continue;
 		}
-		if (__builtin_mul_overflow(span, t->dims[i], &span) || span > limit)
+		if (__builtin_mul_overflow(span, t->dims[i], &span) || span > INT64_MAX / size)
 			return -GPUQ_EOVERFLOW;
 	}
 	*ret_elements = empty ? 0 : span;
-	*ret_bytes = *ret_elements * dtype_size(t->dtype);
+	*ret_bytes = *ret_elements * size;
 	return 0;
 }

@@ -53,7 +53,7 @@ static inline bool tensor_present(const struct tensor *t)
 /*
  * Product of the dimensions: 1 for a scalar, 0 when a dimension is 0. Returns 0, or
  * -GPUQ_EOVERFLOW when the bytes do not fit 63 bits (also when a dimension is 0 but the product
- * of the others does not fit: strides would not).
+ * of the others does not fit: strides would not), -GPUQ_EDTYPE or -GPUQ_ERANK.
  */
 int tensor_size(const struct tensor *t, uint64_t *ret_elements, uint64_t *ret_bytes);
 

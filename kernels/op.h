@@ -58,16 +58,32 @@ struct op {
 	 */
 	int (*infer)(struct op_call *call, uint32_t *ret_arg);
 
-	/* Independent units of work (rows), at least 0; workers take disjoint ranges of them. */
+	/*
+	 * Independent units of work (rows, or rows by blocks of columns): workers take disjoint
+	 * ranges of them. 0 when there is nothing to write, whatever the other dimensions are.
+	 */
 	uint64_t (*units)(const struct op_call *call);
 
-	/* Cost of the whole call in multiply-adds or their equivalent; feeds the latency model. */
+	/*
+	 * Cost of the whole call in multiply-adds or their equivalent, memory traffic included;
+	 * feeds the latency model. Saturates at UINT64_MAX.
+	 */
 	uint64_t (*work)(const struct op_call *call);
+
+	/*
+	 * Writes rank and dims of every required input for a typical call whose work grows about
+	 * linearly with scale (1 or more); dtypes and data are the caller's. For calibration.
+	 */
+	void (*example)(struct op_call *call, uint64_t scale);
 
 	/* The whole call in plain C with double accumulation. The truth in every test. */
 	void (*reference)(const struct op_call *call);
 
-	/* Units begin..end-1, as fast as this CPU can. No allocation, no lock, no system call. */
+	/*
+	 * Units begin..end-1, as fast as this CPU can. No allocation, no lock, no system call, at
+	 * most 64 KiB of stack. Every output element is accumulated in one order that depends on
+	 * the shape and the CPU only, so the result does not depend on how the units are split.
+	 */
 	void (*cpu)(const struct op_call *call, uint64_t begin, uint64_t end);
 };
 
@@ -80,11 +96,15 @@ const struct op *op_find(const char *name, uint32_t *ret_index);
 
 /*
  * Checks a call whose op, tensors (dtype, rank, dims; data ignored) and params are filled in:
- * required inputs and all outputs present, dtypes allowed, ranks <= GPUQ_MAX_RANK, sizes that do
- * not overflow, params within their range and finite, shapes (infer), and that each given output
- * has the inferred shape. An output whose rank is UINT32_MAX takes the inferred shape.
+ * required inputs and all outputs present (-GPUQ_EMISSING), nothing in places that the operator
+ * does not have (-GPUQ_EARGS), dtypes allowed (-GPUQ_EDTYPE), ranks <= GPUQ_MAX_RANK
+ * (-GPUQ_ERANK), sizes that do not overflow (-GPUQ_EOVERFLOW), params finite and within their
+ * range (-GPUQ_EPARAM), shapes (infer), and that each given output has the inferred shape
+ * (-GPUQ_ERANK, -GPUQ_ESHAPE). An output whose rank is UINT32_MAX takes the inferred shape.
  * Returns 0, or a negative gpuq error with the argument to blame in *ret_arg (as in infer;
- * GPUQ_MAX_TENSORS + place for a param). Touches no tensor data. Any thread.
+ * GPUQ_MAX_TENSORS + place for a param); the call is then as it was, and so is *ret_arg after
+ * success. An op that is NULL is -GPUQ_EOP, blamed on argument 0. Touches no tensor data. Any
+ * thread.
  */
 int op_check(struct op_call *call, uint32_t *ret_arg);
 

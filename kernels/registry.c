@@ -1,11 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /* The table of all operators. */
-#include "kernels/op.h"
+#include "kernels/ops.h"
 
 #include <string.h>
 
-const struct op *const op_table[] = {NULL};
-const uint32_t op_count = 0;
+const struct op *const op_table[] = {
+	&op_gemv_batched,
+	&op_softmax,
+	&op_price_vectors,
+};
+const uint32_t op_count = sizeof(op_table) / sizeof(op_table[0]);
 
 const struct op *op_find(const char *name, uint32_t *ret_index)
 {

@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: MIT */
+/* Asks the CPU once, before any thread exists, what it runs. */
+#include "kernels/isa.h"
+
+#include <assert.h>
+
+static enum isa selected = ISA_BASE;
+
+#ifdef __x86_64__
+#include <cpuid.h>
+
+/* Not among the names that every supported compiler's __builtin_cpu_supports() knows. */
+static bool has_f16c(void)
+{
+	unsigned int eax, ebx, ecx, edx;
+
+	return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0;
+}
+
+bool isa_supported(enum isa isa)
+{
+	const bool avx2 =
+		__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
+
+	switch (isa) {
+	case ISA_BASE:
+		return true;
+	case ISA_AVX2:
+		return avx2;
+	case ISA_AVX512:
+		return avx2 && __builtin_cpu_supports("avx512f") &&
+			__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+			__builtin_cpu_supports("avx512vl");
+	default:
+		return false;
+	}
+}
+#else
+bool isa_supported(enum isa isa)
+{
+	return isa == ISA_BASE;
+}
+#endif
+
+static __attribute__((constructor)) void select_best(void)
+{
+	for (enum isa isa = ISA_BASE; isa < ISA_COUNT; isa++) {
+		if (isa_supported(isa))
+			selected = isa;
+	}
+}
+
+enum isa isa_selected(void)
+{
+	return selected;
+}
+
+const char *isa_name(enum isa isa)
+{
+	static const char *const names[ISA_COUNT] = {"base", "avx2", "avx512"};
+
+	return isa < ISA_COUNT ? names[isa] : "?";
+}
+
+void isa_select(enum isa isa)
+{
+	assert(isa_supported(isa));
+	selected = isa;
+}

@@ -1,0 +1,12 @@
+/* SPDX-License-Identifier: MIT */
+/* ops.h: the operators by name. Each is described in its folder's NAME.c. */
+#ifndef GPUQ_KERNELS_OPS_H
+#define GPUQ_KERNELS_OPS_H
+
+#include "kernels/op.h"
+
+extern const struct op op_gemv_batched;
+extern const struct op op_softmax;
+extern const struct op op_price_vectors;
+
+#endif

@@ -1,0 +1,188 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * softmax, the fast form: per row the maximum, then the exponentials and their sum, then the
+ * quotients. The exponentials of rows up to ROW_BUFFER are kept; longer rows, which do not stay
+ * in the nearest cache anyway, compute them twice rather than read them back from the output.
+ */
+#include "kernels/isa.h"
+#include "kernels/vec.h"
+
+#include <float.h>
+#include <math.h>
+
+#define ROW_BUFFER 4096	    /* floats */
+#define SUM_CHUNK (32 * VL) /* exponentials: 32 in a sum of a lane */
+
+#define EXP_MIN -150.0f		 /* exp() of this and less is 0 in f32 */
+#define ROUND_MAGIC 0x1.8p23f	 /* adding it rounds to an integer in the low bits */
+#define LOG2_E 0x1.715476p0f	 /* 1 / ln 2 */
+#define LN2_HIGH 0x1.63p-1f	 /* 355/512: times an exponent it is exact */
+#define LN2_LOW -0x1.bd0106p-13f /* ln 2 - LN2_HIGH */
+
+/* p 2^n for integral n (-300 to 1) in floats, rounded once, down to subnormals. */
+V_INLINE vf scale(vf p, vf n, vi n_bits)
+{
+#if VL == 16
+	return _mm512_scalef_ps(p, n);
+#else
+	const vi half = n_bits >> 1;
+
+	return p * (vf)((vu)(half + 127) << 23) * (vf)((vu)(n_bits - half + 127) << 23);
+#endif
+}
+
+/*
+ * exp(t) for EXP_MIN <= t <= 0 or NaN, within 2 units in the last place: t = n ln 2 + r with
+ * |r| <= ln(2)/2, and exp(r) by the polynomial 1 + r + r^2 q(r) of least relative error (3e-9).
+ */
+V_INLINE vf exp_nonpositive(vf t)
+{
+	const vf magic = v_set1(ROUND_MAGIC);
+	const vf rounded = v_fma(t, v_set1(LOG2_E), magic);
+	const vf n = rounded - magic;
+	const vf r = v_fma(n, v_set1(-LN2_LOW), v_fma(n, v_set1(-LN2_HIGH), t));
+	vf p = v_set1(0.00138145986467f);
+
+	p = v_fma(p, r, v_set1(0.00836871687973f));
+	p = v_fma(p, r, v_set1(0.0416683880453f));
+	p = v_fma(p, r, v_set1(0.166665206317f));
+	p = v_fma(p, r, v_set1(0.499999934478f));
+	p = v_fma(p, r, v_set1(1.0f));
+	p = v_fma(p, r, v_set1(1.0f));
+	return scale(p, n, (vi)rounded - (vi)magic);
+}
+
+struct row {
+	const char *x;
+	char *y;
+	uint64_t n;
+	float inverse_t; /* 1 / temperature */
+	float least;	 /* EXP_MIN * temperature: what is further below the maximum counts as 0 */
+};
+
+V_INLINE vf row_max(const struct row *row, uint32_t dtype)
+{
+	const uint64_t whole = row->n / VL * VL, size = v_size(dtype);
+	vf greatest = v_set1(-INFINITY);
+
+	for (uint64_t i = 0; i < whole; i += VL)
+		greatest = v_max(greatest, v_load(row->x + i * size, dtype));
+	if (row->n > whole) {
+		const uint32_t left = (uint32_t)(row->n - whole);
+		const vf tail = v_load_tail(row->x + whole * size, left, dtype);
+
+		greatest = v_max(greatest, v_select(v_tail_mask(left), tail, greatest));
+	}
+	return v_max_lanes(greatest);
+}
+
+/* The operand order of the inner maximum keeps a NaN. */
+V_INLINE vf row_exp(const struct row *row, vf x, vf greatest)
+{
+	return exp_nonpositive(v_max(v_set1(row->least), x - greatest) * v_set1(row->inverse_t));
+}
+
+/* Exponentials of elements from..to-1, also into e unless that is NULL; returns their sum. */
+V_INLINE float chunk_sum(
+	const struct row *row, vf greatest, uint64_t from, uint64_t to, float *e, uint32_t dtype)
+{
+	const uint64_t whole = (to - from) / VL * VL, size = v_size(dtype);
+	const char *x = row->x + from * size;
+	vf sum = {0};
+
+	for (uint64_t i = 0; i < whole; i += VL) {
+		const vf v = row_exp(row, v_load(x + i * size, dtype), greatest);
+
+		sum += v;
+		if (e != NULL)
+			v_store_floats(e + from + i, v);
+	}
+	if (to - from > whole) {
+		const uint32_t left = (uint32_t)(to - from - whole);
+		const vf tail = v_load_tail(x + whole * size, left, dtype);
+		const vf v = row_exp(row, tail, greatest);
+
+		sum += v_select(v_tail_mask(left), v, (vf){0});
+		if (e != NULL)
+			v_store_floats(e + from + whole, v);
+	}
+	return v_sum(sum);
+}
+
+/* One over the sum of a row's exponentials; these also into e unless that is NULL. */
+V_INLINE float inverse_sum(const struct row *row, vf greatest, float *e, uint32_t dtype)
+{
+	double sum = 0;
+
+	for (uint64_t from = 0; from < row->n; from += SUM_CHUNK) {
+		const uint64_t to = row->n - from > SUM_CHUNK ? from + SUM_CHUNK : row->n;
+
+		sum += chunk_sum(row, greatest, from, to, e, dtype);
+	}
+	return (float)(1.0 / sum);
+}
+
+/* A row whose exponentials fit the buffer. */
+V_INLINE void short_row(const struct row *row, float *e, uint32_t dtype, uint32_t out_dtype)
+{
+	const float inverse = inverse_sum(row, row_max(row, dtype), e, dtype);
+
+	for (uint64_t i = 0; i < row->n; i += VL)
+		v_store(row->y + i * v_size(out_dtype), v_load_floats(e + i) * v_set1(inverse),
+			row->n - i, out_dtype);
+}
+
+V_INLINE void long_row(const struct row *row, uint32_t dtype, uint32_t out_dtype)
+{
+	const vf greatest = row_max(row, dtype);
+	const float inverse = inverse_sum(row, greatest, NULL, dtype);
+
+	for (uint64_t i = 0; i < row->n; i += VL) {
+		const char *at = row->x + i * v_size(dtype);
+		const uint64_t left = row->n - i;
+		const vf x =
+			left >= VL ? v_load(at, dtype) : v_load_tail(at, (uint32_t)left, dtype);
+
+		v_store(row->y + i * v_size(out_dtype), row_exp(row, x, greatest) * v_set1(inverse),
+			left, out_dtype);
+	}
+}
+
+V_INLINE void rows(const struct op_call *call, uint64_t begin, uint64_t end, uint32_t dtype,
+	uint32_t out_dtype)
+{
+	const struct tensor *x = &call->in[0];
+	const double temperature = call->params[0].f64;
+	float e[ROW_BUFFER + VL] __attribute__((aligned(64)));
+	struct row row = {
+		.n = x->dims[x->rank - 1],
+		.inverse_t = (float)(1.0 / temperature),
+		.least = (float)fmax((double)EXP_MIN * temperature, -FLT_MAX),
+	};
+
+	for (uint64_t i = begin; i < end; i++) {
+		row.x = (const char *)x->data + i * row.n * v_size(dtype);
+		row.y = (char *)call->out[0].data + i * row.n * v_size(out_dtype);
+		if (row.n <= ROW_BUFFER)
+			short_row(&row, e, dtype, out_dtype);
+		else
+			long_row(&row, dtype, out_dtype);
+	}
+}
+
+void ISA_PASTE(softmax_cpu, KERNELS_ISA)(const struct op_call *call, uint64_t begin, uint64_t end)
+{
+	const bool wide = call->out[0].dtype == GPUQ_F32;
+
+	switch (call->in[0].dtype) {
+	case GPUQ_F32:
+		rows(call, begin, end, GPUQ_F32, GPUQ_F32);
+		break;
+	case GPUQ_F16:
+		rows(call, begin, end, GPUQ_F16, wide ? GPUQ_F32 : GPUQ_F16);
+		break;
+	default:
+		rows(call, begin, end, GPUQ_BF16, wide ? GPUQ_F32 : GPUQ_BF16);
+		break;
+	}
+}
