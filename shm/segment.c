@@ -14,7 +14,7 @@
 #define MFD_NOEXEC_SEAL 8u
 #endif
 
-static int memfd(const char *name)
+int segment_memfd(const char *name)
 {
 	/* Kernels before 6.3 refuse the flag that keeps the memory from being executed. */
 	int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
@@ -24,17 +24,23 @@ static int memfd(const char *name)
 	return fd < 0 ? -errno : fd;
 }
 
+int segment_seal(int fd)
+{
+	if (fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
+		return -errno;
+	return 0;
+}
+
 int segment_create(const char *name, uint64_t bytes)
 {
-	int fd = memfd(name);
+	int fd = segment_memfd(name);
 
 	if (fd < 0)
 		return fd;
-	if (fallocate(fd, 0, 0, (off_t)bytes) < 0 ||
-		fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0) {
-		int r = errno == ENOSPC ? -ENOMEM : -errno;
+	int r = fallocate(fd, 0, 0, (off_t)bytes) < 0 ? -errno : segment_seal(fd);
+	if (r < 0) {
 		close(fd);
-		return r;
+		return r == -ENOSPC ? -ENOMEM : r;
 	}
 	return fd;
 }

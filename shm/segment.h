@@ -17,6 +17,13 @@
  */
 int segment_create(const char *name, uint64_t bytes);
 
+/*
+ * The parts of segment_create(), for those who allocate the pages (fallocate from 0) in the
+ * background: an empty memfd, and the seals once it is full.
+ */
+int segment_memfd(const char *name);
+int segment_seal(int fd);
+
 /* Maps a whole segment, read-write or read-only. Returns 0 or a negative errno. */
 int segment_map(int fd, uint64_t bytes, bool writable, void **ret_base);
 

@@ -1,0 +1,385 @@
+/* SPDX-License-Identifier: MIT */
+/* gpuqd's configuration: a table of keys, and where their values come from. */
+#include "daemon/config.h"
+
+#include "daemon/log.h"
+#include "shm/wire.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <ini.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define CONFIG_LINE_MAX 190 /* libinih cuts lines at 200 bytes */
+
+#define AT(field) offsetof(struct config, field), sizeof(((struct config *)0)->field)
+
+const struct config_key config_keys[] = {
+	{"socket", CONFIG_TEXT, AT(socket), "", 0, 0,
+		"path of the socket; empty: $XDG_RUNTIME_DIR/gpuq-0, else /run/gpuq/gpuq-0"},
+	{"socket_mode", CONFIG_MODE, AT(socket_mode), "0660", 0600, 0777,
+		"permissions of the socket: who may write to it may connect"},
+	{"device", CONFIG_TEXT, AT(device), "auto", 0, 0, "cpu, cuda, cuda:N, or auto"},
+	{"workers", CONFIG_NUMBER, AT(workers), "0", 0, 1024,
+		"worker threads of the CPU device; 0: as many as fit"},
+	{"poll_us", CONFIG_NUMBER, AT(poll_us), "50", 0, 1000000,
+		"microseconds that dispatch polls idle channels before it sleeps"},
+	{"max_clients", CONFIG_NUMBER, AT(max_clients), "512", 1, 16384, "connections"},
+	{"max_clients_per_user", CONFIG_NUMBER, AT(max_clients_per_user), "256", 1, 16384,
+		"connections of one user id"},
+	{"max_channels", CONFIG_NUMBER, AT(max_channels), "1024", 1, 65536, "open channels"},
+	{"max_channels_per_client", CONFIG_NUMBER, AT(max_channels_per_client), "64", 1, 65536,
+		"open channels of one connection"},
+	{"max_arena_bytes", CONFIG_BYTES, AT(max_arena_bytes), "256M", 4096, WIRE_MAX_ARENA,
+		"payload memory of one channel"},
+	{"max_client_bytes", CONFIG_BYTES, AT(max_client_bytes), "1G", 4096, 1ull << 50,
+		"shared memory of one connection"},
+	{"max_total_bytes", CONFIG_BYTES, AT(max_total_bytes), "0", 0, 1ull << 50,
+		"shared memory of all connections; 0: half of the machine's memory"},
+	{"max_in_flight", CONFIG_NUMBER, AT(max_in_flight), "4096", 16, 1u << 20,
+		"submissions accepted and not completed, all channels together"},
+	{"handshake_timeout_ms", CONFIG_NUMBER, AT(handshake_timeout_ms), "2000", 1, 600000,
+		"milliseconds that a new connection has for its first message"},
+	{"drain_timeout_ms", CONFIG_NUMBER, AT(drain_timeout_ms), "10000", 0, 3600000,
+		"milliseconds that work in flight has to finish when gpuqd is told to end"},
+	{"log", CONFIG_TEXT, AT(log), "info", 0, 0, "error, warn, info or debug"},
+};
+
+const uint32_t config_n_keys = sizeof(config_keys) / sizeof(config_keys[0]);
+
+static void *key_place(const struct config *config, const struct config_key *key)
+{
+	return (char *)config + key->offset;
+}
+
+static const struct config_key *key_find(const char *name)
+{
+	for (uint32_t i = 0; i < config_n_keys; i++) {
+		if (strcmp(config_keys[i].name, name) == 0)
+			return &config_keys[i];
+	}
+	return NULL;
+}
+
+static void map_name(const char *from, char *to, size_t size, int (*map)(int))
+{
+	size_t i;
+
+	for (i = 0; from[i] != '\0' && i + 1 < size; i++)
+		to[i] = (char)map((unsigned char)from[i]);
+	to[i] = '\0';
+}
+
+static int dash(int c)
+{
+	return c == '_' ? '-' : c;
+}
+
+void config_flag_name(const struct config_key *key, char *name, size_t size)
+{
+	map_name(key->name, name, size, dash);
+}
+
+void config_variable_name(const struct config_key *key, char *name, size_t size)
+{
+	snprintf(name, size, "GPUQ_");
+	map_name(key->name, name + 5, size - 5, toupper);
+}
+
+/* What a letter behind a number of bytes multiplies it with, as a shift; -1: no such letter. */
+static int unit_shift(const char *text)
+{
+	static const char units[] = "KMGT";
+	const char *unit = text[0] == '\0' ? NULL : strchr(units, toupper((unsigned char)text[0]));
+
+	if (text[0] == '\0')
+		return 0;
+	if (unit == NULL || text[1] != '\0')
+		return -1;
+	return 10 * (int)(unit - units + 1);
+}
+
+static bool number_parse(const struct config_key *key, const char *text, uint64_t *ret_value)
+{
+	char *end;
+
+	if (!isdigit((unsigned char)text[0]))
+		return false;
+	errno = 0;
+	uint64_t v = strtoull(text, &end, key->type == CONFIG_MODE ? 8 : 10);
+	if (errno != 0)
+		return false;
+	int shift = key->type == CONFIG_BYTES ? unit_shift(end) : (*end == '\0' ? 0 : -1);
+	if (shift < 0 || v > UINT64_MAX >> shift)
+		return false;
+	*ret_value = v << shift;
+	return true;
+}
+
+static void number_print(const struct config_key *key, uint64_t v, char *text, size_t size)
+{
+	static const char units[] = "KMGT";
+	int unit = -1;
+
+	if (key->type == CONFIG_MODE) {
+		snprintf(text, size, "%04llo", (unsigned long long)v);
+		return;
+	}
+	while (key->type == CONFIG_BYTES && v != 0 && v % 1024 == 0 && unit < 3) {
+		v /= 1024;
+		unit++;
+	}
+	snprintf(text, size, "%llu%.*s", (unsigned long long)v, unit >= 0,
+		units + (unit >= 0 ? unit : 0));
+}
+
+static bool device_valid(const char *text)
+{
+	if (strcmp(text, "auto") == 0 || strcmp(text, "cpu") == 0 || strcmp(text, "cuda") == 0)
+		return true;
+	return strncmp(text, "cuda:", 5) == 0 && isdigit((unsigned char)text[5]) &&
+		text[5 + strspn(text + 5, "0123456789")] == '\0';
+}
+
+static int text_set(struct config *config, const struct config_key *key, const char *value,
+	struct config_error *ret_error)
+{
+	enum log_level level;
+	const char *wanted = NULL;
+
+	if (strlen(value) >= key->size) {
+		snprintf(ret_error->text, sizeof(ret_error->text), "%s is longer than %zu bytes",
+			key->name, key->size - 1);
+		return -EINVAL;
+	}
+	if (strcmp(key->name, "device") == 0 && !device_valid(value))
+		wanted = "auto, cpu, cuda or cuda:N";
+	if (strcmp(key->name, "log") == 0 && !log_level_parse(value, &level))
+		wanted = "error, warn, info or debug";
+	if (wanted != NULL) {
+		snprintf(ret_error->text, sizeof(ret_error->text), "%s is '%s', but must be %s",
+			key->name, value, wanted);
+		return -EINVAL;
+	}
+	snprintf(key_place(config, key), key->size, "%s", value);
+	return 0;
+}
+
+static int number_set(struct config *config, const struct config_key *key, const char *value,
+	struct config_error *ret_error)
+{
+	static const char *const kinds[] = {
+		[CONFIG_NUMBER] = "a number",
+		[CONFIG_BYTES] = "a number of bytes (K, M, G or T may follow)",
+		[CONFIG_MODE] = "octal permissions",
+	};
+	char min[32], max[32];
+	uint64_t v;
+
+	if (number_parse(key, value, &v) && v >= key->min && v <= key->max) {
+		*(uint64_t *)key_place(config, key) = v;
+		return 0;
+	}
+	number_print(key, key->min, min, sizeof(min));
+	number_print(key, key->max, max, sizeof(max));
+	snprintf(ret_error->text, sizeof(ret_error->text),
+		"%s is '%.64s', but must be %s from %s to %s", key->name, value, kinds[key->type],
+		min, max);
+	return -EINVAL;
+}
+
+int config_set(
+	struct config *config, const char *name, const char *value, struct config_error *ret_error)
+{
+	const struct config_key *key = key_find(name);
+
+	if (key == NULL) {
+		snprintf(ret_error->text, sizeof(ret_error->text),
+			"there is no key '%.64s'; gpuqd --help lists them", name);
+		return -EINVAL;
+	}
+	if (key->type == CONFIG_TEXT)
+		return text_set(config, key, value, ret_error);
+	return number_set(config, key, value, ret_error);
+}
+
+void config_init(struct config *config)
+{
+	struct config_error error;
+
+	*config = (struct config){0};
+	for (uint32_t i = 0; i < config_n_keys; i++)
+		(void)config_set(config, config_keys[i].name, config_keys[i].preset, &error);
+}
+
+/* A file being read. libinih does not tell its handler where it is, so we count the lines. */
+struct reader {
+	FILE *file;
+	unsigned int line;
+	bool too_long;
+	struct config *config;
+	uint64_t seen; /* keys, as bits: setting one twice is a mistake */
+	unsigned int bad_line;
+	struct config_error *error;
+};
+
+static char *reader_line(char *text, int size, void *user)
+{
+	struct reader *r = user;
+
+	if (r->too_long || fgets(text, size, r->file) == NULL)
+		return NULL;
+	r->line++;
+	r->too_long = strlen(text) > CONFIG_LINE_MAX;
+	return r->too_long ? NULL : text;
+}
+
+static int reader_key(void *user, const char *section, const char *name, const char *value)
+{
+	struct reader *r = user;
+	const struct config_key *key = key_find(name);
+	uint64_t bit = key == NULL ? 0 : 1ull << (key - config_keys);
+	struct config_error *error = r->error;
+
+	_Static_assert(sizeof(config_keys) / sizeof(config_keys[0]) <= 64, "bits of seen");
+	if (r->bad_line != 0)
+		return 0;
+	r->bad_line = r->line;
+	if (section[0] != '\0' && strcmp(section, "gpuqd") != 0) {
+		snprintf(error->text, sizeof(error->text),
+			"there is no section [%.64s]; keys stand alone or under [gpuqd]", section);
+		return 0;
+	}
+	if ((r->seen & bit) != 0) {
+		snprintf(error->text, sizeof(error->text),
+			"%s is set twice (a line that starts with a space continues the one above)",
+			name);
+		return 0;
+	}
+	if (config_set(r->config, name, value, error) < 0)
+		return 0;
+	r->seen |= bit;
+	r->bad_line = 0;
+	return 1;
+}
+
+/* Puts a place in front of a reason. */
+static void error_place(struct config_error *error, const char *place, const char *reason)
+{
+	const struct config_error copy = *error;
+
+	if (reason == NULL)
+		reason = copy.text;
+	snprintf(error->text, sizeof(error->text), "%.500s: %.500s", place, reason);
+}
+
+static int reader_fail(struct reader *r, const char *path, unsigned int line, const char *reason)
+{
+	char place[512];
+
+	snprintf(place, sizeof(place), "%.480s:%u", path, line);
+	error_place(r->error, place, reason);
+	return -EINVAL;
+}
+
+int config_read_file(struct config *config, const char *path, struct config_error *ret_error)
+{
+	struct reader r = {.config = config, .error = ret_error};
+
+	r.file = fopen(path, "re");
+	if (r.file == NULL) {
+		int e = -errno;
+		snprintf(ret_error->text, sizeof(ret_error->text), "%s: %s", path, strerror(-e));
+		return e;
+	}
+	int line = ini_parse_stream(reader_line, &r, reader_key, &r);
+	bool broken = ferror(r.file) != 0;
+	fclose(r.file);
+	if (broken) {
+		snprintf(ret_error->text, sizeof(ret_error->text), "%s: cannot be read", path);
+		return -EIO;
+	}
+	/* First: a key that we refused, a line that libinih refused, one too long for it. */
+	if (r.bad_line != 0 && (int)r.bad_line == line)
+		return reader_fail(&r, path, r.bad_line, NULL);
+	if (line > 0)
+		return reader_fail(&r, path, (unsigned int)line, "this is not 'key = value'");
+	if (line < 0)
+		return reader_fail(&r, path, r.line, "no memory to read on");
+	if (r.too_long)
+		return reader_fail(&r, path, r.line, "this line is too long");
+	return 0;
+}
+
+int config_read_environment(struct config *config, struct config_error *ret_error)
+{
+	char name[64];
+
+	for (uint32_t i = 0; i < config_n_keys; i++) {
+		config_variable_name(&config_keys[i], name, sizeof(name));
+		const char *value = getenv(name);
+		if (value == NULL)
+			continue;
+		int r = config_set(config, config_keys[i].name, value, ret_error);
+		if (r < 0) {
+			char place[80];
+			snprintf(place, sizeof(place), "environment: %s", name);
+			error_place(ret_error, place, NULL);
+			return r;
+		}
+	}
+	return 0;
+}
+
+void config_find_file(char *path, size_t size)
+{
+	const char *xdg = getenv("XDG_CONFIG_HOME");
+	const char *home = getenv("HOME");
+
+	if (xdg != NULL && xdg[0] == '/')
+		snprintf(path, size, "%s/gpuq/gpuqd.conf", xdg);
+	else if (home != NULL && home[0] == '/')
+		snprintf(path, size, "%s/.config/gpuq/gpuqd.conf", home);
+	else
+		path[0] = '\0';
+	if (path[0] != '\0' && access(path, F_OK) == 0)
+		return;
+	snprintf(path, size, "/etc/gpuq/gpuqd.conf");
+	if (access(path, F_OK) < 0)
+		path[0] = '\0';
+}
+
+void config_print(const struct config *config, FILE *out)
+{
+	char number[32];
+
+	for (uint32_t i = 0; i < config_n_keys; i++) {
+		const struct config_key *key = &config_keys[i];
+		const char *value = key_place(config, key);
+
+		if (key->type != CONFIG_TEXT) {
+			number_print(
+				key, *(uint64_t *)key_place(config, key), number, sizeof(number));
+			value = number;
+		}
+		fprintf(out, "# %s\n%s = %s\n", key->doc, key->name, value);
+	}
+}
+
+void config_help(FILE *out)
+{
+	char flag[64];
+
+	for (uint32_t i = 0; i < config_n_keys; i++) {
+		const struct config_key *key = &config_keys[i];
+
+		config_flag_name(key, flag, sizeof(flag));
+		fprintf(out, "  --%-26s %s", flag, key->doc);
+		if (key->preset[0] != '\0')
+			fprintf(out, " [%s]", key->preset);
+		fputc('\n', out);
+	}
+}

@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * config.h: what gpuqd can be told. One table of keys drives the configuration file (INI), the
+ * environment (GPUQ_<KEY>), the command line (--<key>), the help and --print-config. Later ones
+ * win: presets, file, environment, command line.
+ */
+#ifndef GPUQ_DAEMON_CONFIG_H
+#define GPUQ_DAEMON_CONFIG_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#define CONFIG_PATH_MAX 4096
+
+struct config {
+	char socket[104]; /* "": see listener_default_path() */
+	char device[32];  /* "auto", "cpu", "cuda" or "cuda:N" */
+	char log[8];
+	uint64_t socket_mode;
+	uint64_t workers; /* of the CPU device; 0: as many as fit */
+	uint64_t poll_us;
+	uint64_t max_clients, max_clients_per_user;
+	uint64_t max_channels, max_channels_per_client;
+	uint64_t max_arena_bytes, max_client_bytes, max_total_bytes;
+	uint64_t max_in_flight;
+	uint64_t handshake_timeout_ms, drain_timeout_ms;
+};
+
+enum config_type {
+	CONFIG_TEXT,
+	CONFIG_NUMBER,
+	CONFIG_BYTES, /* a number with an optional K, M, G or T */
+	CONFIG_MODE,  /* octal */
+};
+
+struct config_key {
+	const char *name; /* in the file; upper case in the environment; '-' for '_' in a flag */
+	enum config_type type;
+	size_t offset; /* in struct config: char[size] for CONFIG_TEXT, else uint64_t */
+	size_t size;
+	const char *preset;
+	uint64_t min, max;
+	const char *doc;
+};
+
+extern const struct config_key config_keys[];
+extern const uint32_t config_n_keys;
+
+/* Why something was refused: one sentence, for people. */
+struct config_error {
+	char text[1024];
+};
+
+void config_init(struct config *config);
+
+/* Sets one key from text. -EINVAL when the key or the value is not understood. */
+int config_set(
+	struct config *config, const char *key, const char *value, struct config_error *ret_error);
+
+/* Sets what a file says. -ENOENT when it does not exist, -EINVAL for a line in it, or another. */
+int config_read_file(struct config *config, const char *path, struct config_error *ret_error);
+
+/* Sets what the environment says. */
+int config_read_environment(struct config *config, struct config_error *ret_error);
+
+/* Path of the file to read when none was named, or "" when there is none. */
+void config_find_file(char *path, size_t size);
+
+/* Writes it all as a file that config_read_file() understands. */
+void config_print(const struct config *config, FILE *out);
+
+/* Writes the part of the help that describes the keys. */
+void config_help(FILE *out);
+
+/* A key's flag without the dashes in front, or its variable in the environment. */
+void config_flag_name(const struct config_key *key, char *name, size_t size);
+void config_variable_name(const struct config_key *key, char *name, size_t size);
+
+#endif

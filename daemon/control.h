@@ -1,0 +1,298 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * control.h: the control process of gpuqd. One thread and one io_uring: it accepts connections,
+ * speaks shm/proto.h with clients (session.c), makes and reclaims their channels (channel.c),
+ * keeps a device process running (control_device.c) and publishes what happens (control_stats.c).
+ * It waits in one place only, for completions of the ring, and never touches a ring of a channel.
+ *
+ * Every operation on the ring carries in its user data what it is for and the index of the record
+ * it belongs to. A record is used again only when all its operations have completed, so the
+ * index needs no generation.
+ *
+ *	session   FREE -> HANDSHAKE -> LIVE -> CLOSING -> FREE
+ *	          CLOSING: shut down; waits for its operations and its channels
+ *	channel   FREE -> ALLOCATING -> ADDING -> OPEN -> REMOVING -> PUNCHING -> FREE
+ *	          ALLOCATING, PUNCHING: pages come or go in the background (io_uring fallocate)
+ *	          ADDING, REMOVING: the device process has been asked
+ *	device    DOWN -> STARTING -> READY -> (ended) -> STARTING ...
+ */
+#ifndef GPUQ_DAEMON_CONTROL_H
+#define GPUQ_DAEMON_CONTROL_H
+
+#include "daemon/config.h"
+#include "daemon/devlink.h"
+#include "daemon/listen.h"
+#include "shm/clock.h"
+#include "shm/proto.h"
+#include "shm/stats.h"
+#include "shm/wire.h"
+
+#include <liburing.h>
+#include <stdbool.h>
+#include <sys/queue.h>
+#include <sys/signalfd.h>
+#include <sys/types.h>
+
+/* What an operation on the ring is for. */
+enum op_kind {
+	OP_IGNORE,	 /* nobody waits for its completion */
+	OP_ACCEPT,	 /* index: 1 for the administrative socket */
+	OP_ACCEPT_READY, /* a connection waits while there are no descriptors; index as above */
+	OP_SIGNAL,
+	OP_TICK,
+	OP_HANDSHAKE, /* the oldest handshake's deadline */
+	OP_DRAIN,     /* the drain's deadline */
+	OP_RECV,      /* index: session */
+	OP_PIDFD,     /* index: session */
+	OP_ALLOCATE,  /* index: channel */
+	OP_PUNCH,     /* index: channel */
+	OP_LINK_RECV,
+	OP_LINK_ROOM,
+};
+
+enum channel_state {
+	CHANNEL_FREE = 0,
+	CHANNEL_ALLOCATING,
+	CHANNEL_ADDING,
+	CHANNEL_OPEN,
+	CHANNEL_REMOVING,
+	CHANNEL_PUNCHING,
+};
+
+struct channel {
+	enum channel_state state;
+	uint32_t index, generation;
+	uint32_t serial;	   /* of the request that is to be answered */
+	bool answer;		   /* MSG_CLOSE waits for its answer */
+	bool closing;		   /* reclaim it as soon as its state allows */
+	bool add, recover, remove; /* owed to the device process; see device_pump() */
+	bool queued;		   /* in device.outbox */
+	int segment_fd, eventfd, pipe_read, pipe_write;
+	uint32_t sq_entries, cq_entries, priority, abi;
+	uint64_t arena_bytes, segment_bytes, start;
+	struct session *session;
+	LIST_ENTRY(channel) of_session;
+	TAILQ_ENTRY(channel) in_list; /* device.outbox, or control.free_channels */
+};
+
+enum session_state { SESSION_FREE = 0, SESSION_HANDSHAKE, SESSION_LIVE, SESSION_CLOSING };
+
+/* Where the one message with descriptors stands that a session may have. */
+enum session_fds { FDS_NONE, FDS_ASKED, FDS_SENT };
+
+struct session {
+	enum session_state state;
+	uint32_t index, generation;
+	int fd, pidfd; /* pidfd -1: its process cannot be watched, only its connection */
+	bool admin;
+	bool receiving, watching; /* operations on the ring */
+	bool reset;		  /* the peer closed without reading; what it sent is still there */
+	enum session_fds fds;
+	uint32_t fds_messages; /* sent since its queue was last seen empty */
+	uint32_t abi;
+	pid_t pid;
+	uid_t uid;
+	uint64_t deadline_ns; /* of the handshake */
+	uint64_t bytes;	      /* of its segments */
+	uint32_t n_channels;
+	char name[GPUQ_NAME_MAX];
+	LIST_HEAD(, channel) channels;
+	TAILQ_ENTRY(session) in_list; /* control.handshakes, or .free_sessions */
+	/* The packet being received; one that is too long shows as longer than this. */
+	_Alignas(8) char packet[MSG_MAX];
+};
+
+TAILQ_HEAD(session_list, session);
+TAILQ_HEAD(channel_list, channel);
+
+enum device_state { DEVICE_DOWN, DEVICE_STARTING, DEVICE_READY };
+
+#define DEVICE_MAX_DEATHS 5
+#define DEVICE_DEATHS_NS (10ull * 1000000000u)
+
+/* The device process, seen from the control process. */
+struct device {
+	enum device_state state;
+	uint32_t index; /* in page and statistics */
+	pid_t pid;	/* 0: none */
+	int link_fd;	/* -1: none */
+	int ledger_fd;
+	bool receiving, waiting_room; /* operations on the ring */
+	bool was_ready;		      /* some device process has been ready */
+	bool drain;		      /* DEVLINK_DRAIN is owed */
+	bool start_later;	      /* could not be started: at the next tick */
+	uint64_t epoch;
+	uint64_t deaths_ns[DEVICE_MAX_DEATHS]; /* a ring of the last ones */
+	uint32_t n_deaths;
+	struct devlink_msg in;
+	struct channel_list outbox;
+	char failure[128];
+};
+
+struct control {
+	const struct config *config;
+	struct io_uring ring;
+	struct listener listener;
+	int reserve_fd; /* given up to refuse a connection when there is no other descriptor */
+	int signal_fd;
+	struct signalfd_siginfo signal;
+	bool accepting[2], accept_later[2]; /* clients, administrators */
+
+	struct session *sessions; /* clients, then administrators */
+	uint32_t n_sessions;
+	struct session_list free_sessions[2];
+	struct session_list handshakes; /* in the order of their deadlines */
+	bool handshake_timer;
+
+	struct channel *channels;
+	struct channel_list free_channels;
+	uint64_t total_bytes, max_total_bytes; /* of all segments */
+	uint32_t n_channels;
+	uint64_t start_index;
+
+	struct device device;
+
+	struct clock_line clock;
+	struct wire_page *page;
+	int page_fd, page_ro_fd;
+	struct stats stats;
+	int stats_fd;
+
+	bool draining; /* ends when nothing is in flight or time is up */
+	bool finished;
+	int exit_code;
+	struct __kernel_timespec tick, handshake_at, drain_at;
+};
+
+/* Runs the control process until it ends; returns its exit code. Logs its errors. */
+int control_main(const struct config *config);
+
+/* --- control.c --- */
+
+/* A place in the ring's submission queue; never NULL. Prepare it, then tag it. */
+struct io_uring_sqe *control_sqe(struct control *c);
+
+static inline void control_tag(struct io_uring_sqe *sqe, enum op_kind kind, uint32_t index)
+{
+	io_uring_sqe_set_data64(sqe, (uint64_t)kind << 32 | index);
+}
+
+/* Asks for an operation to end early; it completes with -ECANCELED, unless it was quicker. */
+void control_cancel(struct control *c, enum op_kind kind, uint32_t index);
+
+/* The device is ready for the first time: clients may come. */
+void control_serve(struct control *c);
+
+/* Lets what is in flight finish, then ends. `why` is for the log. */
+void control_drain(struct control *c, const char *why);
+
+/* The device process has nothing in flight any more. */
+void control_drained(struct control *c);
+
+/* Ends with the next round of the loop. */
+void control_finish(struct control *c, int exit_code);
+
+/* Tells all clients that it is over: they are closed. */
+void control_goodbye(struct control *c, int status, const char *text);
+
+/* --- control_stats.c --- */
+
+/* Makes the daemon page and the statistics object. Negative errno, and logs it. */
+int control_publish(struct control *c);
+
+/* Removes the statistics object (after a clean end only). */
+void control_unpublish(struct control *c);
+
+void control_set_state(struct control *c, enum wire_state state);
+
+/* Once a second: heartbeat, clients that stall. */
+void control_tick(struct control *c);
+
+/* --- control_device.c --- */
+
+/* Starts the device process. Negative errno, and logs it. */
+int device_start(struct control *c);
+
+/* SIGCHLD: the device process may have ended. */
+void device_reap(struct control *c);
+
+/* Starts a new one when process and link of the last one are both gone. */
+void device_replace(struct control *c);
+
+/* Sends what is owed to the device process, as far as there is room. */
+void device_pump(struct control *c);
+
+/* Completions of OP_LINK_RECV and OP_LINK_ROOM. */
+void device_received(struct control *c, int result);
+void device_has_room(struct control *c);
+
+/* The channel's `add` or `remove` was set: tells the device process, now or when it can. */
+void device_tell(struct control *c, struct channel *ch);
+
+/* Asks the device process to finish what it has. */
+void device_drain(struct control *c);
+
+/* Closes the link and waits for the device process to end. */
+void device_stop(struct control *c);
+
+/* --- session.c --- */
+
+int session_table_create(struct control *c);
+
+/* Accepts on both sockets from now on. */
+void session_listen(struct control *c, bool admin);
+
+/* Completions of OP_ACCEPT, OP_ACCEPT_READY, OP_HANDSHAKE, OP_RECV and OP_PIDFD. */
+void session_accepted(struct control *c, bool admin, int result, bool more);
+void session_accept_ready(struct control *c, bool admin);
+void session_deadline(struct control *c);
+void session_received(struct control *c, struct session *s, int result);
+void session_process_ended(struct control *c, struct session *s, int result);
+
+/* Ends a session: its channels are reclaimed, its record is freed when all has come back. */
+void session_close(struct control *c, struct session *s);
+
+/* One of the session's channels or operations has come back. */
+void session_release(struct control *c, struct session *s);
+
+/* Sends MSG_GOODBYE and closes. */
+void session_goodbye(struct control *c, struct session *s, int status, const char *text);
+
+/* Sends a message, with up to 3 descriptors; a client that does not read is closed: false. */
+bool session_send(struct control *c, struct session *s, void *msg, uint16_t type, uint16_t bytes,
+	uint32_t serial, const int *fds, uint32_t n_fds);
+
+/* Answers a request with MSG_ERROR. */
+__attribute__((format(printf, 5, 6))) void session_refuse(
+	struct control *c, struct session *s, uint32_t serial, int status, const char *format, ...);
+
+/* --- session_message.c --- */
+
+/* One packet of `bytes` bytes from a client, in s->packet. */
+void session_message(struct control *c, struct session *s, uint32_t bytes);
+
+/* Answers with MSG_ERROR -GPUQ_EPROTO, counts it, and closes. */
+__attribute__((format(printf, 4, 5))) void session_broke_protocol(
+	struct control *c, struct session *s, uint32_t serial, const char *format, ...);
+
+/* --- channel.c --- */
+
+int channel_table_create(struct control *c);
+
+/* MSG_OPEN and MSG_CLOSE. */
+void channel_open(struct control *c, struct session *s, const struct msg_open *m);
+void channel_close_request(struct control *c, struct session *s, const struct msg_close *m);
+
+/* Reclaims a channel as soon as its state allows. */
+void channel_close(struct control *c, struct channel *ch);
+
+/* Completions of OP_ALLOCATE and OP_PUNCH. */
+void channel_allocated(struct control *c, struct channel *ch, int result);
+void channel_punched(struct control *c, struct channel *ch, int result);
+
+/* The device process answered. */
+void channel_added(struct control *c, struct channel *ch);
+void channel_removed(struct control *c, struct channel *ch);
+void channel_poisoned(struct control *c, struct channel *ch);
+
+#endif

@@ -1,0 +1,440 @@
+/* SPDX-License-Identifier: MIT */
+/* The device process, seen from the control process: started, told, replaced when it ends. */
+#include "daemon/control.h"
+#include "daemon/log.h"
+#include "shm/atomics.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define DEVICE_STOP_MS 2000 /* for a device process to end by itself */
+#define SPARE_FD 16	    /* above all descriptors that have a fixed place */
+
+static struct stats_device *record(struct control *c)
+{
+	return &c->stats.devices[c->device.index];
+}
+
+/* --- Starting ------------------------------------------------------------------------------ */
+
+/* Puts descriptors in their places; they may lie in each other's now. Between fork and exec. */
+static bool place_descriptors(const int from[4])
+{
+	int spare[4], null;
+
+	for (int i = 0; i < 4; i++) {
+		spare[i] = fcntl(from[i], F_DUPFD_CLOEXEC, SPARE_FD);
+		if (spare[i] < 0)
+			return false;
+	}
+	for (int i = 0; i < 4; i++) {
+		if (dup2(spare[i], DEVLINK_FD_LINK + i) < 0)
+			return false;
+	}
+	null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	return null >= 0 && dup2(null, STDIN_FILENO) == STDIN_FILENO &&
+		dup2(null, STDOUT_FILENO) == STDOUT_FILENO &&
+		syscall(SYS_close_range, DEVLINK_FD_LEDGER + 1, ~0u, 0) == 0;
+}
+
+/* The child's part of device_start(): only async-signal-safe calls. */
+static void __attribute__((noreturn)) become_device(pid_t parent, const int fds[4])
+{
+	char *const argv[] = {"gpuqd", "--device-process", NULL};
+	sigset_t none;
+
+	/* A terminal's signals go to both processes; the control process decides about them. */
+	signal(SIGINT, SIG_IGN);
+	signal(SIGTERM, SIG_IGN);
+	signal(SIGHUP, SIG_IGN);
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
+	if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || getppid() != parent)
+		_exit(126);
+	if (!place_descriptors(fds))
+		_exit(126);
+	execv("/proc/self/exe", argv);
+	_exit(127);
+}
+
+static int device_fork(struct control *c)
+{
+	struct device *d = &c->device;
+	pid_t parent = getpid();
+	int pair[2];
+
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+		return -errno;
+	const int fds[] = {pair[1], c->page_fd, c->stats_fd, d->ledger_fd};
+	pid_t pid = fork();
+	if (pid == 0)
+		become_device(parent, fds);
+	int r = pid < 0 ? -errno : 0;
+	close(pair[1]);
+	if (r < 0) {
+		close(pair[0]);
+		return r;
+	}
+	d->link_fd = pair[0];
+	d->pid = pid;
+	return 0;
+}
+
+static void device_receive(struct control *c)
+{
+	struct io_uring_sqe *sqe = control_sqe(c);
+
+	io_uring_prep_recv(sqe, c->device.link_fd, &c->device.in, sizeof(c->device.in), 0);
+	control_tag(sqe, OP_LINK_RECV, 0);
+	c->device.receiving = true;
+}
+
+/* Sends one message with up to 3 descriptors. Never waits. */
+static int link_send(const struct device *d, const struct devlink_msg *m, const int fds[3])
+{
+	union {
+		struct cmsghdr align;
+		char bytes[CMSG_SPACE(3 * sizeof(int))];
+	} u = {0};
+	struct iovec iov = {.iov_base = (void *)m, .iov_len = sizeof(*m)};
+	struct msghdr mh = {.msg_iov = &iov, .msg_iovlen = 1};
+
+	if (fds != NULL) {
+		mh.msg_control = u.bytes;
+		mh.msg_controllen = sizeof(u.bytes);
+		struct cmsghdr *cm = CMSG_FIRSTHDR(&mh);
+		cm->cmsg_level = SOL_SOCKET;
+		cm->cmsg_type = SCM_RIGHTS;
+		cm->cmsg_len = CMSG_LEN(3 * sizeof(int));
+		memcpy(CMSG_DATA(cm), fds, 3 * sizeof(int));
+	}
+	return sendmsg(d->link_fd, &mh, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 ? -errno : 0;
+}
+
+int device_start(struct control *c)
+{
+	struct device *d = &c->device;
+	struct devlink_msg m = {
+		.type = DEVLINK_START,
+		.device = d->index,
+		.workers = (uint32_t)c->config->workers,
+		.poll_us = (uint32_t)c->config->poll_us,
+		.max_channels = (uint32_t)c->config->max_channels,
+		.max_in_flight = (uint32_t)c->config->max_in_flight,
+		.text = "cpu",
+	};
+
+	d->epoch++;
+	shm_store_release(&c->page->devices[d->index].epoch, d->epoch);
+	shm_store_relaxed(&record(c)->epoch, d->epoch);
+	int r = device_fork(c);
+	if (r < 0) {
+		log_error("the device process cannot be started: %s", strerror(-r));
+		return r;
+	}
+	d->state = DEVICE_STARTING;
+	d->failure[0] = '\0';
+	record(c)->pid = (uint32_t)d->pid;
+	shm_store_release_u32(&record(c)->state, STATS_DEVICE_STARTING);
+	/* The socket is new: this cannot fail for want of room, and a dead peer shows as EOF. */
+	(void)link_send(d, &m, NULL);
+	device_receive(c);
+	return 0;
+}
+
+/* --- Telling ------------------------------------------------------------------------------- */
+
+static void device_wait_room(struct control *c)
+{
+	struct io_uring_sqe *sqe = control_sqe(c);
+
+	io_uring_prep_poll_add(sqe, c->device.link_fd, POLLOUT);
+	control_tag(sqe, OP_LINK_ROOM, 0);
+	c->device.waiting_room = true;
+}
+
+/* Sends the next thing that is owed for a channel: first that it is there, then that it goes. */
+static int channel_send(struct device *d, struct channel *ch)
+{
+	const int fds[3] = {ch->segment_fd, ch->eventfd, ch->pipe_write};
+	struct devlink_msg m = {.channel = ch->index, .generation = ch->generation};
+	int r;
+
+	if (ch->add) {
+		m.type = DEVLINK_ADD;
+		m.abi = ch->session->abi;
+		m.sq_entries = ch->sq_entries;
+		m.cq_entries = ch->cq_entries;
+		m.arena_bytes = ch->arena_bytes;
+		m.start = ch->start;
+		m.priority = ch->priority;
+		m.recover = ch->recover;
+		m.device = d->index;
+		r = link_send(d, &m, fds);
+		if (r == 0)
+			ch->add = false;
+		return r;
+	}
+	m.type = DEVLINK_REMOVE;
+	r = link_send(d, &m, NULL);
+	if (r == 0)
+		ch->remove = false;
+	return r;
+}
+
+void device_pump(struct control *c)
+{
+	const struct devlink_msg drain = {.type = DEVLINK_DRAIN};
+	struct device *d = &c->device;
+	struct channel *ch;
+	int r = 0;
+
+	if (d->state != DEVICE_READY || d->waiting_room)
+		return;
+	while (r == 0 && (ch = TAILQ_FIRST(&d->outbox)) != NULL) {
+		if (ch->add || ch->remove) {
+			r = channel_send(d, ch);
+			continue;
+		}
+		TAILQ_REMOVE(&d->outbox, ch, in_list);
+		ch->queued = false;
+	}
+	if (r == 0 && d->drain) {
+		r = link_send(d, &drain, NULL);
+		d->drain = r < 0;
+	}
+	if (r == -EAGAIN)
+		device_wait_room(c);
+	/* Too many descriptors in flight: the next tick tries again. A dead peer shows as EOF. */
+}
+
+static void outbox_add(struct device *d, struct channel *ch)
+{
+	if (ch->queued)
+		return;
+	ch->queued = true;
+	TAILQ_INSERT_TAIL(&d->outbox, ch, in_list);
+}
+
+void device_tell(struct control *c, struct channel *ch)
+{
+	/* A device process that comes later is told about every channel when it is ready. */
+	if (c->device.state != DEVICE_READY)
+		return;
+	outbox_add(&c->device, ch);
+	device_pump(c);
+}
+
+void device_drain(struct control *c)
+{
+	c->device.drain = true;
+	shm_store_release_u32(&record(c)->state, STATS_DEVICE_DRAINING);
+	device_pump(c);
+}
+
+/* --- Hearing ------------------------------------------------------------------------------- */
+
+/* Gives a new device process everything that its predecessor had. */
+static void device_hand_over(struct control *c)
+{
+	for (uint32_t i = 0; i < c->config->max_channels; i++) {
+		struct channel *ch = &c->channels[i];
+
+		if (ch->state != CHANNEL_ADDING && ch->state != CHANNEL_OPEN &&
+			ch->state != CHANNEL_REMOVING)
+			continue;
+		ch->add = true;
+		ch->recover = ch->state != CHANNEL_ADDING;
+		ch->remove = ch->state == CHANNEL_REMOVING;
+		outbox_add(&c->device, ch);
+	}
+}
+
+static void device_ready(struct control *c)
+{
+	struct device *d = &c->device;
+	bool first = !d->was_ready;
+
+	d->state = DEVICE_READY;
+	d->was_ready = true;
+	shm_store_release_u32(&record(c)->state, STATS_DEVICE_READY);
+	log_info("device %u is ready: %.128s (pid %ld, epoch %llu)", d->index, record(c)->name,
+		(long)d->pid, (unsigned long long)d->epoch);
+	device_hand_over(c);
+	if (c->draining)
+		device_drain(c);
+	device_pump(c);
+	if (first)
+		control_serve(c);
+}
+
+static void device_message(struct control *c, const struct devlink_msg *m)
+{
+	struct channel *ch = m->channel < c->config->max_channels ? &c->channels[m->channel] : NULL;
+	bool known = ch != NULL && ch->state != CHANNEL_FREE && ch->generation == m->generation;
+
+	switch (m->type) {
+	case DEVLINK_READY:
+		device_ready(c);
+		break;
+	case DEVLINK_FAILED:
+		snprintf(c->device.failure, sizeof(c->device.failure), "%.127s", m->text);
+		break;
+	case DEVLINK_DRAINED:
+		control_drained(c);
+		break;
+	case DEVLINK_ADDED:
+		if (known)
+			channel_added(c, ch);
+		break;
+	case DEVLINK_REMOVED:
+		if (known)
+			channel_removed(c, ch);
+		break;
+	case DEVLINK_POISONED:
+		if (known)
+			channel_poisoned(c, ch);
+		break;
+	default:
+		log_error("the device process sent a message of unknown type %u", m->type);
+	}
+}
+
+/* --- Ending -------------------------------------------------------------------------------- */
+
+/* True when device processes end faster than it makes sense to start new ones. */
+static bool device_hopeless(struct device *d)
+{
+	uint64_t now_ns = clock_monotonic_ns();
+
+	d->deaths_ns[d->n_deaths++ % DEVICE_MAX_DEATHS] = now_ns;
+	return d->n_deaths >= DEVICE_MAX_DEATHS &&
+		now_ns - d->deaths_ns[d->n_deaths % DEVICE_MAX_DEATHS] < DEVICE_DEATHS_NS;
+}
+
+static void device_give_up(struct control *c, const char *why)
+{
+	log_error("%s; gpuqd ends", why);
+	control_goodbye(c, -GPUQ_EDEVICE, why);
+	control_finish(c, 1);
+}
+
+/* Process and link are both gone: makes a new one. */
+void device_replace(struct control *c)
+{
+	struct device *d = &c->device;
+	char why[256];
+
+	if (c->finished || d->pid != 0 || d->receiving || d->waiting_room)
+		return;
+	d->start_later = false;
+	if (!d->was_ready && d->failure[0] != '\0') {
+		snprintf(why, sizeof(why), "the device cannot be used: %s", d->failure);
+		device_give_up(c, why);
+		return;
+	}
+	if (device_hopeless(d)) {
+		snprintf(why, sizeof(why), "the device process has ended %d times within %llu s",
+			DEVICE_MAX_DEATHS, DEVICE_DEATHS_NS / 1000000000u);
+		device_give_up(c, why);
+		return;
+	}
+	shm_count(&c->stats.header->device_restarts, 1);
+	d->start_later = device_start(c) < 0;
+}
+
+/* Nothing more can be said to the device process. */
+static void device_down(struct control *c)
+{
+	struct device *d = &c->device;
+	struct channel *ch;
+
+	d->state = DEVICE_DOWN;
+	shm_store_release_u32(&record(c)->state, STATS_DEVICE_GONE);
+	while ((ch = TAILQ_FIRST(&d->outbox)) != NULL) {
+		TAILQ_REMOVE(&d->outbox, ch, in_list);
+		ch->queued = false;
+	}
+}
+
+void device_received(struct control *c, int result)
+{
+	struct device *d = &c->device;
+
+	if (result > 0) {
+		if (result == (int)sizeof(d->in))
+			device_message(c, &d->in);
+		else
+			log_error("the device process sent a message of %d bytes", result);
+		device_receive(c);
+		return;
+	}
+	d->receiving = false;
+	device_down(c);
+	/* Without its link it is of no use; device_reap() hears of its end. */
+	if (d->pid != 0)
+		kill(d->pid, SIGKILL);
+	close(d->link_fd);
+	d->link_fd = -1;
+	device_replace(c);
+}
+
+void device_has_room(struct control *c)
+{
+	c->device.waiting_room = false;
+	if (c->device.state == DEVICE_DOWN)
+		device_replace(c);
+	else
+		device_pump(c);
+}
+
+void device_reap(struct control *c)
+{
+	struct device *d = &c->device;
+	int status;
+
+	if (d->pid == 0 || waitpid(d->pid, &status, WNOHANG) != d->pid)
+		return;
+	if (d->failure[0] != '\0')
+		log_error("the device process (pid %ld) gave up: %s", (long)d->pid, d->failure);
+	else if (WIFSIGNALED(status))
+		log_error("the device process (pid %ld) was killed by signal %d (%s)%s",
+			(long)d->pid, WTERMSIG(status), strsignal(WTERMSIG(status)),
+			WCOREDUMP(status) ? ", core dumped" : "");
+	else
+		log_error("the device process (pid %ld) ended with status %d", (long)d->pid,
+			WEXITSTATUS(status));
+	d->pid = 0;
+	device_replace(c);
+}
+
+void device_stop(struct control *c)
+{
+	struct device *d = &c->device;
+	int status;
+
+	if (d->pid == 0)
+		return;
+	/* An operation on the ring may hold the socket open: close() would not be heard. */
+	if (d->link_fd >= 0)
+		shutdown(d->link_fd, SHUT_RDWR);
+	struct pollfd p = {.fd = (int)syscall(SYS_pidfd_open, d->pid, 0), .events = POLLIN};
+	if (p.fd < 0 || poll(&p, 1, DEVICE_STOP_MS) != 1) {
+		log_warn("the device process (pid %ld) does not end, killing it", (long)d->pid);
+		kill(d->pid, SIGKILL);
+	}
+	if (p.fd >= 0)
+		close(p.fd);
+	waitpid(d->pid, &status, 0);
+	d->pid = 0;
+}

@@ -1,0 +1,170 @@
+/* SPDX-License-Identifier: MIT */
+/* What the control process publishes: the daemon page and its part of the statistics object. */
+#include "daemon/control.h"
+#include "daemon/log.h"
+#include "kernels/op.h"
+#include "shm/atomics.h"
+#include "shm/robust.h"
+#include "shm/segment.h"
+#include "shm/wait.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+#define STALLED_NS 1000000000u
+
+static int page_create(struct control *c)
+{
+	void *base;
+
+	c->page_fd = segment_create("gpuq-page", sizeof(struct wire_page));
+	if (c->page_fd < 0)
+		return c->page_fd;
+	int r = segment_map(c->page_fd, sizeof(struct wire_page), true, &base);
+	if (r < 0)
+		return r;
+	c->page = base;
+	c->page_ro_fd = segment_readonly_fd(c->page_fd);
+	if (c->page_ro_fd < 0)
+		return c->page_ro_fd;
+	clock_calibrate(&c->clock);
+	clock_publish(c->page, &c->clock);
+	c->page->abi = WIRE_ABI;
+	c->page->state = WIRE_STARTING;
+	c->page->cpus = wait_usable_cpus();
+	shm_store_release_u32(&c->page->magic, WIRE_MAGIC);
+	/* From here on, clients see in the page that this thread has ended. */
+	return robust_take(&c->page->owner);
+}
+
+static void stats_fill(struct control *c)
+{
+	struct stats_header *h = c->stats.header;
+	struct timespec now;
+
+	clock_gettime(CLOCK_REALTIME, &now);
+	h->state = WIRE_STARTING;
+	h->control_pid = (uint32_t)getpid();
+	h->control_uid = geteuid();
+	h->started_realtime_ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+	h->ticks_base = c->clock.ticks_base;
+	h->ns_base = c->clock.ns_base;
+	h->mult = c->clock.mult;
+	h->shift = c->clock.shift;
+	h->cpus = c->page->cpus;
+	snprintf(h->version_text, sizeof(h->version_text), "%s", GPUQ_VERSION);
+	for (uint32_t i = 0; i < op_count; i++) {
+		snprintf(c->stats.ops[i].name, GPUQ_NAME_MAX, "%s", op_table[i]->name);
+		c->stats.ops[i].state = 1;
+	}
+}
+
+int control_publish(struct control *c)
+{
+	int r = page_create(c);
+
+	if (r < 0) {
+		log_error("the daemon page cannot be made: %s", strerror(-r));
+		return r;
+	}
+	r = stats_create(c->listener.path, c->n_sessions, (uint32_t)c->config->max_channels,
+		op_count, &c->stats, &c->stats_fd);
+	if (r == -EPERM)
+		log_error("the statistics object of %s belongs to another user; remove it from "
+			  "/dev/shm",
+			c->listener.path);
+	else if (r < 0)
+		log_error("the statistics object cannot be made: %s%s", strerror(-r),
+			r == -ENOSPC ? "; make /dev/shm larger, or lower max_channels" : "");
+	if (r < 0)
+		return r;
+	stats_fill(c);
+	return stats_survive_truncation(&c->stats);
+}
+
+void control_unpublish(struct control *c)
+{
+	char name[STATS_PATH_MAX];
+
+	if (c->stats.header == NULL)
+		return;
+	stats_name(c->listener.path, name, sizeof(name));
+	shm_unlink(name);
+	stats_close(&c->stats);
+}
+
+void control_set_state(struct control *c, enum wire_state state)
+{
+	shm_store_release_u32(&c->page->state, state);
+	shm_store_release_u32(&c->stats.header->state, state);
+}
+
+/* Stopped by a signal or by a debugger. */
+static bool process_stopped(pid_t pid)
+{
+	char text[512], path[32];
+
+	snprintf(path, sizeof(path), "/proc/%ld/stat", (long)pid);
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return false;
+	ssize_t n = read(fd, text, sizeof(text) - 1);
+	close(fd);
+	if (n <= 0)
+		return false;
+	text[n] = '\0';
+	/* The state follows the name, which may itself contain brackets. */
+	const char *end = strrchr(text, ')');
+	return end != NULL && end[1] == ' ' && (end[2] == 'T' || end[2] == 't');
+}
+
+/* A client that should do something and does not. One with nothing to do costs nothing here. */
+static bool session_stalled(const struct control *c, const struct session *s, uint64_t now_ns)
+{
+	const struct channel *ch;
+	bool pending = false;
+
+	LIST_FOREACH (ch, &s->channels, of_session) {
+		const struct stats_channel *record = &c->stats.channels[ch->index];
+		uint64_t unread = shm_load_relaxed(&record->unread);
+		uint64_t active_ns = shm_load_relaxed(&record->last_active_ns);
+
+		if (ch->state != CHANNEL_OPEN)
+			continue;
+		if (unread > 0 && now_ns > active_ns && now_ns - active_ns > STALLED_NS)
+			return true;
+		pending = pending || unread > 0 || shm_load_relaxed(&record->in_flight) > 0 ||
+			shm_load_relaxed(&record->depth) > 0;
+	}
+	return pending && s->pid > 0 && process_stopped(s->pid);
+}
+
+void control_tick(struct control *c)
+{
+	uint64_t now_ns = clock_now_ns(&c->clock);
+
+	shm_store_relaxed(&c->stats.header->heartbeat_ns, now_ns);
+	for (uint32_t i = 0; i < c->n_sessions; i++) {
+		const struct session *s = &c->sessions[i];
+
+		if (s->state != SESSION_LIVE)
+			continue;
+		bool stalled = session_stalled(c, s, now_ns);
+		shm_store_release_u32(&c->stats.clients[i].state,
+			stalled ? STATS_CLIENT_STALLED : STATS_CLIENT_CONNECTED);
+	}
+	for (int admin = 0; admin < 2; admin++) {
+		if (c->accept_later[admin]) {
+			c->accept_later[admin] = false;
+			session_listen(c, admin);
+		}
+	}
+	if (c->device.start_later)
+		device_replace(c);
+	device_pump(c);
+}

@@ -1,0 +1,196 @@
+/* SPDX-License-Identifier: MIT */
+/* The sockets' place in the file system, and the lock that guards it. */
+#include "daemon/listen.h"
+
+#include "shm/proto.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#define SYSTEM_DIR "/run/gpuq"
+#define SOCKET_NAME "gpuq-0"
+#define LOCK_SUFFIX ".lock"
+#define BACKLOG 128
+
+int listener_default_path(char *path, size_t size, char error[LISTEN_ERROR_MAX])
+{
+	const char *dir = getenv("XDG_RUNTIME_DIR");
+
+	if (dir == NULL || dir[0] != '/') {
+		dir = SYSTEM_DIR;
+		if (mkdir(dir, 0755) < 0 && errno != EEXIST) {
+			int r = -errno;
+			snprintf(error, LISTEN_ERROR_MAX,
+				"$XDG_RUNTIME_DIR is not set and %s cannot be made (%s); name a "
+				"socket with --socket",
+				dir, strerror(-r));
+			return r;
+		}
+	}
+	int n = snprintf(path, size, "%s/" SOCKET_NAME, dir);
+	if (n < 0 || (size_t)n >= size) {
+		snprintf(error, LISTEN_ERROR_MAX,
+			"%s/" SOCKET_NAME " is too long for a socket; name another with --socket",
+			dir);
+		return -ENAMETOOLONG;
+	}
+	return 0;
+}
+
+/* The process id that the lock's holder wrote, or 0. */
+static long lock_holder(int fd)
+{
+	char text[32];
+	ssize_t n = pread(fd, text, sizeof(text) - 1, 0);
+
+	if (n <= 0)
+		return 0;
+	text[n] = '\0';
+	return strtol(text, NULL, 10);
+}
+
+/* One attempt. -EAGAIN: the file was removed by its last holder meanwhile. */
+static int lock_try(struct listener *l, char error[LISTEN_ERROR_MAX])
+{
+	struct stat ours, there;
+
+	l->lock_fd = open(l->lock_path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (l->lock_fd < 0) {
+		int r = -errno;
+		snprintf(error, LISTEN_ERROR_MAX, "%s cannot be opened: %s%s", l->lock_path,
+			strerror(-r), r == -ENOENT ? "; make its directory first" : "");
+		return r;
+	}
+	if (flock(l->lock_fd, LOCK_EX | LOCK_NB) < 0) {
+		int r = errno == EWOULDBLOCK ? -EADDRINUSE : -errno;
+		snprintf(error, LISTEN_ERROR_MAX,
+			"another gpuqd (pid %ld) serves %s; stop it, or name another socket "
+			"with --socket",
+			lock_holder(l->lock_fd), l->path);
+		close(l->lock_fd);
+		l->lock_fd = -1;
+		return r;
+	}
+	if (fstat(l->lock_fd, &ours) < 0 || stat(l->lock_path, &there) < 0 ||
+		ours.st_ino != there.st_ino || ours.st_dev != there.st_dev) {
+		close(l->lock_fd);
+		l->lock_fd = -1;
+		return -EAGAIN;
+	}
+	return 0;
+}
+
+static int lock_take(struct listener *l, char error[LISTEN_ERROR_MAX])
+{
+	char text[32];
+	int r;
+
+	do
+		r = lock_try(l, error);
+	while (r == -EAGAIN);
+	if (r < 0)
+		return r;
+	int n = snprintf(text, sizeof(text), "%ld\n", (long)getpid());
+	if (ftruncate(l->lock_fd, 0) < 0 || pwrite(l->lock_fd, text, (size_t)n, 0) != n) {
+		snprintf(error, LISTEN_ERROR_MAX, "%s cannot be written", l->lock_path);
+		return -EIO;
+	}
+	return 0;
+}
+
+/* Makes way for a socket: only another socket, left by an earlier gpuqd, is removed. */
+static int clear_path(const char *path, char error[LISTEN_ERROR_MAX])
+{
+	struct stat st;
+
+	if (lstat(path, &st) < 0)
+		return 0; /* nothing there; or bind() will say what is wrong */
+	if (!S_ISSOCK(st.st_mode)) {
+		snprintf(error, LISTEN_ERROR_MAX,
+			"%s exists and is not a socket; remove it, or name another with --socket",
+			path);
+		return -EEXIST;
+	}
+	if (unlink(path) < 0) {
+		int r = -errno;
+		snprintf(error, LISTEN_ERROR_MAX, "the old %s cannot be removed: %s", path,
+			strerror(-r));
+		return r;
+	}
+	return 0;
+}
+
+static int listen_at(const char *path, mode_t mode, int *ret_fd, char error[LISTEN_ERROR_MAX])
+{
+	struct sockaddr_un a = {.sun_family = AF_UNIX};
+
+	int r = clear_path(path, error);
+	if (r < 0)
+		return r;
+	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (fd < 0) {
+		r = -errno;
+		snprintf(error, LISTEN_ERROR_MAX, "no socket: %s", strerror(-r));
+		return r;
+	}
+	snprintf(a.sun_path, sizeof(a.sun_path), "%s", path);
+	/* The permissions must be right from the first moment, so they go by way of the umask. */
+	mode_t before = umask(0777 & ~mode);
+	r = bind(fd, (struct sockaddr *)&a, sizeof(a)) < 0 ? -errno : 0;
+	umask(before);
+	if (r == 0 && listen(fd, BACKLOG) < 0)
+		r = -errno;
+	if (r < 0) {
+		snprintf(error, LISTEN_ERROR_MAX, "cannot listen on %s: %s", path, strerror(-r));
+		close(fd);
+		return r;
+	}
+	*ret_fd = fd;
+	return 0;
+}
+
+int listener_open(struct listener *l, const char *path, mode_t mode, char error[LISTEN_ERROR_MAX])
+{
+	*l = (struct listener){.fd = -1, .admin_fd = -1, .lock_fd = -1};
+	snprintf(l->path, sizeof(l->path), "%s", path);
+	snprintf(l->lock_path, sizeof(l->lock_path), "%s" LOCK_SUFFIX, path);
+	int n = snprintf(l->admin_path, sizeof(l->admin_path), "%s" MSG_ADMIN_SUFFIX, path);
+	if (n < 0 || (size_t)n >= sizeof(l->admin_path)) {
+		snprintf(error, LISTEN_ERROR_MAX,
+			"%s is too long: a socket's path has at most %zu bytes", path,
+			sizeof(l->path) - sizeof(MSG_ADMIN_SUFFIX));
+		return -ENAMETOOLONG;
+	}
+	int r = lock_take(l, error);
+	if (r == 0)
+		r = listen_at(l->path, mode, &l->fd, error);
+	if (r == 0)
+		r = listen_at(l->admin_path, 0600, &l->admin_fd, error);
+	if (r < 0)
+		listener_close(l);
+	return r;
+}
+
+static void remove_socket(int *fd, const char *path)
+{
+	if (*fd < 0)
+		return;
+	unlink(path);
+	close(*fd);
+	*fd = -1;
+}
+
+void listener_close(struct listener *l)
+{
+	remove_socket(&l->fd, l->path);
+	remove_socket(&l->admin_fd, l->admin_path);
+	remove_socket(&l->lock_fd, l->lock_path);
+}

@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * listen.h: the place where clients find gpuqd: PATH (clients), PATH-admin (administration, mode
+ * 0600) and PATH.lock. The lock is held (flock) for as long as gpuqd lives, however it ends, and
+ * holds its process id; whoever holds it may take over sockets that an earlier gpuqd left.
+ */
+#ifndef GPUQ_DAEMON_LISTEN_H
+#define GPUQ_DAEMON_LISTEN_H
+
+#include <stddef.h>
+#include <sys/types.h>
+
+#define LISTEN_PATH_MAX 108 /* sizeof(sockaddr_un.sun_path) */
+#define LISTEN_ERROR_MAX 512
+
+struct listener {
+	char path[LISTEN_PATH_MAX], admin_path[LISTEN_PATH_MAX];
+	char lock_path[LISTEN_PATH_MAX];
+	int fd, admin_fd, lock_fd; /* -1: not open */
+};
+
+/*
+ * Writes $XDG_RUNTIME_DIR/gpuq-0, or /run/gpuq/gpuq-0 when that variable is not set, and makes
+ * /run/gpuq when it can. 0, or a negative errno with a sentence in `error`.
+ */
+int listener_default_path(char *path, size_t size, char error[LISTEN_ERROR_MAX]);
+
+/*
+ * Takes the lock and listens on both sockets, non-blocking. 0, or a negative errno with a
+ * sentence in `error`: -EADDRINUSE when another gpuqd serves this path, -EEXIST when something
+ * that is no socket lies there. `l` is closed then.
+ */
+int listener_open(struct listener *l, const char *path, mode_t mode, char error[LISTEN_ERROR_MAX]);
+
+/* Removes the sockets and the lock. */
+void listener_close(struct listener *l);
+
+#endif
