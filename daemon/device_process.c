@@ -1,46 +1,269 @@
 /* SPDX-License-Identifier: MIT */
-/* A device process without a device: it answers the control process and takes no work. */
+/*
+ * device_process.c: the link thread of a device process. It talks with the control process,
+ * maps channels for dispatch and unmaps them after it: everything that may take long and must
+ * not happen on the dispatch thread.
+ */
 #include "daemon/device_process.h"
 
-#include "daemon/devlink.h"
+#include "daemon/dispatch.h"
+#include "shm/segment.h"
 
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
-static void drop_descriptors(struct msghdr *mh)
-{
-	int fds[3];
+#define LINK_FDS 3 /* segment, eventfd, pipe */
 
-	for (struct cmsghdr *cm = CMSG_FIRSTHDR(mh); cm != NULL; cm = CMSG_NXTHDR(mh, cm)) {
-		if (cm->cmsg_type != SCM_RIGHTS || cm->cmsg_len != CMSG_LEN(sizeof(fds)))
+struct link {
+	struct dispatch *dispatch;
+	struct channel **channels; /* by number */
+	struct devlink_msg start;
+	struct wire_page *page;
+	struct stats stats;
+	struct ledger_channel *ledger;
+	struct cost_model cost;
+};
+
+static void send_msg(const struct devlink_msg *msg)
+{
+	/* The control process reads promptly; when it is gone, so are we. */
+	if (send(DEVLINK_FD_LINK, msg, sizeof(*msg), MSG_NOSIGNAL) < 0)
+		exit(EXIT_FAILURE);
+}
+
+static void answer(enum devlink_type type, uint32_t channel, uint32_t generation)
+{
+	const struct devlink_msg msg = {
+		.type = type,
+		.channel = channel,
+		.generation = generation,
+	};
+
+	send_msg(&msg);
+}
+
+static int fail(const char *what, int error)
+{
+	struct devlink_msg msg = {.type = DEVLINK_FAILED};
+
+	snprintf(msg.text, sizeof(msg.text), "%s: %s", what, strerror(-error));
+	send_msg(&msg);
+	return EXIT_FAILURE;
+}
+
+/* Receives one message and up to LINK_FDS descriptors. False at the end of the link. */
+static bool receive(struct devlink_msg *msg, int fds[LINK_FDS], int *ret_n)
+{
+	union {
+		struct cmsghdr align;
+		char bytes[CMSG_SPACE(LINK_FDS * sizeof(int))];
+	} control;
+	struct iovec iov = {.iov_base = msg, .iov_len = sizeof(*msg)};
+	struct msghdr h = {
+		.msg_iov = &iov,
+		.msg_iovlen = 1,
+		.msg_control = &control,
+		.msg_controllen = sizeof(control),
+	};
+	ssize_t n;
+
+	do
+		n = recvmsg(DEVLINK_FD_LINK, &h, MSG_CMSG_CLOEXEC);
+	while (n < 0 && errno == EINTR);
+	*ret_n = 0;
+	const struct cmsghdr *c = CMSG_FIRSTHDR(&h);
+	if (n > 0 && c != NULL && c->cmsg_type == SCM_RIGHTS) {
+		*ret_n = (int)((c->cmsg_len - CMSG_LEN(0)) / sizeof(int));
+		memcpy(fds, CMSG_DATA(c), (size_t)*ret_n * sizeof(int));
+	}
+	return n == (ssize_t)sizeof(*msg);
+}
+
+static void on_add(struct link *l, const struct devlink_msg *msg, const int fds[LINK_FDS], int n)
+{
+	struct channel *ch;
+
+	if (n != LINK_FDS || msg->channel >= l->start.max_channels) {
+		answer(DEVLINK_POISONED, msg->channel, msg->generation);
+		return;
+	}
+	int r = channel_create(
+		msg, fds, &l->ledger[msg->channel], &l->stats.channels[msg->channel], &ch);
+	if (r < 0) {
+		answer(DEVLINK_POISONED, msg->channel, msg->generation);
+		return;
+	}
+	l->channels[msg->channel] = ch;
+	dispatch_add(l->dispatch, ch, msg->recover != 0);
+}
+
+static void on_remove(struct link *l, const struct devlink_msg *msg)
+{
+	struct channel *ch =
+		msg->channel < l->start.max_channels ? l->channels[msg->channel] : NULL;
+
+	/* One that could not be mapped was never known to dispatch. */
+	if (ch == NULL)
+		answer(DEVLINK_REMOVED, msg->channel, msg->generation);
+	else
+		dispatch_remove(l->dispatch, ch);
+}
+
+static void on_event(struct link *l, const struct dispatch_event *event)
+{
+	struct channel *ch = event->channel;
+	uint32_t number = ch != NULL ? ch->number : 0;
+	uint32_t generation = ch != NULL ? ch->generation : 0;
+
+	switch (event->type) {
+	case DISPATCH_ADDED:
+		answer(DEVLINK_ADDED, number, generation);
+		break;
+	case DISPATCH_POISONED:
+		answer(DEVLINK_POISONED, number, generation);
+		break;
+	case DISPATCH_REMOVED:
+		l->channels[number] = NULL;
+		channel_destroy(ch);
+		answer(DEVLINK_REMOVED, number, generation);
+		break;
+	case DISPATCH_DRAINED:
+		answer(DEVLINK_DRAINED, 0, 0);
+		break;
+	}
+}
+
+static int map_shared(struct link *l)
+{
+	uint64_t bytes = ledger_bytes(l->start.max_channels, l->start.max_in_flight);
+	int r = segment_map(DEVLINK_FD_PAGE, sizeof(*l->page), true, (void **)&l->page);
+
+	if (r == 0)
+		r = stats_map(DEVLINK_FD_STATS, &l->stats);
+	if (r == 0)
+		r = segment_map(DEVLINK_FD_LEDGER, bytes, true, (void **)&l->ledger);
+	if (r == 0)
+		r = stats_survive_truncation(&l->stats);
+	return r;
+}
+
+static void publish_device(struct link *l, const struct device *device)
+{
+	struct stats_device *s = &l->stats.devices[l->start.device];
+
+	s->pid = (uint32_t)getpid();
+	s->epoch = l->page->devices[l->start.device].epoch;
+	s->workers = device_workers(device);
+	snprintf(s->kind, sizeof(s->kind), "%.31s", l->start.text);
+	snprintf(s->name, sizeof(s->name), "%s", device_name(device));
+	for (uint32_t i = 0; i < op_count && i < l->stats.header->max_ops; i++) {
+		snprintf(l->stats.ops[i].name, GPUQ_NAME_MAX, "%s", op_table[i]->name);
+		shm_store_release_u32(&l->stats.ops[i].state, 1);
+	}
+	shm_store_release_u32(&s->state, STATS_DEVICE_READY);
+}
+
+/* Opens the device and starts dispatch. Returns 0 or what fail() returned. */
+static int start(struct link *l)
+{
+	struct device *device;
+	int wake_fd = bell_eventfd();
+	int r = map_shared(l);
+
+	if (r < 0)
+		return fail("cannot map shared memory", r);
+	const struct clock_line clock = clock_from_page(l->page);
+	const struct device_options device_options = {
+		.workers = l->start.workers,
+		.clock = clock,
+		.wake_fd = wake_fd,
+	};
+	r = device_open_cpu(&device_options, &device);
+	if (r < 0)
+		return fail("cannot start the CPU device's workers", r);
+	r = cost_calibrate(&l->cost);
+	if (r < 0)
+		return fail("cannot measure the operators", r);
+	const struct dispatch_options options = {
+		.device = device,
+		.page = l->page,
+		.stats = l->stats,
+		.ledger = l->ledger,
+		.clock = clock,
+		.cost = &l->cost,
+		.slot = l->start.device,
+		.max_channels = l->start.max_channels,
+		.max_in_flight = l->start.max_in_flight,
+		.poll_us = l->start.poll_us,
+		.wake_fd = wake_fd,
+	};
+	l->channels = calloc(l->start.max_channels, sizeof(*l->channels));
+	r = l->channels == NULL ? -ENOMEM : dispatch_create(&options, &l->dispatch);
+	if (r == 0) {
+		publish_device(l, device);
+		r = dispatch_start(l->dispatch);
+	}
+	return r < 0 ? fail("cannot start dispatch", r) : 0;
+}
+
+/* Serves the link until it ends. */
+static void serve(struct link *l)
+{
+	struct pollfd polls[2] = {
+		{.fd = DEVLINK_FD_LINK, .events = POLLIN},
+		{.fd = dispatch_event_fd(l->dispatch), .events = POLLIN},
+	};
+	struct dispatch_event event;
+	struct devlink_msg msg;
+	int fds[LINK_FDS], n;
+
+	for (;;) {
+		if (poll(polls, 2, -1) < 0 && errno != EINTR)
+			return;
+		uint64_t count;
+		ssize_t got = read(polls[1].fd, &count, sizeof(count));
+		(void)got;
+		while (dispatch_take_event(l->dispatch, &event))
+			on_event(l, &event);
+		if ((polls[0].revents & (POLLIN | POLLHUP)) == 0)
 			continue;
-		memcpy(fds, CMSG_DATA(cm), sizeof(fds));
-		for (int i = 0; i < 3; i++)
-			close(fds[i]);
+		if (!receive(&msg, fds, &n))
+			return;
+		if (msg.type == DEVLINK_ADD)
+			on_add(l, &msg, fds, n);
+		else if (msg.type == DEVLINK_REMOVE)
+			on_remove(l, &msg);
+		else if (msg.type == DEVLINK_DRAIN)
+			dispatch_drain(l->dispatch);
 	}
 }
 
 int device_process_main(void)
 {
-	struct devlink_msg m;
-	union {
-		struct cmsghdr align;
-		char bytes[CMSG_SPACE(3 * sizeof(int))];
-	} u;
+	static struct link l;
+	int fds[LINK_FDS], n;
 
-	for (;;) {
-		struct iovec iov = {.iov_base = &m, .iov_len = sizeof(m)};
-		struct msghdr mh = {.msg_iov = &iov,
-			.msg_iovlen = 1,
-			.msg_control = u.bytes,
-			.msg_controllen = sizeof(u.bytes)};
-
-		if (recvmsg(DEVLINK_FD_LINK, &mh, MSG_CMSG_CLOEXEC) != (ssize_t)sizeof(m))
-			return 0;
-		drop_descriptors(&mh);
-		m.type++; /* every request's answer has the number behind it */
-		if (send(DEVLINK_FD_LINK, &m, sizeof(m), MSG_NOSIGNAL) < 0)
-			return 1;
-	}
+	prctl(PR_SET_NAME, "gpuqd-device");
+	signal(SIGPIPE, SIG_IGN);
+	/* The control process decides when to end; a terminal's Ctrl-C reaches it too. */
+	signal(SIGINT, SIG_IGN);
+	signal(SIGTERM, SIG_IGN);
+	if (!receive(&l.start, fds, &n) || l.start.type != DEVLINK_START)
+		return EXIT_FAILURE;
+	int r = start(&l);
+	if (r != 0)
+		return r;
+	answer(DEVLINK_READY, 0, 0);
+	serve(&l);
+	/* Threads and mappings end with the process; nothing outlives it. */
+	_exit(EXIT_SUCCESS);
 }

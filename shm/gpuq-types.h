@@ -38,8 +38,7 @@ enum gpuq_param_type {
 #define GPUQ_MAX_OUTPUTS 4
 #define GPUQ_MAX_TENSORS (GPUQ_MAX_INPUTS + GPUQ_MAX_OUTPUTS)
 #define GPUQ_MAX_PARAMS 8
-#define GPUQ_NAME_MAX 32    /* bytes of an operator's, tensor's or client's name, 0 included */
-#define GPUQ_TENSOR_ALIGN 4 /* bytes; tensor offsets must be multiples of this and of the element */
+#define GPUQ_NAME_MAX 32 /* bytes of an operator's, tensor's or client's name, 0 included */
 
 /*
  * Errors. Every function returns a negative value on failure: the negative of an errno value, or

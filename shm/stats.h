@@ -76,8 +76,7 @@ struct stats_device {
 	uint64_t inline_runs, worker_runs;
 	uint64_t queued; /* now: accepted and waiting for a worker */
 	uint64_t executing;
-	uint64_t busy_ns;     /* spent executing operators, summed over threads */
-	uint64_t pass_max_ns; /* longest round of the dispatch loop */
+	uint64_t busy_ns; /* spent executing operators, summed over threads */
 };
 
 enum stats_client_state {

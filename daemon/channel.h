@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * channel.h: one channel as the device process sees it: where its rings lie, how far dispatch
+ * has read and written them, what is in flight. All of it is private memory; the client's
+ * segment is only ever read through shm_copy_in() and ring.h, and every value that came from
+ * there is checked after it was copied.
+ */
+#ifndef GPUQ_DAEMON_CHANNEL_H
+#define GPUQ_DAEMON_CHANNEL_H
+
+#include "daemon/devlink.h"
+#include "device/device.h"
+#include "kernels/op.h"
+#include "shm/ring.h"
+#include "shm/stats.h"
+
+#include <sys/queue.h>
+
+/* An accepted entry that waits for a worker or runs on one. */
+struct slot {
+	struct op_call call;
+	struct device_completion completion;
+	uint64_t value; /* what completion.word becomes at the end */
+	struct channel *channel;
+	struct ledger_entry *ledger;
+	uint64_t user_data, submit_ns, deadline_ns;
+	uint64_t predicted_ns;
+	bool reserved;		/* its ledger record still holds a dead process's note */
+	TAILQ_ENTRY(slot) link; /* in the free list, or in its channel's queue */
+};
+TAILQ_HEAD(slot_queue, slot);
+
+enum channel_state {
+	CHANNEL_OPEN,
+	CHANNEL_POISONED, /* broke a rule: nothing of it is read any more */
+	CHANNEL_CLOSING,  /* to be removed when nothing is in flight */
+};
+
+struct channel {
+	struct ring_consumer sq;
+	struct ring_producer cq;
+	const struct wire_sqe *sqes;
+	struct wire_cqe *cqes;
+	char *arena;
+	uint64_t arena_bytes;
+	struct ledger_channel *ledger;
+	struct stats_channel *stats;
+	enum channel_state state;
+	uint32_t in_flight; /* slots: queued or executing */
+	uint32_t generation;
+	uint32_t abi;
+	uint64_t last_active_ns;
+	bool active;  /* in the scan */
+	bool blocked; /* has entries that wait for a slot or for completion space */
+	bool suspect; /* had entries and no doorbell at the last rescue poll */
+
+	uint32_t number; /* its record in every table */
+	uint32_t priority;
+	struct slot_queue queue;       /* waits for a worker */
+	TAILQ_ENTRY(channel) run_link; /* among the channels of its priority with a queue */
+	void *base;
+	uint64_t bytes;
+	int segment_fd, event_fd, pipe_fd;
+};
+TAILQ_HEAD(channel_queue, channel);
+
+/*
+ * Takes over a channel: maps the segment, reads the ledger when msg->recover is set, else starts
+ * it. Owns the three descriptors from here on, also on failure.
+ */
+int channel_create(const struct devlink_msg *msg, const int fds[3], struct ledger_channel *ledger,
+	struct stats_channel *stats, struct channel **ret_channel);
+
+/* Unmaps and closes; slow for large segments. NULL is fine. */
+void channel_destroy(struct channel *ch);
+
+/* Writes a completion, not yet visible: see channel_flush(). Space was reserved before. */
+void channel_post(struct channel *ch, const struct wire_cqe *cqe);
+
+/* Commits to the ledger, publishes both rings, and rings the client's bell if it wants that. */
+void channel_flush(struct channel *ch);
+
+/*
+ * May another entry be accepted? Its completion must find space beside those of the entries in
+ * flight. 1, 0, or -GPUQ_EPOISONED.
+ */
+static inline int channel_has_space(struct channel *ch)
+{
+	int space = ring_space(&ch->cq, ch->in_flight + 1);
+
+	return space < 0 ? space : space > (int)ch->in_flight;
+}
+
+/* Notes in the ledger that dispatch itself executes the entry before sq.cons, and commits that. */
+void channel_note_inline(struct channel *ch, uint64_t user_data);
+
+/*
+ * Completes with -GPUQ_EDEVICE what the process before had in flight. The channel's state is
+ * CHANNEL_POISONED afterwards when the client's index does not allow that.
+ */
+void channel_recover(struct channel *ch, struct ledger_entry *entries, uint32_t n_entries);
+
+#endif

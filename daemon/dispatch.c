@@ -1,0 +1,499 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * dispatch.c: the thread. A round looks at the mailbox, at every active channel and at the
+ * device. Without progress it spins while all runnable parties have a CPU of their own, then
+ * yields, then parks every channel and sleeps until a doorbell, the device or the mailbox wakes
+ * it.
+ *
+ * A channel that has been idle for a while leaves the scan ("parked"): it has published the
+ * index at which it wants the doorbell, and costs nothing until that rings. A rescue poll looks
+ * at parked channels now and then; work that it finds twice in a row without a doorbell is
+ * counted, since a well-behaved client never causes that.
+ */
+#include "daemon/dispatch_impl.h"
+#include "shm/robust.h"
+#include "shm/wait.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#define TICK_NS 50000u	 /* between two looks at doorbells while there is work */
+#define PARK_NS 1000000u /* an idle channel stays in the scan this long */
+#define KEEP_ACTIVE 4u	 /* so few channels stay in it until dispatch sleeps */
+#define YIELD_NS 100000u /* yields this long after spinning, before it sleeps */
+#define RESCUE_MS 100	 /* longest sleep */
+#define EVENTS 64
+#define TICK_ROUNDS 64u /* rounds between two looks at the clock */
+
+enum { COMMAND_ADD = 1, COMMAND_REMOVE, COMMAND_DRAIN, COMMAND_STOP };
+
+#define EPOLL_WAKE UINT64_MAX /* the device or the mailbox; channels have their number */
+
+static void tell(struct dispatch *d, enum dispatch_event_type type, struct channel *ch)
+{
+	mailbox_put(&d->out, (struct mail){.what = type, .subject = ch});
+}
+
+/* Parties that want a CPU: clients look at it to decide whether spinning is sensible. */
+static void publish_runnable(struct dispatch *d)
+{
+	uint32_t workers = device_workers(d->o.device);
+	uint32_t busy = d->n_executing < workers ? d->n_executing : workers;
+	uint32_t runnable = 1 + d->n_active + busy;
+
+	if (shm_load_relaxed_u32(&d->page->runnable) != runnable)
+		shm_store_release_u32(&d->page->runnable, runnable);
+}
+
+static void activate(struct dispatch *d, struct channel *ch, uint64_t now_ns)
+{
+	ch->suspect = false;
+	if (ch->active || ch->state != CHANNEL_OPEN)
+		return;
+	ch->active = true;
+	ch->last_active_ns = now_ns;
+	d->active[d->n_active++] = ch;
+	shm_store_relaxed(&ch->stats->parked, 0);
+}
+
+static void deactivate(struct dispatch *d, uint32_t place)
+{
+	struct channel *ch = d->active[place];
+
+	ch->active = false;
+	d->active[place] = d->active[--d->n_active];
+	shm_store_relaxed(&ch->stats->parked, 1);
+}
+
+static void poison(struct dispatch *d, struct channel *ch)
+{
+	ch->state = CHANNEL_POISONED;
+	slot_discard_queue(d, ch);
+	shm_count(&d->stats->poisoned, 1);
+	shm_store_release_u32(&ch->stats->state, STATS_CHANNEL_POISONED);
+	tell(d, DISPATCH_POISONED, ch);
+}
+
+/*
+ * Takes a channel out of the scan, unless an entry has come meanwhile. A blocked channel has
+ * entries already and is parked all the same: what it waits for brings it back.
+ */
+static bool park(struct dispatch *d, uint32_t place)
+{
+	struct channel *ch = d->active[place];
+	uint32_t have = (uint32_t)(ch->sq.prod - ch->sq.cons);
+	uint32_t want = ch->blocked ? have + 1 : 1;
+	int r = ring_sleep_prepare(&ch->sq, want);
+
+	if (r < 0) {
+		deactivate(d, place);
+		poison(d, ch);
+		return true;
+	}
+	if ((uint32_t)r >= want)
+		return false;
+	deactivate(d, place);
+	return true;
+}
+
+/* --- Mailbox ------------------------------------------------------------------------------ */
+
+/* Slots whose notes a dead process left come into use when their channel has been recovered. */
+static void free_reserved_slots(struct dispatch *d)
+{
+	for (uint32_t i = 0; i < d->o.max_in_flight; i++) {
+		struct slot *slot = &d->slots[i];
+		if (!slot->reserved || slot->ledger->generation != 0)
+			continue;
+		slot->reserved = false;
+		TAILQ_INSERT_TAIL(&d->free_slots, slot, link);
+		d->n_free++;
+	}
+}
+
+static void on_add(struct dispatch *d, struct channel *ch, bool recover)
+{
+
+	struct epoll_event event = {.events = EPOLLIN | EPOLLET, .data.u64 = ch->number};
+
+	if (recover) {
+		channel_recover(ch, d->ledger_entries, d->o.max_in_flight);
+		free_reserved_slots(d);
+	}
+	/* Without a doorbell only the rescue poll would serve it. */
+	if (epoll_ctl(d->epoll_fd, EPOLL_CTL_ADD, ch->event_fd, &event) < 0)
+		ch->state = CHANNEL_POISONED;
+	d->channels[ch->number] = ch;
+	d->n_channels++;
+	/* Its doorbell may have rung before it was watched: it starts in the scan. */
+	activate(d, ch, clock_now_ns(&d->o.clock));
+	tell(d, DISPATCH_ADDED, ch);
+	if (ch->state == CHANNEL_POISONED)
+		poison(d, ch);
+}
+
+static void finish_removal(struct dispatch *d, struct channel *ch)
+{
+	d->channels[ch->number] = NULL;
+	d->n_channels--;
+	tell(d, DISPATCH_REMOVED, ch);
+}
+
+static void on_remove(struct dispatch *d, struct channel *ch)
+{
+	for (uint32_t i = 0; i < d->n_active; i++) {
+		if (d->active[i] == ch) {
+			deactivate(d, i);
+			break;
+		}
+	}
+	epoll_ctl(d->epoll_fd, EPOLL_CTL_DEL, ch->event_fd, NULL);
+	ch->state = CHANNEL_CLOSING;
+	slot_discard_queue(d, ch);
+	if (ch->in_flight == 0)
+		finish_removal(d, ch);
+}
+
+static bool read_mailbox(struct dispatch *d)
+{
+	struct mail mail;
+	bool any = false;
+
+	while (mailbox_take(&d->in, &mail)) {
+		any = true;
+		if (mail.what == COMMAND_ADD)
+			on_add(d, mail.subject, mail.flag);
+		else if (mail.what == COMMAND_REMOVE)
+			on_remove(d, mail.subject);
+		else if (mail.what == COMMAND_DRAIN)
+			d->draining = true;
+		else
+			d->stop = true;
+	}
+	return any;
+}
+
+/* --- A round ------------------------------------------------------------------------------ */
+
+static bool scan(struct dispatch *d)
+{
+	bool progress = false;
+
+	for (uint32_t i = 0; i < d->n_active; i++) {
+		struct channel *ch = d->active[i];
+		int r = dispatch_channel_pass(d, ch);
+		if (r < 0) {
+			deactivate(d, i--);
+			poison(d, ch);
+		}
+		progress |= r > 0;
+	}
+	return progress;
+}
+
+/* Slots have become free: channels that waited for one may go on, closing ones may end. */
+static void after_slots_freed(struct dispatch *d)
+{
+	uint64_t now_ns = clock_now_ns(&d->o.clock);
+
+	d->slot_freed = false;
+	for (uint32_t i = 0; i < d->o.max_channels; i++) {
+		struct channel *ch = d->channels[i];
+		if (ch == NULL)
+			continue;
+		if (ch->state == CHANNEL_CLOSING && ch->in_flight == 0)
+			finish_removal(d, ch);
+		else if (ch->blocked)
+			activate(d, ch, now_ns);
+	}
+}
+
+static bool round_once(struct dispatch *d)
+{
+	bool progress = !mailbox_empty(&d->in) && read_mailbox(d);
+
+	progress |= scan(d);
+	if (d->n_executing + d->n_queued > 0)
+		progress |= dispatch_run(d);
+	if (d->slot_freed)
+		after_slots_freed(d);
+	if (d->draining && !d->drained_told && d->n_executing + d->n_queued == 0) {
+		d->drained_told = true;
+		tell(d, DISPATCH_DRAINED, NULL);
+	}
+	return progress;
+}
+
+/* --- Doorbells, parking, sleep ------------------------------------------------------------ */
+
+static void take_doorbells(struct dispatch *d, int timeout_ms, uint64_t *ret_rang)
+{
+	struct epoll_event events[EVENTS];
+	int n = epoll_wait(d->epoll_fd, events, EVENTS, timeout_ms);
+	uint64_t now_ns = clock_now_ns(&d->o.clock);
+
+	*ret_rang = n > 0 ? (uint64_t)n : 0;
+	for (int i = 0; i < n; i++) {
+		if (events[i].data.u64 == EPOLL_WAKE) {
+			uint64_t count;
+			/* Ours alone: reading resets it. */
+			ssize_t got = read(d->o.wake_fd, &count, sizeof(count));
+			(void)got;
+			continue;
+		}
+		struct channel *ch = d->channels[events[i].data.u64];
+		if (ch != NULL)
+			activate(d, ch, now_ns);
+		shm_count(&d->stats->doorbells, 1);
+	}
+}
+
+static void park_idle(struct dispatch *d, uint64_t now_ns)
+{
+	for (uint32_t i = 0; i < d->n_active && d->n_active > KEEP_ACTIVE; i++) {
+		if (now_ns - d->active[i]->last_active_ns > PARK_NS && park(d, i))
+			i--;
+	}
+}
+
+/* The work that is not done in every round. */
+static void tick(struct dispatch *d, uint64_t now_ns)
+{
+	uint64_t rang;
+
+	take_doorbells(d, 0, &rang);
+	park_idle(d, now_ns);
+	if (d->n_queued > 0)
+		dispatch_expire(d);
+	publish_runnable(d);
+	shm_store_relaxed(&d->stats->heartbeat_ns, now_ns);
+	shm_store_relaxed(&d->stats->passes, d->passes);
+	shm_store_release_u32(&d->stats->active_channels, d->n_active);
+	shm_store_relaxed(&d->stats->queued, d->n_queued);
+	shm_store_relaxed(&d->stats->executing, d->n_executing);
+}
+
+/* Work on a parked channel that no doorbell has announced, twice in a row. */
+static void rescue(struct dispatch *d)
+{
+	uint64_t now_ns = clock_now_ns(&d->o.clock);
+
+	for (uint32_t i = 0; i < d->o.max_channels; i++) {
+		struct channel *ch = d->channels[i];
+		if (ch == NULL || ch->active || ch->state != CHANNEL_OPEN)
+			continue;
+		int r = ring_refresh(&ch->sq);
+		if (r == 0) {
+			ch->suspect = false;
+		} else if (ch->blocked || r < 0) {
+			activate(d, ch, now_ns);
+		} else if (ch->suspect) {
+			shm_count(&d->stats->rescues, 1);
+			shm_count(&ch->stats->rescues, 1);
+			activate(d, ch, now_ns);
+		} else {
+			ch->suspect = true;
+		}
+	}
+}
+
+static bool anything_done(const struct dispatch *d)
+{
+	for (uint32_t i = 0; i < d->n_executing; i++) {
+		if (device_done(&d->executing[i]->completion, d->executing[i]->value))
+			return true;
+	}
+	return !mailbox_empty(&d->in);
+}
+
+static void sleep_until_wanted(struct dispatch *d)
+{
+	uint64_t rang;
+
+	while (d->n_active > 0) {
+		if (!park(d, d->n_active - 1))
+			return;
+	}
+	publish_runnable(d);
+	device_sleep_prepare(d->o.device, true);
+	if (!anything_done(d)) {
+		shm_count(&d->stats->sleeps, 1);
+		take_doorbells(d, RESCUE_MS, &rang);
+		if (rang == 0) {
+			rescue(d);
+			dispatch_expire(d);
+		}
+	}
+	device_sleep_prepare(d->o.device, false);
+	publish_runnable(d);
+}
+
+static void *dispatch_main(void *arg)
+{
+	struct dispatch *d = arg;
+	struct wait wait = wait_begin(d->o.poll_us * 1000ull, YIELD_NS);
+	uint32_t rounds = 0;
+
+	prctl(PR_SET_NAME, "gpuqd-dispatch");
+	robust_take(&d->page->owner);
+	while (!d->stop) {
+		bool progress = round_once(d);
+		d->passes++;
+		if (++rounds % TICK_ROUNDS == 0) {
+			uint64_t now_ns = clock_now_ns(&d->o.clock);
+			if (now_ns - d->tick_ns > TICK_NS) {
+				d->tick_ns = now_ns;
+				tick(d, now_ns);
+			}
+		}
+		if (progress) {
+			wait_reset(&wait);
+			continue;
+		}
+		bool may_spin = shm_load_relaxed_u32(&d->page->runnable) <= d->cpus;
+		if (!wait_round(&wait, may_spin, &d->o.clock)) {
+			sleep_until_wanted(d);
+			wait_reset(&wait);
+		}
+	}
+	return NULL;
+}
+
+/* --- Start, and the link thread's side ---------------------------------------------------- */
+
+static uint32_t power_of_two(uint32_t n)
+{
+	uint32_t p = 1;
+
+	while (p < n)
+		p *= 2;
+	return p;
+}
+
+static int create_mailbox(struct mailbox *m, uint32_t mails, int wake_fd)
+{
+	m->size = power_of_two(mails);
+	m->mails = calloc(m->size, sizeof(*m->mails));
+	m->wake_fd = wake_fd;
+	if (m->mails == NULL)
+		return -ENOMEM;
+	return wake_fd < 0 ? wake_fd : 0;
+}
+
+static int create_slots(struct dispatch *d)
+{
+	d->slots = calloc(d->o.max_in_flight, sizeof(*d->slots));
+	if (d->slots == NULL)
+		return -ENOMEM;
+	TAILQ_INIT(&d->free_slots);
+	for (uint32_t i = 0; i < d->o.max_in_flight; i++) {
+		d->slots[i].ledger = &d->ledger_entries[i];
+		d->slots[i].reserved = true;
+	}
+	free_reserved_slots(d);
+	for (uint32_t p = 0; p < MSG_PRIORITIES; p++)
+		TAILQ_INIT(&d->runnable[p]);
+	return 0;
+}
+
+static int create_epoll(struct dispatch *d)
+{
+	struct epoll_event event = {.events = EPOLLIN, .data.u64 = EPOLL_WAKE};
+
+	d->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+	if (d->epoll_fd < 0 || epoll_ctl(d->epoll_fd, EPOLL_CTL_ADD, d->o.wake_fd, &event) < 0)
+		return -errno;
+	return 0;
+}
+
+int dispatch_create(const struct dispatch_options *options, struct dispatch **ret_dispatch)
+{
+	struct dispatch *d = calloc(1, sizeof(*d));
+	uint32_t mails = 2 * options->max_channels + 3;
+
+	if (d == NULL)
+		return -ENOMEM;
+	d->o = *options;
+	d->epoll_fd = -1;
+	d->out.wake_fd = -1;
+	d->ledger_entries = (void *)((struct ledger_channel *)d->o.ledger + d->o.max_channels);
+	d->page = &d->o.page->devices[d->o.slot];
+	d->stats = &d->o.stats.devices[d->o.slot];
+	d->cpus = wait_usable_cpus();
+	d->channels = calloc(d->o.max_channels, sizeof(*d->channels));
+	d->active = calloc(d->o.max_channels, sizeof(*d->active));
+	int r = d->channels == NULL || d->active == NULL ? -ENOMEM : create_slots(d);
+	if (r == 0)
+		r = create_epoll(d);
+	if (r == 0)
+		r = create_mailbox(&d->in, mails, d->o.wake_fd);
+	if (r == 0)
+		r = create_mailbox(&d->out, 2 * mails, bell_eventfd());
+	if (r < 0) {
+		dispatch_destroy(d);
+		return r;
+	}
+	*ret_dispatch = d;
+	return 0;
+}
+
+int dispatch_start(struct dispatch *d)
+{
+	int r = -pthread_create(&d->thread, NULL, dispatch_main, d);
+
+	d->started = r == 0;
+	return r;
+}
+
+void dispatch_destroy(struct dispatch *d)
+{
+	if (d == NULL)
+		return;
+	if (d->started) {
+		mailbox_put(&d->in, (struct mail){.what = COMMAND_STOP});
+		pthread_join(d->thread, NULL);
+	}
+	if (d->epoll_fd >= 0)
+		close(d->epoll_fd);
+	if (d->out.wake_fd >= 0)
+		close(d->out.wake_fd);
+	free(d->in.mails);
+	free(d->out.mails);
+	free(d->slots);
+	free(d->active);
+	free(d->channels);
+	free(d);
+}
+
+void dispatch_add(struct dispatch *d, struct channel *ch, bool recover)
+{
+	mailbox_put(&d->in, (struct mail){.what = COMMAND_ADD, .flag = recover, .subject = ch});
+}
+
+void dispatch_remove(struct dispatch *d, struct channel *ch)
+{
+	mailbox_put(&d->in, (struct mail){.what = COMMAND_REMOVE, .subject = ch});
+}
+
+void dispatch_drain(struct dispatch *d)
+{
+	mailbox_put(&d->in, (struct mail){.what = COMMAND_DRAIN});
+}
+
+bool dispatch_take_event(struct dispatch *d, struct dispatch_event *ret_event)
+{
+	struct mail mail;
+
+	if (!mailbox_take(&d->out, &mail))
+		return false;
+	*ret_event = (struct dispatch_event){.type = mail.what, .channel = mail.subject};
+	return true;
+}
+
+int dispatch_event_fd(const struct dispatch *d)
+{
+	return d->out.wake_fd;
+}

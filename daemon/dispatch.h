@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * dispatch.h: the thread that serves the rings. It scans the active channels, copies and
+ * validates entries, runs small operators itself, hands larger ones to the device's workers, and
+ * posts completions. Between start and end it neither allocates nor blocks, except to sleep when
+ * there is nothing to do.
+ *
+ * The link thread of the device process gives it channels and takes them back through a mailbox.
+ */
+#ifndef GPUQ_DAEMON_DISPATCH_H
+#define GPUQ_DAEMON_DISPATCH_H
+
+#include "daemon/channel.h"
+#include "kernels/cost.h"
+
+struct dispatch;
+
+struct dispatch_options {
+	struct device *device;
+	struct wire_page *page;
+	struct stats stats;
+	void *ledger;
+	struct clock_line clock;
+	const struct cost_model *cost;
+	uint32_t slot; /* of the device, in page and statistics */
+	uint32_t max_channels, max_in_flight;
+	uint32_t poll_us;
+	int wake_fd; /* eventfd, also given to the device */
+};
+
+enum dispatch_event_type {
+	DISPATCH_ADDED,	   /* the channel is in the scan */
+	DISPATCH_REMOVED,  /* nothing refers to it any more: destroy it */
+	DISPATCH_POISONED, /* it broke a rule; it stays until it is removed */
+	DISPATCH_DRAINED,
+};
+
+struct dispatch_event {
+	enum dispatch_event_type type;
+	struct channel *channel;
+};
+
+/* Makes a dispatcher; its thread is started by dispatch_start(). 0 or a negative errno. */
+int dispatch_create(const struct dispatch_options *options, struct dispatch **ret_dispatch);
+int dispatch_start(struct dispatch *d);
+
+/* Stops the thread, wherever its channels are, and frees it; they are the caller's. NULL is fine. */
+void dispatch_destroy(struct dispatch *d);
+
+/*
+ * Requests by the link thread. None waits; each has one event as its answer. At most one ADD and
+ * one REMOVE of each channel are under way, so the mailbox cannot overflow.
+ */
+void dispatch_add(struct dispatch *d, struct channel *ch, bool recover);
+void dispatch_remove(struct dispatch *d, struct channel *ch);
+void dispatch_drain(struct dispatch *d);
+
+/* Takes one event; false when there is none. dispatch_event_fd() becomes readable with one. */
+bool dispatch_take_event(struct dispatch *d, struct dispatch_event *ret_event);
+int dispatch_event_fd(const struct dispatch *d);
+
+#endif

@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: MIT */
+/* What happens to one submission until it runs or is refused. */
+#include "daemon/dispatch_impl.h"
+#include "daemon/validate.h"
+
+/* Entries that one channel may have served before the others get their turn. */
+#define PASS_ENTRIES 128
+/* The inline stream takes operators that the model predicts to be this short. */
+#define INLINE_MAX_NS 2000u
+
+/* The times of one entry: the client's word for the submission is taken within reason. */
+static uint64_t queued_since(uint64_t submit_ns, uint64_t now_ns)
+{
+	return submit_ns != 0 && submit_ns < now_ns ? now_ns - submit_ns : 0;
+}
+
+static void refuse(struct channel *ch, const struct wire_sqe *sqe, int status, uint32_t arg)
+{
+	const struct wire_cqe cqe = {
+		.user_data = sqe->user_data,
+		.status = status,
+		.flags = arg << WIRE_CQE_ARG_SHIFT,
+	};
+
+	channel_post(ch, &cqe);
+}
+
+/* Runs a short operator here and now. */
+static void run_inline(struct dispatch *d, struct channel *ch, const struct wire_sqe *sqe,
+	const struct op_call *call, uint64_t now_ns)
+{
+	struct wire_cqe cqe = {
+		.user_data = sqe->user_data,
+		.queued_ns = queued_since(sqe->submit_ns, now_ns),
+	};
+
+	channel_note_inline(ch, sqe->user_data);
+	call->op->cpu(call, 0, call->op->units(call));
+	cqe.executed_ns = clock_now_ns(&d->o.clock) - now_ns;
+	channel_post(ch, &cqe);
+	/* Others in this batch may take long: what is done is shown at once. */
+	channel_flush(ch);
+	shm_count(&d->stats->inline_runs, 1);
+	shm_count(&d->stats->busy_ns, cqe.executed_ns);
+	count_operator(d, ch, call->op, 0, cqe.queued_ns, cqe.executed_ns);
+}
+
+/*
+ * An operator: refused, run inline, or put into a slot. False when it must wait for a slot; then
+ * nothing has happened.
+ */
+static bool take_call(struct dispatch *d, struct channel *ch, const struct wire_sqe *sqe)
+{
+	struct slot *slot = slot_take(d, ch);
+	uint32_t arg;
+
+	if (slot == NULL)
+		return false;
+	/* The slot's memory serves for validation; most entries give it back at once. */
+	struct op_call *call = &slot->call;
+	int r = validate_call(ch, sqe, call, &arg);
+	uint64_t now_ns = clock_now_ns(&d->o.clock);
+	if (r == 0 && sqe->deadline_ns != 0 && sqe->deadline_ns <= now_ns) {
+		shm_count(&ch->stats->expired, 1);
+		r = -ETIMEDOUT;
+	}
+	uint64_t predicted_ns = r < 0 ? 0 : cost_predict_ns(d->o.cost, call);
+	ch->sq.cons++;
+	/* Never past what the channel has queued: its entries start in order. */
+	if (r == 0 && (predicted_ns > INLINE_MAX_NS || !TAILQ_EMPTY(&ch->queue))) {
+		slot->user_data = sqe->user_data;
+		slot->submit_ns = sqe->submit_ns;
+		slot->deadline_ns = sqe->deadline_ns;
+		slot->predicted_ns = predicted_ns;
+		slot_enqueue(d, ch, slot);
+		return true;
+	}
+	TAILQ_INSERT_HEAD(&d->free_slots, slot, link);
+	d->n_free++;
+	if (r < 0)
+		refuse(ch, sqe, r, arg);
+	else
+		run_inline(d, ch, sqe, call, now_ns);
+	return true;
+}
+
+/* One entry, already in private memory. False when it must wait. */
+static bool take_entry(
+	struct dispatch *d, struct channel *ch, const struct wire_sqe *sqe, uint64_t now_ns)
+{
+	int r = d->draining ? -GPUQ_EDRAIN : validate_entry(ch, sqe);
+
+	if (r == 0 && sqe->opcode == WIRE_OP_CALL)
+		return take_call(d, ch, sqe);
+	ch->sq.cons++;
+	if (r == 0 && sqe->opcode == WIRE_OP_CANCEL)
+		r = slot_cancel(d, ch, sqe->target);
+	if (r < 0) {
+		refuse(ch, sqe, r, 0);
+		return true;
+	}
+	const struct wire_cqe cqe = {
+		.user_data = sqe->user_data,
+		.queued_ns = queued_since(sqe->submit_ns, now_ns),
+	};
+	channel_post(ch, &cqe);
+	hist_add(ch->stats->queue_hist, HIST_STATS_BITS, cqe.queued_ns);
+	return true;
+}
+
+int dispatch_channel_pass(struct dispatch *d, struct channel *ch)
+{
+	int available = ring_refresh(&ch->sq);
+	struct wire_sqe sqe;
+	int taken = 0;
+
+	if (available <= 0)
+		return available;
+	uint64_t now_ns = clock_now_ns(&d->o.clock);
+	ch->blocked = false;
+	for (; taken < available && taken < PASS_ENTRIES; taken++) {
+		int space = channel_has_space(ch);
+		if (space < 0)
+			return space;
+		shm_copy_in(
+			&sqe, &ch->sqes[ring_slot(ch->sq.cons, ch->sq.entries)], sizeof(sqe) / 8);
+		if (space == 0 || !take_entry(d, ch, &sqe, now_ns)) {
+			ch->blocked = true;
+			break;
+		}
+	}
+	if (taken == 0)
+		return 0;
+	channel_flush(ch);
+	ch->last_active_ns = now_ns;
+	struct stats_channel *s = ch->stats;
+	shm_count(&s->consumed, (uint64_t)taken);
+	shm_store_relaxed(&s->depth, (uint64_t)(available - taken));
+	shm_store_relaxed(&s->unread, ch->cq.prod - ch->cq.cons);
+	shm_store_relaxed(&s->last_active_ns, now_ns);
+	return taken;
+}

@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * dispatch_impl.h: the dispatcher's state, shared by its three sources:
+ *
+ *   dispatch.c        the thread: mailbox, scan, parking, sleeping
+ *   dispatch_entry.c  what happens to one submission until it runs or is refused
+ *   dispatch_run.c    what waits for workers, runs there, and ends
+ */
+#ifndef GPUQ_DAEMON_DISPATCH_IMPL_H
+#define GPUQ_DAEMON_DISPATCH_IMPL_H
+
+#include "daemon/dispatch.h"
+#include "daemon/mailbox.h"
+#include "shm/proto.h"
+
+#include <pthread.h>
+
+/* The device's workers never run more launches at once. */
+#define MAX_EXECUTING 64u
+
+struct dispatch {
+	struct dispatch_options o;
+	struct stats_device *stats;
+	struct wire_page_device *page;
+	uint32_t cpus;
+	int epoll_fd;
+	bool draining, drained_told, stop, started;
+
+	struct channel **channels; /* by number; NULL when absent */
+	struct channel **active;   /* the scan */
+	uint32_t n_active, n_channels;
+
+	/* Accepted entries. */
+	struct slot *slots;
+	struct ledger_entry *ledger_entries; /* one for each slot */
+	struct slot_queue free_slots;
+	uint32_t n_free;
+	struct channel_queue runnable[MSG_PRIORITIES]; /* channels with a queue, to take turns */
+	uint32_t n_queued;
+	struct slot *executing[MAX_EXECUTING];
+	uint32_t n_executing;
+	uint64_t launches;
+	bool slot_freed; /* blocked channels may go on */
+
+	uint64_t tick_ns; /* time of the last tick() */
+	uint64_t passes;
+
+	struct mailbox in, out;
+	pthread_t thread;
+};
+
+/* --- dispatch_entry.c --- */
+
+/*
+ * Takes entries of one channel, up to a budget. Returns how many, 0 when none is there or none
+ * can be accepted now (ch->blocked), or -GPUQ_EPOISONED.
+ */
+int dispatch_channel_pass(struct dispatch *d, struct channel *ch);
+
+/* --- dispatch_run.c --- */
+
+/* A place for an accepted entry, or NULL when the channel must wait for one. */
+struct slot *slot_take(struct dispatch *d, struct channel *ch);
+
+/*
+ * Puts an accepted entry, the one before ch->sq.cons, behind the others of its channel. Call,
+ * user_data and times are filled in.
+ */
+void slot_enqueue(struct dispatch *d, struct channel *ch, struct slot *slot);
+
+/* Cancels the channel's first queued entry with this user_data: 0, -EALREADY or -ENOENT. */
+int slot_cancel(struct dispatch *d, struct channel *ch, uint64_t user_data);
+
+/* Drops everything that the channel has queued, without completions. */
+void slot_discard_queue(struct dispatch *d, struct channel *ch);
+
+/* Completes what has ended and launches what fits. True when something happened. */
+bool dispatch_run(struct dispatch *d);
+
+/* Completes queued entries whose deadline has passed. */
+void dispatch_expire(struct dispatch *d);
+
+/* Counts an operator's end in the statistics of channel and operator. */
+void count_operator(struct dispatch *d, struct channel *ch, const struct op *op, int status,
+	uint64_t queued_ns, uint64_t executed_ns);
+
+#endif

@@ -1,0 +1,207 @@
+/* SPDX-License-Identifier: MIT */
+/* What waits for workers, runs there, and ends. */
+#include "daemon/dispatch_impl.h"
+
+struct slot *slot_take(struct dispatch *d, struct channel *ch)
+{
+	/* The last slots are kept so that every channel can have one: nobody starves. */
+	if (d->n_free == 0 || (ch->in_flight > 0 && d->n_free <= d->n_channels))
+		return NULL;
+	struct slot *slot = TAILQ_FIRST(&d->free_slots);
+	TAILQ_REMOVE(&d->free_slots, slot, link);
+	d->n_free--;
+	return slot;
+}
+
+static void slot_release(struct dispatch *d, struct slot *slot)
+{
+	struct channel *ch = slot->channel;
+
+	slot->ledger->generation = 0;
+	slot->channel = NULL;
+	TAILQ_INSERT_HEAD(&d->free_slots, slot, link);
+	d->n_free++;
+	d->slot_freed = true;
+	ch->in_flight--;
+	shm_store_relaxed(&ch->stats->in_flight, ch->in_flight);
+}
+
+void slot_enqueue(struct dispatch *d, struct channel *ch, struct slot *slot)
+{
+	slot->channel = ch;
+	slot->value = 0;
+	slot->completion.word = 0;
+	/* Counts only once channel_flush() has committed the index behind it. */
+	*slot->ledger = (struct ledger_entry){
+		.user_data = slot->user_data,
+		.seq = ch->sq.cons - 1,
+		.cq_at = UINT64_MAX,
+		.channel = ch->number,
+		.generation = ch->generation,
+	};
+	ch->in_flight++;
+	shm_store_relaxed(&ch->stats->in_flight, ch->in_flight);
+	if (TAILQ_EMPTY(&ch->queue))
+		TAILQ_INSERT_TAIL(&d->runnable[ch->priority], ch, run_link);
+	TAILQ_INSERT_TAIL(&ch->queue, slot, link);
+	d->n_queued++;
+}
+
+/* Takes a slot out of its channel's queue. */
+static void slot_dequeue(struct dispatch *d, struct slot *slot)
+{
+	struct channel *ch = slot->channel;
+
+	TAILQ_REMOVE(&ch->queue, slot, link);
+	if (TAILQ_EMPTY(&ch->queue))
+		TAILQ_REMOVE(&d->runnable[ch->priority], ch, run_link);
+	d->n_queued--;
+}
+
+void count_operator(struct dispatch *d, struct channel *ch, const struct op *op, int status,
+	uint64_t queued_ns, uint64_t executed_ns)
+{
+	for (uint32_t i = 0; i < op_count; i++) {
+		struct stats_op *s = &d->o.stats.ops[i];
+		if (op_table[i] != op)
+			continue;
+		shm_count(&s->calls, 1);
+		if (status < 0)
+			shm_count(&s->failed, 1);
+		else
+			hist_add(s->execute_hist, HIST_STATS_BITS, executed_ns);
+		break;
+	}
+	hist_add(ch->stats->queue_hist, HIST_STATS_BITS, queued_ns);
+	if (status == 0)
+		hist_add(ch->stats->execute_hist, HIST_STATS_BITS, executed_ns);
+}
+
+/* Completes an accepted entry and frees its slot. */
+static void slot_complete(
+	struct dispatch *d, struct slot *slot, int status, uint64_t start_ns, uint64_t end_ns)
+{
+	struct channel *ch = slot->channel;
+	struct wire_cqe cqe = {
+		.user_data = slot->user_data,
+		.status = status,
+		.executed_ns = end_ns - start_ns,
+	};
+
+	if (slot->submit_ns != 0 && slot->submit_ns < start_ns)
+		cqe.queued_ns = start_ns - slot->submit_ns;
+	if (ch->state == CHANNEL_OPEN) {
+		slot->ledger->cq_at = ch->cq.prod;
+		channel_post(ch, &cqe);
+		channel_flush(ch);
+	}
+	count_operator(d, ch, slot->call.op, status, cqe.queued_ns, cqe.executed_ns);
+	slot_release(d, slot);
+}
+
+int slot_cancel(struct dispatch *d, struct channel *ch, uint64_t user_data)
+{
+	struct slot *slot;
+
+	TAILQ_FOREACH (slot, &ch->queue, link) {
+		if (slot->user_data != user_data)
+			continue;
+		uint64_t now_ns = clock_now_ns(&d->o.clock);
+		shm_count(&ch->stats->cancelled, 1);
+		slot_dequeue(d, slot);
+		slot_complete(d, slot, -ECANCELED, now_ns, now_ns);
+		return 0;
+	}
+	for (uint32_t i = 0; i < d->n_executing; i++) {
+		if (d->executing[i]->channel == ch && d->executing[i]->user_data == user_data)
+			return -EALREADY;
+	}
+	return -ENOENT;
+}
+
+void slot_discard_queue(struct dispatch *d, struct channel *ch)
+{
+	struct slot *slot;
+
+	while ((slot = TAILQ_FIRST(&ch->queue)) != NULL) {
+		slot_dequeue(d, slot);
+		slot_release(d, slot);
+	}
+}
+
+void dispatch_expire(struct dispatch *d)
+{
+	uint64_t now_ns = clock_now_ns(&d->o.clock);
+
+	for (uint32_t i = 0; i < d->o.max_in_flight && d->n_queued > 0; i++) {
+		struct slot *slot = &d->slots[i];
+		if (slot->channel == NULL || slot->value != 0 || slot->deadline_ns == 0 ||
+			slot->deadline_ns > now_ns)
+			continue;
+		shm_count(&slot->channel->stats->expired, 1);
+		slot_dequeue(d, slot);
+		slot_complete(d, slot, -ETIMEDOUT, now_ns, now_ns);
+	}
+}
+
+static void run_call(const void *arg, uint64_t begin, uint64_t end)
+{
+	const struct op_call *call = arg;
+
+	call->op->cpu(call, begin, end);
+}
+
+/* Starts the first entry of a channel. False when the device is full. */
+static bool launch(struct dispatch *d, struct channel *ch)
+{
+	struct slot *slot = TAILQ_FIRST(&ch->queue);
+	const struct device_work work = {
+		.run = run_call,
+		.arg = &slot->call,
+		.units = slot->call.op->units(&slot->call),
+		.predicted_ns = slot->predicted_ns,
+	};
+
+	if (d->n_executing == MAX_EXECUTING ||
+		device_launch(d->o.device, &work, &slot->completion, d->launches + 1) < 0)
+		return false;
+	slot->value = ++d->launches;
+	slot_dequeue(d, slot);
+	d->executing[d->n_executing++] = slot;
+	shm_count(&d->stats->worker_runs, 1);
+	/* Channels of one priority take turns. */
+	if (!TAILQ_EMPTY(&ch->queue)) {
+		TAILQ_REMOVE(&d->runnable[ch->priority], ch, run_link);
+		TAILQ_INSERT_TAIL(&d->runnable[ch->priority], ch, run_link);
+	}
+	return true;
+}
+
+static bool launch_next(struct dispatch *d)
+{
+	for (uint32_t p = 0; p < MSG_PRIORITIES; p++) {
+		struct channel *ch = TAILQ_FIRST(&d->runnable[p]);
+		if (ch != NULL)
+			return launch(d, ch);
+	}
+	return false;
+}
+
+bool dispatch_run(struct dispatch *d)
+{
+	bool progress = false;
+
+	for (uint32_t i = 0; i < d->n_executing; i++) {
+		struct slot *slot = d->executing[i];
+		if (!device_done(&slot->completion, slot->value))
+			continue;
+		d->executing[i--] = d->executing[--d->n_executing];
+		const struct device_completion *c = &slot->completion;
+		shm_count(&d->stats->busy_ns, c->ended_ns - c->started_ns);
+		slot_complete(d, slot, 0, c->started_ns, c->ended_ns);
+		progress = true;
+	}
+	while (d->n_queued > 0 && launch_next(d))
+		progress = true;
+	return progress;
+}

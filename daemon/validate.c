@@ -1,0 +1,163 @@
+/* SPDX-License-Identifier: MIT */
+#include "daemon/validate.h"
+
+#include <string.h>
+
+int validate_entry(const struct channel *ch, const struct wire_sqe *sqe)
+{
+	if (sqe->generation != ch->generation)
+		return -GPUQ_ESTALE;
+	if ((sqe->flags & ~WIRE_SQE_FLAGS) != 0 || sqe->reserved != 0 || sqe->session != 0)
+		return -EINVAL;
+	/* No opcode completes more than once yet. */
+	if (sqe->max_completions > 1)
+		return -EINVAL;
+	if (ch->abi < 2 && (sqe->trace_id != 0 || sqe->max_completions != 0))
+		return -EINVAL;
+	switch (sqe->opcode) {
+	case WIRE_OP_NULL:
+		return sqe->target == 0 ? 0 : -EINVAL;
+	case WIRE_OP_CALL:
+	case WIRE_OP_CANCEL:
+		return 0;
+	default:
+		return -GPUQ_EOPCODE;
+	}
+}
+
+/* The argument block, copied. */
+union args {
+	struct wire_call call;
+	uint64_t words[WIRE_MAX_ARGS / 8];
+};
+
+static int copy_args(const struct channel *ch, const struct wire_sqe *sqe, union args *args)
+{
+	if (sqe->args_bytes < sizeof(struct wire_call) || sqe->args_bytes > WIRE_MAX_ARGS ||
+		sqe->args_bytes % 8 != 0)
+		return -GPUQ_EARGS;
+	if (sqe->args_offset % 8 != 0)
+		return -GPUQ_EALIGN;
+	if ((uint64_t)sqe->args_offset + sqe->args_bytes > ch->arena_bytes)
+		return -GPUQ_EBOUNDS;
+	shm_copy_in(args, ch->arena + sqe->args_offset, sqe->args_bytes / 8);
+	return 0;
+}
+
+static bool dims_clean(const struct wire_tensor *w)
+{
+	for (uint32_t i = w->rank; i < GPUQ_MAX_RANK; i++) {
+		if (w->dims[i] != 0)
+			return false;
+	}
+	return true;
+}
+
+/* One tensor of the block. */
+static int take_tensor(const struct channel *ch, const struct wire_tensor *w, struct tensor *ret)
+{
+	uint64_t elements, bytes;
+
+	if (w->dtype == 0) {
+		if (w->offset != 0 || w->buffer != 0 || w->rank != 0 || !dims_clean(w))
+			return -EINVAL;
+		ret->dtype = 0;
+		ret->data = NULL;
+		return 0;
+	}
+	if (w->dtype > GPUQ_DTYPE_LAST)
+		return -GPUQ_EDTYPE;
+	if (w->rank > GPUQ_MAX_RANK)
+		return -GPUQ_ERANK;
+	if (!dims_clean(w))
+		return -EINVAL;
+	ret->dtype = w->dtype;
+	ret->rank = w->rank;
+	memcpy(ret->dims, w->dims, sizeof(ret->dims));
+	int r = tensor_size(ret, &elements, &bytes);
+	if (r < 0)
+		return r;
+	if (w->buffer != 0 || w->offset > ch->arena_bytes || bytes > ch->arena_bytes - w->offset)
+		return -GPUQ_EBOUNDS;
+	if (w->offset % dtype_size(w->dtype) != 0)
+		return -GPUQ_EALIGN;
+	ret->data = ch->arena + w->offset;
+	return 0;
+}
+
+static int take_tensors(const struct channel *ch, const struct wire_tensor *w,
+	const struct wire_call *c, struct op_call *call, uint32_t *ret_arg)
+{
+	for (uint32_t i = 0; i < c->n_in; i++) {
+		*ret_arg = 1 + i;
+		int r = take_tensor(ch, &w[i], &call->in[i]);
+		if (r < 0)
+			return r;
+	}
+	for (uint32_t i = 0; i < c->n_out; i++) {
+		*ret_arg = 1 + GPUQ_MAX_INPUTS + i;
+		int r = take_tensor(ch, &w[c->n_in + i], &call->out[i]);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+static int take_params(
+	const struct wire_param *w, uint32_t n, struct op_call *call, uint32_t *ret_arg)
+{
+	const struct op *op = call->op;
+	uint32_t seen = 0;
+
+	for (uint32_t i = 0; i < op->n_params; i++) {
+		if (op->params[i].type == GPUQ_PARAM_F64)
+			call->params[i].f64 = op->params[i].preset;
+		else
+			call->params[i].i64 = (int64_t)op->params[i].preset;
+	}
+	for (uint32_t i = 0; i < n; i++) {
+		uint32_t index = w[i].index;
+		*ret_arg = 0;
+		if (index >= op->n_params)
+			return -GPUQ_EPARAM;
+		*ret_arg = 1 + GPUQ_MAX_TENSORS + index;
+		if (w[i].type != op->params[index].type || (seen & 1u << index) != 0)
+			return -GPUQ_EPARAM;
+		seen |= 1u << index;
+		memcpy(&call->params[index], &w[i].bits, sizeof(w[i].bits));
+	}
+	return 0;
+}
+
+int validate_call(const struct channel *ch, const struct wire_sqe *sqe, struct op_call *ret_call,
+	uint32_t *ret_arg)
+{
+	union args args = {.call = {0}};
+	const struct wire_call *c = &args.call;
+
+	*ret_arg = 0;
+	int r = copy_args(ch, sqe, &args);
+	if (r < 0)
+		return r;
+	if (c->reserved0 != 0 || c->reserved1 != 0 || c->reserved2[0] != 0 || c->reserved2[1] != 0)
+		return -EINVAL;
+	if (c->op >= op_count)
+		return -GPUQ_EOP;
+	const struct op *op = op_table[c->op];
+	if (c->n_in != op->n_inputs || c->n_out != op->n_outputs || c->n_params > op->n_params)
+		return -GPUQ_EARGS;
+	const struct wire_tensor *tensors = (const void *)(c + 1);
+	const struct wire_param *params = (const void *)(tensors + c->n_in + c->n_out);
+	if ((const char *)(params + c->n_params) - (const char *)c != (ptrdiff_t)sqe->args_bytes)
+		return -GPUQ_EARGS;
+
+	ret_call->op = op;
+	r = take_tensors(ch, tensors, c, ret_call, ret_arg);
+	if (r == 0)
+		r = take_params(params, c->n_params, ret_call, ret_arg);
+	if (r < 0)
+		return r;
+	r = op_check(ret_call, ret_arg);
+	*ret_arg = r < 0 ? *ret_arg + 1 : 0;
+	return r;
+}

@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * validate.h: from a submission to an operator call that is safe to run. The caller has copied
+ * the entry into private memory; the argument block is copied here, once.
+ */
+#ifndef GPUQ_DAEMON_VALIDATE_H
+#define GPUQ_DAEMON_VALIDATE_H
+
+#include "daemon/channel.h"
+
+/*
+ * Checks the fields that all opcodes share. 0, or -EINVAL, -GPUQ_ESTALE, -GPUQ_EOPCODE.
+ */
+int validate_entry(const struct channel *ch, const struct wire_sqe *sqe);
+
+/*
+ * Builds the call of a WIRE_OP_CALL entry: every tensor lies in the channel's arena, aligned,
+ * with a shape and a dtype that the operator takes. 0, or a negative error; *ret_arg is the
+ * argument to blame plus 1, or 0 when it is none: what WIRE_CQE_ARG_SHIFT holds.
+ */
+int validate_call(const struct channel *ch, const struct wire_sqe *sqe, struct op_call *ret_call,
+	uint32_t *ret_arg);
+
+#endif

@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * dispatch-rig.h: a dispatcher in the test's own process, with channels whose client side the
+ * test plays by hand, entry by entry, so that it can break every rule.
+ */
+#ifndef GPUQ_TESTS_DISPATCH_RIG_H
+#define GPUQ_TESTS_DISPATCH_RIG_H
+
+#include "daemon/dispatch.h"
+#include "tests/harness.h"
+
+#define RIG_CHANNELS 16u
+#define RIG_IN_FLIGHT 64u
+#define RIG_ENTRIES 16u
+#define RIG_ARENA (1u << 20)
+
+struct rig {
+	struct dispatch *dispatch;
+	struct device *device;
+	struct wire_page *page;
+	struct stats stats;
+	void *ledger;
+	struct cost_model cost;
+	int wake_fd;
+};
+
+/* The client's side of one channel. */
+struct rig_client {
+	struct rig *rig;
+	struct channel *channel; /* dispatch's: only its number and generation are looked at */
+	struct ring_producer sq;
+	struct ring_consumer cq;
+	struct wire_sqe *sqes;
+	const struct wire_cqe *cqes;
+	char *arena;
+	uint32_t generation;
+	int event_fd, pipe_fd;
+	void *base;
+	uint64_t bytes;
+	int fds[3]; /* what a second life of the channel is made of; see rig_reopen() */
+	struct devlink_msg msg;
+};
+
+/* Starts the device and the dispatcher. */
+void rig_start(struct rig *rig);
+
+/* Stops and frees them. The clients have been closed. */
+void rig_stop(struct rig *rig);
+
+/* A new dispatcher on the same ledger, as if the one before had died between two rounds. */
+void rig_restart(struct rig *rig);
+
+/* Opens a channel; both rings start at `start`. */
+void rig_open(struct rig *rig, struct rig_client *c, uint32_t number, uint64_t start, uint32_t abi);
+
+/* Removes the channel from the dispatcher, waiting for what is in flight, and frees it. */
+void rig_close(struct rig_client *c);
+
+/* Forgets dispatch's side of the channel without telling dispatch: only after rig_restart(). */
+void rig_forget(struct rig_client *c);
+
+/* Gives the channel to the rig's (new) dispatcher, which recovers it from the ledger. */
+void rig_reopen(struct rig_client *c);
+
+/* Waits for an event of this type about this client (or NULL). Fails the test after 10 s. */
+void rig_expect(struct rig *rig, enum dispatch_event_type type, const struct rig_client *c);
+
+/* An entry with everything right but what the test changes. */
+struct wire_sqe rig_entry(const struct rig_client *c, uint16_t opcode, uint64_t user_data);
+
+/* Writes an entry without publishing it; rig_publish() publishes and rings. */
+void rig_write(struct rig_client *c, const struct wire_sqe *sqe);
+void rig_publish(struct rig_client *c);
+
+/* Both. */
+void rig_submit(struct rig_client *c, const struct wire_sqe *sqe);
+
+/* The next completion, waited for with sleep on the bell. Fails the test after 10 s. */
+struct wire_cqe rig_complete(struct rig_client *c);
+
+/* True when no completion is there. */
+bool rig_quiet(struct rig_client *c);
+
+#endif
