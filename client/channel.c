@@ -310,25 +310,35 @@ int gpuq_channel_adopt(struct gpuq_channel *ch)
 	return 0;
 }
 
+/* The reason stays what it was first. */
+static void note_gone(struct gpuq_channel *ch, int error, const char *text)
+{
+	if (ch->gone != 0)
+		return;
+	ch->gone = error;
+	ch->gone_text = text;
+}
+
 int channel_lost(struct gpuq_channel *ch)
 {
 	uint64_t closed = shm_load_relaxed(&ch->header->closed);
 
-	if (ch->gone == 0 && closed != 0)
-		ch->gone = closed <= GPUQ_ERROR_LAST ? -(int32_t)closed : -GPUQ_EGONE;
-	if (ch->gone == 0)
-		ch->gone = session_gone(ch->gpuq);
-	else if (session_check(ch->gpuq) == 0)
-		return fail_plain(ch->gone, gpuq_strerror(ch->gone));
+	if (closed != 0) {
+		int error = closed <= GPUQ_ERROR_LAST ? -(int)closed : -GPUQ_EGONE;
+		note_gone(ch, error, gpuq_strerror(error));
+	}
+	if (ch->gone_text != NULL)
+		return fail_plain(ch->gone, ch->gone_text);
+	ch->gone = session_gone(ch->gpuq);
 	return ch->gone;
 }
 
 int channel_poison(struct gpuq_channel *ch)
 {
-	ch->gone = -GPUQ_EPOISONED;
-	return fail_plain(ch->gone,
+	note_gone(ch, -GPUQ_EPOISONED,
 		"the words of the ring are impossible: something in this process wrote over them; "
 		"close the channel");
+	return channel_lost(ch);
 }
 
 int channel_end(struct gpuq_channel *ch)

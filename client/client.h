@@ -92,9 +92,10 @@ struct gpuq_channel {
 
 	/* What only waits and rare functions read. */
 	struct gpuq *gpuq;
-	int doorbell_fd; /* eventfd: wakes gpuqd */
-	int bell_fd;	 /* pipe: wakes us */
-	bool bell_rung;	 /* there may be bytes in the pipe */
+	const char *gone_text; /* why it is gone, when the connection does not say */
+	int doorbell_fd;       /* eventfd: wakes gpuqd */
+	int bell_fd;	       /* pipe: wakes us */
+	bool bell_rung;	       /* there may be bytes in the pipe */
 	uint32_t device, spin_cpus;
 	uint32_t id, generation;
 	uint64_t rescues;
@@ -243,8 +244,8 @@ static inline uint32_t flights_busy(const struct gpuq_channel *channel)
 }
 
 /*
- * Takes `n` completions, which are there, out of the ring. Returns how many, or
- * -GPUQ_EPOISONED when the first is impossible.
+ * Takes `n` >= 1 completions, which are there, out of the ring. Returns how many, or ends the
+ * channel with -GPUQ_EPOISONED when the first is impossible.
  */
 int submit_reap(struct gpuq_channel *channel, struct gpuq_completion *ret_completions, uint32_t n);
 

@@ -128,6 +128,7 @@ int gpuq_cancel(struct gpuq_channel *ch, uint64_t target_user_data, uint64_t use
 	return 0;
 }
 
+/* Stops before an impossible completion; when that is the first, the channel ends. */
 int submit_reap(struct gpuq_channel *ch, struct gpuq_completion *ret_completions, uint32_t n)
 {
 	uint32_t done = 0;
@@ -150,9 +151,9 @@ int submit_reap(struct gpuq_channel *ch, struct gpuq_completion *ret_completions
 		call_release(f->call);
 	}
 	ring_release(&ch->cq);
-	if (__builtin_expect(done < n, 0)) {
-		int r = channel_poison(ch);
-		return done > 0 ? (int)done : r;
+	if (__builtin_expect(done == 0, 0)) {
+		channel_poison(ch);
+		return channel_end(ch);
 	}
 	return (int)done;
 }

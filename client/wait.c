@@ -57,8 +57,8 @@ int gpuq_poll(struct gpuq_channel *ch, struct gpuq_completion *ret_completions, 
 	if (__builtin_expect(ch->n_kept != 0, 0))
 		return take_kept(ch, ret_completions, max);
 	int n = look(ch);
-	if (n <= 0)
-		return n;
+	if (n <= 0 || max == 0)
+		return n < 0 ? n : 0;
 	return submit_reap(ch, ret_completions, (uint32_t)n < max ? (uint32_t)n : max);
 }
 

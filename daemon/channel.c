@@ -1,5 +1,4 @@
 /* SPDX-License-Identifier: MIT */
-/* channel.c: taking a channel over, its account in the ledger, and its end. */
 #include "daemon/channel.h"
 
 #include "shm/segment.h"

@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * fake.h: a gpuqd for tests of the client library: a process that speaks proto.h and serves the
+ * rings, can be told to be slow, odd or hostile at a chosen moment, and shows what it was sent.
+ * It is small and slow on purpose: one thread, two operators, no limits enforced.
+ *
+ *	copy	input x, optional input bias, output y; parameters scale (f64), n (i64):
+ *		copies the bytes of x's first dimension, counted in bytes, to y
+ *	fail	completes with the status and the blamed argument that its parameters name
+ */
+#ifndef GPUQ_TESTS_CLIENT_FAKE_H
+#define GPUQ_TESTS_CLIENT_FAKE_H
+
+#include "shm/atomics.h"
+#include "shm/proto.h"
+
+#include <sys/types.h>
+
+/* What goes wrong, once each time that a message of type `fault_at` arrives. */
+enum fake_fault {
+	FAKE_NO_FAULT,
+	FAKE_SILENT,	   /* no answer */
+	FAKE_REFUSE,	   /* MSG_ERROR with `fault_status` */
+	FAKE_HANG_UP,	   /* closes the connection */
+	FAKE_GOODBYE,	   /* MSG_GOODBYE with `fault_status`, then closes */
+	FAKE_MALFORMED,	   /* a wrong magic */
+	FAKE_WRONG_LENGTH, /* a packet that is not as long as its header says */
+	FAKE_WRONG_TYPE,
+	FAKE_OLD_SERIAL, /* an answer to nobody comes first */
+	FAKE_LATE,	 /* after 300 ms */
+	FAKE_NO_FD,
+	FAKE_MANY_FDS,	/* one more than the client has room for */
+	FAKE_UNSEALED,	/* memory that could shrink */
+	FAKE_SMALL,	/* memory smaller than announced */
+	FAKE_NO_MAGIC,	/* memory full of zeros */
+	FAKE_LIES,	/* MSG_WELCOME with a version, MSG_OPENED with sizes never asked for */
+	FAKE_NO_BELL,	/* MSG_OPENED whose bell is not a pipe */
+	FAKE_BAD_COUNT, /* MSG_OP with more inputs than there can be */
+};
+
+/* Shared by a test and its fake: every field is one word, set and read at any time. */
+struct fake_control {
+	uint64_t ready;
+	/* What the fake does. */
+	uint64_t fault, fault_at, fault_status;
+	uint64_t abi;	   /* newest version it speaks */
+	uint64_t start;	   /* first index of new rings */
+	uint64_t runnable; /* parties that it says want a CPU */
+	uint64_t state;	   /* enum wire_state, for the daemon page */
+	uint64_t hold;	   /* keeps work, and completes it once this is 0 again */
+	uint64_t reverse;  /* completes held work youngest first */
+	uint64_t stall;	   /* takes nothing out of submission rings */
+	uint64_t mute;	   /* does not ring bells */
+	uint64_t forge;	   /* completes with a user_data that was never sent */
+	uint64_t overrun;  /* claims more completions than a ring holds */
+	uint64_t shut;	   /* a gpuq_error: shuts every channel with it */
+	uint64_t let_go;   /* closes every connection and pipe, saying goodbye */
+	/* What it has seen. */
+	uint64_t hellos, acks, opens, closes, queries, taken, completed, bells, stops;
+	struct wire_sqe last; /* written before `taken` */
+	char client_name[GPUQ_NAME_MAX];
+};
+
+struct fake {
+	pid_t pid;
+	struct fake_control *control;
+	char socket[108];
+};
+
+/* Prepares one for the test's private directory; *control may be changed before fake_start(). */
+struct fake *fake_new(void);
+void fake_start(struct fake *fake);
+
+/* Ends it as a crash would. */
+void fake_kill(struct fake *fake);
+
+/* Stops it if it runs, and frees. */
+void fake_destroy(struct fake *fake);
+
+/* Waits until *word is `value`, or fails the test. */
+void fake_expect(const uint64_t *word, uint64_t value);
+
+/* The process's body, in fake-gpuqd.c. Does not return. */
+void fake_run(struct fake *fake) __attribute__((noreturn));
+
+#endif

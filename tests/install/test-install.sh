@@ -1,0 +1,64 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT
+# test-install.sh BUILD SOURCE VERSION: installs into an empty folder, then compiles and runs a
+# consumer in C and in C++ with nothing but what pkg-config says about the installed copy.
+set -eu
+build=$1 source=$2 version=$3
+number=0
+if readelf -d "$build/client/libgpuq-client.so" | grep -Eq 'NEEDED.*lib(a|ub|t)san'; then
+	echo "skipped: a sanitizer's library needs a sanitizer's program"
+	exit 77
+fi
+root=$(mktemp -d)
+trap 'rm -rf "$root"' EXIT
+
+pass() {
+	number=$((number + 1))
+	echo "ok $number - install: $1"
+}
+
+fail() {
+	number=$((number + 1))
+	echo "not ok $number - install: $1"
+	sed 's/^/# /' "$root/log"
+	echo "1..$number"
+	exit 1
+}
+
+# The build folder is complete by now; installing must not build anything.
+DESTDIR=$root meson install -C "$build" --no-rebuild >"$root/log" 2>&1 || fail "meson install"
+pass "meson install"
+
+pc=$(find "$root" -name gpuq-client.pc)
+[ -n "$pc" ] || { echo "no gpuq-client.pc" >"$root/log"; fail "pkg-config file"; }
+export PKG_CONFIG_PATH="${pc%/*}" PKG_CONFIG_SYSROOT_DIR="$root"
+{
+	test "$(pkg-config --modversion gpuq-client)" = "$version" &&
+		cflags=$(pkg-config --cflags gpuq-client) &&
+		libs=$(pkg-config --libs gpuq-client) &&
+		libdir=$root$(pkg-config --variable=libdir gpuq-client | sed "s|^$root||")
+} >"$root/log" 2>&1 || fail "pkg-config"
+pass "pkg-config"
+
+# consume NAME COMPILER... builds with every warning as an error, because users may, and runs.
+consume() {
+	name=$1
+	shift
+	# shellcheck disable=SC2086
+	"$@" -Wall -Wextra -pedantic -Werror "-DEXPECTED_VERSION=\"$version\"" \
+		$cflags -o "$root/$name" $libs >"$root/log" 2>&1 || fail "$name: compiles"
+	LD_LIBRARY_PATH=$libdir "$root/$name" >"$root/log" 2>&1 || fail "$name: runs"
+	[ "$(cat "$root/log")" = \
+		"no daemon at /nowhere/gpuq; start gpuqd or set GPUQ_SOCKET" ] || fail "$name: says"
+	pass "$name consumer"
+}
+consumer=$source/tests/install/consumer.c
+consume c11 "${CC:-cc}" -std=c11 "$consumer" -Wno-address
+if command -v "${CXX:-c++}" >/dev/null 2>&1; then
+	consume cxx11 "${CXX:-c++}" -std=c++11 -x c++ "$consumer" -x none -Wno-address \
+		-Wno-missing-field-initializers
+else
+	number=$((number + 1))
+	echo "ok $number - install: cxx11 consumer # SKIP no C++ compiler"
+fi
+echo "1..$number"
