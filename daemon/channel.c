@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* channel.c: taking a channel over, its account in the ledger, and its end. */
 #include "daemon/channel.h"
 
 #include "shm/segment.h"

@@ -44,7 +44,7 @@ struct dispatch_event {
 int dispatch_create(const struct dispatch_options *options, struct dispatch **ret_dispatch);
 int dispatch_start(struct dispatch *d);
 
-/* Stops the thread, wherever its channels are, and frees it; they are the caller's. NULL is fine. */
+/* Stops the thread and frees everything but the channels given to it. NULL is fine. */
 void dispatch_destroy(struct dispatch *d);
 
 /*

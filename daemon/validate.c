@@ -1,4 +1,8 @@
 /* SPDX-License-Identifier: MIT */
+/*
+ * validate.c: what a client wrote, checked. Everything here works on private copies; the only
+ * look at the client's memory is the one shm_copy_in() of the argument block.
+ */
 #include "daemon/validate.h"
 
 #include <string.h>

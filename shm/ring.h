@@ -49,8 +49,8 @@ static inline uint32_t ring_slot(uint64_t index, uint32_t entries)
 }
 
 /*
- * Entries that may be written now, after making `want` true if the consumer has moved enough.
- * -GPUQ_EPOISONED when the consumer's index is impossible.
+ * Entries that may be written now. The consumer's index is only looked at when fewer than `want`
+ * are known to be free. -GPUQ_EPOISONED when the consumer's index is impossible.
  */
 static inline int ring_space(struct ring_producer *p, uint32_t want)
 {

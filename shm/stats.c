@@ -43,7 +43,7 @@ static bool table_fits(const struct stats_header *h, uint64_t bytes, uint64_t of
 		(uint64_t)count * record <= bytes - offset && h->total_bytes == bytes;
 }
 
-static bool stats_valid(const struct stats_header *h, uint64_t bytes)
+bool stats_header_valid(const struct stats_header *h, uint64_t bytes)
 {
 	return shm_load_acquire_u32(&h->magic) == STATS_MAGIC && h->version == STATS_VERSION &&
 		h->header_bytes == sizeof(*h) &&
@@ -160,7 +160,7 @@ static int stats_attach(int fd, bool writable, struct stats *ret_stats)
 	int r = segment_map(fd, bytes, writable, &base);
 	if (r < 0)
 		return r;
-	if (!stats_valid(base, bytes)) {
+	if (!stats_header_valid(base, bytes)) {
 		munmap(base, bytes);
 		return -EPROTO;
 	}

@@ -161,6 +161,9 @@ int stats_create(const char *socket_path, uint32_t max_clients, uint32_t max_cha
 /* Maps an object that gpuqd made, read-write: the device process's side. */
 int stats_map(int fd, struct stats *ret_stats);
 
+/* The header describes an object of exactly this many bytes whose records have the known sizes. */
+bool stats_header_valid(const struct stats_header *header, uint64_t bytes);
+
 /*
  * Opens an object read-only, by socket path or (when `file` is true) by a file's path, and checks
  * its header against its size. -ENOENT: there is none; -EPROTO: it is of another version.

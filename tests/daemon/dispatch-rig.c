@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* dispatch-rig.c: the dispatcher under test and the client that the test plays. */
 #include "tests/daemon/dispatch-rig.h"
 
 #include "shm/segment.h"
