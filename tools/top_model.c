@@ -150,7 +150,6 @@ static void make_device(const struct update *u, uint32_t i, struct top_device *r
 		.doorbells = d->doorbells,
 		.rescues = d->rescues,
 		.poisoned = d->poisoned,
-		.pass_max_ns = d->pass_max_ns,
 		.rate = rate_of(u, d->completed, b == NULL ? NULL : &b->completed),
 		.busy_percent = rate_of(u, d->busy_ns, b == NULL ? NULL : &b->busy_ns) / 1e7,
 	};

@@ -54,7 +54,7 @@ struct top_device {
 	uint64_t number, pid, epoch, workers, active_channels;
 	char state[TOP_STATE_MAX], kind[GPUQ_NAME_MAX], name[128];
 	uint64_t queued, executing, completed, failed;
-	uint64_t inline_runs, worker_runs, sleeps, doorbells, rescues, poisoned, pass_max_ns;
+	uint64_t inline_runs, worker_runs, sleeps, doorbells, rescues, poisoned;
 	double rate, busy_percent; /* of one CPU: two busy threads are 200 */
 };
 

@@ -30,7 +30,6 @@ static const struct column device_columns[] = {
 	{NULL, "doorbells", COLUMN_COUNT, FIELD(top_device, doorbells)},
 	{NULL, "rescues", COLUMN_COUNT, FIELD(top_device, rescues)},
 	{NULL, "poisoned", COLUMN_COUNT, FIELD(top_device, poisoned)},
-	{NULL, "pass_max_ns", COLUMN_NS, FIELD(top_device, pass_max_ns)},
 	{"NAME", "name", COLUMN_TEXT, FIELD(top_device, name), 8, 6, true},
 };
 
