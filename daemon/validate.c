@@ -104,6 +104,11 @@ static int take_tensors(const struct channel *ch, const struct wire_tensor *w,
 		if (r < 0)
 			return r;
 	}
+	/* The call before in the same memory may have had more. */
+	for (uint32_t i = c->n_in; i < GPUQ_MAX_INPUTS; i++)
+		call->in[i].dtype = 0;
+	for (uint32_t i = c->n_out; i < GPUQ_MAX_OUTPUTS; i++)
+		call->out[i].dtype = 0;
 	return 0;
 }
 
