@@ -165,6 +165,9 @@ int session_request(struct gpuq *gpuq, struct msg_header *request, struct sessio
 
 void session_message_close(struct session_message *message);
 
+/* Tells gpuqd that the end of the connection is meant. */
+void session_leave(const struct gpuq *gpuq);
+
 /*
  * The connection has ended: reads gpuqd's last word, if there is one. Returns -GPUQ_EGONE or
  * -GPUQ_EPOISONED, with the sentence.

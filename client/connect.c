@@ -224,6 +224,8 @@ void gpuq_disconnect(struct gpuq *g)
 	if (g == NULL)
 		return;
 	/* gpuqd closes the channels of a connection that ends. */
+	if (g->fd >= 0 && !guard_forked(g->guard))
+		session_leave(g);
 	while (g->channels != NULL)
 		channel_free(g->channels);
 	discovery_free(g);

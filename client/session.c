@@ -109,17 +109,27 @@ static int transmit(const struct gpuq *g, const struct msg_header *h)
 	return errno == EAGAIN ? -ETIMEDOUT : -errno;
 }
 
-static void acknowledge(const struct gpuq *g, uint32_t serial)
+static void transmit_bare(const struct gpuq *g, uint16_t type, uint32_t serial)
 {
-	struct msg_header ack = {
+	const struct msg_header h = {
 		.magic = MSG_MAGIC,
-		.type = MSG_ACK,
-		.bytes = sizeof(ack),
+		.type = type,
+		.bytes = sizeof(h),
 		.serial = serial,
 	};
 
 	/* When this fails the connection has ended, and the next request says so. */
-	(void)transmit(g, &ack);
+	(void)transmit(g, &h);
+}
+
+static void acknowledge(const struct gpuq *g, uint32_t serial)
+{
+	transmit_bare(g, MSG_ACK, serial);
+}
+
+void session_leave(const struct gpuq *g)
+{
+	transmit_bare(g, MSG_GOODBYE, 0);
 }
 
 /* Ends the connection on our side, for `error` and with a sentence; the first reason stays. */

@@ -128,7 +128,8 @@ static struct channel *channel_take(
 
 	TAILQ_REMOVE(&c->free_channels, ch, in_list);
 	ch->state = CHANNEL_ALLOCATING;
-	ch->generation++;
+	if (++ch->generation == 0)
+		ch->generation = 1; /* 0 stands for nobody in the ledger */
 	ch->serial = m->h.serial;
 	ch->answer = ch->closing = false;
 	ch->sq_entries = m->sq_entries;

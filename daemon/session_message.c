@@ -241,6 +241,13 @@ static void on_admin_stop(struct control *c, struct session *s, const void *msg)
 		control_drain(c, "an administrator asked for it");
 }
 
+/* The client leaves; its channels go without counting as a death. */
+static void on_goodbye(struct control *c, struct session *s, const void *msg)
+{
+	(void)msg;
+	session_close(c, s);
+}
+
 static const struct {
 	uint16_t type;
 	uint16_t bytes; /* in the oldest version served */
@@ -252,6 +259,7 @@ static const struct {
 	{MSG_CLOSE, sizeof(struct msg_close), on_close},
 	{MSG_OP_QUERY, sizeof(struct msg_query), on_op_query},
 	{MSG_DEVICE_QUERY, sizeof(struct msg_query), on_device_query},
+	{MSG_GOODBYE, sizeof(struct msg_header), on_goodbye},
 	{MSG_ADMIN_STOP, sizeof(struct msg_header), on_admin_stop},
 };
 
@@ -289,7 +297,8 @@ void session_message(struct control *c, struct session *s, uint32_t bytes)
 		else if (has_unknown_fields(s, messages[i].bytes, bytes))
 			session_broke_protocol(
 				c, s, h->serial, "message %u has unknown fields", h->type);
-		else if (s->state == SESSION_HANDSHAKE && h->type != MSG_HELLO)
+		else if (s->state == SESSION_HANDSHAKE && h->type != MSG_HELLO &&
+			h->type != MSG_GOODBYE)
 			session_broke_protocol(
 				c, s, h->serial, "message %u before MSG_HELLO", h->type);
 		else

@@ -20,9 +20,12 @@
  *
  * Every request is answered once, with `serial` copied, by its answer or by MSG_ERROR. A message
  * with descriptors must be acknowledged before the next one with descriptors is asked for
- * (-EBUSY): descriptors in flight count against gpuqd. MSG_GOODBYE (serial 0) may come at any
- * time and is the last. Until MSG_HELLO is accepted a deadline runs. Any message that breaks
- * this is answered with MSG_ERROR -GPUQ_EPROTO and the connection is closed.
+ * (-EBUSY): descriptors in flight count against gpuqd. MSG_GOODBYE (serial 0) may come from
+ * either side at any time and is its last; a client sends a bare header. A client that hangs up
+ * without it while it has channels open counts as dead. Until MSG_HELLO is accepted a deadline
+ * runs. Any message that breaks this is answered with MSG_ERROR -GPUQ_EPROTO and the connection
+ * is closed; so is one whose peer leaves its answers unread. A connection that cannot be admitted
+ * gets MSG_ERROR (serial 0) before it has said anything.
  *
  * The administrative socket (the path with "-admin" behind it) speaks the same, and takes the
  * MSG_ADMIN_* requests too; only root and gpuqd's own user are let in.
