@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * control.h: the control process of gpuqd. One thread and one io_uring: it accepts connections,
- * speaks shm/proto.h with clients (session.c), makes and reclaims their channels (channel.c),
- * keeps a device process running (control_device.c) and publishes what happens (control_stats.c).
- * It waits in one place only, for completions of the ring, and never touches a ring of a channel.
+ * speaks shm/proto.h with clients (session.c), makes their channels and takes them back
+ * (control_channel.c), keeps a device process running (control_device.c) and publishes what
+ * happens (control_stats.c). It waits in one place only, for completions of the io_uring, and
+ * never touches the rings of a channel.
  *
  * Every operation on the ring carries in its user data what it is for and the index of the record
  * it belongs to. A record is used again only when all its operations have completed, so the
@@ -275,7 +276,7 @@ void session_message(struct control *c, struct session *s, uint32_t bytes);
 __attribute__((format(printf, 4, 5))) void session_broke_protocol(
 	struct control *c, struct session *s, uint32_t serial, const char *format, ...);
 
-/* --- channel.c --- */
+/* --- control_channel.c --- */
 
 int channel_table_create(struct control *c);
 

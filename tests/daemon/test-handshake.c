@@ -423,10 +423,13 @@ static void test_descriptors_in_flight_are_bounded(void **state)
 
 	raw_send(fd, &open, MSG_OPEN, sizeof(open), 5);
 	raw_send(fd, &open, MSG_OPEN, sizeof(open), 6);
-	raw_expect_error(fd, -EBUSY, "acknowledged");
-	assert_true(raw_receive(fd, &a));
-	assert_int_equal(a.h.type, MSG_OPENED);
-	raw_close_fds(&a);
+	/* The refusal may be quicker than what it stands behind. */
+	for (int i = 0; i < 2; i++) {
+		assert_true(raw_receive(fd, &a));
+		assert_int_equal(a.h.type, a.h.serial == 5 ? MSG_OPENED : MSG_ERROR);
+		assert_true(a.h.serial == 5 || a.error.status == -EBUSY);
+		raw_close_fds(&a);
+	}
 	raw_send(fd, &open, MSG_OPEN, sizeof(open), 7);
 	raw_expect_error(fd, -EBUSY, "acknowledged");
 	raw_send_bare(fd, MSG_ACK, 0);
