@@ -1,0 +1,242 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * bench.h: the common machinery of gpuq-bench.
+ *
+ * A measurement compares contenders. Each is a pair of processes, never of threads, pinned to
+ * two CPUs: this process asks from the first, a forked one (or gpuqd) answers on the second. All
+ * contenders of a table take turns in many short rounds, A B C A B C, so that a change of the
+ * machine's mood (frequency, neighbours, a virtual CPU that moves to another cache) meets all of
+ * them alike, and each round's samples are compared with the first contender's in that round.
+ */
+#ifndef GPUQ_BENCH_BENCH_H
+#define GPUQ_BENCH_BENCH_H
+
+#include "shm/clock.h"
+#include "shm/hist.h"
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#define BENCH_MAX_CHECKS 64
+#define BENCH_ROUNDS 50
+#define BENCH_BUCKETS HIST_BUCKETS(HIST_BENCH_BITS)
+
+/* A target and what was measured against it. */
+struct check {
+	char what[96];
+	double value, limit;
+	bool at_least; /* the value must reach the limit instead of staying below */
+	bool pass;
+};
+
+struct bench {
+	int client_cpu, server_cpu;
+	uint64_t samples; /* 0: the measurement's own default */
+	double seconds;	  /* likewise */
+	const char *gpuqd, *socket, *python;
+	struct clock_line clock;
+	uint64_t clock_step_ns; /* smallest difference that the clock shows */
+	double clock_cost_ns;
+	json_t *rows;
+	struct check checks[BENCH_MAX_CHECKS];
+	uint32_t n_checks;
+};
+
+/* What was measured of one contender. */
+struct series {
+	uint64_t *ns;	 /* histogram of nanoseconds */
+	uint64_t *milli; /* histogram of thousandths of the first contender's p50 in that round */
+	uint64_t total, max_ns;
+	double round_p50_ns[BENCH_ROUNDS];
+	uint32_t rounds;
+};
+
+struct contender {
+	const char *name;
+	void *state;
+	/* In the second process: answers n times. NULL when gpuqd answers, or nobody needs to. */
+	int (*serve)(void *state, uint64_t n);
+	/* Asks n times and notes each duration. 0 or a negative error. */
+	int (*run)(void *state, const struct clock_line *clock, uint64_t *ret_ns, uint64_t n);
+	void (*close)(void *state); /* gives the state back; may be NULL */
+	uint64_t per_round;	    /* samples */
+	uint64_t settle_ns; /* the other side needs this long to fall asleep after a round */
+	struct series series;
+	pid_t pid;
+	int go_fd;
+};
+
+/* --- measure.c ----------------------------------------------------------------------------- */
+
+/*
+ * Lets the contenders take turns for `rounds` (at most BENCH_ROUNDS) rounds after one to warm up.
+ * Their series are filled; contenders_free() ends them. 0 or a negative error, already told.
+ */
+int contenders_measure(struct bench *b, struct contender *set, uint32_t n, uint32_t rounds);
+void contenders_free(struct contender *set, uint32_t n);
+
+/* The value below which `fraction` of the series lies, in the first contender's p50. */
+double series_ratio(const struct series *s, double fraction);
+uint64_t series_quantile_ns(const struct series *s, double fraction);
+
+/* Median of the rounds' p50s, finer than the clock's step. */
+double series_typical_ns(const struct series *s);
+
+/* Samples of each round, of as many in total as the user wants or else the preset. */
+static inline uint64_t per_round(const struct bench *b, uint64_t preset, uint32_t rounds)
+{
+	return (b->samples > 0 ? b->samples : preset) / rounds + 1;
+}
+
+/* n times trip(), each timed from the end of the one before; trip is to be inlined. */
+static inline __attribute__((always_inline)) int sample_back_to_back(const struct clock_line *clock,
+	uint64_t *ret_ns, uint64_t n, int (*trip)(void *), void *arg)
+{
+	uint64_t last_ns = clock_now_ns(clock);
+
+	for (uint64_t i = 0; i < n; i++) {
+		int r = trip(arg);
+		if (r < 0)
+			return r;
+		uint64_t now_ns = clock_now_ns(clock);
+		ret_ns[i] = now_ns - last_ns;
+		last_ns = now_ns;
+	}
+	return 0;
+}
+
+/* n times trip(), each after a pause in which both sides fall asleep. */
+int sample_apart(const struct clock_line *clock, uint64_t *ret_ns, uint64_t n, uint64_t gap_ns,
+	int (*trip)(void *), void *arg);
+
+void sleep_ns(uint64_t ns);
+
+/* --- machine.c ----------------------------------------------------------------------------- */
+
+/* The first two CPUs that this process may use; the same one twice when there is no other. */
+void cpus_default(int *ret_first, int *ret_second);
+
+/* Pins a thread (0: the calling one) to up to two CPUs. 0 or a negative errno. */
+int cpus_pin(pid_t tid, int first, int second);
+
+/* What the numbers depend on, for people and for the JSON file. */
+json_t *machine_describe(const struct bench *b);
+void machine_print(const json_t *machine);
+
+/* Runnable threads in the whole system now, this one included. */
+uint32_t machine_running(void);
+
+/* --- report.c ------------------------------------------------------------------------------ */
+
+/* A progress message on standard error. */
+void progress(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/* A failure on standard error, `error` negative or 0 for none. */
+void complain(int error, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* Prints a table of contenders, the first one being `unit` ("F"), and keeps it for JSON. */
+void report_table(struct bench *b, const char *title, const char *unit, const struct contender *set,
+	uint32_t n);
+
+/* States a target, prints whether it was met and keeps it for the summary. */
+void report_check(struct bench *b, double value, double limit, const char *format, ...)
+	__attribute__((format(printf, 4, 5)));
+void report_check_at_least(struct bench *b, double value, double limit, const char *format, ...)
+	__attribute__((format(printf, 4, 5)));
+
+/* Keeps a result that is no series. Takes the reference. */
+void report_json(struct bench *b, const char *title, json_t *value);
+
+void report_summary(const struct bench *b);
+
+/* Writes everything to a file. 0 or a negative errno. */
+int report_write(const struct bench *b, json_t *machine, const char *command, const char *path);
+
+/* --- daemon.c ------------------------------------------------------------------------------ */
+
+/* A gpuqd to measure: a private one, or somebody's (--socket), which is left as it is. */
+struct daemon {
+	char directory[64]; /* of the private one's socket and log */
+	char socket[108];
+	pid_t pid, device_pid;
+	bool private;
+};
+
+/* Starts (or finds) gpuqd; its dispatcher is pinned to the second CPU. 0 or a told error. */
+int daemon_start(const struct bench *b, struct daemon *ret_daemon);
+void daemon_stop(struct daemon *d);
+
+/* Pins the dispatcher of a private gpuqd to up to two CPUs. */
+void daemon_pin(const struct daemon *d, int first, int second);
+
+/* CPU time that gpuqd's processes have used, and times that its dispatcher went to sleep. */
+uint64_t daemon_cpu_ns(const struct daemon *d);
+uint64_t daemon_sleeps(const struct daemon *d);
+
+/* --- client.c ------------------------------------------------------------------------------ */
+
+struct gpuq;
+struct gpuq_channel;
+
+/* A connection with one channel. */
+struct client {
+	struct gpuq *gpuq;
+	struct gpuq_channel *channel;
+	uint64_t next; /* user data of the next submission */
+};
+
+/* 0 or a told error. */
+int client_open(const struct daemon *d, struct client *ret_client);
+void client_close(struct client *c);
+
+/* Null operation, seen by gpuq_wait(), by polling, or by an event loop that sleeps. */
+int client_null_wait(void *client);
+int client_null_poll(void *client);
+int client_null_event(void *client);
+
+/* A process that holds idle channels and otherwise sleeps. */
+struct crowd {
+	pid_t pid;
+	int ask_fd, answer_fd;
+};
+
+int crowd_start(const struct daemon *d, struct crowd *ret_crowd);
+
+/*
+ * Opens `channels` channels on as few connections as their limits allow, or, when `connections`
+ * is true, each on one of its own. Opening 0 closes all. 0 or a told error.
+ */
+int crowd_open(struct crowd *c, uint32_t channels, bool connections);
+void crowd_stop(struct crowd *c);
+
+/* --- contenders that tables put beside their own; each owns its state until freed ------------ */
+
+int floor_contender(struct contender *c, bool pauses);
+int ring_contender(struct contender *c, const struct clock_line *clock);
+
+/* Two processes that block in read() for each other. */
+enum ipc_kind { IPC_UNIX, IPC_PIPE, IPC_EVENTFD, IPC_BELLS };
+#define IPC_KINDS 3 /* those of the null table; IPC_BELLS is an eventfd there, a pipe back */
+
+/* gap_ns: pause before each sample. */
+int ipc_contender(struct contender *c, enum ipc_kind kind, uint64_t gap_ns);
+
+/* -ENOENT when the machine has no ZeroMQ. */
+int zmq_contender(struct contender *c);
+
+/* --- the subcommands: 0, or a negative error already told ------------------------------------ */
+
+int bench_floor(struct bench *b);
+int bench_ring(struct bench *b);
+int bench_null(struct bench *b);
+int bench_sleep(struct bench *b);
+int bench_pipeline(struct bench *b);
+int bench_op(struct bench *b);
+int bench_idle(struct bench *b);
+
+/* The operators of bench_op() in PyTorch, when Python can import it; else says why not. */
+int torch_table(struct bench *b);
+
+#endif

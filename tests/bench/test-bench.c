@@ -1,0 +1,226 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * test-bench.c: gpuq-bench, briefly: its options, and that each subcommand measures something and
+ * keeps it. What it measures is not judged here: the machine is busy with other tests.
+ */
+#include "tests/harness.h"
+
+#include "shm/hist.h"
+
+#include <jansson.h>
+#include <sched.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#define SAMPLES "300"
+#define PER_ROUND (300 / 50 + 1)
+
+/* Runs gpuq-bench with up to six arguments. */
+static struct harness_output run(const char *const *args, size_t n)
+{
+	const char *argv[8] = {harness_program("bench/gpuq-bench")};
+	struct harness_output output;
+
+	assert_true(n <= 6);
+	memcpy(&argv[1], args, n * sizeof(*args));
+	harness_exec(argv, &output);
+	return output;
+}
+
+static void assert_refused(const char *const *args, size_t n, const char *says)
+{
+	struct harness_output output = run(args, n);
+
+	assert_int_equal(output.status, 2);
+	assert_non_null(strstr(output.err, says));
+	assert_string_equal(output.out, "");
+	harness_output_free(&output);
+}
+
+static void need_two_cpus(void)
+{
+	cpu_set_t set;
+
+	assert_int_equal(sched_getaffinity(0, sizeof(set), &set), 0);
+	if (CPU_COUNT(&set) < 2)
+		harness_skip("needs two CPUs");
+}
+
+static void need_gpuqd(void)
+{
+	if (access(getenv("GPUQ_TEST_GPUQD"), X_OK) != 0)
+		harness_skip("needs gpuqd");
+}
+
+static void test_help_names_every_subcommand(void **state)
+{
+	const char *const args[] = {"--help"};
+	const char *const names[] = {
+		"floor", "ring", "null", "sleep", "pipeline", "op", "idle", "all"};
+	struct harness_output output = run(args, 1);
+
+	assert_int_equal(output.status, 0);
+	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
+		assert_non_null(strstr(output.out, names[i]));
+	harness_output_free(&output);
+}
+
+static void test_bad_usage_is_refused(void **state)
+{
+	assert_refused(NULL, 0, "subcommand is needed");
+	assert_refused((const char *const[]){"fast"}, 1, "no subcommand 'fast'");
+	assert_refused((const char *const[]){"floor", "ring"}, 2, "unexpected argument 'ring'");
+	assert_refused((const char *const[]){"floor", "--samples=ten"}, 2, "'ten'");
+	assert_refused((const char *const[]){"floor", "--samples=5"}, 2, "'5'");
+	assert_refused((const char *const[]){"floor", "--cpus=0"}, 2, "'0'");
+	assert_refused((const char *const[]){"floor", "--cpus=0,99999"}, 2, "'0,99999'");
+	assert_refused((const char *const[]){"idle", "--seconds=-1"}, 2, "'-1'");
+	assert_refused((const char *const[]){"floor", "--loud"}, 2, "--help");
+}
+
+static void test_missing_gpuqd_is_an_error(void **state)
+{
+	const char *const args[] = {"idle", "--gpuqd=/nowhere/gpuqd"};
+	struct harness_output output = run(args, 2);
+
+	assert_int_equal(output.status, 1);
+	assert_non_null(strstr(output.err, "cannot run /nowhere/gpuqd"));
+	harness_output_free(&output);
+}
+
+/* Runs a subcommand with few samples and returns what it kept. */
+static json_t *measure(const char *subcommand)
+{
+	char path[300], json[320];
+	json_error_t error;
+
+	snprintf(path, sizeof(path), "%s/result.json", harness_tmpdir());
+	snprintf(json, sizeof(json), "--json=%s", path);
+	const char *const args[] = {
+		subcommand, "--samples=" SAMPLES, "--seconds=1", json, "--python=/nowhere/python"};
+	struct harness_output output = run(args, 5);
+
+	if (output.status != 0)
+		fprintf(stderr, "%s%s", output.out, output.err);
+	assert_int_equal(output.status, 0);
+	assert_non_null(strstr(output.out, "====== summary ======"));
+	harness_output_free(&output);
+	json_t *root = json_load_file(path, 0, &error);
+	assert_non_null(root);
+	assert_string_equal(json_string_value(json_object_get(root, "program")), "gpuq-bench");
+	assert_true(json_is_string(json_object_get(json_object_get(root, "machine"), "kernel")));
+	return root;
+}
+
+static json_int_t count_samples(const json_t *histogram)
+{
+	json_int_t sum = 0;
+	const json_t *bucket;
+	size_t i;
+
+	json_array_foreach(histogram, i, bucket) sum +=
+		json_integer_value(json_array_get(bucket, 1));
+	return sum;
+}
+
+/* A row's histograms hold all its samples, and its percentiles are in order. */
+static void assert_row(const json_t *row)
+{
+	json_int_t samples = json_integer_value(json_object_get(row, "samples"));
+	json_int_t p50 = json_integer_value(json_object_get(row, "p50_ns"));
+	json_int_t p99 = json_integer_value(json_object_get(row, "p99_ns"));
+	json_int_t max = json_integer_value(json_object_get(row, "max_ns"));
+
+	assert_true(samples > 0);
+	assert_int_equal(count_samples(json_object_get(row, "histogram_ns")), samples);
+	assert_int_equal(count_samples(json_object_get(row, "histogram_in_units")), samples);
+	assert_true(p50 > 0 && p50 <= p99 && p99 <= max + max / 100);
+}
+
+static void assert_rows(const json_t *root, size_t n)
+{
+	const json_t *rows = json_object_get(root, "rows"), *row;
+	size_t i;
+
+	assert_int_equal(json_array_size(rows), n);
+	json_array_foreach(rows, i, row) assert_row(row);
+}
+
+static void test_floor_keeps_its_histograms(void **state)
+{
+	need_two_cpus();
+	json_t *root = measure("floor");
+
+	assert_rows(root, 2);
+	const json_t *row = json_array_get(json_object_get(root, "rows"), 0);
+	assert_int_equal(json_integer_value(json_object_get(row, "samples")), PER_ROUND * 50);
+	/* The floor is its own unit. */
+	double ratio = json_real_value(json_object_get(row, "p50_in_units"));
+	assert_true(ratio > 0.8 && ratio < 1.25);
+	json_decref(root);
+}
+
+static void test_ring_states_its_target(void **state)
+{
+	need_two_cpus();
+	json_t *root = measure("ring");
+	const json_t *checks = json_object_get(root, "checks");
+
+	assert_rows(root, 3);
+	assert_int_equal(json_array_size(checks), 1);
+	double value = json_real_value(json_object_get(json_array_get(checks, 0), "value"));
+	double limit = json_real_value(json_object_get(json_array_get(checks, 0), "limit"));
+	bool pass = json_is_true(json_object_get(json_array_get(checks, 0), "pass"));
+	assert_int_equal(pass, value <= limit);
+	json_decref(root);
+}
+
+static void test_sleep_measures_gpuqd(void **state)
+{
+	need_gpuqd();
+	json_t *root = measure("sleep");
+
+	assert_rows(root, 3);
+	json_decref(root);
+}
+
+static void test_op_agrees_with_the_kernels(void **state)
+{
+	need_two_cpus();
+	need_gpuqd();
+	json_t *root = measure("op");
+
+	/* Four operators, five rows each; a row is only measured after both ways agreed. */
+	assert_rows(root, 20);
+	json_decref(root);
+}
+
+static void test_idle_reads_the_time_of_gpuqd(void **state)
+{
+	need_gpuqd();
+	json_t *root = measure("idle");
+	const json_t *row = json_array_get(json_object_get(root, "rows"), 0);
+	const json_t *value = json_object_get(row, "value");
+
+	assert_int_equal(json_integer_value(json_object_get(value, "clients")), 100);
+	assert_true(json_real_value(json_object_get(value, "seconds")) >= 1);
+	assert_true(json_real_value(json_object_get(value, "cpu_percent")) < 100);
+	json_decref(root);
+}
+
+int main(void)
+{
+	static const struct harness_test tests[] = {
+		HARNESS_TEST(test_help_names_every_subcommand),
+		HARNESS_TEST(test_bad_usage_is_refused),
+		HARNESS_TEST(test_missing_gpuqd_is_an_error),
+		HARNESS_TEST_LONG(test_floor_keeps_its_histograms, 60),
+		HARNESS_TEST_LONG(test_ring_states_its_target, 60),
+		HARNESS_TEST_LONG(test_sleep_measures_gpuqd, 60),
+		HARNESS_TEST_LONG(test_op_agrees_with_the_kernels, 60),
+		HARNESS_TEST_LONG(test_idle_reads_the_time_of_gpuqd, 60),
+	};
+
+	return harness_run("bench", tests, sizeof(tests) / sizeof(tests[0]));
+}
