@@ -16,7 +16,17 @@
 #define NO_WORD 0xff
 #define UNREAD 0xdeadbeefdeadbeefull /* in a private copy until memory has performed the load */
 
-enum kind { OP_LOAD, OP_LOAD_INTO, OP_STORE, OP_FENCE, OP_PAUSE, OP_BELL, OP_SLEEP, OP_END };
+enum kind {
+	OP_LOAD,
+	OP_LOAD_INTO,
+	OP_STORE,
+	OP_FENCE,
+	OP_PAUSE,
+	OP_BELL,
+	OP_SLEEP,
+	OP_SILENCE,
+	OP_END
+};
 
 struct op {
 	uint64_t value; /* stored, foreseen or loaded */
@@ -121,6 +131,7 @@ static void print_step(const struct step *s, uint32_t number)
 		[OP_PAUSE] = {"", "spins", "", ""},
 		[OP_BELL] = {"", "rings the bell", "", ""},
 		[OP_SLEEP] = {"", "is woken by its bell", "", ""},
+		[OP_SILENCE] = {"", "silences its bell", "", ""},
 	};
 	const char *order = s->op.kind == OP_LOAD ? " (acquire)" : " (release)";
 
@@ -337,6 +348,12 @@ void explore_sleep(uint32_t bell)
 		stand_at((struct op){.kind = OP_SLEEP, .word = (uint8_t)bell});
 }
 
+void explore_silence(uint32_t bell)
+{
+	if (logged(OP_SILENCE, (uint8_t)bell) == NULL)
+		stand_at((struct op){.kind = OP_SILENCE, .word = (uint8_t)bell});
+}
+
 void explore_fail(const char *why)
 {
 	now.thread->failed = why;
@@ -433,6 +450,7 @@ static bool can_go_on(const struct state *s, const struct thread_state *t)
 	case OP_PAUSE:
 		return t->news;
 	case OP_BELL:
+	case OP_SILENCE:
 		return !foresees(t);
 	case OP_SLEEP:
 		return !foresees(t) && s->bells[t->next.word] > 0;
@@ -449,7 +467,7 @@ static void go_on(struct state *s, uint32_t thread)
 		t->news = false;
 	if (t->next.kind == OP_BELL)
 		s->bells[t->next.word]++;
-	if (t->next.kind == OP_SLEEP)
+	if (t->next.kind == OP_SILENCE)
 		s->bells[t->next.word] = 0;
 	now.state = s;
 	record(t, t->next, AT_ONCE);

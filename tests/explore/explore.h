@@ -99,9 +99,10 @@ void explore_add_value(struct explore_program *p, uint64_t value);
 /* Searches until the end or the first violation, whose interleaving it prints. */
 struct explore_result explore_run(const struct explore_program *p);
 
-/* For rounds. A bell that nobody sleeps on is kept; a sleeper silences all that came. */
+/* For rounds. A bell keeps ringing until it is silenced, and until then nobody sleeps on it. */
 void explore_bell(uint32_t bell);
 void explore_sleep(uint32_t bell);
+void explore_silence(uint32_t bell);
 _Noreturn void explore_fail(const char *why);
 uint32_t explore_fetches(const void *word);
 

@@ -34,6 +34,8 @@ struct consuming {
 	uint64_t wishes;
 	uint64_t last_wish; /* wishes for the same index count once */
 	uint64_t bell;
+	bool late;  /* silences its bell before the next sleep, not after the last one */
+	bool woken; /* so that is still to be done */
 	uint64_t entry[SIDE_MAX][SIDE_WORDS];
 };
 
@@ -109,25 +111,36 @@ static inline uint64_t side_take(struct consuming *s)
 	return n;
 }
 
+/* Sleeps until `want` entries are there, unless they are. Returns what may be read now. */
+static inline int side_sleep(struct consuming *s, uint64_t want)
+{
+	if (s->woken)
+		explore_silence((uint32_t)s->bell);
+	s->woken = false;
+	if (s->wishes == 0 || s->last_wish != s->c.cons + want)
+		s->wishes++;
+	s->last_wish = s->c.cons + want;
+	int n = ring_sleep_prepare(&s->c, (uint32_t)want);
+	if (n < 0 || (uint64_t)n >= want)
+		return n;
+	explore_sleep((uint32_t)s->bell);
+	if (!s->late)
+		explore_silence((uint32_t)s->bell);
+	s->woken = s->late;
+	return 0;
+}
+
 /* One round: takes what is there, or sleeps. Returns how many entries it took. */
 static inline uint64_t side_consume(struct consuming *s)
 {
 	uint64_t want = s->total - s->got < s->want ? s->total - s->got : s->want;
 	int n = ring_refresh(&s->c);
 
-	if (n == 0) {
-		if (s->wishes == 0 || s->last_wish != s->c.cons + want)
-			s->wishes++;
-		s->last_wish = s->c.cons + want;
-		n = ring_sleep_prepare(&s->c, (uint32_t)want);
-		if (n >= 0 && (uint64_t)n < want) {
-			explore_sleep((uint32_t)s->bell);
-			return 0;
-		}
-	}
+	if (n == 0)
+		n = side_sleep(s, want);
 	if (n < 0)
 		explore_fail("the consumer takes an honest producer for a hostile one");
-	return side_take(s);
+	return n > 0 ? side_take(s) : 0;
 }
 
 /* At the end: every entry once, in order, whole; no wish answered twice. */
