@@ -68,6 +68,14 @@ static const char *parse_term(const char *p, struct term *term)
 	return n > 0 ? p : NULL;
 }
 
+/* Skips what separates alternatives; NULL when p is not at one. */
+static const char *next_form(const char *p)
+{
+	if (*p == '|')
+		return p + 1;
+	return strncmp(p, "or ", 3) == 0 ? p + 3 : NULL;
+}
+
 /* Reads one form; returns what follows it, or NULL when it is malformed. */
 static const char *parse_form(const char *p, struct form *form)
 {
@@ -175,7 +183,7 @@ int shape_bind(struct shape_env *env, const char *tensor, const char *text, uint
 	assert(rank <= GPUQ_MAX_RANK);
 	do {
 		p = parse_form(p, &form);
-		if (p == NULL || (*p != '\0' && *p != '|'))
+		if (p == NULL || (*p != '\0' && next_form(p) == NULL))
 			return refuse(why, why_size, "%s has a shape text that cannot be read: %s",
 				tensor, text);
 		if (form.leading ? rank < form.n_terms : rank != form.n_terms)
@@ -188,7 +196,7 @@ int shape_bind(struct shape_env *env, const char *tensor, const char *text, uint
 			return 0;
 		}
 		rank_fits = true;
-	} while (*p++ == '|');
+	} while ((p = next_form(p)) != NULL);
 	if (rank_fits)
 		return -EINVAL;
 	return refuse(why, why_size, "%s is %s and has to be %s", tensor,
@@ -228,7 +236,7 @@ int shape_infer(const struct shape_env *env, const char *tensor, const char *tex
 
 	do {
 		p = parse_form(p, &form);
-		if (p == NULL || (*p != '\0' && *p != '|'))
+		if (p == NULL || (*p != '\0' && next_form(p) == NULL))
 			return refuse(why, why_size, "%s has a shape text that cannot be read: %s",
 				tensor, text);
 		if (infer_form(env, &form, ret_rank, dims, &unknown)) {
@@ -237,7 +245,7 @@ int shape_infer(const struct shape_env *env, const char *tensor, const char *tex
 		}
 		if (first_unknown[0] == '\0')
 			snprintf(first_unknown, sizeof(first_unknown), "%s", unknown);
-	} while (*p++ == '|');
+	} while ((p = next_form(p)) != NULL);
 	return refuse(why, why_size, "the shape of %s, %s, needs %s, which no input gives", tensor,
 		text, first_unknown);
 }

@@ -2,7 +2,7 @@
 /*
  * shape.h: works out an operator's shapes from the shape texts in its description.
  *
- *	text  := form { '|' form }		alternatives: "[O,I] | [B,O,I]"
+ *	text  := form { ( '|' | 'or' ) form }	alternatives: "[O,I] or [B,O,I]"
  *	form  := '[' [ '..' ] { term } ']'	comma-separated; ".." is any leading dimensions
  *	term  := symbol | number		"B", "64"
  *

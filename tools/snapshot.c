@@ -305,9 +305,11 @@ bool snapshot_process_exists(const struct snapshot *snapshot)
 
 uint64_t snapshot_silent_ns(const struct snapshot *snapshot)
 {
-	uint64_t heartbeat = snapshot->header.heartbeat_ns;
+	const struct stats_header *h = &snapshot->header;
+	uint64_t now_ns = h->heartbeat_ns > 0 ? snapshot->clock_ns : snapshot->realtime_ns;
+	uint64_t seen_ns = h->heartbeat_ns > 0 ? h->heartbeat_ns : h->started_realtime_ns;
 
-	return snapshot->clock_ns > heartbeat ? snapshot->clock_ns - heartbeat : 0;
+	return now_ns > seen_ns ? now_ns - seen_ns : 0; /* its start was a sign of life, too */
 }
 
 bool snapshot_alive(const struct snapshot *snapshot)

@@ -356,7 +356,7 @@ static json_t *rows_json(const struct table *t, const struct top_rows *rows)
 json_t *top_json(const struct top_model *model)
 {
 	uint64_t time_ns = model->last == NULL ? 0 : model->last->realtime_ns;
-	json_t *document = json_pack("{s:s, s:f, s:o, s:o?}", "schema", "gpuq-top/1", "time_s",
+	json_t *document = json_pack("{s:s, s:f, s:o, s:o?}", "schema", "gpuq-stats/1", "time_s",
 		(double)time_ns / 1e9, "daemon", table_json(&top_daemon_table, &model->daemon),
 		"trouble", model->trouble[0] == '\0' ? NULL : json_string(model->trouble));
 

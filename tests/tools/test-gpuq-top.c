@@ -112,7 +112,7 @@ static void json_is_one_document_in_a_line(void **state)
 				"state", &daemon_state, "rate_per_s", &rate, "devices", &devices,
 				"clients", &clients, "channels", &channels, "ops", &ops),
 			0);
-		assert_string_equal(schema, "gpuq-top/1");
+		assert_string_equal(schema, "gpuq-stats/1");
 		assert_int_equal(pid_there, pid);
 		assert_string_equal(daemon_state, "serving");
 		assert_true(json_is_null(trouble));

@@ -36,7 +36,7 @@ static void binds_and_infers(void **state)
 	struct shape_env env = {0};
 
 	assert_int_equal(bind(&env, "x", "[B,I]", 2, DIMS(32, 64)), 0);
-	assert_int_equal(bind(&env, "w", "[O,I] | [B,O,I]", 2, DIMS(10, 64)), 0);
+	assert_int_equal(bind(&env, "w", "[O,I] or [B,O,I]", 2, DIMS(10, 64)), 0);
 	assert_int_equal(bind(&env, "bias", "[O]", 1, DIMS(10)), 0);
 	assert_inferred(&env, "[B,O]", "[32,10]");
 	assert_inferred(&env, "[ O , 3, B ]", "[10,3,32]");
@@ -107,7 +107,7 @@ static void malformed_texts_are_refused(void **state)
 		"[B",
 		"[B,",
 		"[B I]",
-		"[B] or [C]",
+		"[B] else [C]",
 		"[B] |",
 		"[-1]",
 		"[99999999999999999999999]",

@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: MIT */
+/* gpuq status: what gpuqd's statistics say, and whether it lives. */
+#include "tools/command.h"
+#include "tools/top_table.h"
+
+#include <stdio.h>
+
+static void print_text(const struct top_model *m)
+{
+	const struct top_daemon *d = &m->daemon;
+	const struct table *t = &top_tables[TOP_DEVICES];
+	const struct top_rows *rows = &m->rows[TOP_DEVICES];
+	struct table_plan plan;
+	char line[TABLE_LINE_MAX], bytes[16];
+
+	printf("%s at %s\n", top_headline(d, line, sizeof(line)), d->socket);
+	format_bytes(d->segment_bytes, bytes, sizeof(bytes));
+	printf("clients   %llu connected, %llu accepted, %llu refused, %llu died\n",
+		(unsigned long long)d->clients, (unsigned long long)d->accepted,
+		(unsigned long long)d->refused, (unsigned long long)d->deaths);
+	printf("channels  %llu open, %sB shared\n", (unsigned long long)d->channels, bytes);
+	printf("work      %llu completed, %llu failed\n", (unsigned long long)d->completed,
+		(unsigned long long)d->failed);
+	printf("trouble   %llu device restarts, %llu protocol errors, %llu times out of "
+	       "descriptors\n\n",
+		(unsigned long long)d->device_restarts, (unsigned long long)d->protocol_errors,
+		(unsigned long long)d->accept_exhausted);
+	table_plan(t, 120, &plan);
+	printf("%s\n", table_titles(t, &plan, line));
+	for (uint32_t i = 0; i < rows->n; i++)
+		printf("%s\n", table_line(t, &plan, table_row(t, rows, i), line));
+}
+
+/* Serving, or on its way to or from it. */
+static bool lives(const struct top_daemon *d)
+{
+	return d->liveness == TOP_STARTING || d->liveness == TOP_SERVING ||
+		d->liveness == TOP_DRAINING;
+}
+
+static int show(const struct top_model *m, bool json)
+{
+	char line[TABLE_LINE_MAX];
+	int code;
+
+	if (json) {
+		code = print_json(top_json(m), false);
+	} else {
+		print_text(m);
+		code = finish_output();
+	}
+	if (code == EXIT_OK && !lives(&m->daemon)) {
+		complain("%s; start gpuqd", top_headline(&m->daemon, line, sizeof(line)));
+		code = EXIT_FAIL;
+	}
+	return code;
+}
+
+static int run(struct invocation *v, int argc, char **argv)
+{
+	static const struct option longs[] = {
+		{"json", no_argument, NULL, 'j'}, COMMAND_LONGS, {NULL}};
+	struct top_model model = {0};
+	struct snapshot_source source;
+	struct snapshot *snapshot;
+	bool json = false;
+	char why[1024];
+
+	while (command_option(v, argc, argv, "j" COMMAND_SHORTS, longs) == 'j')
+		json = true;
+	if (optind < argc)
+		return complain_usage("unexpected argument '%s'", argv[optind]);
+	if (snapshot_source_init(&source, v->socket) < 0)
+		return complain_usage("the path of the socket is too long");
+	if (snapshot_take(&source, &snapshot, why, sizeof(why)) < 0) {
+		complain("%s", why);
+		return EXIT_FAIL;
+	}
+	if (top_model_update(&model, snapshot) < 0) {
+		complain("out of memory");
+		return EXIT_FAIL;
+	}
+	int code = show(&model, json);
+	top_model_finish(&model);
+	return code;
+}
+
+const struct command command_status = {
+	.name = "status",
+	.arguments = "[--json]",
+	.summary = "Show whether gpuqd lives, and its counters (of a dead one, the last state)",
+	.help = "  -j, --json          everything as one JSON document\n",
+	.run = run,
+};
