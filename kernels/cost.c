@@ -13,8 +13,9 @@
 
 #define LONGEST_NS 3000.0 /* calls longer than this are not measured */
 #define MAX_SAMPLES 10
-#define ROUNDS 12 /* the fastest counts: the others were disturbed */
-#define CALLS 4	  /* in a round; the clock costs as much as a small call */
+#define ROUNDS 12	/* the fastest counts: the others were disturbed */
+#define CALLS 4		/* in a round; the clock costs as much as a small call */
+#define SAMPLE_NS 150e3 /* no further round after so long; bounds the whole on a slow machine */
 #define BUFFER_BYTES ((size_t)4 << 20)
 
 struct sample {
@@ -32,11 +33,12 @@ static double clock_ns(void)
 static double time_call_ns(const struct op_call *call)
 {
 	const uint64_t units = call->op->units(call);
-	double fastest = INFINITY;
+	double fastest = INFINITY, start = clock_ns();
+	const double deadline = start + SAMPLE_NS;
 
 	call->op->cpu(call, 0, units);
-	for (int round = 0; round < ROUNDS; round++) {
-		const double start = clock_ns();
+	for (int round = 0; round < ROUNDS && start < deadline; round++) {
+		start = clock_ns();
 
 		for (int i = 0; i < CALLS; i++)
 			call->op->cpu(call, 0, units);

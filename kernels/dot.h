@@ -25,7 +25,7 @@ V_INLINE void dot_pointers(
 	const char *p[DOT_GROUP], const char *first, uint64_t left, uint64_t bytes)
 {
 	p[0] = first;
-#pragma GCC unroll 4
+	V_UNROLL
 	for (uint32_t r = 1; r < DOT_GROUP; r++)
 		p[r] = p[r - 1] + (left > r ? bytes : 0);
 }
@@ -39,7 +39,7 @@ V_INLINE void dot_group(const char *const row[DOT_GROUP], const char *const vec[
 	uint64_t i = 0;
 
 	for (; n - i >= 2 * VL; i += 2 * VL) {
-#pragma GCC unroll 4
+		V_UNROLL
 		for (uint32_t r = 0; r < DOT_GROUP; r++) {
 			const char *x = row[r] + i * size, *w = vec[r] + i * size;
 
@@ -49,7 +49,7 @@ V_INLINE void dot_group(const char *const row[DOT_GROUP], const char *const vec[
 		}
 	}
 	if (n - i >= VL) {
-#pragma GCC unroll 4
+		V_UNROLL
 		for (uint32_t r = 0; r < DOT_GROUP; r++)
 			even[r] = v_fma(v_load(row[r] + i * size, dtype),
 				v_load(vec[r] + i * size, dtype), even[r]);
@@ -57,12 +57,12 @@ V_INLINE void dot_group(const char *const row[DOT_GROUP], const char *const vec[
 	}
 	if (n - i > 0) {
 		const uint32_t left = (uint32_t)(n - i);
-#pragma GCC unroll 4
+		V_UNROLL
 		for (uint32_t r = 0; r < DOT_GROUP; r++)
 			odd[r] = v_fma(v_load_tail(row[r] + i * size, left, dtype),
 				v_load_tail(vec[r] + i * size, left, dtype), odd[r]);
 	}
-#pragma GCC unroll 4
+	V_UNROLL
 	for (uint32_t r = 0; r < DOT_GROUP; r++)
 		acc[r] = even[r] + odd[r];
 }
@@ -130,7 +130,7 @@ V_INLINE vf dot_short_row(
 {
 	vf sum = dot_short_load(row, 0, vectors, tail, dtype) * vec[0];
 
-#pragma GCC unroll 4
+	V_UNROLL
 	for (uint32_t i = 1; i < vectors; i++)
 		sum = v_fma(dot_short_load(row, i, vectors, tail, dtype), vec[i], sum);
 	return sum;
@@ -145,11 +145,11 @@ V_INLINE void dot_run_short(const struct dot_rows *d, const struct dot_out *out,
 	vf vec[DOT_SHORT], acc[VL];
 	uint64_t first = 0;
 
-#pragma GCC unroll 4
+	V_UNROLL
 	for (uint32_t i = 0; i < vectors; i++)
 		vec[i] = dot_short_load(d->vecs, i, vectors, tail, dtype);
 	for (; count - first >= VL; first += VL) {
-#pragma GCC unroll 16
+		V_UNROLL
 		for (uint32_t r = 0; r < VL; r++, row += d->row_bytes)
 			acc[r] = dot_short_row(row, vec, vectors, tail, dtype);
 		dot_store(out, first, VL, v_sum_rows(acc), dtype);

@@ -25,6 +25,13 @@
 #endif
 #endif
 
+/* Before a loop over registers: unrolled completely, or the array that they are would be memory. */
+#ifdef __clang__
+#define V_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define V_UNROLL _Pragma("GCC unroll 16")
+#endif
+
 #define V_INLINE static inline __attribute__((always_inline, unused))
 
 typedef float vf __attribute__((vector_size(VL * 4)));
@@ -366,11 +373,11 @@ V_INLINE vf v_max_lanes(vf v)
  * One halving step of v_sum_rows(): of each group of 2h lanes, both halves of a and both halves
  * of b are added, so that a and b end up side by side. Both are added in the same order.
  */
-#define V_FOLD(r, h)                                                              \
-	do {                                                                      \
-		_Pragma("GCC unroll 16") for (int i_ = 0; i_ < (h); i_++) r[i_] = \
-			V_SHUFFLE(r[i_], r[i_ + (h)], V_BLEND, h) +               \
-			V_SHUFFLE(r[i_], r[i_ + (h)], V_CROSS, h);                \
+#define V_FOLD(r, h)                                                \
+	do {                                                        \
+		V_UNROLL for (int i_ = 0; i_ < (h); i_++) r[i_] =   \
+			V_SHUFFLE(r[i_], r[i_ + (h)], V_BLEND, h) + \
+			V_SHUFFLE(r[i_], r[i_ + (h)], V_CROSS, h);  \
 	} while (0)
 
 /* Lane j of the result is the sum of the lanes of r[j]; the order is the same for every j. */
@@ -388,16 +395,16 @@ V_INLINE vf v_sum_rows(vf r[VL])
 }
 
 /* One step of v_transpose(): exchanges the off-diagonal blocks of h x h lanes. */
-#define V_EXCHANGE(r, h)                                                 \
-	do {                                                             \
-		_Pragma("GCC unroll 16") for (int i_ = 0; i_ < VL; i_++) \
-		{                                                        \
-			if ((i_ & (h)) != 0)                             \
-				continue;                                \
-			const vf a_ = r[i_], b_ = r[i_ + (h)];           \
-			r[i_] = V_SHUFFLE(a_, b_, V_LOW, h);             \
-			r[i_ + (h)] = V_SHUFFLE(a_, b_, V_HIGH, h);      \
-		}                                                        \
+#define V_EXCHANGE(r, h)                                            \
+	do {                                                        \
+		V_UNROLL for (int i_ = 0; i_ < VL; i_++)            \
+		{                                                   \
+			if ((i_ & (h)) != 0)                        \
+				continue;                           \
+			const vf a_ = r[i_], b_ = r[i_ + (h)];      \
+			r[i_] = V_SHUFFLE(a_, b_, V_LOW, h);        \
+			r[i_ + (h)] = V_SHUFFLE(a_, b_, V_HIGH, h); \
+		}                                                   \
 	} while (0)
 
 /* Lane j of r[i] goes to lane i of r[j]. */

@@ -57,7 +57,7 @@ V_INLINE void pack_w(const struct gemv *g, struct panel *p, uint64_t first, uint
 		for (uint64_t i = from; i < to; i += VL) {
 			vf rows[VL];
 
-#pragma GCC unroll 16
+			V_UNROLL
 			for (uint32_t r = 0; r < VL; r++) {
 				const uint64_t row = least(first + column + r, last);
 				const char *w = g->w + (row * g->n + i) * v_size(dtype);
@@ -66,7 +66,7 @@ V_INLINE void pack_w(const struct gemv *g, struct panel *p, uint64_t first, uint
 						       : v_load_tail(w, (uint32_t)(to - i), dtype);
 			}
 			v_transpose(rows);
-#pragma GCC unroll 16
+			V_UNROLL
 			for (uint32_t r = 0; r < VL; r++)
 				v_store_floats(&p->w[i - from + r][column], rows[r]);
 		}
@@ -96,17 +96,17 @@ V_INLINE void tile(
 	vf sum[TILE][2] = {0};
 
 	for (uint64_t i = 0; i < n; i++) {
-#pragma GCC unroll 8
+		V_UNROLL
 		for (uint32_t r = 0; r < rows; r++) {
 			const vf x = v_set1(p->x[r][i]);
-#pragma GCC unroll 2
+			V_UNROLL
 			for (uint32_t v = 0; v < vectors; v++)
 				sum[r][v] = v_fma(x, v_load_floats(&p->w[i][v * VL]), sum[r][v]);
 		}
 	}
-#pragma GCC unroll 8
+	V_UNROLL
 	for (uint32_t r = 0; r < rows; r++) {
-#pragma GCC unroll 2
+		V_UNROLL
 		for (uint32_t v = 0; v < vectors; v++) {
 			vf *to = &p->sums[at + r][v];
 
