@@ -53,10 +53,10 @@ struct gpuq {
 
 /* A submission in flight. The wire's user_data is `token`, the caller's stays here. */
 struct flight {
-	uint64_t token; /* slot | serial << 32; FLIGHT_FREE when the slot is free */
+	uint64_t token; /* slot | index << 32; FLIGHT_FREE when the slot is free */
 	uint64_t user_data;
 	struct gpuq_call *call;
-	uint64_t serial; /* counts submissions: the smaller the older */
+	uint64_t index; /* of its entry in the submission ring */
 };
 #define FLIGHT_FREE UINT64_MAX
 
@@ -84,7 +84,6 @@ struct gpuq_channel {
 	uint16_t *free_slots;	/* a stack of them */
 	uint32_t n_free;
 	uint32_t cq_entries;
-	uint64_t serial;     /* of the next submission */
 	uint64_t tail_word;  /* generation and max_completions of every entry */
 	uint64_t trace_mask; /* 0 when the agreed wire has no trace ids */
 	struct clock_line clock;

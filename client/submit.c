@@ -37,13 +37,21 @@ static int room_for(struct gpuq_channel *ch, uint32_t n)
 	return (uint32_t)space < n ? space : (int)n;
 }
 
+/*
+ * What moves with every entry. A copy on the stack stays in registers, whereas the compiler must
+ * assume that a store to an entry changes the channel.
+ */
+struct cursor {
+	uint64_t index; /* of the ring */
+	uint32_t n_free;
+};
+
 /* Writes one entry, not yet visible to gpuqd. */
-static inline void push(struct gpuq_channel *ch, struct gpuq_call *call, uint64_t args,
-	const struct gpuq_submission *s, uint64_t now_ns)
+static inline void push(struct gpuq_channel *ch, struct cursor *at, struct gpuq_call *call,
+	uint64_t args, const struct gpuq_submission *s, uint64_t now_ns)
 {
-	uint32_t slot = ch->free_slots[--ch->n_free];
-	uint64_t serial = ch->serial++;
-	uint64_t token = slot | serial << 32;
+	uint32_t slot = ch->free_slots[--at->n_free];
+	uint64_t token = slot | at->index << 32;
 	uint64_t deadline_ns = 0;
 
 	if (s->timeout_ns != 0) {
@@ -52,24 +60,25 @@ static inline void push(struct gpuq_channel *ch, struct gpuq_call *call, uint64_
 		deadline_ns = deadline_ns < now_ns ? 0 : deadline_ns;
 	}
 	call->references++;
-	ch->flights[slot] = (struct flight){token, s->user_data, call, serial};
-	const uint64_t words[] = {
-		call->opcode,
-		token,
-		args,
-		deadline_ns,
-		s->trace_id & ch->trace_mask,
-		now_ns,
-		ch->tail_word,
-		0,
-	};
-	_Static_assert(sizeof(words) == sizeof(struct wire_sqe), "a word for each field");
-	shm_copy_out(&ch->sqes[ring_slot(ch->sq.prod, ch->sq.entries)], words, 8);
-	ch->sq.prod++;
+	ch->flights[slot] = (struct flight){token, s->user_data, call, at->index};
+	/* Word by word: a copy from an array would go through memory twice. */
+	uint64_t *words = (uint64_t *)&ch->sqes[ring_slot(at->index++, ch->sq.entries)];
+	shm_store_relaxed(&words[0], call->opcode);
+	shm_store_relaxed(&words[1], token);
+	shm_store_relaxed(&words[2], args);
+	shm_store_relaxed(&words[3], deadline_ns);
+	shm_store_relaxed(&words[4], s->trace_id & ch->trace_mask);
+	shm_store_relaxed(&words[5], now_ns);
+	shm_store_relaxed(&words[6], ch->tail_word);
+	shm_store_relaxed(&words[7], 0);
+	_Static_assert(sizeof(struct wire_sqe) == 8 * sizeof(*words), "every word is written");
 }
 
-static inline void publish(struct gpuq_channel *ch)
+/* Makes the entries before the cursor visible. */
+static inline void publish(struct gpuq_channel *ch, const struct cursor *at)
 {
+	ch->sq.prod = at->index;
+	ch->n_free = at->n_free;
 	ring_publish(&ch->sq);
 	if (ring_wake_wanted(&ch->sq))
 		bell_ring_eventfd(ch->doorbell_fd);
@@ -83,17 +92,18 @@ int gpuq_submit(struct gpuq_channel *ch, const struct gpuq_submission *submissio
 	if (room < 0)
 		return room;
 	uint64_t now_ns = clock_now_ns(&ch->clock);
+	struct cursor at = {ch->sq.prod, ch->n_free};
 	int done = 0;
 	for (; done < room; done++) {
 		const struct gpuq_submission *s = &submissions[done];
 		struct gpuq_call *call = s->call != NULL ? s->call : &ch->null_call;
 		if (__builtin_expect(call->channel != ch, 0))
 			break;
-		push(ch, call, call->args, s, now_ns);
+		push(ch, &at, call, call->args, s, now_ns);
 	}
 	if (done == 0)
 		return fail_plain(-EINVAL, "the call was created for another channel");
-	publish(ch);
+	publish(ch, &at);
 	return done;
 }
 
@@ -107,7 +117,8 @@ static const struct flight *find_oldest(const struct gpuq_channel *ch, uint64_t 
 		if (f->token == FLIGHT_FREE || f->user_data != user_data ||
 			f->call == &ch->cancel_call)
 			continue;
-		if (oldest == NULL || f->serial < oldest->serial)
+		/* The distance to the next one: indices may wrap. */
+		if (oldest == NULL || ch->sq.prod - f->index > ch->sq.prod - oldest->index)
 			oldest = f;
 	}
 	return oldest;
@@ -123,33 +134,43 @@ int gpuq_cancel(struct gpuq_channel *ch, uint64_t target_user_data, uint64_t use
 	const struct flight *target = find_oldest(ch, target_user_data);
 	if (target == NULL)
 		return fail_plain(-ENOENT, "nothing with this user_data is in flight");
-	push(ch, &ch->cancel_call, target->token, &s, clock_now_ns(&ch->clock));
-	publish(ch);
+	struct cursor at = {ch->sq.prod, ch->n_free};
+	push(ch, &at, &ch->cancel_call, target->token, &s, clock_now_ns(&ch->clock));
+	publish(ch, &at);
 	return 0;
 }
 
 /* Stops before an impossible completion; when that is the first, the channel ends. */
 int submit_reap(struct gpuq_channel *ch, struct gpuq_completion *ret_completions, uint32_t n)
 {
+	struct cursor at = {ch->cq.cons, ch->n_free};
 	uint32_t done = 0;
 
 	for (; done < n; done++) {
-		struct wire_cqe e;
-		shm_copy_in(&e, &ch->cqes[ring_slot(ch->cq.cons, ch->cq_entries)],
-			sizeof(e) / sizeof(uint64_t));
-		uint32_t slot = (uint32_t)e.user_data;
+		const uint64_t *words =
+			(const uint64_t *)&ch->cqes[ring_slot(at.index, ch->cq_entries)];
+		uint64_t token = shm_load_relaxed(&words[0]);
+		uint32_t slot = (uint32_t)token;
 		if (__builtin_expect(slot >= ch->cq_entries, 0))
 			break;
 		struct flight *f = &ch->flights[slot];
-		if (__builtin_expect(f->token != e.user_data, 0))
+		if (__builtin_expect(f->token != token, 0))
 			break;
+		uint64_t status = shm_load_relaxed(&words[1]);
 		ret_completions[done] = (struct gpuq_completion){
-			f->user_data, e.status, e.flags, e.queued_ns, e.executed_ns};
+			.user_data = f->user_data,
+			.status = (int32_t)status,
+			.flags = (uint32_t)(status >> 32),
+			.queued_ns = shm_load_relaxed(&words[2]),
+			.executed_ns = shm_load_relaxed(&words[3]),
+		};
 		f->token = FLIGHT_FREE;
-		ch->free_slots[ch->n_free++] = (uint16_t)slot;
-		ch->cq.cons++;
+		ch->free_slots[at.n_free++] = (uint16_t)slot;
+		at.index++;
 		call_release(f->call);
 	}
+	ch->cq.cons = at.index;
+	ch->n_free = at.n_free;
 	ring_release(&ch->cq);
 	if (__builtin_expect(done == 0, 0)) {
 		channel_poison(ch);
