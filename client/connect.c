@@ -10,11 +10,14 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 #define DEFAULT_TIMEOUT_NS (5 * NS_PER_S)
 #define DEFAULT_SOCKET "/run/gpuq/gpuq-0"
 #define PATHS_MAX 2
+#define ENDING_TRIES 20 /* to reach a gpuqd behind the socket of one that has just ended */
+#define ENDING_PAUSE_MS 10
 
 #define STRING_OF(x) #x
 #define VERSION_STRING(major, minor, patch) \
@@ -194,21 +197,16 @@ static struct gpuq *gpuq_new(void)
 	return g;
 }
 
-int gpuq_connect(const struct gpuq_options *options, struct gpuq **ret_gpuq)
+static int connect_once(
+	const struct gpuq_options *options, const struct paths *paths, struct gpuq **ret_gpuq)
 {
-	static const struct gpuq_options defaults;
-	struct paths paths = {0};
-
-	options = options != NULL ? options : &defaults;
-	int r = find_paths(options, &paths);
-	if (r < 0)
-		return r;
 	struct gpuq *g = gpuq_new();
+
 	if (g == NULL)
 		return fail_plain(-ENOMEM, "no memory for a connection");
 	g->timeout_ns = options->timeout_ns > 0 ? options->timeout_ns : DEFAULT_TIMEOUT_NS;
 	g->usable_cpus = wait_usable_cpus();
-	r = reach(g, &paths);
+	int r = reach(g, paths);
 	if (r == 0)
 		r = shake_hands(g, options->name);
 	if (r < 0) {
@@ -217,6 +215,28 @@ int gpuq_connect(const struct gpuq_options *options, struct gpuq **ret_gpuq)
 	}
 	*ret_gpuq = g;
 	return 0;
+}
+
+int gpuq_connect(const struct gpuq_options *options, struct gpuq **ret_gpuq)
+{
+	static const struct gpuq_options defaults;
+	const struct timespec pause = {.tv_nsec = ENDING_PAUSE_MS * (long)NS_PER_MS};
+	struct paths paths = {0};
+
+	options = options != NULL ? options : &defaults;
+	int r = find_paths(options, &paths);
+	if (r < 0)
+		return r;
+	/*
+	 * The socket of a killed gpuqd takes connections until the kernel has taken its io_uring
+	 * apart, and drops them then: whether there is a gpuqd shows a moment later.
+	 */
+	r = connect_once(options, &paths, ret_gpuq);
+	for (uint32_t i = 0; r == -GPUQ_EGONE && i < ENDING_TRIES; i++) {
+		(void)nanosleep(&pause, NULL);
+		r = connect_once(options, &paths, ret_gpuq);
+	}
+	return r;
 }
 
 void gpuq_disconnect(struct gpuq *g)
