@@ -3,8 +3,6 @@
 #include "client/client.h"
 #include "shm/segment.h"
 
-#include <linux/futex.h>
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -80,24 +78,6 @@ static void flights_reset(struct gpuq_channel *ch)
 	ch->n_free = ch->cq_entries;
 }
 
-/*
- * CPUs for this process and gpuqd together. Each counts those that only the other may use on top
- * of its own, so that two that are pinned to a CPU each see both.
- */
-static uint32_t spin_cpus(const struct gpuq *g, uint32_t device)
-{
-	uint32_t owner = shm_load_relaxed_u32(&g->page->devices[device].owner);
-	cpu_set_t ours, theirs, all;
-
-	if (sched_getaffinity(0, sizeof(ours), &ours) < 0 ||
-		sched_getaffinity((pid_t)(owner & FUTEX_TID_MASK), sizeof(theirs), &theirs) < 0)
-		return smaller(g->usable_cpus, g->page->cpus);
-	CPU_OR(&all, &ours, &theirs);
-	uint32_t n = (uint32_t)CPU_COUNT(&all);
-	return smaller(g->usable_cpus + n - (uint32_t)CPU_COUNT(&ours),
-		g->page->cpus + n - (uint32_t)CPU_COUNT(&theirs));
-}
-
 /* The private half of a channel. */
 static struct gpuq_channel *channel_new(struct gpuq *g, const struct gpuq_channel_options *o)
 {
@@ -112,7 +92,7 @@ static struct gpuq_channel *channel_new(struct gpuq *g, const struct gpuq_channe
 		.clock = clock_from_page(g->page),
 		.cq_entries = o->cq_entries,
 		.device = o->device,
-		.spin_cpus = spin_cpus(g, o->device),
+		.spin_cpus = smaller(g->shared_cpus, g->page->cpus),
 		.trace_mask = g->welcome.abi >= 2 ? UINT64_MAX : 0,
 		.null_call = {.channel = ch, .opcode = WIRE_OP_NULL, .references = 1},
 		.cancel_call = {.channel = ch, .opcode = WIRE_OP_CANCEL, .references = 1},

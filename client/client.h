@@ -12,6 +12,7 @@
 #include "shm/proto.h"
 #include "shm/ring.h"
 #include "shm/robust.h"
+#include "shm/wait.h"
 
 #include <pthread.h>
 
@@ -41,7 +42,7 @@ struct gpuq {
 	struct guard *guard; /* not 0 in the process that connected */
 	uint64_t gone;	     /* 0, or the gpuq_error that ended the connection; atomic */
 	uint64_t timeout_ns; /* of one request */
-	uint32_t usable_cpus;
+	uint32_t shared_cpus;
 	pthread_mutex_t lock; /* serialises requests; guards everything below */
 	uint32_t serial;
 	struct msg_welcome welcome;
@@ -98,6 +99,7 @@ struct gpuq_channel {
 	uint32_t device, spin_cpus;
 	uint32_t id, generation;
 	uint64_t rescues;
+	struct wait wait; /* the lengths of its stages, and what it has learned */
 	void *segment;
 	uint64_t segment_bytes;
 	uint8_t *arena_base;

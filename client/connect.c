@@ -205,7 +205,7 @@ static int connect_once(
 	if (g == NULL)
 		return fail_plain(-ENOMEM, "no memory for a connection");
 	g->timeout_ns = options->timeout_ns > 0 ? options->timeout_ns : DEFAULT_TIMEOUT_NS;
-	g->usable_cpus = wait_usable_cpus();
+	g->shared_cpus = wait_shared_cpus();
 	int r = reach(g, paths);
 	if (r == 0)
 		r = shake_hands(g, options->name);

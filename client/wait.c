@@ -146,10 +146,13 @@ static uint64_t shorter(uint64_t a_ns, uint64_t b_ns)
 static int wait_until(struct gpuq_channel *ch, const struct timer *t)
 {
 	uint64_t spin_ns = shorter(SPIN_NS, t->timeout_ns);
-	struct wait w = wait_begin(spin_ns, shorter(YIELD_NS, t->timeout_ns - spin_ns));
+	struct wait *w = &ch->wait;
 
+	wait_reset(w);
+	w->spin_ns = spin_ns;
+	w->yield_ns = shorter(YIELD_NS, t->timeout_ns - spin_ns);
 	while (!worth_a_look(ch)) {
-		if (wait_round(&w, may_spin(ch), &ch->clock))
+		if (wait_round(w, may_spin(ch), &ch->clock))
 			continue;
 		uint64_t left_ns = timer_left_ns(ch, t);
 		if (left_ns == 0)
@@ -157,6 +160,7 @@ static int wait_until(struct gpuq_channel *ch, const struct timer *t)
 				"nothing completed in time; everything stays in flight");
 		doze(ch, shorter(left_ns, SLICE_NS));
 	}
+	wait_done(w);
 	return 0;
 }
 

@@ -36,7 +36,7 @@ static int page_create(struct control *c)
 	clock_publish(c->page, &c->clock);
 	c->page->abi = WIRE_ABI;
 	c->page->state = WIRE_STARTING;
-	c->page->cpus = wait_usable_cpus();
+	c->page->cpus = wait_shared_cpus();
 	shm_store_release_u32(&c->page->magic, WIRE_MAGIC);
 	/* From here on, clients see in the page that this thread has ended. */
 	return robust_take(&c->page->owner);

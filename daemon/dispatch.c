@@ -350,7 +350,7 @@ static void *dispatch_main(void *arg)
 			}
 		}
 		if (progress) {
-			wait_reset(&wait);
+			wait_done(&wait);
 			continue;
 		}
 		bool may_spin = shm_load_relaxed_u32(&d->page->runnable) <= d->cpus;
@@ -422,7 +422,7 @@ int dispatch_create(const struct dispatch_options *options, struct dispatch **re
 	d->ledger_entries = (void *)((struct ledger_channel *)d->o.ledger + d->o.max_channels);
 	d->page = &d->o.page->devices[d->o.slot];
 	d->stats = &d->o.stats.devices[d->o.slot];
-	d->cpus = wait_usable_cpus();
+	d->cpus = wait_shared_cpus();
 	d->channels = calloc(d->o.max_channels, sizeof(*d->channels));
 	d->active = calloc(d->o.max_channels, sizeof(*d->active));
 	int r = d->channels == NULL || d->active == NULL ? -ENOMEM : create_slots(d);

@@ -3,26 +3,62 @@
 #include "shm/wait.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
-/* The quota of one cgroup v2 directory in whole CPUs, or UINT32_MAX when it has none. */
-static uint32_t cgroup_quota(const char *directory)
+/* CPUs in a list like "0-3,8". */
+static uint32_t count_list(const char *list)
 {
-	char path[512];
-	unsigned long quota, period;
-	uint32_t cpus = UINT32_MAX;
+	uint32_t cpus = 0;
 
-	snprintf(path, sizeof(path), "/sys/fs/cgroup%s/cpu.max", directory);
-	FILE *f = fopen(path, "re");
-	if (f == NULL)
-		return cpus;
-	if (fscanf(f, "%lu %lu", &quota, &period) == 2 && period > 0)
-		cpus = (uint32_t)((quota + period - 1) / period);
-	fclose(f);
+	while (*list >= '0' && *list <= '9') {
+		char *end;
+		unsigned long first = strtoul(list, &end, 10), last = first;
+		if (*end == '-')
+			last = strtoul(end + 1, &end, 10);
+		cpus += last >= first ? (uint32_t)(last - first + 1) : 0;
+		list = *end == ',' ? end + 1 : end;
+	}
 	return cpus;
 }
 
-/* The smallest quota on the way from this process's cgroup to the root. */
+static bool read_line(const char *directory, const char *name, char *line, int size)
+{
+	char path[512];
+
+	snprintf(path, sizeof(path), "/sys/fs/cgroup%s/%s", directory, name);
+	FILE *f = fopen(path, "re");
+	if (f == NULL)
+		return false;
+	bool ok = fgets(line, size, f) != NULL;
+	fclose(f);
+	return ok;
+}
+
+static uint32_t smaller(uint32_t a, uint32_t b)
+{
+	return a < b ? a : b;
+}
+
+/* What one cgroup v2 directory allows, or UINT32_MAX when it sets no limit. */
+static uint32_t cgroup_limit(const char *directory)
+{
+	unsigned long quota, period;
+	char line[400];
+	uint32_t cpus = UINT32_MAX;
+
+	if (read_line(directory, "cpu.max", line, sizeof(line)) &&
+		sscanf(line, "%lu %lu", &quota, &period) == 2 && period > 0)
+		cpus = (uint32_t)((quota + period - 1) / period);
+	if (read_line(directory, "cpuset.cpus.effective", line, sizeof(line))) {
+		uint32_t set = count_list(line);
+		cpus = set > 0 ? smaller(cpus, set) : cpus;
+	}
+	return cpus;
+}
+
+/* The smallest limit on the way from this process's cgroup to the root. */
 static uint32_t cgroup_cpus(void)
 {
 	char line[400];
@@ -37,8 +73,7 @@ static uint32_t cgroup_cpus(void)
 		char *directory = line + 3;
 		directory[strcspn(directory, "\n")] = '\0';
 		for (;;) {
-			uint32_t here = cgroup_quota(directory);
-			cpus = here < cpus ? here : cpus;
+			cpus = smaller(cpus, cgroup_limit(directory));
 			char *slash = strrchr(directory, '/');
 			if (slash == NULL)
 				break;
@@ -49,14 +84,10 @@ static uint32_t cgroup_cpus(void)
 	return cpus;
 }
 
-uint32_t wait_usable_cpus(void)
+uint32_t wait_shared_cpus(void)
 {
-	cpu_set_t set;
-	uint32_t cpus = 1;
+	long online = sysconf(_SC_NPROCESSORS_ONLN);
+	uint32_t cpus = smaller(online > 0 ? (uint32_t)online : 1, cgroup_cpus());
 
-	if (sched_getaffinity(0, sizeof(set), &set) == 0)
-		cpus = (uint32_t)CPU_COUNT(&set);
-	uint32_t quota = cgroup_cpus();
-	cpus = quota < cpus ? quota : cpus;
 	return cpus > 0 ? cpus : 1;
 }

@@ -124,7 +124,7 @@ static void *worker_main(void *arg)
 	prctl(PR_SET_NAME, "gpuqd-worker");
 	while (shm_load_acquire(&d->stop) == 0) {
 		if (run_something(d)) {
-			wait_reset(&wait);
+			wait_done(&wait);
 		} else if (!wait_round(&wait, d->spin, &d->options.clock)) {
 			worker_sleep(d);
 			wait_reset(&wait);
@@ -168,9 +168,21 @@ static int start_workers(struct device *d)
 	return r;
 }
 
+/* CPUs that this process itself may use. */
+static uint32_t own_cpus(void)
+{
+	uint32_t shared = wait_shared_cpus();
+	cpu_set_t set;
+
+	if (sched_getaffinity(0, sizeof(set), &set) < 0)
+		return shared;
+	uint32_t own = (uint32_t)CPU_COUNT(&set);
+	return own < shared ? own : shared;
+}
+
 int device_open_cpu(const struct device_options *options, struct device **ret_device)
 {
-	uint32_t cpus = wait_usable_cpus();
+	uint32_t own = own_cpus();
 	char model[96];
 	struct device *d;
 
@@ -180,12 +192,12 @@ int device_open_cpu(const struct device_options *options, struct device **ret_de
 	memset(d, 0, sizeof(*d));
 	d->options = *options;
 	if (d->options.workers == 0)
-		d->options.workers = cpus > 1 ? cpus - 1 : 1;
+		d->options.workers = own > 1 ? own - 1 : 1;
 	if (d->options.workers > MAX_WORKERS)
 		d->options.workers = MAX_WORKERS;
 	/* Two launches for each worker: one runs, one is at hand when it ends. */
 	d->n_cells = d->options.workers * 2 < MAX_CELLS ? d->options.workers * 2 : MAX_CELLS;
-	d->spin = d->options.workers < cpus;
+	d->spin = d->options.workers < wait_shared_cpus();
 	cpu_model(model, sizeof(model));
 	snprintf(d->name, sizeof(d->name), "%s, %u worker%s", model, d->options.workers,
 		d->options.workers == 1 ? "" : "s");

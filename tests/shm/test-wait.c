@@ -4,6 +4,8 @@
 
 #include "shm/wait.h"
 
+#include <unistd.h>
+
 static const struct clock_line monotonic; /* shift 0 */
 
 /* Rounds until the wait says that it is time to sleep. */
@@ -26,9 +28,9 @@ static void test_spins_then_yields_then_sleeps(void **state)
 
 static void test_does_not_spin_when_it_may_not(void **state)
 {
-	struct wait w = wait_begin(1ull << 62, 0);
+	struct wait w = wait_begin(0, 0);
 
-	assert_false(wait_round(&w, false, &monotonic));
+	wait_out(&w, false);
 	assert_true(w.yielding);
 	assert_int_equal(w.rounds, 0);
 }
@@ -39,7 +41,9 @@ static void test_stops_spinning_when_others_come(void **state)
 	struct wait w = wait_begin(1ull << 62, 0);
 
 	assert_true(wait_round(&w, true, &monotonic));
-	assert_false(wait_round(&w, false, &monotonic));
+	assert_false(w.yielding);
+	assert_true(wait_round(&w, false, &monotonic));
+	assert_true(w.yielding);
 }
 
 static void test_reset_begins_anew(void **state)
@@ -53,12 +57,51 @@ static void test_reset_begins_anew(void **state)
 	assert_false(w.yielding);
 }
 
-static void test_cpus_follow_the_affinity(void **state)
+/* One wait: true when its first round spun. It ends while it spins, or after. */
+static bool one_wait(struct wait *w, bool answered_while_spinning)
 {
+	(void)wait_round(w, true, &monotonic);
+	bool spun = !w->yielding;
+	if (!answered_while_spinning)
+		wait_out(w, true);
+	wait_done(w);
+	return spun;
+}
+
+/* Spinning that never helps is given up, tried again now and then, and taken up when it helps. */
+static void test_learns_whether_spinning_helps(void **state)
+{
+	struct wait w = wait_begin(0, 0);
+	int spun = 0;
+
+	for (int i = 0; i < WAIT_MAX_MISSES; i++)
+		assert_true(one_wait(&w, false));
+	for (int i = 0; i < 4 * WAIT_RETRY; i++)
+		spun += one_wait(&w, false);
+	assert_int_equal(spun, 4);
+	while (!one_wait(&w, true))
+		;
+	assert_true(one_wait(&w, true));
+}
+
+/* Without the spinning stage the wait before the sleep is as long as with it. */
+static void test_gives_up_spinning_but_not_patience(void **state)
+{
+	struct wait w = wait_begin(50 * 1000 * 1000, 0);
+	uint64_t start_ns = clock_monotonic_ns();
+
+	wait_out(&w, false);
+	assert_true(clock_monotonic_ns() - start_ns >= w.spin_ns);
+}
+
+/* Who pins one party has not taken the CPUs from the others. */
+static void test_cpus_are_those_of_all_parties(void **state)
+{
+	uint32_t before = wait_shared_cpus();
 	cpu_set_t all, one;
 
+	assert_in_range(before, 1, sysconf(_SC_NPROCESSORS_ONLN));
 	assert_int_equal(sched_getaffinity(0, sizeof(all), &all), 0);
-	assert_in_range(wait_usable_cpus(), 1, CPU_COUNT(&all));
 	CPU_ZERO(&one);
 	for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
 		if (CPU_ISSET(cpu, &all)) {
@@ -67,7 +110,7 @@ static void test_cpus_follow_the_affinity(void **state)
 		}
 	}
 	assert_int_equal(sched_setaffinity(0, sizeof(one), &one), 0);
-	assert_int_equal(wait_usable_cpus(), 1);
+	assert_int_equal(wait_shared_cpus(), before);
 }
 
 int main(void)
@@ -77,7 +120,9 @@ int main(void)
 		HARNESS_TEST(test_does_not_spin_when_it_may_not),
 		HARNESS_TEST(test_stops_spinning_when_others_come),
 		HARNESS_TEST(test_reset_begins_anew),
-		HARNESS_TEST(test_cpus_follow_the_affinity),
+		HARNESS_TEST(test_learns_whether_spinning_helps),
+		HARNESS_TEST(test_gives_up_spinning_but_not_patience),
+		HARNESS_TEST(test_cpus_are_those_of_all_parties),
 	};
 
 	return harness_run("wait", tests, sizeof(tests) / sizeof(tests[0]));
