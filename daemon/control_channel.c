@@ -386,6 +386,15 @@ void channel_poisoned(struct control *c, struct channel *ch)
 	struct session *s = ch->session;
 	char text[MSG_TEXT_MAX];
 
+	if (ch->state == CHANNEL_ADDING) {
+		/* Not a word has been written there yet: the device process could not map it. */
+		s->fds = FDS_NONE;
+		session_refuse(c, s, ch->serial, -ENOMEM,
+			"the device process cannot map the channel; ask for less");
+		ch->closing = true;
+		channel_remove(c, ch);
+		return;
+	}
 	if (ch->state != CHANNEL_OPEN)
 		return;
 	snprintf(text, sizeof(text),

@@ -169,7 +169,7 @@ static void publish_device(struct link *l, const struct device *device)
 		snprintf(l->stats.ops[i].name, GPUQ_NAME_MAX, "%s", op_table[i]->name);
 		shm_store_release_u32(&l->stats.ops[i].state, 1);
 	}
-	shm_store_release_u32(&s->state, STATS_DEVICE_READY);
+	/* s->state is the control process's: it says READY when it has heard of it. */
 }
 
 /* Opens the device and starts dispatch. Returns 0 or what fail() returned. */

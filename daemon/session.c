@@ -296,6 +296,7 @@ static bool connection_admit(struct control *c, bool admin, int fd)
 	}
 	int pidfd = peer_pidfd(fd, who.pid);
 	if (pidfd == -EMFILE || pidfd == -ENFILE) {
+		shm_count(&c->stats.header->accept_exhausted, 1);
 		connection_refuse(c, fd, -GPUQ_ELIMIT, "gpuqd has no file descriptor left");
 		return false;
 	}

@@ -353,9 +353,8 @@ static void screen_follows_its_size(void **state)
 
 static void keys_do_what_help_says(void **state)
 {
-	char *screen;
-
 	need_tmux();
+
 	pid_t pid = start_daemon("4", "40");
 
 	open_screen("80", "24");
@@ -364,9 +363,7 @@ static void keys_do_what_help_says(void **state)
 	free(wait_for("everything about the selected row"));
 	TMUX("send-keys", "-t", "top", "x");
 	TMUX("send-keys", "-t", "top", "End");
-	screen = wait_for("/40");
-	assert_non_null(strstr(screen, "-40/40"));
-	free(screen);
+	free(wait_for("-40/40"));
 	TMUX("send-keys", "-t", "top", "k", "k", "j", "Up", "Down", "Home");
 	free(wait_for(" 1-"));
 	TMUX("send-keys", "-t", "top", "Enter");

@@ -1,0 +1,543 @@
+/* SPDX-License-Identifier: MIT */
+/* The program gpuq, alone and with a gpuqd: every command, every kind of bad input, results. */
+#include "tests/harness.h"
+
+#include "tools/dtype.h"
+#include "tools/npy.h"
+
+#include <jansson.h>
+#include <math.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define DIMS(...)           \
+	(const uint64_t[])  \
+	{                   \
+		__VA_ARGS__ \
+	}
+
+static char why[256];
+
+static void run_gpuq(const char *const *arguments, struct harness_output *out)
+{
+	const char *argv[32] = {harness_program("tools/gpuq")};
+	int n = 1;
+
+	while (*arguments != NULL)
+		argv[n++] = *arguments++;
+	harness_exec(argv, out);
+}
+
+#define GPUQ(out, ...) run_gpuq((const char *const[]){__VA_ARGS__, NULL}, out)
+
+/* Runs, expects this exit code and this part of standard error, and prints nothing else. */
+static void expect_refused(int status, const char *message, const char *const *arguments)
+{
+	struct harness_output out;
+
+	run_gpuq(arguments, &out);
+	if (out.status != status || strstr(out.err, message) == NULL)
+		fail_msg("wanted %d '%s', got %d '%s'", status, message, out.status, out.err);
+	assert_string_equal(out.out, "");
+	harness_output_free(&out);
+}
+
+#define REFUSED(status, message, ...) \
+	expect_refused(status, message, (const char *const[]){__VA_ARGS__, NULL})
+
+/* Runs, expects success, and returns what it printed as JSON. */
+static json_t *json_of(const char *const *arguments)
+{
+	struct harness_output out;
+	json_error_t error;
+
+	run_gpuq(arguments, &out);
+	if (out.status != 0)
+		fail_msg("%s: %d %s", arguments[0], out.status, out.err);
+	json_t *document = json_loads(out.out, 0, &error);
+	if (document == NULL)
+		fail_msg("%s: %s in: %s", arguments[0], error.text, out.out);
+	harness_output_free(&out);
+	return document;
+}
+
+#define JSON(...) json_of((const char *const[]){__VA_ARGS__, NULL})
+
+/* --- Files --------------------------------------------------------------------------------- */
+
+/* "x=/tmp/.../x.npy"; static, eight at a time. */
+static const char *assign(const char *name, const char *file)
+{
+	static char texts[8][400];
+	static int next;
+	char *text = texts[next++ % 8];
+
+	snprintf(text, sizeof(texts[0]), "%s=%s/%s", name, harness_tmpdir(), file);
+	return text;
+}
+
+static const char *path_of(const char *file)
+{
+	return assign("p", file) + 2;
+}
+
+static void save(
+	const char *file, uint32_t dtype, uint32_t rank, const uint64_t *dims, const void *data)
+{
+	assert_int_equal(npy_write(path_of(file), dtype, rank, dims, data, why, sizeof(why)), 0);
+}
+
+/* Saves n numbers from -1 to 1, and leaves them in `values`. */
+static void save_random(const char *file, uint32_t rank, const uint64_t *dims, float *values)
+{
+	uint64_t n = 1;
+
+	for (uint32_t i = 0; i < rank; i++)
+		n *= dims[i];
+	for (uint64_t i = 0; i < n; i++)
+		values[i] = (float)rand() / (float)RAND_MAX * 2 - 1;
+	save(file, GPUQ_F32, rank, dims, values);
+}
+
+static void load(const char *file, uint32_t rank, const uint64_t *dims, uint32_t dtype, void *data)
+{
+	struct npy npy;
+	int fd = npy_open(path_of(file), &npy, why, sizeof(why));
+
+	if (fd < 0)
+		fail_msg("%s: %s", file, why);
+	assert_int_equal(npy.dtype, dtype);
+	assert_int_equal(npy.rank, rank);
+	assert_memory_equal(npy.dims, dims, rank * sizeof(*dims));
+	assert_int_equal(npy_read(fd, &npy, dtype, data, why, sizeof(why)), 0);
+	close(fd);
+}
+
+static void assert_close(const float *y, const double *expected, size_t n, double tolerance)
+{
+	for (size_t i = 0; i < n; i++) {
+		if (!(fabs((double)y[i] - expected[i]) <= tolerance))
+			fail_msg("element %zu is %g, not %g", i, (double)y[i], expected[i]);
+	}
+}
+
+/* --- Without a daemon ---------------------------------------------------------------------- */
+
+static void without_a_daemon_the_places_are_named(void **state)
+{
+	static const char *const commands[][2] = {
+		{"status"}, {"devices"}, {"ops"}, {"ping"}, {"run", "softmax"}, {"stop"}};
+	char expected[400];
+
+	unsetenv("GPUQ_SOCKET");
+	for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++) {
+		bool admin = strcmp(commands[i][0], "stop") == 0;
+
+		snprintf(expected, sizeof(expected),
+			"gpuq: no daemon at %s/gpuq-0%s, /run/gpuq/gpuq-0%s; start gpuqd or set "
+			"GPUQ_SOCKET\n",
+			getenv("XDG_RUNTIME_DIR"), admin ? "-admin" : "", admin ? "-admin" : "");
+		REFUSED(1, expected, commands[i][0], commands[i][1]);
+		REFUSED(1, "no daemon at /nowhere/s", "-s", "/nowhere/s", commands[i][0],
+			commands[i][1]);
+		REFUSED(1, "no daemon at /nowhere/t", commands[i][0], "--socket", "/nowhere/t",
+			commands[i][1]);
+	}
+}
+
+static void wrong_usage_is_refused(void **state)
+{
+	REFUSED(2, "gpuq: no command; see gpuq --help", NULL);
+	REFUSED(2, "gpuq: unknown command 'nonsense'", "nonsense");
+	REFUSED(2, "gpuq: unrecognized option '--nonsense'", "--nonsense");
+	REFUSED(2, "gpuq: unrecognized option '--nonsense'", "ping", "--nonsense");
+	REFUSED(2, "Try 'gpuq ping --help'", "ping", "--nonsense");
+	REFUSED(2, "gpuq: unexpected argument 'more'", "status", "more");
+	REFUSED(2, "gpuq: unexpected argument 'more'", "devices", "more");
+	REFUSED(2, "gpuq: unexpected argument 'more'", "ops", "softmax", "more");
+	REFUSED(2, "gpuq: unexpected argument 'more'", "run", "softmax", "more");
+	REFUSED(2, "gpuq: unexpected argument 'more'", "stop", "more");
+	REFUSED(2, "gpuq: --count: '0'", "ping", "-n", "0");
+	REFUSED(2, "gpuq: --count: '1e3'", "ping", "-n", "1e3");
+	REFUSED(2, "gpuq: --device: '-1'", "ping", "--device=-1");
+	REFUSED(2, "gpuq: --repeat: '0'", "run", "softmax", "--repeat", "0");
+	REFUSED(2, "gpuq: --timeout: '0'", "run", "softmax", "--timeout", "0");
+	REFUSED(2, "gpuq: --timeout: 'x'", "stop", "--timeout", "x");
+	REFUSED(2, "gpuq: which operator?", "run");
+	REFUSED(2, "gpuq: --in 'x' is not NAME=VALUE", "run", "softmax", "--in", "x");
+	REFUSED(2, "gpuq: --out 'y=' is not NAME=VALUE", "run", "softmax", "--out", "y=");
+	REFUSED(2, "gpuq: --param '=1' is not NAME=VALUE", "run", "softmax", "--param", "=1");
+	REFUSED(2, "gpuq: --in x is given twice", "run", "softmax", "--in", "x=a", "--in", "x=b");
+	REFUSED(2, "longer than any", "run", "softmax", "--in",
+		"a-name-that-is-far-too-long-for-a-tensor=x.npy");
+}
+
+static void help_tells_of_every_command(void **state)
+{
+	static const char *const commands[] = {"status", "devices", "ops", "ping", "run", "stop"};
+	struct harness_output out, one;
+	char expected[64];
+
+	GPUQ(&out, "--help");
+	assert_int_equal(out.status, 0);
+	for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++) {
+		assert_non_null(strstr(out.out, commands[i]));
+		GPUQ(&one, commands[i], "--help");
+		assert_int_equal(one.status, 0);
+		snprintf(expected, sizeof(expected), "Usage: gpuq %s", commands[i]);
+		assert_non_null(strstr(one.out, expected));
+		assert_non_null(strstr(one.out, "--socket"));
+		harness_output_free(&one);
+	}
+	harness_output_free(&out);
+	GPUQ(&out, "--version");
+	assert_int_equal(out.status, 0);
+	assert_non_null(strstr(out.out, "linked with libgpuq-client "));
+	assert_null(strstr(out.out, "connected"));
+	harness_output_free(&out);
+}
+
+/* --- With a daemon ------------------------------------------------------------------------- */
+
+static void questions_are_answered(void **state)
+{
+	struct harness_daemon *daemon = harness_daemon_start(NULL);
+	struct harness_output out;
+	json_t *d, *list;
+	const char *text;
+	int n;
+
+	d = JSON("status", "--json");
+	assert_int_equal(json_unpack(d, "{s:{s:s, s:i}}", "daemon", "state", &text, "pid", &n), 0);
+	assert_string_equal(text, "serving");
+	assert_int_equal(n, daemon->pid);
+	json_decref(d);
+	GPUQ(&out, "status");
+	assert_int_equal(out.status, 0);
+	assert_non_null(strstr(out.out, "serving"));
+	harness_output_free(&out);
+
+	d = JSON("devices", "--json");
+	assert_int_equal(json_unpack(d, "{s:[{s:s}]}", "devices", "kind", &text), 0);
+	assert_string_equal(text, "cpu");
+	json_decref(d);
+
+	d = JSON("ops", "--json");
+	assert_int_equal(json_unpack(d, "{s:o}", "ops", &list), 0);
+	assert_true(json_array_size(list) >= 3);
+	json_decref(d);
+	d = JSON("ops", "--json", "softmax");
+	assert_int_equal(json_unpack(d, "{s:[{s:s}]}", "ops", "name", &text), 0);
+	assert_string_equal(text, "softmax");
+	json_decref(d);
+	REFUSED(1, "gpuq: gpuqd has no operator \"nope\"", "ops", "nope");
+
+	d = JSON("ping", "--json", "-n", "100");
+	assert_int_equal(json_unpack(d, "{s:{s:i}}", "round_trip_ns", "count", &n), 0);
+	assert_int_equal(n, 100);
+	json_decref(d);
+	REFUSED(1, "none with number 9", "ping", "--device", "9");
+
+	GPUQ(&out, "--version");
+	assert_non_null(strstr(out.out, "connected to gpuqd "));
+	harness_output_free(&out);
+	harness_daemon_destroy(daemon);
+}
+
+static void a_dead_daemon_leaves_its_last_state(void **state)
+{
+	struct harness_daemon *daemon = harness_daemon_start(NULL);
+	struct harness_output out;
+	char expected[64];
+
+	snprintf(expected, sizeof(expected), "last state, gpuqd %d is gone", daemon->pid);
+	harness_daemon_kill(daemon);
+	GPUQ(&out, "status");
+	assert_int_equal(out.status, 1);
+	assert_non_null(strstr(out.out, expected));
+	assert_non_null(strstr(out.err, "gpuq: last state"));
+	assert_non_null(strstr(out.err, "start gpuqd"));
+	harness_output_free(&out);
+	REFUSED(1, "no daemon at", "ping");
+	harness_daemon_destroy(daemon);
+	daemon = harness_daemon_start(NULL); /* it takes the object over, and away at its end */
+	harness_daemon_destroy(daemon);
+}
+
+static void stop_waits_for_the_end(void **state)
+{
+	struct harness_daemon *daemon = harness_daemon_start(NULL);
+	struct harness_output out;
+
+	GPUQ(&out, "stop");
+	assert_int_equal(out.status, 0);
+	assert_string_equal(out.err, "");
+	harness_output_free(&out);
+	REFUSED(1, "no daemon at", "ping");
+	assert_int_equal(harness_daemon_stop(daemon), 0);
+	harness_daemon_destroy(daemon);
+}
+
+/* --- Operators ----------------------------------------------------------------------------- */
+
+static void gemv_is_right(void **state)
+{
+	enum { B = 5, I = 33, O = 7 };
+	struct harness_daemon *daemon = harness_daemon_start(NULL);
+	float x[B * I], w[B * O * I], bias[O], y[B * O];
+	double shared[B * O], own[B * O];
+
+	save_random("x.npy", 2, DIMS(B, I), x);
+	save_random("bias.npy", 1, DIMS(O), bias);
+	save_random("w3.npy", 3, DIMS(B, O, I), w);
+	save("w2.npy", GPUQ_F32, 2, DIMS(O, I), w); /* the first of them */
+	for (int b = 0; b < B; b++) {
+		for (int o = 0; o < O; o++) {
+			shared[b * O + o] = (double)bias[o];
+			own[b * O + o] = 0;
+			for (int i = 0; i < I; i++) {
+				double xi = (double)x[b * I + i];
+				shared[b * O + o] += (double)w[o * I + i] * xi;
+				own[b * O + o] += (double)w[(b * O + o) * I + i] * xi;
+			}
+		}
+	}
+	json_decref(JSON("run", "gemv_batched", "--in", assign("x", "x.npy"), "--in",
+		assign("w", "w2.npy"), "--in", assign("bias", "bias.npy"), "--out",
+		assign("y", "y.npy"), "--json"));
+	load("y.npy", 2, DIMS(B, O), GPUQ_F32, y);
+	assert_close(y, shared, B * O, 1e-4);
+	json_decref(JSON("run", "gemv_batched", "--in", assign("x", "x.npy"), "--in",
+		assign("w", "w3.npy"), "--out", assign("y", "y.npy"), "--json"));
+	load("y.npy", 2, DIMS(B, O), GPUQ_F32, y);
+	assert_close(y, own, B * O, 1e-4);
+	harness_daemon_destroy(daemon);
+}
+
+static void softmax_is_right(void **state)
+{
+	enum { N = 3, M = 2, D = 10 };
+	struct harness_daemon *daemon = harness_daemon_start(NULL);
+	float x[N * M * D], y[N * M * D];
+	double expected[N * M * D];
+	uint16_t half[N * M * D];
+	json_t *d;
+	int repeat, count;
+
+	save_random("x.npy", 3, DIMS(N, M, D), x);
+	for (int row = 0; row < N * M; row++) {
+		double sum = 0;
+
+		for (int i = 0; i < D; i++)
+			sum += exp((double)x[row * D + i] / 0.5);
+		for (int i = 0; i < D; i++)
+			expected[row * D + i] = exp((double)x[row * D + i] / 0.5) / sum;
+	}
+	d = JSON("run", "softmax", "--in", assign("x", "x.npy"), "--param", "temperature=0.5",
+		"--repeat", "20", "--out", assign("y", "y.npy"), "--json");
+	assert_int_equal(
+		json_unpack(d, "{s:i, s:{s:i}}", "repeat", &repeat, "executed_ns", "count", &count),
+		0);
+	assert_true(repeat == 20 && count == 20);
+	json_decref(d);
+	load("y.npy", 3, DIMS(N, M, D), GPUQ_F32, y);
+	assert_close(y, expected, N * M * D, 1e-6);
+
+	/* The same with 16-bit floats; bf16 comes back as f32. */
+	json_decref(JSON("run", "softmax", "--in", assign("x", "x.npy"), "--param",
+		"temperature=0.5", "--dtype", "x=f16", "--dtype", "y=f16", "--out",
+		assign("y", "half.npy"), "--json"));
+	load("half.npy", 3, DIMS(N, M, D), GPUQ_F16, half);
+	for (int i = 0; i < N * M * D; i++)
+		y[i] = f32_from_f16(half[i]);
+	assert_close(y, expected, N * M * D, 4e-3);
+	json_decref(JSON("run", "softmax", "--in", assign("x", "x.npy"), "--param",
+		"temperature=0.5", "--dtype", "x=bf16", "--dtype", "y=bf16", "--out",
+		assign("y", "brain.npy"), "--json"));
+	load("brain.npy", 3, DIMS(N, M, D), GPUQ_F32, y);
+	assert_close(y, expected, N * M * D, 3e-2);
+	harness_daemon_destroy(daemon);
+}
+
+static void price_vectors_is_right(void **state)
+{
+	enum { B = 4, A = 6, F = 17 };
+	struct harness_daemon *daemon = harness_daemon_start(NULL);
+	float prices[B * A * F], weights[A * F], scores[B * A];
+	double expected[B * A];
+
+	save_random("prices.npy", 3, DIMS(B, A, F), prices);
+	save_random("weights.npy", 2, DIMS(A, F), weights);
+	for (int i = 0; i < B * A; i++) {
+		expected[i] = 0;
+		for (int f = 0; f < F; f++)
+			expected[i] += (double)prices[i * F + f] * (double)weights[i % A * F + f];
+	}
+	json_decref(JSON("run", "price_vectors", "--in", assign("prices", "prices.npy"), "--in",
+		assign("weights", "weights.npy"), "--out", assign("scores", "scores.npy"),
+		"--json"));
+	load("scores.npy", 2, DIMS(B, A), GPUQ_F32, scores);
+	assert_close(scores, expected, B * A, 1e-4);
+	harness_daemon_destroy(daemon);
+}
+
+static void outputs_that_are_not_saved_are_shown(void **state)
+{
+	struct harness_daemon *daemon = harness_daemon_start(NULL);
+	const float x[2] = {0, 0};
+	struct harness_output out;
+
+	save("x.npy", GPUQ_F32, 1, DIMS(2), x);
+	GPUQ(&out, "run", "softmax", "--in", assign("x", "x.npy"));
+	assert_int_equal(out.status, 0);
+	assert_non_null(strstr(out.out, "0.5 0.5"));
+	assert_non_null(strstr(out.out, "round trip"));
+	harness_output_free(&out);
+	save("none.npy", GPUQ_F32, 2, DIMS(0, 4), NULL); /* nothing in, nothing out, no trouble */
+	GPUQ(&out, "run", "softmax", "--in", assign("x", "none.npy"));
+	assert_int_equal(out.status, 0);
+	assert_non_null(strstr(out.out, "[0,4]"));
+	harness_output_free(&out);
+	harness_daemon_destroy(daemon);
+}
+
+/* --- Bad input ----------------------------------------------------------------------------- */
+
+static void arguments_are_refused_by_name(void **state)
+{
+	struct harness_daemon *daemon = harness_daemon_start(NULL);
+	float values[64];
+
+	save_random("a.npy", 2, DIMS(4, 8), values);
+	save_random("b.npy", 2, DIMS(3, 7), values);
+	save_random("v.npy", 1, DIMS(8), values);
+	save("i.npy", GPUQ_I32, 2, DIMS(4, 8), values);
+	const char *xa = assign("x", "a.npy"), *wb = assign("w", "b.npy");
+
+	REFUSED(1, "gpuqd has no operator \"gemm\"", "run", "gemm", "--in", xa);
+	REFUSED(1, "gpuq: gemv_batched: I is 8 in x but 7 in w", "run", "gemv_batched", "--in", xa,
+		"--in", wb);
+	REFUSED(1, "w is [8] and has to be [O,I]", "run", "gemv_batched", "--in", xa, "--in",
+		assign("w", "v.npy"));
+	REFUSED(1, "input w of gemv_batched is missing; give --in w=", "run", "gemv_batched",
+		"--in", xa);
+	REFUSED(1, "gemv_batched has no input 'q'; it has: x, w, bias", "run", "gemv_batched",
+		"--in", assign("q", "a.npy"));
+	REFUSED(1, "softmax has no output 'z'; it has: y", "run", "softmax", "--in", xa, "--out",
+		assign("z", "z.npy"));
+	REFUSED(1, "input x is i32; softmax takes f32", "run", "softmax", "--in",
+		assign("x", "i.npy"));
+	REFUSED(1, "softmax has no parameter 'heat'; it has: temperature", "run", "softmax", "--in",
+		xa, "--param", "heat=1");
+	REFUSED(1, "--param temperature=hot is not a number", "run", "softmax", "--in", xa,
+		"--param", "temperature=hot");
+	REFUSED(1, "--param temperature=-1 is not between", "run", "softmax", "--in", xa, "--param",
+		"temperature=-1");
+	REFUSED(1, "--param temperature=nan", "run", "softmax", "--in", xa, "--param",
+		"temperature=nan");
+	REFUSED(1, "--dtype x=f64: no such element type", "run", "softmax", "--in", xa, "--dtype",
+		"x=f64");
+	REFUSED(1, "only f32 can become", "run", "softmax", "--in", assign("x", "i.npy"), "--dtype",
+		"x=f16");
+	REFUSED(1, "output y is i8; softmax takes", "run", "softmax", "--in", xa, "--dtype",
+		"y=i8");
+	REFUSED(1, "--dtype k: softmax has no tensor of that name", "run", "softmax", "--in", xa,
+		"--dtype", "k=f16");
+	REFUSED(1, "/nowhere/y.npy: No such file", "run", "softmax", "--in", xa, "--out",
+		"y=/nowhere/y.npy");
+	harness_daemon_destroy(daemon);
+}
+
+static void large_inputs_are_refused_with_the_limit(void **state)
+{
+	static const char *const options[] = {"--max-arena-bytes", "1M", NULL};
+	struct harness_daemon *daemon = harness_daemon_start(options);
+	float *values = calloc(300000, sizeof(*values));
+
+	assert_non_null(values);
+	save("large.npy", GPUQ_F32, 1, DIMS(300000), values);
+	REFUSED(1, "gives a channel at most 1048576; make them smaller or raise max_arena_bytes",
+		"run", "softmax", "--in", assign("x", "large.npy"));
+	save("small.npy", GPUQ_F32, 1, DIMS(100000), values);
+	json_decref(JSON("run", "softmax", "--in", assign("x", "small.npy"), "--json"));
+	free(values);
+	harness_daemon_destroy(daemon);
+}
+
+/* A file of these bytes and, after them, zeros. */
+static void save_raw(const char *file, const char *dict, size_t zeros)
+{
+	FILE *f = fopen(path_of(file), "wb");
+	size_t n = strlen(dict) + 1;
+
+	assert_non_null(f);
+	fwrite("\x93NUMPY\1\0", 1, 8, f);
+	fputc((int)(n & 0xff), f);
+	fputc((int)(n >> 8), f);
+	fprintf(f, "%s\n", dict);
+	for (size_t i = 0; i < zeros; i++)
+		fputc(0, f);
+	fclose(f);
+}
+
+static void files_are_refused_by_name(void **state)
+{
+	static const struct {
+		const char *dict;
+		size_t zeros;
+		const char *reason;
+	} cases[] = {
+		{"{'descr': '<f4', 'fortran_order': True, 'shape': (2, 3), }", 24, "Fortran order"},
+		{"{'descr': '>f4', 'fortran_order': False, 'shape': (2, 3), }", 24, "big-endian"},
+		{"{'descr': '|O', 'fortran_order': False, 'shape': (2,), }", 16, "Python objects"},
+		{"{'descr': '<U3', 'fortran_order': False, 'shape': (2,), }", 24, "unicode"},
+		{"{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (2,), }", 8,
+			"structured"},
+		{"{'descr': '<f8', 'fortran_order': False, 'shape': (2,), }", 16, "no dtype '<f8'"},
+		{"{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }", 23, "truncated"},
+		{"{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }", 25,
+			"1 bytes follow the last element"},
+		{"{'descr': '<f4', 'fortran_order': False, 'shape': (4294967296, 4294967296), }", 8,
+			"overflows"},
+		{"{'descr': '<f4', 'fortran_order': False, 'shape': (1,1,1,1,1,1,1,1,1), }", 4,
+			"more than 8 dimensions"},
+		{"not a dict", 4, "not a dict"},
+	};
+	struct harness_daemon *daemon = harness_daemon_start(NULL);
+	char expected[256];
+
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		save_raw("bad.npy", cases[i].dict, cases[i].zeros);
+		snprintf(expected, sizeof(expected), "gpuq: %s: ", path_of("bad.npy"));
+		REFUSED(1, expected, "run", "softmax", "--in", assign("x", "bad.npy"));
+		REFUSED(1, cases[i].reason, "run", "softmax", "--in", assign("x", "bad.npy"));
+	}
+	REFUSED(1, "absent.npy: No such file", "run", "softmax", "--in", assign("x", "absent.npy"));
+	REFUSED(1, "not a regular file", "run", "softmax", "--in", "x=/dev/null");
+	REFUSED(1, "not a .npy file", "run", "softmax", "--in", "x=/proc/self/exe");
+	harness_daemon_destroy(daemon);
+}
+
+int main(void)
+{
+	static const struct harness_test tests[] = {
+		HARNESS_TEST(without_a_daemon_the_places_are_named),
+		HARNESS_TEST(wrong_usage_is_refused),
+		HARNESS_TEST(help_tells_of_every_command),
+		HARNESS_TEST(questions_are_answered),
+		HARNESS_TEST(a_dead_daemon_leaves_its_last_state),
+		HARNESS_TEST(stop_waits_for_the_end),
+		HARNESS_TEST(gemv_is_right),
+		HARNESS_TEST(softmax_is_right),
+		HARNESS_TEST(price_vectors_is_right),
+		HARNESS_TEST(outputs_that_are_not_saved_are_shown),
+		HARNESS_TEST(arguments_are_refused_by_name),
+		HARNESS_TEST(large_inputs_are_refused_with_the_limit),
+		HARNESS_TEST(files_are_refused_by_name),
+	};
+
+	return harness_run("gpuq", tests, sizeof(tests) / sizeof(tests[0]));
+}
