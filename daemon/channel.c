@@ -102,8 +102,10 @@ void channel_post(struct channel *ch, const struct wire_cqe *cqe)
 	shm_copy_out(&ch->cqes[ring_slot(ch->cq.prod, ch->cq.entries)], cqe, sizeof(*cqe) / 8);
 	ch->cq.prod++;
 	shm_count(&ch->stats->completed, 1);
-	if (cqe->status < 0)
+	if (cqe->status < 0) {
 		shm_count(&ch->stats->failed, 1);
+		shm_count(&ch->device_stats->failed, 1);
+	}
 }
 
 void channel_flush(struct channel *ch)
@@ -113,6 +115,7 @@ void channel_flush(struct channel *ch)
 	ring_release(&ch->sq);
 	if (ch->cq.prod == ch->cq.published)
 		return;
+	shm_count(&ch->device_stats->completed, ch->cq.prod - ch->cq.published);
 	ring_publish(&ch->cq);
 	if (ring_wake_wanted(&ch->cq))
 		bell_ring_pipe(ch->pipe_fd);

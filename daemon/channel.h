@@ -45,6 +45,7 @@ struct channel {
 	uint64_t arena_bytes;
 	struct ledger_channel *ledger;
 	struct stats_channel *stats;
+	struct stats_device *device_stats; /* of its device; set before anything is posted */
 	enum channel_state state;
 	uint32_t in_flight; /* slots: queued or executing */
 	uint32_t generation;

@@ -116,9 +116,9 @@ static void free_reserved_slots(struct dispatch *d)
 
 static void on_add(struct dispatch *d, struct channel *ch, bool recover)
 {
-
 	struct epoll_event event = {.events = EPOLLIN | EPOLLET, .data.u64 = ch->number};
 
+	ch->device_stats = d->stats;
 	if (recover) {
 		channel_recover(ch, d->ledger_entries, d->o.max_in_flight);
 		free_reserved_slots(d);

@@ -135,6 +135,7 @@ int dispatch_channel_pass(struct dispatch *d, struct channel *ch)
 	ch->last_active_ns = now_ns;
 	struct stats_channel *s = ch->stats;
 	shm_count(&s->consumed, (uint64_t)taken);
+	shm_count(&d->stats->consumed, (uint64_t)taken);
 	shm_store_relaxed(&s->depth, (uint64_t)(available - taken));
 	shm_store_relaxed(&s->unread, ch->cq.prod - ch->cq.cons);
 	shm_store_relaxed(&s->last_active_ns, now_ns);

@@ -239,6 +239,11 @@ static void questions_are_answered(void **state)
 	assert_int_equal(json_unpack(d, "{s:{s:i}}", "round_trip_ns", "count", &n), 0);
 	assert_int_equal(n, 100);
 	json_decref(d);
+	/* The warm-up's and the others; the device counts them all, after the channel is closed. */
+	d = JSON("status", "--json");
+	assert_int_equal(json_unpack(d, "{s:{s:i}}", "daemon", "completed", &n), 0);
+	assert_int_equal(n, 200);
+	json_decref(d);
 	REFUSED(1, "none with number 9", "ping", "--device", "9");
 
 	GPUQ(&out, "--version");
