@@ -338,18 +338,15 @@ void config_find_file(char *path, size_t size)
 {
 	const char *xdg = getenv("XDG_CONFIG_HOME");
 	const char *home = getenv("HOME");
+	char found[CONFIG_PATH_MAX] = "";
 
 	if (xdg != NULL && xdg[0] == '/')
-		snprintf(path, size, "%s/gpuq/gpuqd.conf", xdg);
+		snprintf(found, sizeof(found), "%s/gpuq/gpuqd.conf", xdg);
 	else if (home != NULL && home[0] == '/')
-		snprintf(path, size, "%s/.config/gpuq/gpuqd.conf", home);
-	else
-		path[0] = '\0';
-	if (path[0] != '\0' && access(path, F_OK) == 0)
-		return;
-	snprintf(path, size, "/etc/gpuq/gpuqd.conf");
-	if (access(path, F_OK) < 0)
-		path[0] = '\0';
+		snprintf(found, sizeof(found), "%s/.config/gpuq/gpuqd.conf", home);
+	if (access(found, F_OK) < 0)
+		snprintf(found, sizeof(found), "/etc/gpuq/gpuqd.conf");
+	snprintf(path, size, "%s", access(found, F_OK) < 0 ? "" : found);
 }
 
 void config_print(const struct config *config, FILE *out)

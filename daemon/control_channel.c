@@ -44,7 +44,10 @@ static bool ring_size_valid(uint32_t n)
 	return n >= WIRE_MIN_ENTRIES && n <= WIRE_MAX_ENTRIES && (n & (n - 1)) == 0;
 }
 
-/* What a request asks for can be granted by anybody. Writes the reason when not. */
+/*
+ * What a request asks for can be granted by anybody. Writes the reason when not. While a device
+ * process is being replaced, requests wait for the new one: see device_hand_over().
+ */
 static int open_check(const struct control *c, const struct msg_open *m, char text[MSG_TEXT_MAX])
 {
 	if (c->draining) {
@@ -53,11 +56,6 @@ static int open_check(const struct control *c, const struct msg_open *m, char te
 	}
 	if (m->device != c->device.index) {
 		snprintf(text, MSG_TEXT_MAX, "there is no device %u", m->device);
-		return -GPUQ_ENODEV;
-	}
-	if (c->device.state != DEVICE_READY) {
-		snprintf(text, MSG_TEXT_MAX,
-			"device %u is being started again; try again in a moment", m->device);
 		return -GPUQ_ENODEV;
 	}
 	if (!ring_size_valid(m->sq_entries) || !ring_size_valid(m->cq_entries) ||

@@ -4,9 +4,12 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -167,6 +170,27 @@ uint32_t raw_open_plain(int fd)
 	raw_open_channel(fd, &open, &a);
 	raw_close_fds(&a);
 	return a.opened.channel;
+}
+
+void raw_refuse_call(uint32_t call, uint32_t argument, uint32_t value, int error)
+{
+	const uint32_t nr_at = offsetof(struct seccomp_data, nr);
+	const uint32_t at = argument == RAW_ALWAYS
+		? nr_at
+		: (uint32_t)(offsetof(struct seccomp_data, args) + argument * sizeof(uint64_t));
+	struct sock_filter code[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, nr_at),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, call, 0, 3),
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, at),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, argument == RAW_ALWAYS ? call : value, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | (uint32_t)error),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog program = {sizeof(code) / sizeof(code[0]), code};
+
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ||
+		prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) < 0)
+		harness_skip("seccomp filters are not possible here");
 }
 
 uint32_t raw_count_fds(pid_t pid)

@@ -64,6 +64,14 @@ uint32_t raw_open_plain(int fd);
 /* Processes and descriptors of the daemon, as the system sees them. */
 uint32_t raw_count_fds(pid_t pid);
 
+/*
+ * From now on a system call fails in this process and those that it starts, as on an older kernel
+ * or in a container: always, or when its argument `argument` (from 0) is `value`. Skips the test
+ * where filters are not possible.
+ */
+#define RAW_ALWAYS UINT32_MAX
+void raw_refuse_call(uint32_t call, uint32_t argument, uint32_t value, int error);
+
 /* Waits (bounded) until the condition holds; fails the test otherwise. */
 #define raw_await(condition)                                              \
 	do {                                                              \

@@ -13,8 +13,13 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+#ifndef SO_PEERPIDFD
+#define SO_PEERPIDFD 77
+#endif
 
 static void check_header(const struct raw_answer *a, uint64_t start)
 {
@@ -364,7 +369,7 @@ static void test_killed_client_is_reclaimed(void **state)
 }
 
 /* Its connection lives on in a child; the client is gone nevertheless. */
-static void test_descendant_holds_the_connection(void **state)
+static void descendant_holds_the_connection(void)
 {
 	struct harness_daemon *d = harness_daemon_start(NULL);
 	struct stats stats = raw_stats(d);
@@ -391,6 +396,34 @@ static void test_descendant_holds_the_connection(void **state)
 	assert_int_equal(kill(heir, SIGKILL), 0);
 	close(child_pid[0]);
 	close(child_pid[1]);
+	stats_close(&stats);
+	harness_daemon_destroy(d);
+}
+
+static void test_descendant_holds_the_connection(void **state)
+{
+	descendant_holds_the_connection();
+}
+
+/* Kernels before 6.5 do not hand out a connection's process. */
+static void test_descendant_on_an_older_kernel(void **state)
+{
+	raw_refuse_call(SYS_getsockopt, 2, SO_PEERPIDFD, ENOPROTOOPT);
+	descendant_holds_the_connection();
+}
+
+/* Where no process can be watched, hang-ups tell of ends. */
+static void test_no_process_can_be_watched(void **state)
+{
+	raw_refuse_call(SYS_getsockopt, 2, SO_PEERPIDFD, EPERM);
+	struct harness_daemon *d = harness_daemon_start(NULL);
+	struct stats stats = raw_stats(d);
+
+	pid_t pid = client_process(d->socket, 2);
+	assert_int_equal(stats.header->channels, 2);
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, 0);
+	raw_await(stats.header->channels == 0 && stats.header->deaths == 1);
 	stats_close(&stats);
 	harness_daemon_destroy(d);
 }
@@ -490,6 +523,8 @@ int main(void)
 		HARNESS_TEST(test_start_index),
 		HARNESS_TEST(test_killed_client_is_reclaimed),
 		HARNESS_TEST(test_descendant_holds_the_connection),
+		HARNESS_TEST(test_descendant_on_an_older_kernel),
+		HARNESS_TEST(test_no_process_can_be_watched),
 		HARNESS_TEST(test_leaving_is_no_death),
 		HARNESS_TEST(test_stalled_clients_show),
 		HARNESS_TEST(test_statistics_truncated),
