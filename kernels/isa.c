@@ -44,6 +44,9 @@ bool isa_supported(enum isa isa)
 
 static __attribute__((constructor)) void select_best(void)
 {
+#ifdef __x86_64__
+	__builtin_cpu_init(); /* a constructor may run before the compiler's own */
+#endif
 	for (enum isa isa = ISA_BASE; isa < ISA_COUNT; isa++) {
 		if (isa_supported(isa))
 			selected = isa;
