@@ -15,8 +15,9 @@
 #define MAX_SAMPLES 10
 #define ROUNDS 12	/* the fastest counts: the others were disturbed */
 #define CALLS 4		/* in a round; the clock costs as much as a small call */
-#define SAMPLE_NS 150e3 /* no further round after so long; bounds the whole on a slow machine */
-#define BUFFER_BYTES ((size_t)4 << 20)
+#define SAMPLE_NS 150e3 /* after so long one round has to do for a call, */
+#define TOTAL_NS 15e6	/* and after so long for every call: slow or busy machines */
+#define BUFFER_BYTES ((size_t)1 << 20)
 
 struct sample {
 	double work, ns;
@@ -30,16 +31,15 @@ static double clock_ns(void)
 	return 1e9 * (double)now.tv_sec + (double)now.tv_nsec;
 }
 
-static double time_call_ns(const struct op_call *call)
+static double time_call_ns(const struct op_call *call, double deadline)
 {
 	const uint64_t units = call->op->units(call);
 	double fastest = INFINITY, start = clock_ns();
-	const double deadline = start + SAMPLE_NS;
+	const double end = fmin(start + SAMPLE_NS, deadline);
 
 	call->op->cpu(call, 0, units);
-	for (int round = 0; round < ROUNDS && start < deadline; round++) {
+	for (int round = 0; round == 0 || (round < ROUNDS && start < end); round++) {
 		start = clock_ns();
-
 		for (int i = 0; i < CALLS; i++)
 			call->op->cpu(call, 0, units);
 		fastest = fmin(fastest, (clock_ns() - start) / CALLS);
@@ -117,7 +117,8 @@ static struct cost_line fit(const struct sample *samples, int count)
 	return (struct cost_line){0, samples[count - 1].ns / fmax(1, samples[count - 1].work)};
 }
 
-static struct cost_line calibrate(const struct op *op, uint32_t dtype, char *buffer)
+static struct cost_line calibrate(
+	const struct op *op, uint32_t dtype, char *buffer, double deadline)
 {
 	struct sample samples[MAX_SAMPLES];
 	struct op_call call;
@@ -127,7 +128,7 @@ static struct cost_line calibrate(const struct op *op, uint32_t dtype, char *buf
 		if (!make_example(&call, op, dtype, scale, buffer))
 			break;
 		samples[count].work = (double)op->work(&call);
-		samples[count].ns = fmax(1, time_call_ns(&call));
+		samples[count].ns = fmax(1, time_call_ns(&call, deadline));
 		if (samples[count++].ns > LONGEST_NS)
 			break;
 	}
@@ -136,6 +137,7 @@ static struct cost_line calibrate(const struct op *op, uint32_t dtype, char *buf
 
 int cost_calibrate(struct cost_model *model)
 {
+	const double deadline = clock_ns() + TOTAL_NS;
 	char *buffer = malloc(BUFFER_BYTES);
 
 	assert(op_count <= COST_MAX_OPS);
@@ -146,7 +148,8 @@ int cost_calibrate(struct cost_model *model)
 	for (uint32_t i = 0; i < op_count; i++) {
 		for (uint32_t dtype = 1; dtype <= GPUQ_DTYPE_LAST; dtype++) {
 			if ((op_table[i]->inputs[0].dtypes & GPUQ_DTYPE_BIT(dtype)) != 0)
-				model->lines[i][dtype] = calibrate(op_table[i], dtype, buffer);
+				model->lines[i][dtype] =
+					calibrate(op_table[i], dtype, buffer, deadline);
 		}
 	}
 	free(buffer);

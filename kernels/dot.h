@@ -1,17 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * dot.h: dot products of VL rows at a time, the inner loop of operators that read a matrix once.
- * Lanes run along the rows; the VL sums of lanes are folded into one vector at the end. The
- * order of additions in one product depends on n alone, not on its place among the rows.
+ * dot.h: dot products of many rows, the inner loop of operators that read a matrix once. The
+ * order of additions in one product depends on its length alone, not on its place among the
+ * rows. Compiled once per instruction set, like those who include it.
  */
 #ifndef GPUQ_KERNELS_DOT_H
 #define GPUQ_KERNELS_DOT_H
 
+#include "kernels/isa.h"
 #include "kernels/vec.h"
-
-#define DOT_GROUP 4	    /* rows that share one pass over the vector */
-#define DOT_CHUNK (64 * VL) /* elements between folds: 32 products in a sum of a lane */
-#define DOT_SHORT 4 /* a shared vector of up to so many vectors of lanes stays in registers */
 
 /* Rows at distance row_bytes; their partners at distance vec_bytes, 0 when all share one. */
 struct dot_rows {
@@ -19,81 +16,6 @@ struct dot_rows {
 	uint64_t row_bytes, vec_bytes;
 	uint64_t n; /* elements of a row */
 };
-
-/* Pointers to a group of rows; beyond `left` they repeat the last one. */
-V_INLINE void dot_pointers(
-	const char *p[DOT_GROUP], const char *first, uint64_t left, uint64_t bytes)
-{
-	p[0] = first;
-	V_UNROLL
-	for (uint32_t r = 1; r < DOT_GROUP; r++)
-		p[r] = p[r - 1] + (left > r ? bytes : 0);
-}
-
-/* Lane sums of a group of rows over n elements. */
-V_INLINE void dot_group(const char *const row[DOT_GROUP], const char *const vec[DOT_GROUP],
-	uint64_t n, uint32_t dtype, vf *acc)
-{
-	const uint64_t size = v_size(dtype);
-	vf even[DOT_GROUP] = {0}, odd[DOT_GROUP] = {0};
-	uint64_t i = 0;
-
-	for (; n - i >= 2 * VL; i += 2 * VL) {
-		V_UNROLL
-		for (uint32_t r = 0; r < DOT_GROUP; r++) {
-			const char *x = row[r] + i * size, *w = vec[r] + i * size;
-
-			even[r] = v_fma(v_load(x, dtype), v_load(w, dtype), even[r]);
-			odd[r] = v_fma(
-				v_load(x + VL * size, dtype), v_load(w + VL * size, dtype), odd[r]);
-		}
-	}
-	if (n - i >= VL) {
-		V_UNROLL
-		for (uint32_t r = 0; r < DOT_GROUP; r++)
-			even[r] = v_fma(v_load(row[r] + i * size, dtype),
-				v_load(vec[r] + i * size, dtype), even[r]);
-		i += VL;
-	}
-	if (n - i > 0) {
-		const uint32_t left = (uint32_t)(n - i);
-		V_UNROLL
-		for (uint32_t r = 0; r < DOT_GROUP; r++)
-			odd[r] = v_fma(v_load_tail(row[r] + i * size, left, dtype),
-				v_load_tail(vec[r] + i * size, left, dtype), odd[r]);
-	}
-	V_UNROLL
-	for (uint32_t r = 0; r < DOT_GROUP; r++)
-		acc[r] = even[r] + odd[r];
-}
-
-/* Lane j is the dot product of row first + j, for as many of `count` rows as there are lanes. */
-V_INLINE vf dot_tile(
-	const struct dot_rows *d, uint64_t first, uint64_t count, bool shared, uint32_t dtype)
-{
-	vf total = {0}, lost = {0};
-	const char *row[DOT_GROUP], *vec[DOT_GROUP];
-	vf acc[VL];
-
-	for (uint64_t from = 0; from < d->n; from += DOT_CHUNK) {
-		const uint64_t n = d->n - from > DOT_CHUNK ? DOT_CHUNK : d->n - from;
-		const uint64_t skip = from * v_size(dtype);
-		uint32_t r = 0;
-
-		for (; r < VL && r < count; r += DOT_GROUP) {
-			const uint64_t at = first + r, left = count - r;
-
-			dot_pointers(row, d->rows + at * d->row_bytes + skip, left, d->row_bytes);
-			dot_pointers(vec, d->vecs + (shared ? 0 : at * d->vec_bytes) + skip,
-				shared ? 0 : left, d->vec_bytes);
-			dot_group(row, vec, n, dtype, acc + r);
-		}
-		for (; r < VL; r++)
-			acc[r] = (vf){0};
-		v_total_add(&total, &lost, v_sum_rows(acc));
-	}
-	return total;
-}
 
 /* Where dot products go, the bias added to each: NULL when absent, else of the rows' dtype. */
 struct dot_out {
@@ -116,75 +38,11 @@ V_INLINE void dot_store(
 }
 
 /*
- * Vector i of a row of `vectors` vectors; the last one holds `tail` elements, VL when that is 0.
+ * Writes the dot products of rows 0..count-1. All rows, vectors and the bias are of one dtype.
+ * A call must not be inlined into many: this is where most of the fast forms' code is.
  */
-V_INLINE vf dot_short_load(
-	const char *p, uint32_t i, uint32_t vectors, uint32_t tail, uint32_t dtype)
-{
-	p += i * VL * v_size(dtype);
-	return i + 1 == vectors && tail != 0 ? v_load_tail(p, tail, dtype) : v_load(p, dtype);
-}
-
-V_INLINE vf dot_short_row(
-	const char *row, const vf *vec, uint32_t vectors, uint32_t tail, uint32_t dtype)
-{
-	vf sum = dot_short_load(row, 0, vectors, tail, dtype) * vec[0];
-
-	V_UNROLL
-	for (uint32_t i = 1; i < vectors; i++)
-		sum = v_fma(dot_short_load(row, i, vectors, tail, dtype), vec[i], sum);
-	return sum;
-}
-
-/* As dot_run(), for a shared vector of `vectors` (a constant) vectors of lanes. */
-V_INLINE void dot_run_short(const struct dot_rows *d, const struct dot_out *out, uint64_t count,
-	uint32_t vectors, uint32_t dtype)
-{
-	const uint32_t tail = d->n % VL;
-	const char *row = d->rows;
-	vf vec[DOT_SHORT], acc[VL];
-	uint64_t first = 0;
-
-	V_UNROLL
-	for (uint32_t i = 0; i < vectors; i++)
-		vec[i] = dot_short_load(d->vecs, i, vectors, tail, dtype);
-	for (; count - first >= VL; first += VL) {
-		V_UNROLL
-		for (uint32_t r = 0; r < VL; r++, row += d->row_bytes)
-			acc[r] = dot_short_row(row, vec, vectors, tail, dtype);
-		dot_store(out, first, VL, v_sum_rows(acc), dtype);
-	}
-	if (first == count)
-		return;
-	memset(acc, 0, sizeof(acc));
-	for (uint32_t r = 0; r < count - first; r++, row += d->row_bytes)
-		acc[r] = dot_short_row(row, vec, vectors, tail, dtype);
-	dot_store(out, first, count - first, v_sum_rows(acc), dtype);
-}
-
-/* The dot products of rows 0..count-1. */
-V_INLINE void dot_run(const struct dot_rows *d, const struct dot_out *out, uint64_t count,
-	bool shared, uint32_t dtype)
-{
-	switch (shared ? (d->n + VL - 1) / VL : 0) {
-	case 1:
-		dot_run_short(d, out, count, 1, dtype);
-		break;
-	case 2:
-		dot_run_short(d, out, count, 2, dtype);
-		break;
-	case 3:
-		dot_run_short(d, out, count, 3, dtype);
-		break;
-	case 4:
-		dot_run_short(d, out, count, 4, dtype);
-		break;
-	default:
-		for (uint64_t i = 0; i < count; i += VL)
-			dot_store(
-				out, i, count - i, dot_tile(d, i, count - i, shared, dtype), dtype);
-		break;
-	}
-}
+void ISA_PASTE(dot_run, KERNELS_ISA)(
+	const struct dot_rows *d, const struct dot_out *out, uint64_t count, uint32_t dtype);
+#define dot_run ISA_PASTE(dot_run, KERNELS_ISA)
 
 #endif

@@ -25,11 +25,16 @@
 #endif
 #endif
 
-/* Before a loop over registers: unrolled completely, or the array that they are would be memory. */
+/*
+ * Before a loop over registers: unrolled completely, or the array that they are would be memory.
+ * V_ROLLED is for a loop whose unrolling would only make the code large.
+ */
 #ifdef __clang__
 #define V_UNROLL _Pragma("clang loop unroll(full)")
+#define V_ROLLED _Pragma("clang loop unroll(disable)")
 #else
 #define V_UNROLL _Pragma("GCC unroll 16")
+#define V_ROLLED _Pragma("GCC unroll 1")
 #endif
 
 #define V_INLINE static inline __attribute__((always_inline, unused))
@@ -211,7 +216,7 @@ V_INLINE void store_few_halves(uint16_t *p, uint64_t bits, uint32_t n)
 		p[2] = (uint16_t)(bits >> 32);
 }
 
-/* The first n < VL halves, zeros after them. */
+/* The first n < VL halves (where there are masks, n <= VL), zeros after them. */
 V_INLINE vh v_load_halves_tail(const uint16_t *p, uint32_t n)
 {
 #if VL == 16
@@ -302,7 +307,7 @@ V_INLINE vf v_load(const void *p, uint32_t dtype)
 	return v_from_bf16(v_load_halves(p));
 }
 
-/* The first n < VL elements of the dtype at p as floats, zeros after them. */
+/* The first n < VL elements (n <= VL where there are masks) as floats, zeros after them. */
 V_INLINE vf v_load_tail(const void *p, uint32_t n, uint32_t dtype)
 {
 	if (dtype == GPUQ_F32)

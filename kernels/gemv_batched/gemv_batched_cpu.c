@@ -222,7 +222,7 @@ V_INLINE void block_by_dots(
 			.n = g->n,
 		};
 
-		dot_run(&d, &out, least(GEMV_BLOCK, g->outputs - block), true, dtype);
+		dot_run(&d, &out, least(GEMV_BLOCK, g->outputs - block), dtype);
 	}
 }
 

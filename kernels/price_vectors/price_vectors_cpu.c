@@ -1,77 +1,34 @@
 /* SPDX-License-Identifier: MIT */
-/* price_vectors, the fast form: dot products of VL rows of prices at a time. */
+/* price_vectors, the fast form: dot products of the rows of prices. */
 #include "kernels/dot.h"
-#include "kernels/isa.h"
-
-/* Where score i of the call goes. */
-static struct dot_out out_at(const struct op_call *call, uint64_t i)
-{
-	const struct tensor *out = &call->out[0];
-
-	return (struct dot_out){
-		.y = (char *)out->data + i * dtype_size(out->dtype), .dtype = out->dtype};
-}
-
-/* Scores begin..end-1, all against the same weights. */
-V_INLINE void score_shared(const struct op_call *call, uint64_t begin, uint64_t end, uint32_t dtype)
-{
-	const uint64_t n = call->in[0].dims[2], row_bytes = n * v_size(dtype);
-	const struct dot_out out = out_at(call, begin);
-	const struct dot_rows d = {
-		.rows = (const char *)call->in[0].data + begin * row_bytes,
-		.vecs = call->in[1].data,
-		.row_bytes = row_bytes,
-		.n = n,
-	};
-
-	dot_run(&d, &out, end - begin, true, dtype);
-}
-
-/* Scores begin..end-1, each asset against its own weights. */
-V_INLINE void score_paired(const struct op_call *call, uint64_t begin, uint64_t end, uint32_t dtype)
-{
-	const uint64_t n_assets = call->in[0].dims[1], n = call->in[0].dims[2];
-	const uint64_t row_bytes = n * v_size(dtype);
-
-	while (begin < end) {
-		const uint64_t asset = begin % n_assets;
-		const uint64_t rest = n_assets - asset,
-			       count = end - begin < rest ? end - begin : rest;
-		const struct dot_out out = out_at(call, begin);
-		const struct dot_rows d = {
-			.rows = (const char *)call->in[0].data + begin * row_bytes,
-			.vecs = (const char *)call->in[1].data + asset * row_bytes,
-			.row_bytes = row_bytes,
-			.vec_bytes = row_bytes,
-			.n = n,
-		};
-
-		dot_run(&d, &out, count, false, dtype);
-		begin += count;
-	}
-}
-
-V_INLINE void score(const struct op_call *call, uint64_t begin, uint64_t end, uint32_t dtype)
-{
-	/* One asset has one row of weights, which all batches share. */
-	if (call->in[1].rank == 1 || call->in[0].dims[1] == 1)
-		score_shared(call, begin, end, dtype);
-	else
-		score_paired(call, begin, end, dtype);
-}
 
 void ISA_PASTE(price_vectors_cpu, KERNELS_ISA)(
 	const struct op_call *call, uint64_t begin, uint64_t end)
 {
-	switch (call->in[0].dtype) {
-	case GPUQ_F32:
-		score(call, begin, end, GPUQ_F32);
-		break;
-	case GPUQ_F16:
-		score(call, begin, end, GPUQ_F16);
-		break;
-	default:
-		score(call, begin, end, GPUQ_BF16);
-		break;
+	const struct tensor *prices = &call->in[0], *weights = &call->in[1], *out = &call->out[0];
+	const uint64_t assets = prices->dims[1],
+		       row_bytes = prices->dims[2] * v_size(prices->dtype);
+	/* One asset has one row of weights, which all batches share. */
+	const bool shared = weights->rank == 1 || assets == 1;
+
+	while (begin < end) {
+		/* Rows until the weights start over. */
+		const uint64_t asset = shared ? 0 : begin % assets;
+		const uint64_t rest = shared ? end : assets - asset;
+		const uint64_t count = end - begin < rest ? end - begin : rest;
+		const struct dot_rows d = {
+			.rows = (const char *)prices->data + begin * row_bytes,
+			.vecs = (const char *)weights->data + asset * row_bytes,
+			.row_bytes = row_bytes,
+			.vec_bytes = shared ? 0 : row_bytes,
+			.n = prices->dims[2],
+		};
+		const struct dot_out scores = {
+			.y = (char *)out->data + begin * v_size(out->dtype),
+			.dtype = out->dtype,
+		};
+
+		dot_run(&d, &scores, count, prices->dtype);
+		begin += count;
 	}
 }
