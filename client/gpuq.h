@@ -78,7 +78,8 @@ struct gpuq_options {
 
 /*
  * Connects. options may be NULL. Errors: -ENOENT or -ECONNREFUSED when no gpuqd answers (the
- * detail names every path tried), -EACCES, -ETIMEDOUT, -GPUQ_EABI, -GPUQ_ELIMIT, -GPUQ_EDRAIN.
+ * detail names every path tried), -EACCES, -ENAMETOOLONG, -ETIMEDOUT, -ENOMEM, -GPUQ_EABI,
+ * -GPUQ_ELIMIT, -GPUQ_EDRAIN, -GPUQ_EGONE (it hung up on us), -GPUQ_EPROTO.
  */
 GPUQ_EXPORT int gpuq_connect(const struct gpuq_options *options, struct gpuq **ret_gpuq);
 
@@ -148,7 +149,10 @@ GPUQ_EXPORT uint32_t gpuq_op_count(const struct gpuq *gpuq);
 GPUQ_EXPORT uint32_t gpuq_device_count(const struct gpuq *gpuq);
 GPUQ_EXPORT void gpuq_limits(const struct gpuq *gpuq, struct gpuq_limits *ret_limits);
 
-/* Describes an operator by number or by name; -GPUQ_EOP when there is none. One round trip. */
+/*
+ * Describes an operator by number or by name; -GPUQ_EOP when there is none. Each is asked for once
+ * over the socket, and remembered.
+ */
 GPUQ_EXPORT int gpuq_op_info(struct gpuq *gpuq, uint32_t index, struct gpuq_op_info *ret_info);
 GPUQ_EXPORT int gpuq_op_find(struct gpuq *gpuq, const char *name, struct gpuq_op_info *ret_info);
 
@@ -222,8 +226,9 @@ struct gpuq_param {
  * Prepares a call: looks the operator up by name and writes the argument block into the arena,
  * once. Only names, counts and addresses are checked here; gpuqd checks everything at every
  * submission. Fewer inputs than the operator has means that the last ones are absent.
- * Errors: -GPUQ_EOP, -GPUQ_EARGS, -GPUQ_EPARAM, -GPUQ_EBOUNDS (a tensor outside the arena),
- * -ENOSPC, -GPUQ_ETOOBIG, -GPUQ_EGONE.
+ * Errors: -GPUQ_EOP, -GPUQ_EARGS, -GPUQ_EPARAM, -GPUQ_EBOUNDS (a tensor that does not begin in
+ * the arena), -GPUQ_EDTYPE and -GPUQ_ERANK (of a number that no operator takes), -ENOSPC,
+ * -GPUQ_ETOOBIG, -GPUQ_EGONE.
  */
 GPUQ_EXPORT int gpuq_call_create(struct gpuq_channel *channel, const char *op,
 	const struct gpuq_tensor *inputs, uint32_t n_inputs, const struct gpuq_tensor *outputs,
@@ -288,13 +293,14 @@ GPUQ_EXPORT int gpuq_wait(struct gpuq_channel *channel, struct gpuq_completion *
 
 /*
  * Waits until `entries` can be submitted and `bytes` allocated in one piece. Completions that
- * come meanwhile are kept for gpuq_poll(). 0, or -ETIMEDOUT, -GPUQ_ETOOBIG when it can never
- * be, -ENOSPC when nothing is in flight that could free it, and the errors of gpuq_poll().
+ * come meanwhile are kept for gpuq_poll(), up to cq_entries of them. 0, or -ETIMEDOUT,
+ * -GPUQ_ETOOBIG when it can never be, -ENOSPC when nothing in flight could free it or no more
+ * completions can be kept (take some), and the errors of gpuq_poll().
  */
 GPUQ_EXPORT int gpuq_wait_space(
 	struct gpuq_channel *channel, uint32_t entries, size_t bytes, uint64_t timeout_ns);
 
-/* Submissions in flight: accepted, their completions not yet returned. */
+/* Submissions in flight: accepted, their completions not yet returned (but perhaps kept). */
 GPUQ_EXPORT uint32_t gpuq_in_flight(const struct gpuq_channel *channel);
 
 /*
