@@ -46,6 +46,7 @@ static void channel_attach_rings(struct channel *ch, const struct devlink_msg *m
 		.cons = prod - msg->cq_entries, /* unknown: full until it has been read */
 		.entries = msg->cq_entries,
 	};
+	ch->counted = prod;
 	ch->sqes = (void *)(base + layout.sqe_offset);
 	ch->cqes = (void *)(base + layout.cqe_offset);
 	ch->arena = base + layout.arena_offset;
@@ -101,10 +102,21 @@ void channel_post(struct channel *ch, const struct wire_cqe *cqe)
 {
 	shm_copy_out(&ch->cqes[ring_slot(ch->cq.prod, ch->cq.entries)], cqe, sizeof(*cqe) / 8);
 	ch->cq.prod++;
-	shm_count(&ch->stats->completed, 1);
-	if (cqe->status < 0) {
-		shm_count(&ch->stats->failed, 1);
-		shm_count(&ch->device_stats->failed, 1);
+	ch->failed += cqe->status < 0;
+}
+
+/* Counted once for each flush: a batch of null operations is only limited by such details. */
+static void count_completions(struct channel *ch)
+{
+	uint64_t completed = ch->cq.prod - ch->counted;
+
+	shm_count(&ch->stats->completed, completed);
+	shm_count(&ch->device_stats->completed, completed);
+	ch->counted = ch->cq.prod;
+	if (ch->failed > 0) {
+		shm_count(&ch->stats->failed, ch->failed);
+		shm_count(&ch->device_stats->failed, ch->failed);
+		ch->failed = 0;
 	}
 }
 
@@ -115,10 +127,10 @@ void channel_flush(struct channel *ch)
 	ring_release(&ch->sq);
 	if (ch->cq.prod == ch->cq.published)
 		return;
-	shm_count(&ch->device_stats->completed, ch->cq.prod - ch->cq.published);
 	ring_publish(&ch->cq);
 	if (ring_wake_wanted(&ch->cq))
 		bell_ring_pipe(ch->pipe_fd);
+	count_completions(ch);
 }
 
 void channel_note_inline(struct channel *ch, uint64_t user_data)

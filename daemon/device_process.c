@@ -93,6 +93,8 @@ static void on_add(struct link *l, const struct devlink_msg *msg, const int fds[
 	struct channel *ch;
 
 	if (n != LINK_FDS || msg->channel >= l->start.max_channels) {
+		while (n > 0)
+			close(fds[--n]);
 		answer(DEVLINK_POISONED, msg->channel, msg->generation);
 		return;
 	}

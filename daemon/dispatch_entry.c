@@ -5,6 +5,8 @@
 
 /* Entries that one channel may have served before the others get their turn. */
 #define PASS_ENTRIES 128
+/* So many entries ahead their cache lines are asked for: they lie in the client's cache. */
+#define PREFETCH_ENTRIES 8
 /* The inline stream takes operators that the model predicts to be this short. */
 #define INLINE_MAX_NS 2000u
 
@@ -108,6 +110,13 @@ static bool take_entry(
 	return true;
 }
 
+/* The lines of an entry and of a completion that this pass will come to. */
+static void prefetch(const struct channel *ch, uint32_t ahead)
+{
+	__builtin_prefetch(&ch->sqes[ring_slot(ch->sq.cons + ahead, ch->sq.entries)]);
+	__builtin_prefetch(&ch->cqes[ring_slot(ch->cq.prod + ahead, ch->cq.entries)], 1);
+}
+
 int dispatch_channel_pass(struct dispatch *d, struct channel *ch)
 {
 	int available = ring_refresh(&ch->sq);
@@ -120,6 +129,8 @@ int dispatch_channel_pass(struct dispatch *d, struct channel *ch)
 	ch->blocked = false;
 	for (; taken < available && taken < PASS_ENTRIES; taken++) {
 		int space = channel_has_space(ch);
+		if (available - taken > PREFETCH_ENTRIES)
+			prefetch(ch, PREFETCH_ENTRIES);
 		if (space < 0)
 			return space;
 		shm_copy_in(
