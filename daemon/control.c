@@ -261,8 +261,9 @@ static void sessions_flush(struct control *c)
 static void control_end(struct control *c)
 {
 	if (c->stats.header != NULL) {
-		control_set_state(c, WIRE_STOPPED);
+		/* The reason first: a client that sees the state looks for it on the socket. */
 		control_goodbye(c, -GPUQ_EDRAIN, "gpuqd was told to end");
+		control_set_state(c, WIRE_STOPPED);
 		sessions_flush(c);
 		device_stop(c);
 		control_unpublish(c);

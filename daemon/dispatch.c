@@ -70,7 +70,11 @@ static void deactivate(struct dispatch *d, uint32_t place)
 
 static void poison(struct dispatch *d, struct channel *ch)
 {
+	struct wire_header *header = ch->base;
+
 	ch->state = CHANNEL_POISONED;
+	/* The client's next submission or poll learns of it without a system call. */
+	shm_store_release(&header->closed, GPUQ_EPOISONED);
 	slot_discard_queue(d, ch);
 	shm_count(&d->stats->poisoned, 1);
 	shm_store_release_u32(&ch->stats->state, STATS_CHANNEL_POISONED);

@@ -318,6 +318,8 @@ static void test_lying_indices(void **state)
 			bell_ring_eventfd(liar.event_fd);
 		}
 		rig_expect(&rig, DISPATCH_POISONED, &liar);
+		const struct wire_header *header = liar.base;
+		assert_int_equal(header->closed, GPUQ_EPOISONED);
 		const struct wire_sqe sqe = rig_entry(&honest, WIRE_OP_NULL, i);
 		rig_submit(&honest, &sqe);
 		assert_int_equal(rig_complete(&honest).user_data, i);
