@@ -146,12 +146,21 @@ V_INLINE void dot_run_short(const struct dot_rows *d, const struct dot_out *out,
 	}
 }
 
+V_INLINE void run_tiles(const struct dot_rows *d, const struct dot_out *out, uint64_t count,
+	bool shared, uint32_t dtype)
+{
+	for (uint64_t i = 0; i < count; i += VL)
+		store(out, i, count - i, dot_tile(d, i, count - i, shared, dtype), dtype);
+}
+
 V_INLINE void run(
 	const struct dot_rows *d, const struct dot_out *out, uint64_t count, uint32_t dtype)
 {
-	const bool shared = d->vec_bytes == 0;
-
-	switch (shared ? (d->n + VL - 1) / VL : 0) {
+	if (d->vec_bytes != 0) {
+		run_tiles(d, out, count, false, dtype);
+		return;
+	}
+	switch ((d->n + VL - 1) / VL) {
 	case 1:
 		dot_run_short(d, out, count, 1, dtype);
 		break;
@@ -165,8 +174,7 @@ V_INLINE void run(
 		dot_run_short(d, out, count, 4, dtype);
 		break;
 	default:
-		for (uint64_t i = 0; i < count; i += VL)
-			store(out, i, count - i, dot_tile(d, i, count - i, shared, dtype), dtype);
+		run_tiles(d, out, count, true, dtype);
 		break;
 	}
 }
