@@ -14,16 +14,23 @@
 /* The C library keeps a little of what was freed, and page tables and stacks warm up. */
 #define PSS_SLACK_KIB 1024
 
-static uint64_t count_entries(pid_t pid, const char *what)
+/* Threads, but for those in which the kernel executes what was asked of an io_uring. */
+static uint64_t count_threads(pid_t pid)
 {
-	char path[64];
+	char path[300], name[32];
 	uint64_t n = 0;
 
-	snprintf(path, sizeof(path), "/proc/%d/%s", (int)pid, what);
+	snprintf(path, sizeof(path), "/proc/%d/task", (int)pid);
 	DIR *dir = opendir(path);
 	struct dirent *e;
-	while (dir != NULL && (e = readdir(dir)) != NULL)
-		n += e->d_name[0] != '.';
+	while (dir != NULL && (e = readdir(dir)) != NULL) {
+		snprintf(path, sizeof(path), "/proc/%d/task/%s/comm", (int)pid, e->d_name);
+		FILE *f = e->d_name[0] != '.' ? fopen(path, "re") : NULL;
+		if (f == NULL)
+			continue;
+		n += fgets(name, sizeof(name), f) != NULL && strncmp(name, "iou-wrk-", 8) != 0;
+		fclose(f);
+	}
 	if (dir != NULL)
 		closedir(dir);
 	return n;
@@ -86,8 +93,8 @@ static uint64_t read_pss_kib(pid_t pid)
 static struct world_process look_at_process(pid_t pid)
 {
 	return (struct world_process){
-		.fds = count_entries(pid, "fd"),
-		.threads = count_entries(pid, "task"),
+		.fds = raw_count_fds(pid),
+		.threads = count_threads(pid),
 		.segments = count_segment_fds(pid) + count_segment_mappings(pid),
 		.pss_kib = read_pss_kib(pid),
 	};
