@@ -9,14 +9,18 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+/*
+ * A successor finds in the ledger what was stored until our death. So the order of the stores
+ * counts, for the compiler: all stores to the ledger release those before them.
+ */
 static void ledger_commit(struct channel *ch)
 {
 	struct ledger_channel *l = ch->ledger;
 	uint64_t next = !l->which;
 
-	l->commit[next].sq_cons = ch->sq.cons;
-	l->commit[next].cq_prod = ch->cq.prod;
-	/* One store moves both; a successor reads it after our death, in program order. */
+	shm_store_release(&l->commit[next].sq_cons, ch->sq.cons);
+	shm_store_release(&l->commit[next].cq_prod, ch->cq.prod);
+	/* One store moves both. */
 	shm_store_release(&l->which, next);
 }
 
@@ -27,9 +31,12 @@ static void channel_attach_rings(struct channel *ch, const struct devlink_msg *m
 	struct ledger_channel *l = ch->ledger;
 
 	if (!msg->recover) {
-		*l = (struct ledger_channel){.inline_seq = UINT64_MAX};
-		l->commit[0].sq_cons = msg->start;
-		l->commit[0].cq_prod = msg->start;
+		/* As if the entry before the first one had been executed and completed. */
+		*l = (struct ledger_channel){
+			.commit = {{msg->start, msg->start}},
+			.inline_seq = msg->start - 1,
+			.inline_cq_at = msg->start - 1,
+		};
 	}
 	uint64_t cons = l->commit[l->which].sq_cons;
 	uint64_t prod = l->commit[l->which].cq_prod;
@@ -137,9 +144,10 @@ void channel_note_inline(struct channel *ch, uint64_t user_data)
 {
 	struct ledger_channel *l = ch->ledger;
 
-	l->inline_user_data = user_data;
-	l->inline_seq = ch->sq.cons - 1;
-	l->inline_cq_at = ch->cq.prod;
+	/* Until inline_seq is the new entry's, which is not accepted yet, the old note stands. */
+	shm_store_release(&l->inline_seq, ch->sq.cons - 1);
+	shm_store_release(&l->inline_user_data, user_data);
+	shm_store_release(&l->inline_cq_at, ch->cq.prod);
 	ledger_commit(ch);
 }
 
@@ -160,26 +168,41 @@ static void post_lost(struct channel *ch, uint64_t user_data)
 		channel_post(ch, &cqe);
 }
 
+static bool entry_is_of(const struct ledger_entry *e, const struct channel *ch)
+{
+	return e->generation == ch->generation && e->channel == ch->number;
+}
+
+static bool entry_completed(const struct ledger_entry *e, uint64_t prod)
+{
+	return e->cq_at != UINT64_MAX && before(e->cq_at, prod);
+}
+
 void channel_recover(struct channel *ch, struct ledger_entry *entries, uint32_t n_entries)
 {
 	struct ledger_channel *l = ch->ledger;
 	const uint64_t cons = ch->sq.cons, prod = ch->cq.prod;
 
-	if (l->inline_seq != UINT64_MAX && before(l->inline_seq, cons) &&
-		!before(l->inline_cq_at, prod))
+	/* We may die here too: until the commit, the notes must lead a successor to the same. */
+	if (before(l->inline_seq, cons) && !before(l->inline_cq_at, prod)) {
+		shm_store_release(&l->inline_cq_at, ch->cq.prod);
 		post_lost(ch, l->inline_user_data);
+	}
 	for (uint32_t i = 0; i < n_entries; i++) {
 		struct ledger_entry *e = &entries[i];
-		if (e->generation != ch->generation || e->channel != ch->number)
+		if (!entry_is_of(e, ch) || !before(e->seq, cons) || entry_completed(e, prod))
 			continue;
-		bool completed = e->cq_at != UINT64_MAX && before(e->cq_at, prod);
-		if (before(e->seq, cons) && !completed)
-			post_lost(ch, e->user_data);
-		e->generation = 0;
+		shm_store_release(&e->cq_at, ch->cq.prod);
+		post_lost(ch, e->user_data);
 	}
-	l->inline_seq = UINT64_MAX;
 	/* The process before may have died between its commit and its publication. */
 	ch->cq.published = ch->cq.prod - ch->cq.entries;
 	channel_flush(ch);
+	/* Nor may a note of an entry that was never accepted count once it is accepted anew. */
+	shm_store_release(&l->inline_cq_at, ch->cq.prod - 1);
+	for (uint32_t i = 0; i < n_entries; i++) {
+		if (entry_is_of(&entries[i], ch))
+			shm_store_release_u32(&entries[i].generation, 0);
+	}
 	shm_store_relaxed(&ch->stats->in_flight, 0);
 }

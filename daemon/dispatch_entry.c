@@ -94,9 +94,10 @@ static bool take_entry(
 
 	if (r == 0 && sqe->opcode == WIRE_OP_CALL)
 		return take_call(d, ch, sqe);
-	ch->sq.cons++;
+	/* This completes the target and commits: the entry itself is not taken before that. */
 	if (r == 0 && sqe->opcode == WIRE_OP_CANCEL)
 		r = slot_cancel(d, ch, sqe->target);
+	ch->sq.cons++;
 	if (r < 0) {
 		refuse(ch, sqe, r, 0);
 		return true;
