@@ -17,6 +17,8 @@
 
 /* The device's workers never run more launches at once. */
 #define MAX_EXECUTING 64u
+/* So often others go first before a lower priority has its turn: it is slow, but not starved. */
+#define MAX_PASSED_OVER 15u
 
 struct dispatch {
 	struct dispatch_options o;
@@ -36,6 +38,7 @@ struct dispatch {
 	struct slot_queue free_slots;
 	uint32_t n_free;
 	struct channel_queue runnable[MSG_PRIORITIES]; /* channels with a queue, to take turns */
+	uint32_t passed_over[MSG_PRIORITIES];	       /* launches of others while it waited */
 	uint32_t n_queued;
 	struct slot *executing[MAX_EXECUTING];
 	uint32_t n_executing;

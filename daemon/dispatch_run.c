@@ -17,7 +17,7 @@ static void slot_release(struct dispatch *d, struct slot *slot)
 {
 	struct channel *ch = slot->channel;
 
-	slot->ledger->generation = 0;
+	shm_store_release_u32(&slot->ledger->generation, 0);
 	slot->channel = NULL;
 	TAILQ_INSERT_HEAD(&d->free_slots, slot, link);
 	d->n_free++;
@@ -37,8 +37,8 @@ void slot_enqueue(struct dispatch *d, struct channel *ch, struct slot *slot)
 		.seq = ch->sq.cons - 1,
 		.cq_at = UINT64_MAX,
 		.channel = ch->number,
-		.generation = ch->generation,
 	};
+	shm_store_release_u32(&slot->ledger->generation, ch->generation);
 	ch->in_flight++;
 	shm_store_relaxed(&ch->stats->in_flight, ch->in_flight);
 	if (TAILQ_EMPTY(&ch->queue))
@@ -177,14 +177,31 @@ static bool launch(struct dispatch *d, struct channel *ch)
 	return true;
 }
 
+/* The first priority with work, unless one behind it has been passed over for too long. */
+static uint32_t next_priority(const struct dispatch *d)
+{
+	uint32_t first = MSG_PRIORITIES;
+
+	for (uint32_t p = MSG_PRIORITIES; p-- > 0;) {
+		if (TAILQ_EMPTY(&d->runnable[p]))
+			continue;
+		if (d->passed_over[p] >= MAX_PASSED_OVER)
+			return p;
+		first = p;
+	}
+	return first;
+}
+
 static bool launch_next(struct dispatch *d)
 {
-	for (uint32_t p = 0; p < MSG_PRIORITIES; p++) {
-		struct channel *ch = TAILQ_FIRST(&d->runnable[p]);
-		if (ch != NULL)
-			return launch(d, ch);
-	}
-	return false;
+	uint32_t next = next_priority(d);
+
+	if (!launch(d, TAILQ_FIRST(&d->runnable[next])))
+		return false;
+	d->passed_over[next] = 0;
+	for (uint32_t p = next + 1; p < MSG_PRIORITIES; p++)
+		d->passed_over[p] += !TAILQ_EMPTY(&d->runnable[p]);
+	return true;
 }
 
 bool dispatch_run(struct dispatch *d)
