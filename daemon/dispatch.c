@@ -161,6 +161,18 @@ static void on_remove(struct dispatch *d, struct channel *ch)
 		finish_removal(d, ch);
 }
 
+/* What clients have submitted before they heard of it is answered, by the coming rounds. */
+static void on_drain(struct dispatch *d)
+{
+	uint64_t now_ns = clock_now_ns(&d->o.clock);
+
+	d->draining = true;
+	for (uint32_t i = 0; i < d->o.max_channels; i++) {
+		if (d->channels[i] != NULL)
+			activate(d, d->channels[i], now_ns);
+	}
+}
+
 static bool read_mailbox(struct dispatch *d)
 {
 	struct mail mail;
@@ -173,7 +185,7 @@ static bool read_mailbox(struct dispatch *d)
 		else if (mail.what == COMMAND_REMOVE)
 			on_remove(d, mail.subject);
 		else if (mail.what == COMMAND_DRAIN)
-			d->draining = true;
+			on_drain(d);
 		else
 			d->stop = true;
 	}
@@ -224,7 +236,7 @@ static bool round_once(struct dispatch *d)
 		progress |= dispatch_run(d);
 	if (d->slot_freed)
 		after_slots_freed(d);
-	if (d->draining && !d->drained_told && d->n_executing + d->n_queued == 0) {
+	if (d->draining && !d->drained_told && !progress && d->n_executing + d->n_queued == 0) {
 		d->drained_told = true;
 		tell(d, DISPATCH_DRAINED, NULL);
 	}
@@ -263,6 +275,16 @@ static void park_idle(struct dispatch *d, uint64_t now_ns)
 	}
 }
 
+static void publish_stats(struct dispatch *d, uint64_t now_ns)
+{
+	publish_runnable(d);
+	shm_store_relaxed(&d->stats->heartbeat_ns, now_ns);
+	shm_store_relaxed(&d->stats->passes, d->passes);
+	shm_store_release_u32(&d->stats->active_channels, d->n_active);
+	shm_store_relaxed(&d->stats->queued, d->n_queued);
+	shm_store_relaxed(&d->stats->executing, d->n_executing);
+}
+
 /* The work that is not done in every round. */
 static void tick(struct dispatch *d, uint64_t now_ns)
 {
@@ -272,12 +294,7 @@ static void tick(struct dispatch *d, uint64_t now_ns)
 	park_idle(d, now_ns);
 	if (d->n_queued > 0)
 		dispatch_expire(d);
-	publish_runnable(d);
-	shm_store_relaxed(&d->stats->heartbeat_ns, now_ns);
-	shm_store_relaxed(&d->stats->passes, d->passes);
-	shm_store_release_u32(&d->stats->active_channels, d->n_active);
-	shm_store_relaxed(&d->stats->queued, d->n_queued);
-	shm_store_relaxed(&d->stats->executing, d->n_executing);
+	publish_stats(d, now_ns);
 }
 
 /* Work on a parked channel that no doorbell has announced, twice in a row. */
@@ -321,7 +338,7 @@ static void sleep_until_wanted(struct dispatch *d)
 		if (!park(d, d->n_active - 1))
 			return;
 	}
-	publish_runnable(d);
+	publish_stats(d, clock_now_ns(&d->o.clock));
 	device_sleep_prepare(d->o.device, true);
 	if (!anything_done(d)) {
 		shm_count(&d->stats->sleeps, 1);
