@@ -25,7 +25,7 @@ static void shake_hands(struct wire_client *c, const char *socket, uint32_t abi)
 	raw_send_bare(c->fd, MSG_ACK, 2);
 }
 
-static void attach(struct wire_client *c, const struct msg_opened *m)
+void wire_client_attach(struct wire_client *c, const struct msg_opened *m)
 {
 	const struct wire_layout l = wire_layout(m->sq_entries, m->cq_entries, m->arena_bytes);
 	char *base = c->base;
@@ -56,7 +56,7 @@ void wire_client_open(struct wire_client *c, const char *socket, uint32_t abi, u
 	c->bytes = a.opened.segment_bytes;
 	assert_int_equal(segment_map(a.fds[0], c->bytes, true, &c->base), 0);
 	close(a.fds[0]);
-	attach(c, &a.opened);
+	wire_client_attach(c, &a.opened);
 }
 
 void wire_client_close(struct wire_client *c)
@@ -131,19 +131,26 @@ void wire_client_submit(struct wire_client *c, const struct wire_sqe *sqe)
 		bell_ring_eventfd(c->doorbell_fd);
 }
 
+bool wire_client_poll(struct wire_client *c, struct wire_cqe *ret_cqe)
+{
+	if (c->cq.cons == c->cq.prod && ring_refresh(&c->cq) == 0)
+		return false;
+	shm_copy_in(ret_cqe, &c->cqes[ring_slot(c->cq.cons, c->cq.entries)], sizeof(*ret_cqe) / 8);
+	c->cq.cons++;
+	ring_release(&c->cq);
+	return true;
+}
+
 struct wire_cqe wire_client_complete(struct wire_client *c)
 {
 	struct pollfd p = {.fd = c->bell_fd, .events = POLLIN};
 	struct wire_cqe cqe;
 
-	while (c->cq.cons == c->cq.prod && ring_refresh(&c->cq) == 0) {
+	while (!wire_client_poll(c, &cqe)) {
 		bell_drain_pipe(c->bell_fd);
 		if (ring_sleep_prepare(&c->cq, 1) == 0)
 			assert_int_equal(poll(&p, 1, PATIENCE_MS * (int)harness_slowness()), 1);
 	}
-	shm_copy_in(&cqe, &c->cqes[ring_slot(c->cq.cons, c->cq.entries)], sizeof(cqe) / 8);
-	c->cq.cons++;
-	ring_release(&c->cq);
 	return cqe;
 }
 

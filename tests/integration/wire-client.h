@@ -29,6 +29,9 @@ void wire_client_open(struct wire_client *c, const char *socket, uint32_t abi, u
 	uint64_t arena_bytes);
 void wire_client_close(struct wire_client *c);
 
+/* Takes a segment that is mapped at c->base, with bells that are c's already. */
+void wire_client_attach(struct wire_client *c, const struct msg_opened *opened);
+
 /* The operator's number, as gpuqd tells it. */
 uint32_t wire_client_op(struct wire_client *c, const char *name);
 
@@ -47,8 +50,11 @@ void wire_client_publish(struct wire_client *c, const struct wire_sqe *sqe);
 /* The same, and rings when gpuqd wants that. */
 void wire_client_submit(struct wire_client *c, const struct wire_sqe *sqe);
 
-/* The next completion. */
+/* The next completion, waited for. */
 struct wire_cqe wire_client_complete(struct wire_client *c);
+
+/* False when there is none. */
+bool wire_client_poll(struct wire_client *c, struct wire_cqe *ret_cqe);
 
 /* Submits a null operation and waits for it. */
 void wire_client_check_works(struct wire_client *c);
