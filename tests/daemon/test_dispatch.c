@@ -395,7 +395,7 @@ static void test_drain(void **state)
 	rig_stop(&rig);
 }
 
-/* What was submitted before the drain, unannounced and out of the scan, is answered before its end. */
+/* What was submitted before the drain, unannounced and out of the scan, is answered in it. */
 static void test_drain_answers_everybody(void **state)
 {
 	struct rig rig;
