@@ -157,7 +157,9 @@ static void test_thousand_channels(void **state)
 	struct harness_daemon *daemon = harness_daemon_start(NULL);
 	struct child holders[HOLDERS];
 
+	const struct world empty = world_look(daemon);
 	check_one_more();
+	world_await(daemon, &empty);
 	const struct world before = world_look(daemon);
 	for (uint32_t i = 0; i < HOLDERS; i++) {
 		holders[i] = (struct child){.run = holder_main, .number = i};
