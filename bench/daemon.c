@@ -242,8 +242,15 @@ void daemon_pin(const struct daemon *d, int first, int second)
 {
 	int cpus[2] = {first, second};
 
-	if (d->private && each_thread(d->device_pid, pin_if_dispatcher, cpus) != 1)
-		complain(0, "gpuqd's dispatcher was not found; it runs where the kernel puts it");
+	if (!d->private)
+		return;
+	/* Ready, it may still have to be scheduled for the first time and take its name. */
+	for (uint32_t i = 0; i < START_TRIES; i++) {
+		if (each_thread(d->device_pid, pin_if_dispatcher, cpus) == 1)
+			return;
+		sleep_ns(TRY_NS);
+	}
+	complain(0, "gpuqd's dispatcher was not found; it runs where the kernel puts it");
 }
 
 uint64_t daemon_sleeps(const struct daemon *d)
