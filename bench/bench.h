@@ -113,6 +113,13 @@ int sample_apart(const struct clock_line *clock, uint64_t *ret_ns, uint64_t n, u
 
 void sleep_ns(uint64_t ns);
 
+/* Ends this program with a message when nobody feeds it for two minutes. */
+void watchdog(bool on);
+
+/* A second process, pinned to the second CPU, that runs until it is ended. -1: see errno. */
+pid_t pair_fork(const struct bench *b, void (*run)(void *state), void *state);
+void pair_end(pid_t pid);
+
 /* --- machine.c ----------------------------------------------------------------------------- */
 
 /* The first two CPUs that this process may use; the same one twice when there is no other. */
@@ -215,6 +222,9 @@ void crowd_stop(struct crowd *c);
 
 int floor_contender(struct contender *c, bool pauses);
 int ring_contender(struct contender *c, const struct clock_line *clock);
+
+/* Entries per second through bare rings with 256 in flight, from the client's CPU, for `ns`. */
+int ring_rate(const struct bench *b, uint64_t ns, double *ret_per_second);
 
 /* Two processes that block in read() for each other. */
 enum ipc_kind { IPC_UNIX, IPC_PIPE, IPC_EVENTFD, IPC_BELLS };

@@ -34,6 +34,20 @@ int sample_apart(const struct clock_line *clock, uint64_t *ret_ns, uint64_t n, u
 	return 0;
 }
 
+static void silence(int signal_number)
+{
+	static const char text[] = "gpuq-bench: no answer from the other side; giving up\n";
+
+	(void)!write(STDERR_FILENO, text, sizeof(text) - 1);
+	_exit(1);
+}
+
+void watchdog(bool on)
+{
+	signal(SIGALRM, silence);
+	alarm(on ? SILENCE_S : 0);
+}
+
 /* --- The second process -------------------------------------------------------------------- */
 
 static _Noreturn void pair_child(const struct bench *b, struct contender *c, int go_fd)
@@ -46,6 +60,26 @@ static _Noreturn void pair_child(const struct bench *b, struct contender *c, int
 		if (c->serve(c->state, n) < 0)
 			break;
 	_exit(0);
+}
+
+pid_t pair_fork(const struct bench *b, void (*run)(void *state), void *state)
+{
+	pid_t pid = fork();
+
+	if (pid != 0)
+		return pid;
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	cpus_pin(0, b->server_cpu, b->server_cpu);
+	run(state);
+	_exit(0);
+}
+
+void pair_end(pid_t pid)
+{
+	if (pid <= 0)
+		return;
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, 0);
 }
 
 static int pair_start(const struct bench *b, struct contender *c)
@@ -69,11 +103,8 @@ static int pair_start(const struct bench *b, struct contender *c)
 
 static void pair_stop(struct contender *c)
 {
-	if (c->pid > 0) {
-		kill(c->pid, SIGKILL);
-		waitpid(c->pid, NULL, 0);
-		c->pid = 0;
-	}
+	pair_end(c->pid);
+	c->pid = 0;
 	if (c->serve != NULL && c->go_fd >= 0)
 		close(c->go_fd);
 	c->go_fd = -1;
@@ -186,7 +217,7 @@ static int take_turn(struct turns *t, struct contender *c, bool keep, double *un
 	uint64_t warm = warm_samples(c), n = warm + c->per_round;
 	struct series *s = &c->series;
 
-	alarm(SILENCE_S);
+	watchdog(true);
 	if (c->serve != NULL && write(c->go_fd, &n, sizeof(n)) != sizeof(n))
 		return -EPIPE;
 	int r = c->run(c->state, &t->b->clock, t->ns, n);
@@ -245,19 +276,10 @@ static int prepare(struct bench *b, struct contender *set, uint32_t n, struct tu
 	return ret_turns->ns != NULL && ret_turns->sorted != NULL ? 0 : -ENOMEM;
 }
 
-static void silence(int signal_number)
-{
-	static const char text[] = "gpuq-bench: no answer from the other side; giving up\n";
-
-	(void)!write(STDERR_FILENO, text, sizeof(text) - 1);
-	_exit(1);
-}
-
 int contenders_measure(struct bench *b, struct contender *set, uint32_t n, uint32_t rounds)
 {
 	struct turns turns = {0};
 
-	signal(SIGALRM, silence);
 	signal(SIGPIPE, SIG_IGN);
 	cpus_pin(0, b->client_cpu, b->client_cpu);
 	int r = prepare(b, set, n, &turns);
@@ -265,7 +287,7 @@ int contenders_measure(struct bench *b, struct contender *set, uint32_t n, uint3
 		complain(r, "cannot start the second process");
 	else
 		r = take_turns(&turns, set, n, rounds < BENCH_ROUNDS ? rounds : BENCH_ROUNDS);
-	alarm(0);
+	watchdog(false);
 	for (uint32_t i = 0; i < n; i++)
 		pair_stop(&set[i]);
 	free(turns.ns);

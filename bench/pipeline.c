@@ -2,8 +2,9 @@
 /*
  * pipeline.c: null operations as fast as they go, 256 in flight for each client. One client has
  * the first CPU and the dispatcher the second; several clients and the dispatcher share the two
- * as the kernel sees fit. Each client counts in a word of its own, which this process reads once
- * a second.
+ * as the kernel sees fit. Each client counts in a word of its own, which this process reads at
+ * both ends of each second. Between the seconds of the one client, bare rings do the same between
+ * the same CPUs, without gpuqd: what the machine can move just then.
  */
 #include "bench/bench.h"
 
@@ -15,7 +16,6 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #define DEPTH 256
@@ -23,7 +23,9 @@
 #define SUM_TARGET 0.6
 #define SHARE_TARGET 0.5
 #define SECONDS 5
-#define WARM_NS 500000000u
+#define WARM_NS 200000000u
+#define BARE_NS 300000000u
+#define CLOSED_NS 1000000u
 #define WINDOW_NS 1000000000u
 #define MAX_CLIENTS 16
 #define MAX_WINDOWS 3600
@@ -35,15 +37,23 @@ struct tally {
 	uint8_t pad[WIRE_LINE - 16];
 };
 
+/* What clients and this process share. */
+struct board {
+	uint64_t open; /* clients work while it is 1 */
+	uint8_t pad[WIRE_LINE - 8];
+	struct tally tallies[MAX_CLIENTS];
+};
+
 struct point {
 	uint32_t clients, windows;
 	double rate;	    /* of all clients together, per second */
+	double bare_rate;   /* of bare rings; 0: not measured */
 	double worst_share; /* least of a client in a window, in fair shares of that window */
 	uint32_t worst_window, worst_client;
-	struct tally *tallies;
+	struct board *board;
 	pid_t pids[MAX_CLIENTS];
-	uint64_t counts[MAX_WINDOWS + 1][MAX_CLIENTS]; /* at the ends of the windows */
-	uint64_t times_ns[MAX_WINDOWS + 1];
+	uint64_t done[MAX_WINDOWS][MAX_CLIENTS];
+	uint64_t window_ns[MAX_WINDOWS];
 };
 
 /* --- A client -------------------------------------------------------------------------------- */
@@ -71,8 +81,9 @@ static int pump_once(struct client *c, uint64_t *expected, struct tally *tally)
 }
 
 static _Noreturn void pump(
-	const struct bench *b, const struct daemon *d, const struct point *p, struct tally *tally)
+	const struct bench *b, const struct daemon *d, const struct point *p, uint32_t number)
 {
+	struct tally *tally = &p->board->tallies[number];
 	struct client c;
 	uint64_t expected = 0;
 
@@ -80,55 +91,78 @@ static _Noreturn void pump(
 	cpus_pin(0, b->client_cpu, p->clients == 1 ? b->client_cpu : b->server_cpu);
 	int r = client_open(d, &c);
 
-	while (r == 0)
-		r = pump_once(&c, &expected, tally);
+	while (r == 0) {
+		if (shm_load_relaxed(&p->board->open) == 1)
+			r = pump_once(&c, &expected, tally);
+		else
+			sleep_ns(CLOSED_NS);
+	}
 	shm_store_release(&tally->failed, (uint64_t)-r);
 	_exit(1);
 }
 
-/* --- A point: so many clients for so long ---------------------------------------------------- */
+/* --- A point: so many clients for so long -------------------------------------------------- */
 
-static void point_look(struct point *p, uint32_t window)
+static int point_failed(const struct point *p)
 {
-	p->times_ns[window] = clock_monotonic_ns();
-	for (uint32_t i = 0; i < p->clients; i++)
-		p->counts[window][i] = shm_load_relaxed(&p->tallies[i].done);
-}
-
-static int point_watch(struct point *p)
-{
-	sleep_ns(WARM_NS);
-	point_look(p, 0);
-	for (uint32_t w = 1; w <= p->windows; w++) {
-		uint64_t until_ns = p->times_ns[0] + w * (uint64_t)WINDOW_NS;
-		uint64_t now_ns = clock_monotonic_ns();
-
-		progress("pipeline: %u clients, second %u/%u", p->clients, w, p->windows);
-		sleep_ns(until_ns > now_ns ? until_ns - now_ns : 0);
-		point_look(p, w);
-		for (uint32_t i = 0; i < p->clients; i++) {
-			uint64_t failed = shm_load_acquire(&p->tallies[i].failed);
-			if (failed != 0)
-				return -(int)failed;
-		}
+	for (uint32_t i = 0; i < p->clients; i++) {
+		uint64_t failed = shm_load_acquire(&p->board->tallies[i].failed);
+		if (failed != 0)
+			return -(int)failed;
 	}
 	return 0;
 }
 
+/* One second of work. */
+static void point_window(struct point *p, uint32_t w)
+{
+	uint64_t before[MAX_CLIENTS];
+	uint64_t start_ns = clock_monotonic_ns();
+
+	for (uint32_t i = 0; i < p->clients; i++)
+		before[i] = shm_load_relaxed(&p->board->tallies[i].done);
+	sleep_ns(WINDOW_NS);
+	p->window_ns[w] = clock_monotonic_ns() - start_ns;
+	for (uint32_t i = 0; i < p->clients; i++)
+		p->done[w][i] = shm_load_relaxed(&p->board->tallies[i].done) - before[i];
+}
+
+static int point_watch(const struct bench *b, struct point *p)
+{
+	double bare_rate = 0;
+	int r = 0;
+
+	for (uint32_t w = 0; w < p->windows && r == 0; w++) {
+		progress("pipeline: %u clients, second %u/%u", p->clients, w + 1, p->windows);
+		if (p->clients == 1) {
+			shm_store_release(&p->board->open, 0);
+			sleep_ns(2 * CLOSED_NS);
+			r = ring_rate(b, BARE_NS, &bare_rate);
+			p->bare_rate += bare_rate / p->windows;
+		}
+		shm_store_release(&p->board->open, 1);
+		if (w == 0 || p->clients == 1)
+			sleep_ns(WARM_NS);
+		point_window(p, w);
+		r = r < 0 ? r : point_failed(p);
+	}
+	return r;
+}
+
 static void point_judge(struct point *p)
 {
-	uint64_t sum = 0;
+	uint64_t sum = 0, sum_ns = 0;
 
 	p->worst_share = 1e9;
-	for (uint32_t w = 1; w <= p->windows; w++) {
+	for (uint32_t w = 0; w < p->windows; w++) {
 		uint64_t all = 0;
 
 		for (uint32_t i = 0; i < p->clients; i++)
-			all += p->counts[w][i] - p->counts[w - 1][i];
+			all += p->done[w][i];
 		sum += all;
+		sum_ns += p->window_ns[w];
 		for (uint32_t i = 0; i < p->clients; i++) {
-			double mine = (double)(p->counts[w][i] - p->counts[w - 1][i]);
-			double share = all > 0 ? mine * p->clients / (double)all : 0;
+			double share = (double)p->done[w][i] * p->clients / ((double)all + 1e-9);
 			if (share >= p->worst_share)
 				continue;
 			p->worst_share = share;
@@ -136,33 +170,36 @@ static void point_judge(struct point *p)
 			p->worst_client = i;
 		}
 	}
-	p->rate = (double)sum * 1e9 / (double)(p->times_ns[p->windows] - p->times_ns[0]);
+	p->rate = (double)sum * 1e9 / (double)sum_ns;
+}
+
+static int point_start(const struct bench *b, const struct daemon *d, struct point *p)
+{
+	for (uint32_t i = 0; i < p->clients; i++) {
+		p->pids[i] = fork();
+		if (p->pids[i] == 0)
+			pump(b, d, p, i);
+		if (p->pids[i] < 0)
+			return -errno;
+	}
+	return 0;
 }
 
 static int point_measure(const struct bench *b, const struct daemon *d, struct point *p)
 {
-	int r = 0;
-
-	p->tallies = mmap(NULL, MAX_CLIENTS * sizeof(*p->tallies), PROT_READ | PROT_WRITE,
-		MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	if (p->tallies == MAP_FAILED)
+	p->board = mmap(
+		NULL, sizeof(*p->board), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (p->board == MAP_FAILED)
 		return -errno;
 	daemon_pin(d, p->clients == 1 ? b->server_cpu : b->client_cpu, b->server_cpu);
-	for (uint32_t i = 0; i < p->clients && r == 0; i++) {
-		p->pids[i] = fork();
-		if (p->pids[i] == 0)
-			pump(b, d, p, &p->tallies[i]);
-		r = p->pids[i] < 0 ? -errno : 0;
-	}
+	/* This process only works with a single client, in turns with it. */
+	cpus_pin(0, b->client_cpu, p->clients == 1 ? b->client_cpu : b->server_cpu);
+	int r = point_start(b, d, p);
 	if (r == 0)
-		r = point_watch(p);
-	for (uint32_t i = 0; i < p->clients; i++) {
-		if (p->pids[i] <= 0)
-			continue;
-		kill(p->pids[i], SIGKILL);
-		waitpid(p->pids[i], NULL, 0);
-	}
-	munmap(p->tallies, MAX_CLIENTS * sizeof(*p->tallies));
+		r = point_watch(b, p);
+	for (uint32_t i = 0; i < p->clients; i++)
+		pair_end(p->pids[i]);
+	munmap(p->board, sizeof(*p->board));
 	if (r == 0)
 		point_judge(p);
 	return r;
@@ -174,21 +211,24 @@ static json_t *point_json(const struct point *p)
 {
 	json_t *windows = json_array();
 
-	for (uint32_t w = 1; w <= p->windows; w++) {
+	for (uint32_t w = 0; w < p->windows; w++) {
 		json_t *clients = json_array();
 		for (uint32_t i = 0; i < p->clients; i++)
-			json_array_append_new(clients,
-				json_integer((json_int_t)(p->counts[w][i] - p->counts[w - 1][i])));
+			json_array_append_new(clients, json_integer((json_int_t)p->done[w][i]));
 		json_array_append_new(windows, clients);
 	}
-	return json_pack("{s:i,s:f,s:f,s:o}", "clients", (int)p->clients, "per_second", p->rate,
-		"worst_share", p->worst_share, "done_by_window_and_client", windows);
+	return json_pack("{s:i,s:f,s:f,s:f,s:o}", "clients", (int)p->clients, "per_second", p->rate,
+		"bare_per_second", p->bare_rate, "worst_share", p->worst_share,
+		"done_by_window_and_client", windows);
 }
 
 static void point_report(struct bench *b, const struct point *p, double one_rate)
 {
-	printf("%7u %14.1f %12.2f %14.2f (client %u, second %u)\n", p->clients, p->rate / 1e6,
-		p->rate / one_rate, p->worst_share, p->worst_client, p->worst_window);
+	if (p->clients == 1)
+		printf("%-10s %12.1f %12.2f\n", "bare rings", p->bare_rate / 1e6,
+			p->bare_rate / one_rate);
+	printf("%-10u %12.1f %12.2f %12.2f  (client %u, second %u)\n", p->clients, p->rate / 1e6,
+		p->rate / one_rate, p->worst_share, p->worst_client + 1, p->worst_window + 1);
 	fflush(stdout);
 	report_json(b, "pipeline", point_json(p));
 }
@@ -209,7 +249,7 @@ static int pipeline_points(struct bench *b, const struct daemon *d, struct point
 
 	printf("\n====== pipeline: null operations, depth %d (load %u) ======\n", DEPTH,
 		machine_running());
-	printf("%7s %14s %12s %14s\n", "clients", "million/s", "/one client", "worst share");
+	printf("%-10s %12s %12s %12s\n", "clients", "million/s", "/one client", "worst share");
 	for (uint32_t i = 0; i < POINTS; i++) {
 		*p = (struct point){.clients = counts[i],
 			.windows = (uint32_t)(b->seconds > 0 ? b->seconds + 0.5 : SECONDS)};

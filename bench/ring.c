@@ -48,24 +48,46 @@ static int published(struct ring_producer *p)
 	return ring_wake_wanted(p) ? -EPROTO : 0;
 }
 
-static int echo_answer(struct echo *e)
+/* Takes one submission, which is there, and completes it; neither is published yet. */
+static inline void answer_entry(struct echo *e)
 {
 	struct wire_sqe sqe;
-	int r;
 
-	r = await(e, &e->sq_consumer);
-	if (r < 0)
-		return r;
 	shm_copy_in(&sqe, &e->sqes[ring_slot(e->sq_consumer.cons, RING_SQ)], sizeof(sqe) / 8);
 	e->sq_consumer.cons++;
-	ring_release(&e->sq_consumer);
-
-	r = ring_space(&e->cq_producer, 1);
-	if (r < 1)
-		return r < 0 ? r : -EPROTO;
 	struct wire_cqe cqe = {.user_data = sqe.user_data};
 	shm_copy_out(&e->cqes[ring_slot(e->cq_producer.prod, RING_CQ)], &cqe, sizeof(cqe) / 8);
 	e->cq_producer.prod++;
+}
+
+/* Writes one submission, not published yet. */
+static inline void ask_entry(struct echo *e)
+{
+	struct wire_sqe sqe = {.opcode = WIRE_OP_NULL, .user_data = e->sq_producer.prod};
+
+	shm_copy_out(&e->sqes[ring_slot(e->sq_producer.prod, RING_SQ)], &sqe, sizeof(sqe) / 8);
+	e->sq_producer.prod++;
+}
+
+/* Takes one completion, which is there. */
+static inline void take_entry(struct echo *e, struct wire_cqe *ret_cqe)
+{
+	shm_copy_in(
+		ret_cqe, &e->cqes[ring_slot(e->cq_consumer.cons, RING_CQ)], sizeof(*ret_cqe) / 8);
+	e->cq_consumer.cons++;
+}
+
+static int echo_answer(struct echo *e)
+{
+	int r = await(e, &e->sq_consumer);
+
+	if (r < 0)
+		return r;
+	r = ring_space(&e->cq_producer, 1);
+	if (r < 1)
+		return r < 0 ? r : -EPROTO;
+	answer_entry(e);
+	ring_release(&e->sq_consumer);
 	return published(&e->cq_producer);
 }
 
@@ -82,26 +104,20 @@ static int echo_serve(void *state, uint64_t n)
 static int echo_trip(void *state)
 {
 	struct echo *e = state;
-	uint64_t i = e->sq_producer.prod;
 	struct wire_cqe cqe;
 	int r = ring_space(&e->sq_producer, 1);
 
 	if (r < 1)
 		return r < 0 ? r : -EPROTO;
-	struct wire_sqe sqe = {.opcode = WIRE_OP_NULL, .user_data = i};
-	shm_copy_out(&e->sqes[ring_slot(i, RING_SQ)], &sqe, sizeof(sqe) / 8);
-	e->sq_producer.prod++;
+	ask_entry(e);
 	r = published(&e->sq_producer);
+	if (r == 0)
+		r = await(e, &e->cq_consumer);
 	if (r < 0)
 		return r;
-
-	r = await(e, &e->cq_consumer);
-	if (r < 0)
-		return r;
-	shm_copy_in(&cqe, &e->cqes[ring_slot(e->cq_consumer.cons, RING_CQ)], sizeof(cqe) / 8);
-	e->cq_consumer.cons++;
+	take_entry(e, &cqe);
 	ring_release(&e->cq_consumer);
-	return cqe.user_data == i ? 0 : -EPROTO;
+	return cqe.user_data == e->cq_consumer.cons - 1 ? 0 : -EPROTO;
 }
 
 static int echo_run(void *state, const struct clock_line *clock, uint64_t *ret_ns, uint64_t n)
@@ -118,7 +134,7 @@ static void echo_close(void *state)
 	free(e);
 }
 
-int ring_contender(struct contender *c, const struct clock_line *clock)
+static int echo_open(const struct clock_line *clock, struct echo **ret_echo)
 {
 	struct echo *e = calloc(1, sizeof(*e));
 
@@ -142,12 +158,93 @@ int ring_contender(struct contender *c, const struct clock_line *clock)
 	e->sq_consumer = (struct ring_consumer){.ring = sq, .entries = RING_SQ};
 	e->cq_producer = (struct ring_producer){.ring = cq, .entries = RING_CQ};
 	e->cq_consumer = (struct ring_consumer){.ring = cq, .entries = RING_CQ};
+	*ret_echo = e;
+	return 0;
+}
+
+int ring_contender(struct contender *c, const struct clock_line *clock)
+{
+	struct echo *e;
+	int r = echo_open(clock, &e);
+
+	if (r < 0)
+		return r;
 	*c = (struct contender){.name = "ring echo",
 		.state = e,
 		.serve = echo_serve,
 		.run = echo_run,
 		.close = echo_close};
 	return 0;
+}
+
+/* --- As many as go, 256 in flight ---------------------------------------------------------- */
+
+#define BATCH 128 /* entries answered before others would get their turn, as gpuqd does */
+
+static int answer_batch(struct echo *e)
+{
+	int n = ring_refresh(&e->sq_consumer);
+
+	if (n <= 0)
+		return n;
+	n = n < BATCH ? n : BATCH;
+	if (ring_space(&e->cq_producer, (uint32_t)n) < n)
+		return -EPROTO;
+	for (int i = 0; i < n; i++)
+		answer_entry(e);
+	ring_release(&e->sq_consumer);
+	return published(&e->cq_producer);
+}
+
+static int ask_batch(struct echo *e, uint64_t *ret_done)
+{
+	uint64_t in_flight = e->sq_producer.prod - e->cq_consumer.cons;
+	int room = ring_space(&e->sq_producer, (uint32_t)(RING_SQ - in_flight));
+	struct wire_cqe cqe;
+
+	for (; room > 0 && in_flight < RING_SQ; room--, in_flight++)
+		ask_entry(e);
+	int r = published(&e->sq_producer);
+	if (r < 0)
+		return r;
+	int n = await(e, &e->cq_consumer);
+	for (int i = 0; i < n; i++) {
+		take_entry(e, &cqe);
+		if (cqe.user_data != e->cq_consumer.cons - 1)
+			return -EPROTO;
+	}
+	ring_release(&e->cq_consumer);
+	*ret_done += n > 0 ? (uint64_t)n : 0;
+	return n < 0 ? n : 0;
+}
+
+static void answer_all(void *state)
+{
+	while (answer_batch(state) >= 0)
+		shm_pause();
+}
+
+int ring_rate(const struct bench *b, uint64_t ns, double *ret_per_second)
+{
+	struct echo *e;
+	uint64_t done = 0, took_ns = 0;
+	int r = echo_open(&b->clock, &e);
+
+	if (r < 0)
+		return r;
+	watchdog(true);
+	pid_t pid = pair_fork(b, answer_all, e);
+	uint64_t start_ns = clock_now_ns(&b->clock);
+	while (r == 0 && took_ns < ns) {
+		r = ask_batch(e, &done);
+		took_ns = clock_now_ns(&b->clock) - start_ns;
+	}
+	watchdog(false);
+	pair_end(pid);
+	echo_close(e);
+	if (r == 0)
+		*ret_per_second = (double)done * 1e9 / (double)took_ns;
+	return r;
 }
 
 int bench_ring(struct bench *b)
