@@ -36,6 +36,8 @@ static int take_kept(struct gpuq_channel *ch, struct gpuq_completion *ret_comple
  */
 static int look(struct gpuq_channel *ch)
 {
+	/* Its line comes with that of the index, not after it. */
+	__builtin_prefetch(&ch->cqes[ring_slot(ch->cq.cons, ch->cq_entries)]);
 	int n = ring_refresh(&ch->cq);
 
 	if (__builtin_expect(n < 0, 0)) {
@@ -70,6 +72,7 @@ static bool may_spin(const struct gpuq_channel *ch)
 /* Completions are there, or none will ever come. */
 static bool worth_a_look(struct gpuq_channel *ch)
 {
+	__builtin_prefetch(&ch->cqes[ring_slot(ch->cq.cons, ch->cq_entries)]);
 	return ring_refresh(&ch->cq) != 0 || channel_gone(ch);
 }
 
