@@ -140,6 +140,13 @@ void channel_flush(struct channel *ch)
 	count_completions(ch);
 }
 
+uint64_t channel_unread(const struct channel *ch)
+{
+	uint64_t unread = ch->cq.prod - shm_load_relaxed(&ch->cq.ring->cons);
+
+	return unread < ch->cq.entries ? unread : ch->cq.entries;
+}
+
 void channel_note_inline(struct channel *ch, uint64_t user_data)
 {
 	struct ledger_channel *l = ch->ledger;

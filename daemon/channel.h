@@ -53,14 +53,17 @@ struct channel {
 	uint32_t generation;
 	uint32_t abi;
 	uint64_t last_active_ns;
-	bool active;  /* in the scan */
-	bool blocked; /* has entries that wait for a slot or for completion space */
-	bool suspect; /* had entries and no doorbell at the last rescue poll */
+	uint64_t drain_at; /* while draining: entries from this one on are refused */
+	bool active;	   /* in the scan */
+	bool blocked;	   /* has entries that wait for a slot or for completion space */
+	bool suspect;	   /* had entries and no doorbell at the last rescue poll */
+	bool waiting;	   /* for slots to become free, outside the scan: to go on, or to end */
 
 	uint32_t number; /* its record in every table */
 	uint32_t priority;
-	struct slot_queue queue;       /* waits for a worker */
-	TAILQ_ENTRY(channel) run_link; /* among the channels of its priority with a queue */
+	struct slot_queue queue;	/* waits for a worker */
+	TAILQ_ENTRY(channel) run_link;	/* among the channels of its priority with a queue */
+	TAILQ_ENTRY(channel) wait_link; /* among those that wait for slots */
 	void *base;
 	uint64_t bytes;
 	int segment_fd, event_fd, pipe_fd;
@@ -93,6 +96,9 @@ static inline int channel_has_space(struct channel *ch)
 
 	return space < 0 ? space : space > (int)ch->in_flight;
 }
+
+/* Completions that the client has not read, by its own word. For statistics. */
+uint64_t channel_unread(const struct channel *ch);
 
 /* Notes in the ledger that dispatch itself executes the entry before sq.cons, and commits that. */
 void channel_note_inline(struct channel *ch, uint64_t user_data);

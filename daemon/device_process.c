@@ -88,6 +88,17 @@ static bool receive(struct devlink_msg *msg, int fds[LINK_FDS], int *ret_n)
 	return n == (ssize_t)sizeof(*msg);
 }
 
+/* A channel that is lost: what a dead process noted about it would keep slots for ever. */
+static void forget_notes(struct link *l, const struct devlink_msg *msg)
+{
+	struct ledger_entry *entries = (void *)(l->ledger + l->start.max_channels);
+
+	for (uint32_t i = 0; msg->recover && i < l->start.max_in_flight; i++) {
+		if (entries[i].channel == msg->channel && entries[i].generation == msg->generation)
+			shm_store_release_u32(&entries[i].generation, 0);
+	}
+}
+
 static void on_add(struct link *l, const struct devlink_msg *msg, const int fds[LINK_FDS], int n)
 {
 	struct channel *ch;
@@ -101,6 +112,7 @@ static void on_add(struct link *l, const struct devlink_msg *msg, const int fds[
 	int r = channel_create(
 		msg, fds, &l->ledger[msg->channel], &l->stats.channels[msg->channel], &ch);
 	if (r < 0) {
+		forget_notes(l, msg);
 		answer(DEVLINK_POISONED, msg->channel, msg->generation);
 		return;
 	}

@@ -20,11 +20,12 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
-#define TICK_NS 50000u	 /* between two looks at doorbells while there is work */
-#define PARK_NS 1000000u /* an idle channel stays in the scan this long */
-#define KEEP_ACTIVE 4u	 /* so few channels stay in it until dispatch sleeps */
-#define YIELD_NS 100000u /* yields this long after spinning, before it sleeps */
-#define RESCUE_MS 100	 /* longest sleep */
+#define TICK_NS 50000u	     /* between two looks at doorbells while there is work */
+#define PARK_NS 1000000u     /* an idle channel stays in the scan this long */
+#define KEEP_ACTIVE 4u	     /* so few channels stay in it until dispatch sleeps */
+#define YIELD_NS 100000u     /* yields this long after spinning, before it sleeps */
+#define RESCUE_NS 100000000u /* between two rescue polls, asleep or not */
+#define EXPIRE_NS 1000000u   /* between two looks for deadlines that have passed */
 #define EVENTS 64
 #define TICK_ROUNDS 64u /* rounds between two looks at the clock */
 
@@ -38,19 +39,38 @@ static void tell(struct dispatch *d, enum dispatch_event_type type, struct chann
 }
 
 /* Parties that want a CPU: clients look at it to decide whether spinning is sensible. */
-static void publish_runnable(struct dispatch *d)
+static void publish_runnable(struct dispatch *d, uint64_t now_ns)
 {
 	uint32_t workers = device_workers(d->o.device);
 	uint32_t busy = d->n_executing < workers ? d->n_executing : workers;
-	uint32_t runnable = 1 + d->n_active + busy;
+	uint32_t runnable = 1 + busy;
+	for (uint32_t i = 0; i < d->n_active; i++)
+		runnable += now_ns - d->active[i]->last_active_ns < PARK_NS;
 
 	if (shm_load_relaxed_u32(&d->page->runnable) != runnable)
 		shm_store_release_u32(&d->page->runnable, runnable);
 }
 
+static void wait_for_slots(struct dispatch *d, struct channel *ch)
+{
+	if (!ch->waiting)
+		TAILQ_INSERT_TAIL(&d->waiting, ch, wait_link);
+	ch->waiting = true;
+}
+
+static void wait_no_more(struct dispatch *d, struct channel *ch)
+{
+	if (ch->waiting)
+		TAILQ_REMOVE(&d->waiting, ch, wait_link);
+	ch->waiting = false;
+}
+
 static void activate(struct dispatch *d, struct channel *ch, uint64_t now_ns)
 {
 	ch->suspect = false;
+	/* Whether it still is shows when it is looked at; it is not parked before that. */
+	ch->blocked = false;
+	wait_no_more(d, ch);
 	if (ch->active || ch->state != CHANNEL_OPEN)
 		return;
 	ch->active = true;
@@ -100,6 +120,8 @@ static bool park(struct dispatch *d, uint32_t place)
 	if ((uint32_t)r >= want)
 		return false;
 	deactivate(d, place);
+	if (ch->blocked)
+		wait_for_slots(d, ch);
 	return true;
 }
 
@@ -115,6 +137,7 @@ static void free_reserved_slots(struct dispatch *d)
 		slot->reserved = false;
 		TAILQ_INSERT_TAIL(&d->free_slots, slot, link);
 		d->n_free++;
+		d->slot_freed = true;
 	}
 }
 
@@ -132,6 +155,7 @@ static void on_add(struct dispatch *d, struct channel *ch, bool recover)
 		ch->state = CHANNEL_POISONED;
 	d->channels[ch->number] = ch;
 	d->n_channels++;
+	ch->drain_at = ch->sq.cons;
 	/* Its doorbell may have rung before it was watched: it starts in the scan. */
 	activate(d, ch, clock_now_ns(&d->o.clock));
 	tell(d, DISPATCH_ADDED, ch);
@@ -141,6 +165,7 @@ static void on_add(struct dispatch *d, struct channel *ch, bool recover)
 
 static void finish_removal(struct dispatch *d, struct channel *ch)
 {
+	wait_no_more(d, ch);
 	d->channels[ch->number] = NULL;
 	d->n_channels--;
 	tell(d, DISPATCH_REMOVED, ch);
@@ -159,17 +184,22 @@ static void on_remove(struct dispatch *d, struct channel *ch)
 	slot_discard_queue(d, ch);
 	if (ch->in_flight == 0)
 		finish_removal(d, ch);
+	else
+		wait_for_slots(d, ch);
 }
 
-/* What clients have submitted before they heard of it is answered, by the coming rounds. */
+/* What clients have submitted by now is served, what comes later is refused: both answered. */
 static void on_drain(struct dispatch *d)
 {
 	uint64_t now_ns = clock_now_ns(&d->o.clock);
 
 	d->draining = true;
 	for (uint32_t i = 0; i < d->o.max_channels; i++) {
-		if (d->channels[i] != NULL)
-			activate(d, d->channels[i], now_ns);
+		struct channel *ch = d->channels[i];
+		if (ch == NULL)
+			continue;
+		ch->drain_at = ring_refresh(&ch->sq) > 0 ? ch->sq.prod : ch->sq.cons;
+		activate(d, ch, now_ns);
 	}
 }
 
@@ -214,16 +244,15 @@ static bool scan(struct dispatch *d)
 static void after_slots_freed(struct dispatch *d)
 {
 	uint64_t now_ns = clock_now_ns(&d->o.clock);
+	struct channel *ch = TAILQ_FIRST(&d->waiting), *next;
 
 	d->slot_freed = false;
-	for (uint32_t i = 0; i < d->o.max_channels; i++) {
-		struct channel *ch = d->channels[i];
-		if (ch == NULL)
-			continue;
-		if (ch->state == CHANNEL_CLOSING && ch->in_flight == 0)
-			finish_removal(d, ch);
-		else if (ch->blocked)
+	for (; ch != NULL; ch = next) {
+		next = TAILQ_NEXT(ch, wait_link);
+		if (ch->state == CHANNEL_OPEN)
 			activate(d, ch, now_ns);
+		else if (ch->in_flight == 0)
+			finish_removal(d, ch);
 	}
 }
 
@@ -245,13 +274,12 @@ static bool round_once(struct dispatch *d)
 
 /* --- Doorbells, parking, sleep ------------------------------------------------------------ */
 
-static void take_doorbells(struct dispatch *d, int timeout_ms, uint64_t *ret_rang)
+static void take_doorbells(struct dispatch *d, int timeout_ms)
 {
 	struct epoll_event events[EVENTS];
 	int n = epoll_wait(d->epoll_fd, events, EVENTS, timeout_ms);
 	uint64_t now_ns = clock_now_ns(&d->o.clock);
 
-	*ret_rang = n > 0 ? (uint64_t)n : 0;
 	for (int i = 0; i < n; i++) {
 		if (events[i].data.u64 == EPOLL_WAKE) {
 			uint64_t count;
@@ -277,7 +305,7 @@ static void park_idle(struct dispatch *d, uint64_t now_ns)
 
 static void publish_stats(struct dispatch *d, uint64_t now_ns)
 {
-	publish_runnable(d);
+	publish_runnable(d, now_ns);
 	shm_store_relaxed(&d->stats->heartbeat_ns, now_ns);
 	shm_store_relaxed(&d->stats->passes, d->passes);
 	shm_store_release_u32(&d->stats->active_channels, d->n_active);
@@ -285,26 +313,20 @@ static void publish_stats(struct dispatch *d, uint64_t now_ns)
 	shm_store_relaxed(&d->stats->executing, d->n_executing);
 }
 
-/* The work that is not done in every round. */
-static void tick(struct dispatch *d, uint64_t now_ns)
+/*
+ * Looks at every channel, however busy the others are: brings back those that wait for their
+ * client to read completions, which rings no bell; and counts work on a parked channel that no
+ * doorbell has announced, twice in a row.
+ */
+static void rescue(struct dispatch *d, uint64_t now_ns)
 {
-	uint64_t rang;
-
-	take_doorbells(d, 0, &rang);
-	park_idle(d, now_ns);
-	if (d->n_queued > 0)
-		dispatch_expire(d);
-	publish_stats(d, now_ns);
-}
-
-/* Work on a parked channel that no doorbell has announced, twice in a row. */
-static void rescue(struct dispatch *d)
-{
-	uint64_t now_ns = clock_now_ns(&d->o.clock);
-
+	d->rescue_ns = now_ns;
 	for (uint32_t i = 0; i < d->o.max_channels; i++) {
 		struct channel *ch = d->channels[i];
-		if (ch == NULL || ch->active || ch->state != CHANNEL_OPEN)
+		if (ch == NULL || ch->state != CHANNEL_OPEN)
+			continue;
+		shm_store_relaxed(&ch->stats->unread, channel_unread(ch));
+		if (ch->active)
 			continue;
 		int r = ring_refresh(&ch->sq);
 		if (r == 0) {
@@ -321,19 +343,32 @@ static void rescue(struct dispatch *d)
 	}
 }
 
+/* The work that is not done in every round. */
+static void tick(struct dispatch *d, uint64_t now_ns)
+{
+	if (now_ns - d->rescue_ns > RESCUE_NS)
+		rescue(d, now_ns);
+	if (d->n_deadlines > 0 && now_ns - d->expire_ns > EXPIRE_NS) {
+		d->expire_ns = now_ns;
+		dispatch_expire(d, now_ns);
+	}
+	park_idle(d, now_ns);
+	publish_stats(d, now_ns);
+	d->tick_ns = now_ns;
+}
+
 static bool anything_done(const struct dispatch *d)
 {
 	for (uint32_t i = 0; i < d->n_executing; i++) {
 		if (device_done(&d->executing[i]->completion, d->executing[i]->value))
 			return true;
 	}
-	return !mailbox_empty(&d->in);
+	/* Slots may have become free since the last round: of late entries, of a poisoned channel. */
+	return d->slot_freed || !mailbox_empty(&d->in);
 }
 
 static void sleep_until_wanted(struct dispatch *d)
 {
-	uint64_t rang;
-
 	while (d->n_active > 0) {
 		if (!park(d, d->n_active - 1))
 			return;
@@ -342,14 +377,10 @@ static void sleep_until_wanted(struct dispatch *d)
 	device_sleep_prepare(d->o.device, true);
 	if (!anything_done(d)) {
 		shm_count(&d->stats->sleeps, 1);
-		take_doorbells(d, RESCUE_MS, &rang);
-		if (rang == 0) {
-			rescue(d);
-			dispatch_expire(d);
-		}
+		take_doorbells(d, (d->n_deadlines > 0 ? EXPIRE_NS : RESCUE_NS) / 1000000);
 	}
 	device_sleep_prepare(d->o.device, false);
-	publish_runnable(d);
+	tick(d, clock_now_ns(&d->o.clock));
 }
 
 static void *dispatch_main(void *arg)
@@ -366,7 +397,7 @@ static void *dispatch_main(void *arg)
 		if (++rounds % TICK_ROUNDS == 0) {
 			uint64_t now_ns = clock_now_ns(&d->o.clock);
 			if (now_ns - d->tick_ns > TICK_NS) {
-				d->tick_ns = now_ns;
+				take_doorbells(d, 0);
 				tick(d, now_ns);
 			}
 		}
@@ -415,6 +446,7 @@ static int create_slots(struct dispatch *d)
 		d->slots[i].reserved = true;
 	}
 	free_reserved_slots(d);
+	TAILQ_INIT(&d->waiting);
 	for (uint32_t p = 0; p < MSG_PRIORITIES; p++)
 		TAILQ_INIT(&d->runnable[p]);
 	return 0;

@@ -3,8 +3,6 @@
 #include "daemon/dispatch_impl.h"
 #include "daemon/validate.h"
 
-/* Entries that one channel may have served before the others get their turn. */
-#define PASS_ENTRIES 128
 /* So many entries ahead their cache lines are asked for: they lie in the client's cache. */
 #define PREFETCH_ENTRIES 8
 /* The inline stream takes operators that the model predicts to be this short. */
@@ -42,6 +40,7 @@ static void run_inline(struct dispatch *d, struct channel *ch, const struct wire
 	channel_post(ch, &cqe);
 	/* Others in this batch may take long: what is done is shown at once. */
 	channel_flush(ch);
+	budget_spend(d, cqe.executed_ns / BUDGET_UNIT_NS);
 	shm_count(&d->stats->inline_runs, 1);
 	shm_count(&d->stats->busy_ns, cqe.executed_ns);
 	count_operator(d, ch, call->op, 0, cqe.queued_ns, cqe.executed_ns);
@@ -90,7 +89,9 @@ static bool take_call(struct dispatch *d, struct channel *ch, const struct wire_
 static bool take_entry(
 	struct dispatch *d, struct channel *ch, const struct wire_sqe *sqe, uint64_t now_ns)
 {
-	int r = d->draining ? -GPUQ_EDRAIN : validate_entry(ch, sqe);
+	/* What was submitted before the drain is still served. */
+	bool late = d->draining && (int64_t)(ch->sq.cons - ch->drain_at) >= 0;
+	int r = late ? -GPUQ_EDRAIN : validate_entry(ch, sqe);
 
 	if (r == 0 && sqe->opcode == WIRE_OP_CALL)
 		return take_call(d, ch, sqe);
@@ -130,7 +131,7 @@ int dispatch_channel_pass(struct dispatch *d, struct channel *ch)
 		return available;
 	uint64_t now_ns = clock_now_ns(&d->o.clock);
 	ch->blocked = false;
-	for (; taken < available && taken < PASS_ENTRIES; taken++) {
+	for (d->budget = PASS_BUDGET; taken < available && d->budget > 0; taken++) {
 		int space = channel_has_space(ch);
 		if (available - taken > PREFETCH_ENTRIES)
 			prefetch(ch, PREFETCH_ENTRIES);
@@ -142,6 +143,7 @@ int dispatch_channel_pass(struct dispatch *d, struct channel *ch)
 			ch->blocked = true;
 			break;
 		}
+		budget_spend(d, 1);
 	}
 	if (taken == 0)
 		return 0;
@@ -151,7 +153,6 @@ int dispatch_channel_pass(struct dispatch *d, struct channel *ch)
 	shm_count(&s->consumed, (uint64_t)taken);
 	shm_count(&d->stats->consumed, (uint64_t)taken);
 	shm_store_relaxed(&s->depth, (uint64_t)(available - taken));
-	shm_store_relaxed(&s->unread, ch->cq.prod - ch->cq.cons);
 	shm_store_relaxed(&s->last_active_ns, now_ns);
 	return taken;
 }

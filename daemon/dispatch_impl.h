@@ -39,18 +39,33 @@ struct dispatch {
 	uint32_t n_free;
 	struct channel_queue runnable[MSG_PRIORITIES]; /* channels with a queue, to take turns */
 	uint32_t passed_over[MSG_PRIORITIES];	       /* launches of others while it waited */
-	uint32_t n_queued;
+	uint32_t n_queued, n_deadlines;		       /* of these, with a deadline */
 	struct slot *executing[MAX_EXECUTING];
 	uint32_t n_executing;
 	uint64_t launches;
-	bool slot_freed; /* blocked channels may go on */
+	struct channel_queue waiting; /* for slots, outside the scan */
+	bool slot_freed;	      /* they may go on */
+	uint32_t budget;	      /* what is left of the present pass */
 
-	uint64_t tick_ns; /* time of the last tick() */
+	uint64_t tick_ns, rescue_ns, expire_ns; /* when each was last done */
 	uint64_t passes;
 
 	struct mailbox in, out;
 	pthread_t thread;
 };
+
+/*
+ * What one channel may cost before the others get their turn: PASS_BUDGET units, an entry costs
+ * one, and what takes long costs more, so that a pass stays below some 50 us.
+ */
+#define PASS_BUDGET 128u
+#define BUDGET_UNIT_NS 256u   /* of running an operator inline */
+#define BUDGET_UNIT_SLOTS 32u /* of looking for the target of a cancellation */
+
+static inline void budget_spend(struct dispatch *d, uint64_t units)
+{
+	d->budget -= units < d->budget ? (uint32_t)units : d->budget;
+}
 
 /* --- dispatch_entry.c --- */
 
@@ -80,8 +95,8 @@ void slot_discard_queue(struct dispatch *d, struct channel *ch);
 /* Completes what has ended and launches what fits. True when something happened. */
 bool dispatch_run(struct dispatch *d);
 
-/* Completes queued entries whose deadline has passed. */
-void dispatch_expire(struct dispatch *d);
+/* Completes queued entries whose deadline has passed. Looks at every slot if one has any. */
+void dispatch_expire(struct dispatch *d, uint64_t now_ns);
 
 /* Counts an operator's end in the statistics of channel and operator. */
 void count_operator(struct dispatch *d, struct channel *ch, const struct op *op, int status,

@@ -45,6 +45,7 @@ void slot_enqueue(struct dispatch *d, struct channel *ch, struct slot *slot)
 		TAILQ_INSERT_TAIL(&d->runnable[ch->priority], ch, run_link);
 	TAILQ_INSERT_TAIL(&ch->queue, slot, link);
 	d->n_queued++;
+	d->n_deadlines += slot->deadline_ns != 0;
 }
 
 /* Takes a slot out of its channel's queue. */
@@ -56,6 +57,7 @@ static void slot_dequeue(struct dispatch *d, struct slot *slot)
 	if (TAILQ_EMPTY(&ch->queue))
 		TAILQ_REMOVE(&d->runnable[ch->priority], ch, run_link);
 	d->n_queued--;
+	d->n_deadlines -= slot->deadline_ns != 0;
 }
 
 void count_operator(struct dispatch *d, struct channel *ch, const struct op *op, int status,
@@ -103,6 +105,7 @@ int slot_cancel(struct dispatch *d, struct channel *ch, uint64_t user_data)
 {
 	struct slot *slot;
 
+	budget_spend(d, ch->in_flight / BUDGET_UNIT_SLOTS);
 	TAILQ_FOREACH (slot, &ch->queue, link) {
 		if (slot->user_data != user_data)
 			continue;
@@ -129,18 +132,25 @@ void slot_discard_queue(struct dispatch *d, struct channel *ch)
 	}
 }
 
-void dispatch_expire(struct dispatch *d)
+/* A queued entry is too late to start: completes it. */
+static void slot_expire(struct dispatch *d, struct slot *slot, uint64_t now_ns)
 {
-	uint64_t now_ns = clock_now_ns(&d->o.clock);
+	shm_count(&slot->channel->stats->expired, 1);
+	slot_dequeue(d, slot);
+	slot_complete(d, slot, -ETIMEDOUT, now_ns, now_ns);
+}
 
-	for (uint32_t i = 0; i < d->o.max_in_flight && d->n_queued > 0; i++) {
+static bool slot_late(const struct slot *slot, uint64_t now_ns)
+{
+	return slot->deadline_ns != 0 && slot->deadline_ns <= now_ns;
+}
+
+void dispatch_expire(struct dispatch *d, uint64_t now_ns)
+{
+	for (uint32_t i = 0; i < d->o.max_in_flight && d->n_deadlines > 0; i++) {
 		struct slot *slot = &d->slots[i];
-		if (slot->channel == NULL || slot->value != 0 || slot->deadline_ns == 0 ||
-			slot->deadline_ns > now_ns)
-			continue;
-		shm_count(&slot->channel->stats->expired, 1);
-		slot_dequeue(d, slot);
-		slot_complete(d, slot, -ETIMEDOUT, now_ns, now_ns);
+		if (slot->channel != NULL && slot->value == 0 && slot_late(slot, now_ns))
+			slot_expire(d, slot, now_ns);
 	}
 }
 
@@ -151,10 +161,15 @@ static void run_call(const void *arg, uint64_t begin, uint64_t end)
 	call->op->cpu(call, begin, end);
 }
 
-/* Starts the first entry of a channel. False when the device is full. */
+/* Starts the first entry of a channel, or ends it when it is late. False: the device is full. */
 static bool launch(struct dispatch *d, struct channel *ch)
 {
 	struct slot *slot = TAILQ_FIRST(&ch->queue);
+	uint64_t now_ns = slot->deadline_ns != 0 ? clock_now_ns(&d->o.clock) : 0;
+	if (slot_late(slot, now_ns)) {
+		slot_expire(d, slot, now_ns);
+		return true;
+	}
 	const struct device_work work = {
 		.run = run_call,
 		.arg = &slot->call,

@@ -265,6 +265,8 @@ int device_launch(struct device *d, const struct device_work *work,
 	uint64_t generation = (shm_load_relaxed(&cell->claim) >> CLAIM_BITS) + 1;
 	/* Workers that still look at the cell find nothing to claim while it changes. */
 	shm_store_release(&cell->claim, generation << CLAIM_BITS | CLAIM_CLOSED);
+	/* Before anything below is seen: a release store alone holds back only what is above. */
+	shm_fence();
 	cell->work = *work;
 	cell->completion = completion;
 	cell->value = value;
