@@ -363,7 +363,7 @@ static bool anything_done(const struct dispatch *d)
 		if (device_done(&d->executing[i]->completion, d->executing[i]->value))
 			return true;
 	}
-	/* Slots may have become free since the last round: of late entries, of a poisoned channel. */
+	/* Slots may have become free since the last round: of late entries, say. */
 	return d->slot_freed || !mailbox_empty(&d->in);
 }
 

@@ -63,7 +63,7 @@ static void test_idle_channels_are_no_parties(void **state)
 	rig_start(&rig);
 	for (uint32_t i = 0; i < 4; i++)
 		rig_open(&rig, &c[i], i, 0, WIRE_ABI);
-	/* All of them at once, then only the first, without a pause in which dispatch could sleep. */
+	/* All of them, then only the first, without a pause in which dispatch could sleep. */
 	while (shm_load_relaxed_u32(&rig.page->devices[0].runnable) != 5)
 		keep_busy(c, 4);
 	while (shm_load_relaxed_u32(&rig.page->devices[0].runnable) != 2)
