@@ -33,14 +33,19 @@ const struct config_key config_keys[] = {
 	{"max_channels", CONFIG_NUMBER, AT(max_channels), "1024", 1, 65536, "open channels"},
 	{"max_channels_per_client", CONFIG_NUMBER, AT(max_channels_per_client), "64", 1, 65536,
 		"open channels of one connection"},
+	{"max_channels_per_user", CONFIG_NUMBER, AT(max_channels_per_user), "512", 1, 65536,
+		"open channels of one user id"},
 	{"max_arena_bytes", CONFIG_BYTES, AT(max_arena_bytes), "256M", 4096, WIRE_MAX_ARENA,
 		"payload memory of one channel"},
 	{"max_client_bytes", CONFIG_BYTES, AT(max_client_bytes), "1G", 4096, 1ull << 50,
 		"shared memory of one connection"},
+	{"max_user_bytes", CONFIG_BYTES, AT(max_user_bytes), "0", 0, 1ull << 50,
+		"shared memory of one user id; 0: half of max_total_bytes"},
 	{"max_total_bytes", CONFIG_BYTES, AT(max_total_bytes), "0", 0, 1ull << 50,
 		"shared memory of all connections; 0: half of the machine's memory"},
 	{"max_in_flight", CONFIG_NUMBER, AT(max_in_flight), "4096", 16, 1u << 20,
-		"submissions accepted and not completed, all channels together"},
+		"submissions accepted and not completed, all channels together; more than "
+		"max_channels"},
 	{"handshake_timeout_ms", CONFIG_NUMBER, AT(handshake_timeout_ms), "2000", 1, 600000,
 		"milliseconds that a new connection has for its first message"},
 	{"drain_timeout_ms", CONFIG_NUMBER, AT(drain_timeout_ms), "10000", 0, 3600000,
@@ -334,19 +339,41 @@ int config_read_environment(struct config *config, struct config_error *ret_erro
 	return 0;
 }
 
+/* Writes the path when there is such a file. */
+static bool file_found(char *path, size_t size, const char *folder, const char *name)
+{
+	int n = snprintf(path, size, "%s%s", folder, name);
+
+	return n > 0 && (size_t)n < size && access(path, F_OK) == 0;
+}
+
 void config_find_file(char *path, size_t size)
 {
 	const char *xdg = getenv("XDG_CONFIG_HOME");
 	const char *home = getenv("HOME");
-	char found[CONFIG_PATH_MAX] = "";
 
-	if (xdg != NULL && xdg[0] == '/')
-		snprintf(found, sizeof(found), "%s/gpuq/gpuqd.conf", xdg);
-	else if (home != NULL && home[0] == '/')
-		snprintf(found, sizeof(found), "%s/.config/gpuq/gpuqd.conf", home);
-	if (access(found, F_OK) < 0)
-		snprintf(found, sizeof(found), "/etc/gpuq/gpuqd.conf");
-	snprintf(path, size, "%s", access(found, F_OK) < 0 ? "" : found);
+	if (xdg != NULL && xdg[0] == '/') {
+		if (file_found(path, size, xdg, "/gpuq/gpuqd.conf"))
+			return;
+	} else if (home != NULL && home[0] == '/') {
+		if (file_found(path, size, home, "/.config/gpuq/gpuqd.conf"))
+			return;
+	}
+	if (!file_found(path, size, "", "/etc/gpuq/gpuqd.conf"))
+		path[0] = '\0';
+}
+
+int config_check(const struct config *config, struct config_error *ret_error)
+{
+	/* Dispatch keeps one place for every channel, and needs others to hand out. */
+	if (config->max_in_flight > config->max_channels)
+		return 0;
+	snprintf(ret_error->text, sizeof(ret_error->text),
+		"max_in_flight is %llu, but must be greater than max_channels (%llu): every "
+		"channel has a place of its own; raise the first, or lower the second",
+		(unsigned long long)config->max_in_flight,
+		(unsigned long long)config->max_channels);
+	return -EINVAL;
 }
 
 void config_print(const struct config *config, FILE *out)

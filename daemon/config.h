@@ -21,8 +21,8 @@ struct config {
 	uint64_t workers; /* of the CPU device; 0: as many as fit */
 	uint64_t poll_us;
 	uint64_t max_clients, max_clients_per_user;
-	uint64_t max_channels, max_channels_per_client;
-	uint64_t max_arena_bytes, max_client_bytes, max_total_bytes;
+	uint64_t max_channels, max_channels_per_client, max_channels_per_user;
+	uint64_t max_arena_bytes, max_client_bytes, max_user_bytes, max_total_bytes;
 	uint64_t max_in_flight;
 	uint64_t handshake_timeout_ms, drain_timeout_ms;
 };
@@ -63,6 +63,9 @@ int config_read_file(struct config *config, const char *path, struct config_erro
 
 /* Sets what the environment says. */
 int config_read_environment(struct config *config, struct config_error *ret_error);
+
+/* Whether the values fit each other. -EINVAL when they do not. */
+int config_check(const struct config *config, struct config_error *ret_error);
 
 /* Path of the file to read when none was named, or "" when there is none. */
 void config_find_file(char *path, size_t size);

@@ -147,7 +147,8 @@ struct control {
 
 	struct channel *channels;
 	struct channel_list free_channels;
-	uint64_t total_bytes, max_total_bytes; /* of all segments */
+	uint64_t total_bytes; /* of all segments */
+	uint64_t max_total_bytes, max_user_bytes;
 	uint32_t n_channels;
 	uint64_t start_index;
 

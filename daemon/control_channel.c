@@ -30,6 +30,9 @@ int channel_table_create(struct control *c)
 	if (c->max_total_bytes == 0)
 		c->max_total_bytes =
 			(uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE) / 2;
+	c->max_user_bytes = c->config->max_user_bytes;
+	if (c->max_user_bytes == 0)
+		c->max_user_bytes = c->max_total_bytes / 2;
 	/* Lets tests begin close to where indices wrap. */
 	const char *start = getenv("GPUQ_TEST_START_INDEX");
 	if (start != NULL)
@@ -83,21 +86,46 @@ static int limit_reached(char text[MSG_TEXT_MAX], const char *name, uint64_t lim
 	return -GPUQ_ELIMIT;
 }
 
+/* What a user has in all connections, those that are being closed included. */
+struct user_share {
+	uint64_t bytes, channels;
+};
+
+static struct user_share user_share(const struct control *c, uid_t uid)
+{
+	struct user_share share = {0};
+
+	for (uint32_t i = 0; i < c->n_sessions; i++) {
+		const struct session *s = &c->sessions[i];
+
+		if (s->state == SESSION_FREE || s->uid != uid)
+			continue;
+		share.bytes += s->bytes;
+		share.channels += s->n_channels;
+	}
+	return share;
+}
+
 /* There is room for one more channel of these sizes. */
 static int limits_check(const struct control *c, const struct session *s, uint64_t arena_bytes,
 	uint64_t segment_bytes, char text[MSG_TEXT_MAX])
 {
 	const struct config *config = c->config;
+	const struct user_share user = user_share(c, s->uid);
 
 	if (arena_bytes > config->max_arena_bytes)
 		return limit_reached(text, "max_arena_bytes", config->max_arena_bytes);
 	if (s->n_channels >= config->max_channels_per_client)
 		return limit_reached(
 			text, "max_channels_per_client", config->max_channels_per_client);
+	if (user.channels >= config->max_channels_per_user)
+		return limit_reached(text, "max_channels_per_user", config->max_channels_per_user);
 	if (TAILQ_EMPTY(&c->free_channels))
 		return limit_reached(text, "max_channels", config->max_channels);
 	if (s->bytes + segment_bytes > config->max_client_bytes)
 		return limit_reached(text, "max_client_bytes", config->max_client_bytes);
+	if (user.bytes + segment_bytes > c->max_user_bytes)
+		return limit_reached(text, "max_user_bytes", c->max_user_bytes);
 	if (c->total_bytes + segment_bytes > c->max_total_bytes)
 		return limit_reached(text, "max_total_bytes", c->max_total_bytes);
 	return 0;

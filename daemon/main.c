@@ -139,6 +139,10 @@ static int config_load(struct config *config, const struct arguments *a)
 			return EXIT_USAGE;
 		}
 	}
+	if (config_check(config, &error) < 0) {
+		fprintf(stderr, "gpuqd: %s\n", error.text);
+		return EXIT_FAILURE;
+	}
 	return -1;
 }
 

@@ -244,8 +244,8 @@ static void test_limits_of_a_client(void **state)
 
 static void test_limits_of_all(void **state)
 {
-	const char *const args[] = {
-		"--max-channels", "3", "--max-total-bytes", "2M", "--max-clients", "3", NULL};
+	const char *const args[] = {"--max-channels", "3", "--max-total-bytes", "2M",
+		"--max-user-bytes", "4M", "--max-clients", "3", NULL};
 	struct harness_daemon *d = harness_daemon_start(args);
 	const struct msg_open big = raw_open(1 << 20);
 	char admin[256];
@@ -308,6 +308,88 @@ static void test_limit_of_a_user(void **state)
 	close(b);
 	close(c);
 	harness_daemon_destroy(d);
+}
+
+static void open_and_drop(int fd, uint64_t arena_bytes)
+{
+	const struct msg_open open = raw_open(arena_bytes);
+	struct raw_answer a;
+
+	raw_open_channel(fd, &open, &a);
+	raw_close_fds(&a);
+}
+
+/* Another user opens a channel of this size in a connection of its own. */
+static void another_user_opens(const struct harness_daemon *d, uint64_t arena_bytes)
+{
+	int status;
+	pid_t pid = fork();
+
+	if (pid == 0) {
+		if (setgid(65534) < 0 || setuid(65534) < 0)
+			_exit(2);
+		int fd = raw_try_connect(d->socket);
+		if (fd < 0)
+			_exit(3);
+		close(fd);
+		fd = raw_client(d->socket);
+		open_and_drop(fd, arena_bytes);
+		_exit(0);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	if (WIFEXITED(status) && WEXITSTATUS(status) == 3)
+		harness_skip("another user cannot reach the test's directory");
+	assert_int_equal(status, 0);
+}
+
+/* What a user has is counted over all connections; another user has a share of its own. */
+static void check_user_share(const char *const *args, uint64_t arena_bytes, const char *limit)
+{
+	if (geteuid() != 0)
+		harness_skip("only root can become another user");
+	struct harness_daemon *d = harness_daemon_start(args);
+	int a = raw_client(d->socket), b = raw_client(d->socket);
+
+	assert_int_equal(chmod(harness_tmpdir(), 0755), 0);
+	open_and_drop(a, arena_bytes);
+	open_and_drop(b, arena_bytes);
+	refuse_open(a, arena_bytes, limit);
+	refuse_open(b, arena_bytes, limit);
+	another_user_opens(d, arena_bytes);
+	/* What goes with one connection is there for the other. */
+	struct stats stats = raw_stats(d);
+	close(a);
+	raw_await(stats.header->channels == 1);
+	open_and_drop(b, arena_bytes);
+	refuse_open(b, arena_bytes, limit);
+	stats_close(&stats);
+	close(b);
+	harness_daemon_destroy(d);
+}
+
+static void test_channels_of_a_user(void **state)
+{
+	static const char *const args[] = {
+		"--max-channels-per-user", "2", "--socket-mode", "0666", NULL};
+
+	check_user_share(args, 4096, "max_channels_per_user (2)");
+}
+
+static void test_memory_of_a_user(void **state)
+{
+	static const char *const args[] = {
+		"--max-user-bytes", "2560K", "--socket-mode", "0666", NULL};
+
+	check_user_share(args, 1 << 20, "max_user_bytes (2621440)");
+}
+
+/* Without a number it is half of what all have. */
+static void test_memory_of_a_user_by_default(void **state)
+{
+	static const char *const args[] = {
+		"--max-total-bytes", "5M", "--socket-mode", "0666", NULL};
+
+	check_user_share(args, 1 << 20, "max_user_bytes (2621440)");
 }
 
 static void test_start_index(void **state)
@@ -520,6 +602,9 @@ int main(void)
 		HARNESS_TEST(test_limits_of_a_client),
 		HARNESS_TEST(test_limits_of_all),
 		HARNESS_TEST(test_limit_of_a_user),
+		HARNESS_TEST(test_channels_of_a_user),
+		HARNESS_TEST(test_memory_of_a_user),
+		HARNESS_TEST(test_memory_of_a_user_by_default),
 		HARNESS_TEST(test_start_index),
 		HARNESS_TEST(test_killed_client_is_reclaimed),
 		HARNESS_TEST(test_descendant_holds_the_connection),

@@ -197,6 +197,43 @@ static void test_bad_command_lines(void **state)
 	harness_output_free(&o);
 }
 
+/* Two values, each of them possible, that do not fit each other. */
+static void test_values_that_do_not_fit(void **state)
+{
+	static const char *const bad[][2] = {{"64", "64"}, {"4096", "4096"}, {"16", "17"}};
+	const char *const good[] = {
+		"--max-in-flight", "65", "--max-channels", "64", "--check-config", NULL};
+	char text[300];
+
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		const char *const args[] = {"--max-in-flight", bad[i][0], "--max-channels",
+			bad[i][1], "--check-config", NULL};
+		snprintf(text, sizeof(text),
+			"max_in_flight is %s, but must be greater than max_channels (%s): every "
+			"channel has a place of its own; raise the first, or lower the second",
+			bad[i][0], bad[i][1]);
+		expect_error(args, 1, text, "");
+	}
+	expect(good, "");
+	const char *path = file("f", "max_channels = 65536\n");
+	const char *const in_file[] = {"-c", path, "--check-config", NULL};
+	expect_error(in_file, 1,
+		"max_in_flight is 4096, but must be greater than max_channels (65536): every "
+		"channel has a place of its own; raise the first, or lower the second",
+		"");
+}
+
+/* A folder whose name leaves no room for the file's holds none. */
+static void test_deep_folder(void **state)
+{
+	const char *const args[] = {"--print-config", NULL};
+	static char deep[5000];
+
+	memset(deep, '/', sizeof(deep) - 1);
+	assert_int_equal(setenv("XDG_CONFIG_HOME", deep, 1), 0);
+	expect(args, "\npoll_us = ");
+}
+
 static void test_good_file_is_silent(void **state)
 {
 	const char *path = file("f", "workers = 2\n");
@@ -285,6 +322,8 @@ int main(void)
 		HARNESS_TEST(test_missing_file),
 		HARNESS_TEST(test_bad_environment),
 		HARNESS_TEST(test_bad_command_lines),
+		HARNESS_TEST(test_values_that_do_not_fit),
+		HARNESS_TEST(test_deep_folder),
 		HARNESS_TEST(test_good_file_is_silent),
 		HARNESS_TEST(test_print_is_a_file),
 		HARNESS_TEST(test_help_and_version),
