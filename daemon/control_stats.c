@@ -48,7 +48,6 @@ static void stats_fill(struct control *c)
 	struct timespec now;
 
 	clock_gettime(CLOCK_REALTIME, &now);
-	h->state = WIRE_STARTING;
 	h->control_pid = (uint32_t)getpid();
 	h->control_uid = geteuid();
 	h->started_realtime_ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
@@ -57,11 +56,14 @@ static void stats_fill(struct control *c)
 	h->mult = c->clock.mult;
 	h->shift = c->clock.shift;
 	h->cpus = c->page->cpus;
+	h->heartbeat_ns = clock_now_ns(&c->clock);
 	snprintf(h->version_text, sizeof(h->version_text), "%s", GPUQ_VERSION);
 	for (uint32_t i = 0; i < op_count; i++) {
 		snprintf(c->stats.ops[i].name, GPUQ_NAME_MAX, "%s", op_table[i]->name);
 		c->stats.ops[i].state = 1;
 	}
+	/* Last: who sees a state sees all of the above. */
+	shm_store_release_u32(&h->state, WIRE_STARTING);
 }
 
 int control_publish(struct control *c)

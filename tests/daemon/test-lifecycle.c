@@ -151,6 +151,29 @@ static void test_default_socket(void **state)
 	assert_int_equal(status, 0);
 }
 
+/* A daemon that has just begun is not taken for a dead one. */
+static void test_heartbeat_from_the_start(void **state)
+{
+	char path[200];
+	struct stats stats;
+	int status;
+
+	path_in_tmpdir(path, sizeof(path), "gpuq-0");
+	pid_t pid = fork();
+	if (pid == 0) {
+		execl(gpuqd(), "gpuqd", "--socket", path, "--log", "error", NULL);
+		_exit(127);
+	}
+	raw_await(stats_open(path, false, &stats) == 0);
+	raw_await(shm_load_acquire_u32(&stats.header->state) != 0);
+	assert_true(stats.header->heartbeat_ns > 0);
+	assert_int_equal(stats.header->control_pid, pid);
+	stats_close(&stats);
+	kill(pid, SIGTERM);
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+}
+
 static bool exists(const char *path, const char *suffix)
 {
 	char whole[256];
@@ -408,6 +431,7 @@ int main(void)
 		HARNESS_TEST(test_impossible_sockets),
 		HARNESS_TEST(test_socket_mode),
 		HARNESS_TEST(test_default_socket),
+		HARNESS_TEST(test_heartbeat_from_the_start),
 		HARNESS_TEST(test_clean_end),
 		HARNESS_TEST(test_goodbye_survives_unread_requests),
 		HARNESS_TEST(test_drain_refuses_newcomers),
