@@ -397,14 +397,17 @@ void channel_removed(struct control *c, struct channel *ch)
 void channel_punched(struct control *c, struct channel *ch, int result)
 {
 	struct msg_close m = {.channel = ch->index, .generation = ch->generation};
+	struct session *s = ch->session;
+	bool answer = ch->answer && s->state == SESSION_LIVE;
 
 	if (result < 0)
 		log_error("channel %u: its memory cannot be given back: %s", ch->index,
 			strerror(-result));
 	channel_state_show(c, ch, STATS_CHANNEL_CLOSED);
-	if (ch->answer)
-		session_send(c, ch->session, &m, MSG_CLOSED, sizeof(m), ch->serial, NULL, 0);
+	/* Who hears that it is closed has its share back, and the statistics say so. */
 	channel_free(c, ch);
+	if (answer)
+		session_send(c, s, &m, MSG_CLOSED, sizeof(m), ch->serial, NULL, 0);
 }
 
 void channel_poisoned(struct control *c, struct channel *ch)

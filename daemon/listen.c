@@ -3,6 +3,7 @@
 #include "daemon/listen.h"
 
 #include "shm/proto.h"
+#include "shm/stats.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -157,19 +158,29 @@ static int listen_at(const char *path, mode_t mode, int *ret_fd, char error[LIST
 	return 0;
 }
 
+/* Whole paths: others know gpuqd by them, in whichever directory they are. */
+static int paths_fill(struct listener *l, const char *path)
+{
+	int r = stats_socket_path(path, l->path, sizeof(l->path));
+
+	if (r < 0)
+		return r;
+	snprintf(l->lock_path, sizeof(l->lock_path), "%s" LOCK_SUFFIX, l->path);
+	int n = snprintf(l->admin_path, sizeof(l->admin_path), "%s" MSG_ADMIN_SUFFIX, l->path);
+	return n >= 0 && (size_t)n < sizeof(l->admin_path) ? 0 : -ENAMETOOLONG;
+}
+
 int listener_open(struct listener *l, const char *path, mode_t mode, char error[LISTEN_ERROR_MAX])
 {
 	*l = (struct listener){.fd = -1, .admin_fd = -1, .lock_fd = -1};
-	snprintf(l->path, sizeof(l->path), "%s", path);
-	snprintf(l->lock_path, sizeof(l->lock_path), "%s" LOCK_SUFFIX, path);
-	int n = snprintf(l->admin_path, sizeof(l->admin_path), "%s" MSG_ADMIN_SUFFIX, path);
-	if (n < 0 || (size_t)n >= sizeof(l->admin_path)) {
+	int r = paths_fill(l, path);
+	if (r < 0) {
 		snprintf(error, LISTEN_ERROR_MAX,
-			"%s is too long: a socket's path has at most %zu bytes", path,
+			"%.200s is too long: a socket's whole path has at most %zu bytes", path,
 			sizeof(l->path) - sizeof(MSG_ADMIN_SUFFIX));
-		return -ENAMETOOLONG;
+		return r;
 	}
-	int r = lock_take(l, error);
+	r = lock_take(l, error);
 	if (r == 0)
 		r = listen_at(l->path, mode, &l->fd, error);
 	if (r == 0)

@@ -15,7 +15,7 @@
 
 struct listener {
 	char path[LISTEN_PATH_MAX], admin_path[LISTEN_PATH_MAX];
-	char lock_path[LISTEN_PATH_MAX];
+	char lock_path[LISTEN_PATH_MAX + 8];
 	int fd, admin_fd, lock_fd; /* -1: not open */
 };
 
@@ -26,9 +26,9 @@ struct listener {
 int listener_default_path(char *path, size_t size, char error[LISTEN_ERROR_MAX]);
 
 /*
- * Takes the lock and listens on both sockets, non-blocking. 0, or a negative errno with a
- * sentence in `error`: -EADDRINUSE when another gpuqd serves this path, -EEXIST when something
- * that is no socket lies there. `l` is closed then.
+ * Takes the lock and listens on both sockets, non-blocking; `path` may be relative. 0, or a
+ * negative errno with a sentence in `error`: -EADDRINUSE when another gpuqd serves this path,
+ * -EEXIST when something that is no socket lies there. `l` is closed then.
  */
 int listener_open(struct listener *l, const char *path, mode_t mode, char error[LISTEN_ERROR_MAX]);
 

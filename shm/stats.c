@@ -9,14 +9,33 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #define STATS_MAX_BYTES (1ull << 30)
+
+int stats_socket_path(const char *socket_path, char *path, size_t size)
+{
+	char folder[PATH_MAX], whole[PATH_MAX];
+	const char *name = strrchr(socket_path, '/');
+	int n;
+
+	name = name == NULL ? socket_path : name + 1;
+	if (name - socket_path >= PATH_MAX)
+		return -ENAMETOOLONG;
+	snprintf(folder, sizeof(folder), "%.*s.", (int)(name - socket_path), socket_path);
+	if (realpath(folder, whole) != NULL)
+		n = snprintf(path, size, "%s/%s", strcmp(whole, "/") == 0 ? "" : whole, name);
+	else
+		n = snprintf(path, size, "%s", socket_path);
+	return n >= 0 && (size_t)n < size ? 0 : -ENAMETOOLONG;
+}
 
 void stats_name(const char *socket_path, char *name, uint32_t size)
 {
@@ -175,13 +194,16 @@ int stats_map(int fd, struct stats *ret_stats)
 
 int stats_open(const char *path, bool file, struct stats *ret_stats)
 {
-	char name[STATS_PATH_MAX];
+	char whole[PATH_MAX], name[STATS_PATH_MAX];
 	int fd;
 
 	if (file) {
 		fd = open(path, O_RDONLY | O_CLOEXEC);
 	} else {
-		stats_name(path, name, sizeof(name));
+		int r = stats_socket_path(path, whole, sizeof(whole));
+		if (r < 0)
+			return r;
+		stats_name(whole, name, sizeof(name));
 		fd = shm_open(name, O_RDONLY | O_CLOEXEC, 0);
 	}
 	if (fd < 0)

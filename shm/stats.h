@@ -146,13 +146,20 @@ struct stats {
 };
 
 /*
+ * The one path that stands for a socket, however it was named: its folder absolute and without
+ * links. A path whose folder is not there stays as it is. -ENAMETOOLONG: more than `size`.
+ */
+int stats_socket_path(const char *socket_path, char *path, size_t size);
+
+/*
  * Name of the object for the daemon behind a socket path: "/gpuq-" and the path with every '/'
- * turned into '!'; a path too long for a name is shortened to its hash. `size` >= 256.
+ * turned into '!'; a path too long for a name is shortened to its hash. `size` >= 256. Nothing
+ * is looked up: the path is one of stats_socket_path().
  */
 void stats_name(const char *socket_path, char *name, uint32_t size);
 
 /*
- * Makes the object anew: an old one is removed first when it belongs to this user (-EPERM when it
+ * Makes the object of a path of stats_socket_path() anew: an old one is removed first when it belongs to this user (-EPERM when it
  * does not). All memory is allocated. *ret_fd can be mapped by the device process.
  */
 int stats_create(const char *socket_path, uint32_t max_clients, uint32_t max_channels,
@@ -165,7 +172,7 @@ int stats_map(int fd, struct stats *ret_stats);
 bool stats_header_valid(const struct stats_header *header, uint64_t bytes);
 
 /*
- * Opens an object read-only, by socket path or (when `file` is true) by a file's path, and checks
+ * Opens an object read-only, by any path of its socket or (when `file` is true) by a file's path, and checks
  * its header against its size. -ENOENT: there is none; -EPROTO: it is of another version.
  */
 int stats_open(const char *path, bool file, struct stats *ret_stats);

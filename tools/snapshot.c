@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -58,13 +59,16 @@ int snapshot_source_file(struct snapshot_source *ret_source, const char *path)
 /* Opens the object; its identity and size in *ret_st. */
 static int open_object(const char *place, bool file, struct stat *ret_st)
 {
-	char name[STATS_PATH_MAX];
+	char path[PATH_MAX], name[STATS_PATH_MAX];
 	int fd;
 
 	if (file) {
 		fd = open(place, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 	} else {
-		stats_name(place, name, sizeof(name));
+		int r = stats_socket_path(place, path, sizeof(path));
+		if (r < 0)
+			return r;
+		stats_name(path, name, sizeof(name));
 		fd = shm_open(name, O_RDONLY | O_CLOEXEC, 0);
 	}
 	if (fd < 0)

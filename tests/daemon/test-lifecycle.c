@@ -151,6 +151,75 @@ static void test_default_socket(void **state)
 	assert_int_equal(status, 0);
 }
 
+static bool exists(const char *path, const char *suffix)
+{
+	char whole[256];
+	struct stat st;
+
+	snprintf(whole, sizeof(whole), "%s%s", path, suffix);
+	return lstat(whole, &st) == 0;
+}
+
+static pid_t start_in(const char *folder)
+{
+	pid_t pid = fork();
+
+	if (pid == 0) {
+		if (chdir(folder) < 0)
+			_exit(126);
+		execl(gpuqd(), "gpuqd", "--socket", "x", "--log", "error", NULL);
+		_exit(127);
+	}
+	return pid;
+}
+
+/* The welcome names the whole path, wherever the client is. */
+static void expect_welcome_from(const char *path)
+{
+	struct msg_hello hello = raw_hello(1, 2);
+	struct raw_answer a;
+	int fd = -1;
+
+	raw_await((fd = raw_try_connect("x")) >= 0);
+	raw_send(fd, &hello, MSG_HELLO, sizeof(hello), 1);
+	assert_true(raw_receive(fd, &a));
+	assert_int_equal(a.h.type, MSG_WELCOME);
+	assert_string_equal(a.welcome.socket_path, path);
+	raw_close_fds(&a);
+	close(fd);
+}
+
+/* Two with the same relative name in different directories have nothing in common. */
+static void test_relative_socket(void **state)
+{
+	char folders[2][100], path[220];
+	struct stats stats;
+	pid_t pids[2];
+	int status;
+
+	for (int i = 0; i < 2; i++) {
+		snprintf(folders[i], sizeof(folders[i]), "%s/%d", harness_tmpdir(), i);
+		assert_int_equal(mkdir(folders[i], 0700), 0);
+		pids[i] = start_in(folders[i]);
+	}
+	for (int i = 0; i < 2; i++) {
+		assert_int_equal(chdir(folders[i]), 0);
+		snprintf(path, sizeof(path), "%s/x", folders[i]);
+		expect_welcome_from(path);
+		assert_int_equal(stats_open("x", false, &stats), 0);
+		assert_int_equal(stats.header->control_pid, pids[i]);
+		assert_string_equal(stats.header->socket_path, path);
+		stats_close(&stats);
+	}
+	for (int i = 0; i < 2; i++) {
+		kill(pids[i], SIGTERM);
+		assert_int_equal(waitpid(pids[i], &status, 0), pids[i]);
+		assert_int_equal(status, 0);
+		snprintf(path, sizeof(path), "%s/x", folders[i]);
+		assert_false(exists(path, "") || exists(path, ".lock"));
+	}
+}
+
 /* A daemon that has just begun is not taken for a dead one. */
 static void test_heartbeat_from_the_start(void **state)
 {
@@ -172,15 +241,6 @@ static void test_heartbeat_from_the_start(void **state)
 	kill(pid, SIGTERM);
 	assert_int_equal(waitpid(pid, &status, 0), pid);
 	assert_int_equal(status, 0);
-}
-
-static bool exists(const char *path, const char *suffix)
-{
-	char whole[256];
-	struct stat st;
-
-	snprintf(whole, sizeof(whole), "%s%s", path, suffix);
-	return lstat(whole, &st) == 0;
 }
 
 static void expect_goodbye(int fd, int status)
@@ -431,6 +491,7 @@ int main(void)
 		HARNESS_TEST(test_impossible_sockets),
 		HARNESS_TEST(test_socket_mode),
 		HARNESS_TEST(test_default_socket),
+		HARNESS_TEST(test_relative_socket),
 		HARNESS_TEST(test_heartbeat_from_the_start),
 		HARNESS_TEST(test_clean_end),
 		HARNESS_TEST(test_goodbye_survives_unread_requests),

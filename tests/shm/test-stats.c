@@ -68,6 +68,44 @@ static void test_names(void **state)
 	assert_null(strchr(a + 1, '/'));
 }
 
+static void expect_socket_path(const char *socket, const char *expected)
+{
+	char path[256];
+
+	assert_int_equal(stats_socket_path(socket, path, sizeof(path)), 0);
+	assert_string_equal(path, expected);
+}
+
+/* However a socket is named, it has one path. */
+static void test_paths(void **state)
+{
+	char folder[100], inner[110], link[110], expected[120], other[130], path[256];
+
+	assert_non_null(realpath(harness_tmpdir(), path));
+	snprintf(folder, sizeof(folder), "%.90s", path);
+	snprintf(inner, sizeof(inner), "%s/d", folder);
+	snprintf(link, sizeof(link), "%s/link", folder);
+	snprintf(expected, sizeof(expected), "%s/d/x", folder);
+	assert_int_equal(mkdir(inner, 0700), 0);
+	assert_int_equal(symlink("d", link), 0);
+	assert_int_equal(chdir(inner), 0);
+	expect_socket_path("x", expected);
+	expect_socket_path("./x", expected);
+	expect_socket_path("../d/x", expected);
+	expect_socket_path("../link/x", expected);
+	snprintf(other, sizeof(other), "%s/link//x", folder);
+	expect_socket_path(other, expected);
+	expect_socket_path(expected, expected);
+	expect_socket_path("/x", "/x");
+	expect_socket_path("//x", "/x");
+	expect_socket_path("/no/such/folder/x", "/no/such/folder/x");
+	expect_socket_path("no/such/folder/x", "no/such/folder/x");
+	assert_int_equal(stats_socket_path("x", path, strlen(expected)), -ENAMETOOLONG);
+	static char deep[5000];
+	memset(deep, '/', sizeof(deep) - 1);
+	assert_int_equal(stats_socket_path(deep, path, sizeof(path)), -ENAMETOOLONG);
+}
+
 static void test_reader_sees_what_the_writer_counts(void **state)
 {
 	struct stats w, m, r;
@@ -287,6 +325,7 @@ int main(void)
 {
 	static const struct harness_test tests[] = {
 		HARNESS_TEST(test_names),
+		HARNESS_TEST(test_paths),
 		HARNESS_TEST(test_reader_sees_what_the_writer_counts),
 		HARNESS_TEST(test_next_start_takes_over),
 		HARNESS_TEST(test_strangers_object_is_left_alone),

@@ -137,7 +137,8 @@ static void a_dead_daemon_is_said_to_be_dead(void **state)
 
 	end_daemon(pid, SIGKILL);
 	snprintf(expected, sizeof(expected), "last state, gpuqd %d is gone", pid);
-	TOP(&out, "-b", "-n", "1", "-s", socket_path);
+	assert_int_equal(chdir(harness_tmpdir()), 0);
+	TOP(&out, "-b", "-n", "1", "-s", "gpuq-0");
 	assert_int_equal(out.status, 0);
 	assert_int_equal(strncmp(out.out, expected, strlen(expected)), 0);
 	assert_non_null(strstr(out.out, "scorer"));
