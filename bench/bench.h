@@ -221,7 +221,7 @@ void crowd_stop(struct crowd *c);
 /* --- contenders that tables put beside their own; each owns its state until freed ------------ */
 
 int floor_contender(struct contender *c, bool pauses);
-int ring_contender(struct contender *c, const struct clock_line *clock);
+int ring_contender(struct contender *c);
 
 /* Entries per second through bare rings with 256 in flight, from the client's CPU, for `ns`. */
 int ring_rate(const struct bench *b, uint64_t ns, double *ret_per_second);

@@ -8,7 +8,6 @@
 
 #include "shm/ring.h"
 #include "shm/segment.h"
-#include "shm/wait.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -27,18 +26,36 @@ struct echo {
 	/* Each process uses the half that is its own; both begin at 0. */
 	struct ring_producer sq_producer, cq_producer;
 	struct ring_consumer sq_consumer, cq_consumer;
-	struct clock_line clock;
 };
 
-/* Waits for an entry as client and gpuqd do while CPUs suffice: spinning. */
-static int await(struct echo *e, struct ring_consumer *c)
+/*
+ * Spins for an entry. The line of the next one is asked for together with that of the index; and
+ * with two pauses between two looks, entry and index are written before the lines are taken away.
+ */
+static int await(struct ring_consumer *c, const void *next)
 {
-	struct wait w = wait_begin(UINT64_MAX, 0);
-	int r;
+	for (;;) {
+		__builtin_prefetch(next);
+		int r = ring_refresh(c);
+		if (r != 0)
+			return r;
+		shm_pause();
+		shm_pause();
+	}
+}
 
-	while ((r = ring_refresh(c)) == 0)
-		wait_round(&w, true, &e->clock);
-	return r;
+static int await_submission(struct echo *e)
+{
+	struct ring_consumer *c = &e->sq_consumer;
+
+	return await(c, &e->sqes[ring_slot(c->cons, RING_SQ)]);
+}
+
+static int await_completion(struct echo *e)
+{
+	struct ring_consumer *c = &e->cq_consumer;
+
+	return await(c, &e->cqes[ring_slot(c->cons, RING_CQ)]);
 }
 
 /* Nobody ever sleeps in this echo, so a wish to be woken is a broken ring. */
@@ -79,7 +96,7 @@ static inline void take_entry(struct echo *e, struct wire_cqe *ret_cqe)
 
 static int echo_answer(struct echo *e)
 {
-	int r = await(e, &e->sq_consumer);
+	int r = await_submission(e);
 
 	if (r < 0)
 		return r;
@@ -112,7 +129,7 @@ static int echo_trip(void *state)
 	ask_entry(e);
 	r = published(&e->sq_producer);
 	if (r == 0)
-		r = await(e, &e->cq_consumer);
+		r = await_completion(e);
 	if (r < 0)
 		return r;
 	take_entry(e, &cqe);
@@ -134,13 +151,12 @@ static void echo_close(void *state)
 	free(e);
 }
 
-static int echo_open(const struct clock_line *clock, struct echo **ret_echo)
+static int echo_open(struct echo **ret_echo)
 {
 	struct echo *e = calloc(1, sizeof(*e));
 
 	if (e == NULL)
 		return -ENOMEM;
-	e->clock = *clock;
 	e->layout = wire_layout(RING_SQ, RING_CQ, WIRE_PAGE_SIZE);
 	int fd = segment_create("gpuq-bench", e->layout.segment_bytes);
 	int r = fd < 0 ? fd : segment_map(fd, e->layout.segment_bytes, true, (void **)&e->base);
@@ -162,10 +178,10 @@ static int echo_open(const struct clock_line *clock, struct echo **ret_echo)
 	return 0;
 }
 
-int ring_contender(struct contender *c, const struct clock_line *clock)
+int ring_contender(struct contender *c)
 {
 	struct echo *e;
-	int r = echo_open(clock, &e);
+	int r = echo_open(&e);
 
 	if (r < 0)
 		return r;
@@ -207,7 +223,7 @@ static int ask_batch(struct echo *e, uint64_t *ret_done)
 	int r = published(&e->sq_producer);
 	if (r < 0)
 		return r;
-	int n = await(e, &e->cq_consumer);
+	int n = await_completion(e);
 	for (int i = 0; i < n; i++) {
 		take_entry(e, &cqe);
 		if (cqe.user_data != e->cq_consumer.cons - 1)
@@ -228,7 +244,7 @@ int ring_rate(const struct bench *b, uint64_t ns, double *ret_per_second)
 {
 	struct echo *e;
 	uint64_t done = 0, took_ns = 0;
-	int r = echo_open(&b->clock, &e);
+	int r = echo_open(&e);
 
 	if (r < 0)
 		return r;
@@ -255,7 +271,7 @@ int bench_ring(struct bench *b)
 	if (r == 0)
 		r = floor_contender(&set[1], true);
 	if (r == 0)
-		r = ring_contender(&set[2], &b->clock);
+		r = ring_contender(&set[2]);
 	for (uint32_t i = 0; i < 3; i++)
 		set[i].per_round = per_round(b, 1000000, BENCH_ROUNDS);
 	if (r == 0)
