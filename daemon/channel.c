@@ -105,13 +105,6 @@ void channel_destroy(struct channel *ch)
 	free(ch);
 }
 
-void channel_post(struct channel *ch, const struct wire_cqe *cqe)
-{
-	shm_copy_out(&ch->cqes[ring_slot(ch->cq.prod, ch->cq.entries)], cqe, sizeof(*cqe) / 8);
-	ch->cq.prod++;
-	ch->failed += cqe->status < 0;
-}
-
 /* Counted once for each flush: a batch of null operations is only limited by such details. */
 static void count_completions(struct channel *ch)
 {

@@ -81,7 +81,12 @@ int channel_create(const struct devlink_msg *msg, const int fds[3], struct ledge
 void channel_destroy(struct channel *ch);
 
 /* Writes a completion, not yet visible: see channel_flush(). Space was reserved before. */
-void channel_post(struct channel *ch, const struct wire_cqe *cqe);
+static inline void channel_post(struct channel *ch, const struct wire_cqe *cqe)
+{
+	shm_copy_out(&ch->cqes[ring_slot(ch->cq.prod, ch->cq.entries)], cqe, sizeof(*cqe) / 8);
+	ch->cq.prod++;
+	ch->failed += cqe->status < 0;
+}
 
 /* Commits to the ledger, publishes both rings, and rings the client's bell if it wants that. */
 void channel_flush(struct channel *ch);

@@ -85,6 +85,15 @@ static bool take_call(struct dispatch *d, struct channel *ch, const struct wire_
 	return true;
 }
 
+/* Null operations that came in one batch have waited equally long: counted in one go. */
+static void count_same(struct dispatch *d, struct channel *ch)
+{
+	uint32_t bucket = hist_bucket(d->same_queued_ns, HIST_STATS_BITS);
+
+	shm_count(&ch->stats->queue_hist[bucket], d->n_same);
+	d->n_same = 0;
+}
+
 /* One entry, already in private memory. False when it must wait. */
 static bool take_entry(
 	struct dispatch *d, struct channel *ch, const struct wire_sqe *sqe, uint64_t now_ns)
@@ -108,7 +117,10 @@ static bool take_entry(
 		.queued_ns = queued_since(sqe->submit_ns, now_ns),
 	};
 	channel_post(ch, &cqe);
-	hist_add(ch->stats->queue_hist, HIST_STATS_BITS, cqe.queued_ns);
+	if (cqe.queued_ns != d->same_queued_ns)
+		count_same(d, ch);
+	d->same_queued_ns = cqe.queued_ns;
+	d->n_same++;
 	return true;
 }
 
@@ -148,6 +160,7 @@ int dispatch_channel_pass(struct dispatch *d, struct channel *ch)
 	if (taken == 0)
 		return 0;
 	channel_flush(ch);
+	count_same(d, ch);
 	ch->last_active_ns = now_ns;
 	struct stats_channel *s = ch->stats;
 	shm_count(&s->consumed, (uint64_t)taken);

@@ -46,6 +46,8 @@ struct dispatch {
 	struct channel_queue waiting; /* for slots, outside the scan */
 	bool slot_freed;	      /* they may go on */
 	uint32_t budget;	      /* what is left of the present pass */
+	uint32_t n_same; /* null operations of this pass that were queued equally long */
+	uint64_t same_queued_ns;
 
 	uint64_t tick_ns, rescue_ns, expire_ns; /* when each was last done */
 	uint64_t passes;
