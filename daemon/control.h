@@ -94,7 +94,8 @@ struct session {
 	pid_t pid;
 	uid_t uid;
 	uint64_t deadline_ns; /* of the handshake */
-	uint64_t bytes;	      /* of its segments */
+	uint64_t connected_ns;
+	uint64_t bytes; /* of its segments */
 	uint32_t n_channels;
 	char name[GPUQ_NAME_MAX];
 	LIST_HEAD(, channel) channels;
@@ -159,6 +160,7 @@ struct control {
 	int page_fd, page_ro_fd;
 	struct stats stats;
 	int stats_fd;
+	uint64_t started_realtime_ns;
 
 	bool draining; /* ends when nothing is in flight or time is up */
 	bool finished;
@@ -201,6 +203,12 @@ void control_goodbye(struct control *c, int status, const char *text);
 
 /* Makes the daemon page and the statistics object. Negative errno, and logs it. */
 int control_publish(struct control *c);
+
+/*
+ * Makes the statistics object anew when somebody has damaged it: a device process could not map
+ * it. What was counted in it may be lost. Negative errno, and logs it.
+ */
+int control_repair_stats(struct control *c);
 
 /* Removes the statistics object (after a clean end only). */
 void control_unpublish(struct control *c);
@@ -257,6 +265,9 @@ void session_close(struct control *c, struct session *s);
 /* One of the session's channels or operations has come back. */
 void session_release(struct control *c, struct session *s);
 
+/* Writes the record of a session that is live. */
+void session_show(struct control *c, const struct session *s);
+
 /* Sends MSG_GOODBYE and closes. */
 void session_goodbye(struct control *c, struct session *s, int status, const char *text);
 
@@ -284,6 +295,9 @@ int channel_table_create(struct control *c);
 /* MSG_OPEN and MSG_CLOSE. */
 void channel_open(struct control *c, struct session *s, const struct msg_open *m);
 void channel_close_request(struct control *c, struct session *s, const struct msg_close *m);
+
+/* Writes the record of a channel whose memory is there. */
+void channel_show(struct control *c, const struct channel *ch);
 
 /* Reclaims a channel as soon as its state allows. */
 void channel_close(struct control *c, struct channel *ch);

@@ -262,7 +262,12 @@ static int header_write(const struct channel *ch)
 	return 0;
 }
 
-static void stats_channel_began(struct control *c, const struct channel *ch)
+static void channel_state_show(struct control *c, const struct channel *ch, uint32_t state)
+{
+	shm_store_release_u32(&c->stats.channels[ch->index].state, state);
+}
+
+void channel_show(struct control *c, const struct channel *ch)
 {
 	struct stats_channel *record = &c->stats.channels[ch->index];
 
@@ -276,11 +281,10 @@ static void stats_channel_began(struct control *c, const struct channel *ch)
 	record->sq_entries = ch->sq_entries;
 	record->cq_entries = ch->cq_entries;
 	record->arena_bytes = ch->arena_bytes;
-}
-
-static void channel_state_show(struct control *c, const struct channel *ch, uint32_t state)
-{
-	shm_store_release_u32(&c->stats.channels[ch->index].state, state);
+	if (ch->state == CHANNEL_OPEN)
+		channel_state_show(c, ch, STATS_CHANNEL_OPEN);
+	else if (ch->state == CHANNEL_REMOVING || ch->state == CHANNEL_PUNCHING)
+		channel_state_show(c, ch, STATS_CHANNEL_CLOSING);
 }
 
 static void channel_punch(struct control *c, struct channel *ch)
@@ -313,7 +317,7 @@ void channel_allocated(struct control *c, struct channel *ch, int result)
 		open_fail(c, ch, r);
 		return;
 	}
-	stats_channel_began(c, ch);
+	channel_show(c, ch);
 	ch->state = CHANNEL_ADDING;
 	ch->add = true;
 	ch->recover = false;

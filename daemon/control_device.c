@@ -134,10 +134,13 @@ int device_start(struct control *c)
 		.text = "cpu",
 	};
 
+	int r = control_repair_stats(c);
+	if (r < 0)
+		return r;
 	d->epoch++;
 	shm_store_release(&c->page->devices[d->index].epoch, d->epoch);
 	shm_store_relaxed(&record(c)->epoch, d->epoch);
-	int r = device_fork(c);
+	r = device_fork(c);
 	if (r < 0) {
 		log_error("the device process cannot be started: %s", strerror(-r));
 		return r;

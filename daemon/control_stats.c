@@ -45,12 +45,10 @@ static int page_create(struct control *c)
 static void stats_fill(struct control *c)
 {
 	struct stats_header *h = c->stats.header;
-	struct timespec now;
 
-	clock_gettime(CLOCK_REALTIME, &now);
 	h->control_pid = (uint32_t)getpid();
 	h->control_uid = geteuid();
-	h->started_realtime_ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+	h->started_realtime_ns = c->started_realtime_ns;
 	h->ticks_base = c->clock.ticks_base;
 	h->ns_base = c->clock.ns_base;
 	h->mult = c->clock.mult;
@@ -63,19 +61,14 @@ static void stats_fill(struct control *c)
 		c->stats.ops[i].state = 1;
 	}
 	/* Last: who sees a state sees all of the above. */
-	shm_store_release_u32(&h->state, WIRE_STARTING);
+	shm_store_release_u32(&h->state, shm_load_relaxed_u32(&c->page->state));
 }
 
-int control_publish(struct control *c)
+static int object_create(struct control *c, struct stats *ret_stats, int *ret_fd)
 {
-	int r = page_create(c);
+	int r = stats_create(c->listener.path, c->n_sessions, (uint32_t)c->config->max_channels,
+		op_count, ret_stats, ret_fd);
 
-	if (r < 0) {
-		log_error("the daemon page cannot be made: %s", strerror(-r));
-		return r;
-	}
-	r = stats_create(c->listener.path, c->n_sessions, (uint32_t)c->config->max_channels,
-		op_count, &c->stats, &c->stats_fd);
 	if (r == -EPERM)
 		log_error("the statistics object of %s belongs to another user; remove it from "
 			  "/dev/shm",
@@ -83,10 +76,88 @@ int control_publish(struct control *c)
 	else if (r < 0)
 		log_error("the statistics object cannot be made: %s%s", strerror(-r),
 			r == -ENOSPC ? "; make /dev/shm larger, or lower max_channels" : "");
+	return r;
+}
+
+int control_publish(struct control *c)
+{
+	struct timespec now;
+	int r = page_create(c);
+
+	if (r < 0) {
+		log_error("the daemon page cannot be made: %s", strerror(-r));
+		return r;
+	}
+	clock_gettime(CLOCK_REALTIME, &now);
+	c->started_realtime_ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+	r = object_create(c, &c->stats, &c->stats_fd);
 	if (r < 0)
 		return r;
 	stats_fill(c);
 	return stats_survive_truncation(&c->stats);
+}
+
+/* Counters of the whole go on, as far as they are still there; the rest is known. */
+static void totals_carry(struct control *c, struct stats_header *to)
+{
+	const struct stats_header *from = c->stats.header;
+	uint64_t live = 0;
+
+	to->accepted = shm_load_relaxed(&from->accepted);
+	to->refused = shm_load_relaxed(&from->refused);
+	to->protocol_errors = shm_load_relaxed(&from->protocol_errors);
+	to->deaths = shm_load_relaxed(&from->deaths);
+	to->accept_exhausted = shm_load_relaxed(&from->accept_exhausted);
+	to->device_restarts = shm_load_relaxed(&from->device_restarts);
+	for (uint32_t i = 0; i < c->n_sessions; i++)
+		live += c->sessions[i].state == SESSION_LIVE;
+	to->clients = live;
+	to->channels = c->n_channels;
+	to->segment_bytes = c->total_bytes;
+}
+
+/* Writes the records of everything that is there. */
+static void records_fill(struct control *c)
+{
+	for (uint32_t i = 0; i < c->n_sessions; i++) {
+		if (c->sessions[i].state == SESSION_LIVE)
+			session_show(c, &c->sessions[i]);
+	}
+	for (uint32_t i = 0; i < c->config->max_channels; i++) {
+		const struct channel *ch = &c->channels[i];
+
+		if (ch->state != CHANNEL_FREE && ch->state != CHANNEL_ALLOCATING)
+			channel_show(c, ch);
+	}
+}
+
+int control_repair_stats(struct control *c)
+{
+	struct stats fresh;
+	int fd;
+
+	if (!stats_damaged(&c->stats, c->stats_fd))
+		return 0;
+	log_warn("the statistics object was truncated, removed or damaged: making it anew");
+	int r = object_create(c, &fresh, &fd);
+	if (r < 0) {
+		/* Work goes on without readers; the next device process tries again. */
+		r = stats_create_private(
+			c->n_sessions, (uint32_t)c->config->max_channels, op_count, &fresh, &fd);
+	}
+	if (r < 0) {
+		log_error("no memory for statistics: %s", strerror(-r));
+		return r;
+	}
+	totals_carry(c, fresh.header);
+	stats_close(&c->stats);
+	close(c->stats_fd);
+	c->stats = fresh;
+	c->stats_fd = fd;
+	r = stats_survive_truncation(&c->stats);
+	stats_fill(c);
+	records_fill(c);
+	return r;
 }
 
 void control_unpublish(struct control *c)

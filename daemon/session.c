@@ -446,6 +446,22 @@ void session_process_ended(struct control *c, struct session *s, int result)
 	session_close(c, s);
 }
 
+void session_show(struct control *c, const struct session *s)
+{
+	struct stats_client *record = &c->stats.clients[s->index];
+
+	shm_store_release_u32(&record->state, 0);
+	memset(record, 0, sizeof(*record));
+	record->pid = (uint32_t)s->pid;
+	record->uid = s->uid;
+	record->generation = s->generation;
+	memcpy(record->name, s->name, sizeof(record->name));
+	record->connected_ns = s->connected_ns;
+	record->channels = s->n_channels;
+	record->segment_bytes = s->bytes;
+	shm_store_release_u32(&record->state, STATS_CLIENT_CONNECTED);
+}
+
 static void stats_client_ended(struct control *c, const struct session *s)
 {
 	struct stats_client *record = &c->stats.clients[s->index];

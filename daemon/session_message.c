@@ -52,21 +52,6 @@ static void name_copy(char to[GPUQ_NAME_MAX], const char from[GPUQ_NAME_MAX])
 	}
 }
 
-static void stats_client_began(struct control *c, const struct session *s)
-{
-	struct stats_client *record = &c->stats.clients[s->index];
-
-	shm_store_release_u32(&record->state, 0);
-	memset(record, 0, sizeof(*record));
-	record->pid = (uint32_t)s->pid;
-	record->uid = s->uid;
-	record->generation = s->generation;
-	memcpy(record->name, s->name, sizeof(record->name));
-	record->connected_ns = clock_now_ns(&c->clock);
-	shm_store_release_u32(&record->state, STATS_CLIENT_CONNECTED);
-	shm_count(&c->stats.header->clients, 1);
-}
-
 static void welcome(struct control *c, struct session *s, uint32_t serial)
 {
 	struct msg_welcome m = {
@@ -118,7 +103,9 @@ static void on_hello(struct control *c, struct session *s, const void *msg)
 	s->state = SESSION_LIVE;
 	s->abi = abi;
 	name_copy(s->name, m->name);
-	stats_client_began(c, s);
+	s->connected_ns = clock_now_ns(&c->clock);
+	session_show(c, s);
+	shm_count(&c->stats.header->clients, 1);
 	log_debug("client %u is %s, pid %ld, user %u, wire %u%s", s->index, s->name, (long)s->pid,
 		s->uid, s->abi, s->admin ? ", administrator" : "");
 	welcome(c, s, m->h.serial);

@@ -135,12 +135,27 @@ static int stats_remove_old(const char *name)
 	return r;
 }
 
+/* Writes an empty object into memory of the planned size. */
+static int stats_format(
+	int fd, const struct stats_header *plan, const char *socket_path, struct stats *ret_stats)
+{
+	void *base;
+	int r = segment_map(fd, plan->total_bytes, true, &base);
+
+	if (r < 0)
+		return r;
+	memcpy(base, plan, sizeof(*plan));
+	stats_view(ret_stats, base, plan->total_bytes);
+	snprintf(ret_stats->header->socket_path, STATS_PATH_MAX, "%s", socket_path);
+	shm_store_release_u32(&ret_stats->header->magic, STATS_MAGIC);
+	return 0;
+}
+
 int stats_create(const char *socket_path, uint32_t max_clients, uint32_t max_channels,
 	uint32_t max_ops, struct stats *ret_stats, int *ret_fd)
 {
 	const struct stats_header plan = stats_plan(max_clients, max_channels, max_ops);
 	char name[STATS_PATH_MAX];
-	void *base;
 
 	stats_name(socket_path, name, sizeof(name));
 	int r = stats_remove_old(name);
@@ -151,16 +166,29 @@ int stats_create(const char *socket_path, uint32_t max_clients, uint32_t max_cha
 		return -errno;
 	r = -posix_fallocate(fd, 0, (off_t)plan.total_bytes);
 	if (r == 0)
-		r = segment_map(fd, plan.total_bytes, true, &base);
+		r = stats_format(fd, &plan, socket_path, ret_stats);
 	if (r < 0) {
 		shm_unlink(name);
 		close(fd);
 		return r;
 	}
-	memcpy(base, &plan, sizeof(plan));
-	stats_view(ret_stats, base, plan.total_bytes);
-	snprintf(ret_stats->header->socket_path, STATS_PATH_MAX, "%s", socket_path);
-	shm_store_release_u32(&ret_stats->header->magic, STATS_MAGIC);
+	*ret_fd = fd;
+	return 0;
+}
+
+int stats_create_private(uint32_t max_clients, uint32_t max_channels, uint32_t max_ops,
+	struct stats *ret_stats, int *ret_fd)
+{
+	const struct stats_header plan = stats_plan(max_clients, max_channels, max_ops);
+	int fd = segment_create("gpuq-statistics", plan.total_bytes);
+
+	if (fd < 0)
+		return fd;
+	int r = stats_format(fd, &plan, "", ret_stats);
+	if (r < 0) {
+		close(fd);
+		return r;
+	}
 	*ret_fd = fd;
 	return 0;
 }
@@ -185,6 +213,26 @@ static int stats_attach(int fd, bool writable, struct stats *ret_stats)
 	}
 	stats_view(ret_stats, base, bytes);
 	return 0;
+}
+
+static char *guarded_base;
+static uint64_t guarded_bytes;
+static volatile sig_atomic_t guarded_lost; /* zeros have taken its place */
+
+bool stats_damaged(const struct stats *stats, int fd)
+{
+	const struct stats_header *ours = stats->header;
+	struct stats_header h;
+	struct stat st;
+
+	/* Without a name it cannot be opened any more. */
+	if (fstat(fd, &st) < 0 || st.st_nlink == 0 || (uint64_t)st.st_size != stats->bytes)
+		return true;
+	if (pread(fd, &h, sizeof(h), 0) != (ssize_t)sizeof(h) ||
+		!stats_header_valid(&h, stats->bytes) || ours->max_ops == 0)
+		return true;
+	/* Cut and made long again, it has lost its end. */
+	return shm_load_relaxed_u32(&stats->ops[ours->max_ops - 1].state) == 0 || guarded_lost;
 }
 
 int stats_map(int fd, struct stats *ret_stats)
@@ -220,9 +268,6 @@ void stats_close(struct stats *stats)
 	*stats = (struct stats){0};
 }
 
-static char *guarded_base;
-static uint64_t guarded_bytes;
-
 static void on_sigbus(int signal, siginfo_t *info, void *context)
 {
 	char *at = info->si_addr;
@@ -230,8 +275,10 @@ static void on_sigbus(int signal, siginfo_t *info, void *context)
 	(void)context;
 	if (at >= guarded_base && at < guarded_base + guarded_bytes &&
 		mmap(guarded_base, guarded_bytes, PROT_READ | PROT_WRITE,
-			MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != MAP_FAILED)
+			MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != MAP_FAILED) {
+		guarded_lost = 1;
 		return;
+	}
 	/* Not ours: die of it as if there were no handler. */
 	struct sigaction dfl = {.sa_handler = SIG_DFL};
 	sigaction(signal, &dfl, NULL);
@@ -243,5 +290,6 @@ int stats_survive_truncation(const struct stats *stats)
 
 	guarded_base = (char *)stats->header;
 	guarded_bytes = stats->bytes;
+	guarded_lost = 0;
 	return sigaction(SIGBUS, &sa, NULL) < 0 ? -errno : 0;
 }

@@ -165,6 +165,16 @@ void stats_name(const char *socket_path, char *name, uint32_t size);
 int stats_create(const char *socket_path, uint32_t max_clients, uint32_t max_channels,
 	uint32_t max_ops, struct stats *ret_stats, int *ret_fd);
 
+/* The same, seen by gpuqd's own processes only: for when the object cannot be made. */
+int stats_create_private(uint32_t max_clients, uint32_t max_channels, uint32_t max_ops,
+	struct stats *ret_stats, int *ret_fd);
+
+/*
+ * True when readers no longer find in the object what is written into it: it was truncated,
+ * removed, or its header damaged. `fd` is stats_create()'s; all operators' records are in use.
+ */
+bool stats_damaged(const struct stats *stats, int fd);
+
 /* Maps an object that gpuqd made, read-write: the device process's side. */
 int stats_map(int fd, struct stats *ret_stats);
 
@@ -181,7 +191,7 @@ void stats_close(struct stats *stats);
 
 /*
  * From now on a SIGBUS inside this mapping (somebody truncated the object) is survived: private
- * zeros take the mapping's place. Once for each process.
+ * zeros take the mapping's place. One mapping of a process at a time: the last one given.
  */
 int stats_survive_truncation(const struct stats *stats);
 

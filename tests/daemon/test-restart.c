@@ -6,8 +6,10 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -20,6 +22,22 @@ static void kill_device(const struct stats *stats, int signal)
 {
 	assert_true(stats->devices[0].pid > 1);
 	assert_int_equal(kill((pid_t)stats->devices[0].pid, signal), 0);
+}
+
+/* The only child of a process: the device process, when no statistics name it. */
+static pid_t child_of(pid_t parent)
+{
+	char path[64], text[64] = "";
+
+	snprintf(path, sizeof(path), "/proc/%d/task/%d/children", (int)parent, (int)parent);
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		harness_skip("%s cannot be read", path);
+	assert_true(read(fd, text, sizeof(text) - 1) > 0);
+	close(fd);
+	pid_t child = (pid_t)strtol(text, NULL, 10);
+	assert_true(child > 1);
+	return child;
 }
 
 static uint64_t query_epoch(int fd)
@@ -161,6 +179,142 @@ static void test_client_gone_while_it_opens(void **state)
 	harness_daemon_destroy(d);
 }
 
+enum damage { CUT, CUT_AND_MADE_LONG, OVERWRITTEN, REMOVED, TAKEN_BY_A_STRANGER, DAMAGES };
+
+static void damage(const struct harness_daemon *d, enum damage how)
+{
+	static const char garbage[64] = "garbage";
+	char name[STATS_PATH_MAX];
+	struct stat st;
+
+	stats_name(d->socket, name, sizeof(name));
+	int fd = shm_open(name, O_RDWR | O_CLOEXEC, 0);
+	assert_true(fd >= 0);
+	assert_int_equal(fstat(fd, &st), 0);
+	if (how == CUT)
+		assert_int_equal(ftruncate(fd, 0), 0);
+	if (how == CUT_AND_MADE_LONG)
+		assert_int_equal(ftruncate(fd, sizeof(struct stats_header)), 0);
+	if (how == CUT_AND_MADE_LONG)
+		assert_int_equal(ftruncate(fd, st.st_size), 0);
+	if (how == OVERWRITTEN)
+		assert_int_equal(pwrite(fd, garbage, sizeof(garbage), 0), sizeof(garbage));
+	close(fd);
+	if (how == REMOVED || how == TAKEN_BY_A_STRANGER)
+		assert_int_equal(shm_unlink(name), 0);
+	if (how != TAKEN_BY_A_STRANGER)
+		return;
+	fd = shm_open(name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	assert_true(fd >= 0);
+	assert_int_equal(fchown(fd, 65534, 65534), 0);
+	close(fd);
+}
+
+static pid_t device_pid(const struct harness_daemon *d)
+{
+	struct stats stats = raw_stats(d);
+	pid_t pid = (pid_t)stats.devices[0].pid;
+
+	stats_close(&stats);
+	return pid;
+}
+
+/* The statistics can be read and the device of this epoch serves. */
+static bool shows_epoch(const struct harness_daemon *d, uint64_t epoch)
+{
+	struct stats stats;
+
+	if (stats_open(d->socket, false, &stats) < 0)
+		return false;
+	bool serves = device_serves(&stats, epoch);
+	stats_close(&stats);
+	return serves;
+}
+
+/* Everything that was there before shows again. */
+static void expect_records(const struct harness_daemon *d, const struct raw_answer *opened)
+{
+	struct stats stats = raw_stats(d);
+	const struct stats_channel *channel = &stats.channels[opened->opened.channel];
+	const struct stats_client *client = &stats.clients[channel->client];
+
+	assert_int_equal(stats.header->control_pid, d->pid);
+	assert_int_equal(stats.header->state, WIRE_SERVING);
+	assert_true(stats.header->heartbeat_ns > 0 && stats.header->started_realtime_ns > 0);
+	assert_string_equal(stats.header->socket_path, d->socket);
+	assert_int_equal(stats.header->clients, 1);
+	assert_int_equal(stats.header->channels, 1);
+	assert_int_equal(stats.header->segment_bytes, opened->opened.segment_bytes);
+	assert_true(stats.devices[0].name[0] != '\0');
+	assert_int_equal(stats.ops[0].state, 1);
+	assert_int_equal(channel->state, STATS_CHANNEL_OPEN);
+	assert_int_equal(channel->generation, opened->opened.generation);
+	assert_int_equal(channel->sq_entries, 16);
+	assert_int_equal(client->state, STATS_CLIENT_CONNECTED);
+	assert_int_equal(client->pid, getpid());
+	assert_int_equal(client->generation, channel->client_generation);
+	assert_string_equal(client->name, "raw");
+	assert_int_equal(client->channels, 1);
+	assert_int_equal(client->segment_bytes, opened->opened.segment_bytes);
+	stats_close(&stats);
+}
+
+/* Damaged statistics do not keep the next device process from starting: they are made anew. */
+static void test_damaged_statistics(void **state)
+{
+	struct harness_daemon *d = harness_daemon_start(NULL);
+	const struct msg_open open = raw_open(4096);
+	int fd = raw_client(d->socket);
+	struct raw_answer opened;
+
+	raw_open_channel(fd, &open, &opened);
+	raw_close_fds(&opened);
+	for (enum damage how = CUT; how <= REMOVED; how++) {
+		uint64_t epoch = 2 + (uint64_t)(how - CUT);
+		pid_t device = device_pid(d);
+
+		print_message("damage %d\n", how);
+		damage(d, how);
+		assert_int_equal(kill(device, SIGKILL), 0);
+		raw_await(shows_epoch(d, epoch));
+		assert_int_equal(query_epoch(fd), epoch);
+		expect_records(d, &opened);
+	}
+	close_channel(fd, &opened);
+	raw_open_plain(fd);
+	close(fd);
+	struct stats stats = raw_stats(d);
+	raw_await(stats.header->channels == 0 && stats.header->clients == 0);
+	stats_close(&stats);
+	harness_daemon_destroy(d);
+}
+
+/* Where they cannot be made anew gpuqd works without readers, until they can. */
+static void test_statistics_that_cannot_be_made(void **state)
+{
+	char name[STATS_PATH_MAX];
+	struct stats stats;
+
+	if (geteuid() != 0)
+		harness_skip("only root can give a file away");
+	struct harness_daemon *d = harness_daemon_start(NULL);
+	int fd = raw_client(d->socket);
+	pid_t first = device_pid(d);
+
+	damage(d, TAKEN_BY_A_STRANGER);
+	assert_int_equal(kill(first, SIGKILL), 0);
+	raw_await(query_epoch(fd) == 2);
+	raw_open_plain(fd); /* answered by the second device process */
+	assert_true(stats_open(d->socket, false, &stats) < 0);
+	stats_name(d->socket, name, sizeof(name));
+	assert_int_equal(shm_unlink(name), 0);
+	pid_t second = child_of(d->pid);
+	assert_int_equal(kill(second, SIGKILL), 0);
+	raw_await(shows_epoch(d, 3));
+	close(fd);
+	harness_daemon_destroy(d);
+}
+
 /* More is owed to the device process than its socket holds. */
 static void test_many_channels_change_hands(void **state)
 {
@@ -231,6 +385,8 @@ int main(void)
 		HARNESS_TEST(test_device_killed),
 		HARNESS_TEST(test_device_killed_with_requests_open),
 		HARNESS_TEST(test_client_gone_while_it_opens),
+		HARNESS_TEST(test_damaged_statistics),
+		HARNESS_TEST(test_statistics_that_cannot_be_made),
 		HARNESS_TEST(test_many_channels_change_hands),
 		HARNESS_TEST(test_hopeless_device),
 		HARNESS_TEST(test_control_process_killed),

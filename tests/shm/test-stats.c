@@ -298,6 +298,78 @@ static void test_truncation_is_survived(void **state)
 	close(fd);
 }
 
+static struct stats create_whole(int *ret_fd)
+{
+	struct stats s = create(ret_fd);
+
+	for (uint32_t i = 0; i < OPS; i++)
+		s.ops[i].state = 1;
+	assert_int_equal(stats_survive_truncation(&s), 0);
+	assert_false(stats_damaged(&s, *ret_fd));
+	return s;
+}
+
+/* Every kind of damage shows, also what is repaired behind the writer's back. */
+static void test_damage_shows(void **state)
+{
+	int fd;
+	struct stats s = create_whole(&fd);
+	off_t bytes = (off_t)s.bytes;
+
+	assert_int_equal(ftruncate(fd, bytes + 1), 0);
+	assert_true(stats_damaged(&s, fd));
+	assert_int_equal(ftruncate(fd, bytes - 1), 0);
+	assert_true(stats_damaged(&s, fd));
+	assert_int_equal(ftruncate(fd, bytes), 0);
+	assert_false(stats_damaged(&s, fd));
+	assert_int_equal(ftruncate(fd, 4096), 0);
+	assert_int_equal(ftruncate(fd, bytes), 0);
+	assert_true(stats_damaged(&s, fd));
+	stats_close(&s);
+	close(fd);
+
+	s = create_whole(&fd);
+	s.header->total_bytes++;
+	assert_true(stats_damaged(&s, fd));
+	s.header->total_bytes--;
+	assert_false(stats_damaged(&s, fd));
+	assert_int_equal(unlink(object_path()), 0);
+	assert_true(stats_damaged(&s, fd));
+	stats_close(&s);
+	close(fd);
+
+	/* Whole again, but we write elsewhere since it was not. */
+	s = create_whole(&fd);
+	unsigned char *copy = malloc(s.bytes);
+	assert_non_null(copy);
+	memcpy(copy, s.header, s.bytes);
+	assert_int_equal(ftruncate(fd, 0), 0);
+	memcpy(s.header, copy, s.bytes);
+	assert_int_equal(pwrite(fd, copy, s.bytes, 0), s.bytes);
+	assert_true(stats_damaged(&s, fd));
+	free(copy);
+	stats_close(&s);
+	close(fd);
+}
+
+/* One that nobody else can open serves its writers as well. */
+static void test_private_object(void **state)
+{
+	struct stats s, other;
+	int fd;
+
+	assert_int_equal(stats_create_private(CLIENTS, CHANNELS, OPS, &s, &fd), 0);
+	assert_int_equal(stats_open(socket_path(), false, &other), -ENOENT);
+	assert_int_equal(stats_map(fd, &other), 0);
+	shm_count(&s.header->accepted, 3);
+	assert_int_equal(other.header->accepted, 3);
+	s.ops[OPS - 1].state = 1;
+	assert_true(stats_damaged(&s, fd)); /* it has no name */
+	stats_close(&other);
+	stats_close(&s);
+	close(fd);
+}
+
 /* A SIGBUS from anywhere else still ends the process. */
 static void test_other_faults_are_fatal(void **state)
 {
@@ -334,6 +406,8 @@ int main(void)
 		HARNESS_TEST(test_shortened_and_lengthened_files),
 		HARNESS_TEST(test_garbage_in_the_header),
 		HARNESS_TEST(test_truncation_is_survived),
+		HARNESS_TEST(test_damage_shows),
+		HARNESS_TEST(test_private_object),
 		HARNESS_TEST(test_other_faults_are_fatal),
 	};
 
