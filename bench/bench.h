@@ -236,6 +236,14 @@ int ipc_contender(struct contender *c, enum ipc_kind kind, uint64_t gap_ns);
 /* -ENOENT when the machine has no ZeroMQ. */
 int zmq_contender(struct contender *c);
 
+/* --- torch.c ------------------------------------------------------------------------------- */
+
+/* Times the operators of bench_op() in PyTorch. NULL, having said why, when that cannot be done. */
+json_t *torch_measure(const struct bench *b);
+
+/* The row of one operator, in units of `unit_ns`. -ENOENT when it was not measured. */
+int torch_row(const json_t *torch, const char *title, double unit_ns, struct contender *ret_row);
+
 /* --- the subcommands: 0, or a negative error already told ------------------------------------ */
 
 int bench_floor(struct bench *b);
@@ -245,8 +253,5 @@ int bench_sleep(struct bench *b);
 int bench_pipeline(struct bench *b);
 int bench_op(struct bench *b);
 int bench_idle(struct bench *b);
-
-/* The operators of bench_op() in PyTorch, when Python can import it; else says why not. */
-int torch_table(struct bench *b);
 
 #endif

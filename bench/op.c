@@ -252,7 +252,7 @@ static int op_agree(struct op_bench *o)
 
 /* --- Table --------------------------------------------------------------------------------- */
 
-enum { LOCAL, NULLS, REMOTE, LOCAL_FRESH, REMOTE_FRESH, ROWS };
+enum { LOCAL, NULLS, REMOTE, LOCAL_FRESH, REMOTE_FRESH, ROWS, TORCH = ROWS };
 
 static int compare_double(const void *a, const void *b)
 {
@@ -275,9 +275,9 @@ static double beyond(
 	return n > 0 ? values[n / 2] : 0;
 }
 
-static int op_compare(struct bench *b, struct op_bench *o)
+static int op_compare(struct bench *b, struct op_bench *o, const json_t *torch)
 {
-	struct contender set[ROWS] = {
+	struct contender set[ROWS + 1] = {
 		[LOCAL] = {.name = "kernel in this process", .run = local_run},
 		[NULLS] = {.name = "gpuq null", .run = null_run, .settle_ns = SETTLE_NS},
 		[REMOTE] = {.name = "through gpuqd", .run = remote_run, .settle_ns = SETTLE_NS},
@@ -294,17 +294,20 @@ static int op_compare(struct bench *b, struct op_bench *o)
 	int r = contenders_measure(b, set, ROWS, BENCH_ROUNDS);
 	if (r == 0) {
 		const struct series *null = &set[NULLS].series;
-		report_table(b, o->c->title, "K", set, ROWS);
+		double unit_ns = series_typical_ns(&set[LOCAL].series);
+		bool beside = torch_row(torch, o->c->title, unit_ns, &set[TORCH]) == 0;
+		report_table(b, o->c->title, "K", set, beside ? ROWS + 1 : ROWS);
 		report_check(b, beyond(&set[REMOTE].series, &set[LOCAL].series, null),
 			BEYOND_TARGET, "%s: beyond the kernel, in null round trips", o->c->title);
 		printf("        with fresh data: %.2f\n",
 			beyond(&set[REMOTE_FRESH].series, &set[LOCAL_FRESH].series, null));
 	}
-	contenders_free(set, ROWS);
+	contenders_free(set, ROWS + 1);
 	return r;
 }
 
-static int op_case(struct bench *b, const struct op_case *c, const struct client *client)
+static int op_case(
+	struct bench *b, const struct op_case *c, const struct client *client, const json_t *torch)
 {
 	struct op_bench o = {.c = c, .client = *client};
 	int r = op_prepare(&o);
@@ -314,7 +317,7 @@ static int op_case(struct bench *b, const struct op_case *c, const struct client
 	if (r < 0)
 		complain(r, "%s cannot be measured", c->title);
 	else
-		r = op_compare(b, &o);
+		r = op_compare(b, &o, torch);
 	op_free(&o);
 	return r;
 }
@@ -323,16 +326,20 @@ int bench_op(struct bench *b)
 {
 	struct daemon daemon;
 	struct client client;
+	json_t *torch = torch_measure(b);
 	int r = daemon_start(b, &daemon);
 
-	if (r < 0)
+	if (r < 0) {
+		json_decref(torch);
 		return r;
+	}
 	r = client_open(&daemon, &client);
 	if (r == 0) {
 		for (uint32_t i = 0; i < N_CASES && r == 0; i++)
-			r = op_case(b, &cases[i], &client);
+			r = op_case(b, &cases[i], &client, torch);
 		client_close(&client);
 	}
 	daemon_stop(&daemon);
-	return r < 0 ? r : torch_table(b);
+	json_decref(torch);
+	return r;
 }

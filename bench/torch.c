@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * torch.c: runs torch_ops.py, which is compiled in, with the user's Python, and shows what PyTorch
- * takes for the operators of op.c. Its samples become series like all others.
+ * takes for the operators of op.c: a row of their tables, though not measured in the same rounds.
  */
 #include "bench/bench.h"
 
@@ -15,7 +15,6 @@
 #include <unistd.h>
 
 #define TORCH_SAMPLES 50000
-#define MAX_CASES 8
 
 /* Starts Python on the client's CPU; *ret_fd is its output. */
 static int start_python(const struct bench *b, int *ret_fd, pid_t *ret_pid)
@@ -59,70 +58,45 @@ static json_t *run_python(const struct bench *b)
 	return answer;
 }
 
-static int series_take(struct contender *c, const char *title, const json_t *samples)
+json_t *torch_measure(const struct bench *b)
 {
-	struct series *s = &c->series;
-	const json_t *sample;
-	size_t i;
-
-	c->name = title;
-	s->ns = calloc(BENCH_BUCKETS, sizeof(*s->ns));
-	s->milli = calloc(BENCH_BUCKETS, sizeof(*s->milli));
-	if (s->ns == NULL || s->milli == NULL)
-		return -ENOMEM;
-	json_array_foreach(samples, i, sample)
-	{
-		uint64_t ns = (uint64_t)json_integer_value(sample);
-		hist_add(s->ns, HIST_BENCH_BITS, ns);
-		s->max_ns = ns > s->max_ns ? ns : s->max_ns;
-		s->total++;
-	}
-	/* Measured by another program at another time, it has no unit but its own median. */
-	uint64_t p50_ns = hist_quantile(s->ns, HIST_BENCH_BITS, 0.5);
-	json_array_foreach(samples, i, sample)
-	{
-		hist_add(s->milli, HIST_BENCH_BITS,
-			1000 * (uint64_t)json_integer_value(sample) / (p50_ns > 0 ? p50_ns : 1));
-	}
-	s->round_p50_ns[s->rounds++] = (double)p50_ns;
-	return 0;
-}
-
-static int torch_report(struct bench *b, json_t *answer)
-{
-	struct contender set[MAX_CASES] = {0};
-	const char *title;
-	char heading[96];
-	json_t *samples;
-	uint32_t n = 0;
-	int r = 0;
-
-	snprintf(heading, sizeof(heading), "op: PyTorch %s in process, one thread",
-		json_string_value(json_object_get(answer, "torch")));
-	json_object_foreach(json_object_get(answer, "ops"), title, samples)
-	{
-		if (n < MAX_CASES && r == 0)
-			r = series_take(&set[n++], title, samples);
-	}
-	if (r == 0 && n > 0)
-		report_table(b, heading, "own", set, n);
-	contenders_free(set, n);
-	return r;
-}
-
-int torch_table(struct bench *b)
-{
-	int r = 0;
-
 	progress("PyTorch");
 	json_t *answer = run_python(b);
 	const char *reason = json_string_value(json_object_get(answer, "error"));
+
 	if (answer == NULL)
 		complain(0, "no comparison with PyTorch: %s did not run (see --python)", b->python);
 	else if (reason != NULL)
 		complain(0, "no comparison with PyTorch: %s (see --python)", reason);
 	else
-		r = torch_report(b, answer);
+		return answer;
 	json_decref(answer);
-	return r;
+	return NULL;
+}
+
+int torch_row(const json_t *torch, const char *title, double unit_ns, struct contender *ret_row)
+{
+	const json_t *samples = json_object_get(json_object_get(torch, "ops"), title), *sample;
+	struct series s = {0};
+	size_t i;
+
+	if (json_array_size(samples) == 0)
+		return -ENOENT;
+	s.ns = calloc(BENCH_BUCKETS, sizeof(*s.ns));
+	s.milli = calloc(BENCH_BUCKETS, sizeof(*s.milli));
+	if (s.ns == NULL || s.milli == NULL) {
+		free(s.ns);
+		free(s.milli);
+		return -ENOMEM;
+	}
+	json_array_foreach(samples, i, sample)
+	{
+		uint64_t ns = (uint64_t)json_integer_value(sample);
+		hist_add(s.ns, HIST_BENCH_BITS, ns);
+		hist_add(s.milli, HIST_BENCH_BITS, (uint64_t)(1000.0 * (double)ns / unit_ns));
+		s.max_ns = ns > s.max_ns ? ns : s.max_ns;
+		s.total++;
+	}
+	*ret_row = (struct contender){.name = "PyTorch in its process", .series = s};
+	return 0;
 }
