@@ -57,8 +57,8 @@ static _Noreturn void exec_gpuqd(const struct bench *b, const struct daemon *d)
 		dup2(fd, STDERR_FILENO);
 	}
 	execlp(program, "gpuqd", socket, "--device=cpu", "--max-channels=2048",
-		"--max-channels-per-client=64", "--max-clients=1024", "--max-clients-per-user=1024",
-		NULL);
+		"--max-channels-per-client=64", "--max-channels-per-user=2048",
+		"--max-clients=1024", "--max-clients-per-user=1024", NULL);
 	dprintf(STDERR_FILENO, "cannot run %s: %s\n", program, strerror(errno));
 	_exit(127);
 }

@@ -154,7 +154,8 @@ static void check_one_more(void)
 
 static void test_thousand_channels(void **state)
 {
-	struct harness_daemon *daemon = harness_daemon_start(NULL);
+	static const char *const args[] = {"--max-channels-per-user", "1024", NULL};
+	struct harness_daemon *daemon = harness_daemon_start(args);
 	struct child holders[HOLDERS];
 
 	const struct world empty = world_look(daemon);
