@@ -159,8 +159,8 @@ int stats_socket_path(const char *socket_path, char *path, size_t size);
 void stats_name(const char *socket_path, char *name, uint32_t size);
 
 /*
- * Makes the object of a path of stats_socket_path() anew: an old one is removed first when it belongs to this user (-EPERM when it
- * does not). All memory is allocated. *ret_fd can be mapped by the device process.
+ * Makes the object of a path of stats_socket_path() anew: an old one is removed first when it
+ * belongs to this user (-EPERM when it does not). All memory is allocated. *ret_fd can be mapped by the device process.
  */
 int stats_create(const char *socket_path, uint32_t max_clients, uint32_t max_channels,
 	uint32_t max_ops, struct stats *ret_stats, int *ret_fd);
@@ -182,8 +182,8 @@ int stats_map(int fd, struct stats *ret_stats);
 bool stats_header_valid(const struct stats_header *header, uint64_t bytes);
 
 /*
- * Opens an object read-only, by any path of its socket or (when `file` is true) by a file's path, and checks
- * its header against its size. -ENOENT: there is none; -EPROTO: it is of another version.
+ * Opens an object read-only, by any path of its socket or (when `file` is true) by a file's
+ * path, and checks its header against its size. -ENOENT: there is none; -EPROTO: it is of another version.
  */
 int stats_open(const char *path, bool file, struct stats *ret_stats);
 
