@@ -160,7 +160,8 @@ void stats_name(const char *socket_path, char *name, uint32_t size);
 
 /*
  * Makes the object of a path of stats_socket_path() anew: an old one is removed first when it
- * belongs to this user (-EPERM when it does not). All memory is allocated. *ret_fd can be mapped by the device process.
+ * belongs to this user (-EPERM when it does not). All memory is allocated. *ret_fd can be mapped
+ * by the device process.
  */
 int stats_create(const char *socket_path, uint32_t max_clients, uint32_t max_channels,
 	uint32_t max_ops, struct stats *ret_stats, int *ret_fd);
@@ -183,7 +184,8 @@ bool stats_header_valid(const struct stats_header *header, uint64_t bytes);
 
 /*
  * Opens an object read-only, by any path of its socket or (when `file` is true) by a file's
- * path, and checks its header against its size. -ENOENT: there is none; -EPROTO: it is of another version.
+ * path, and checks its header against its size. -ENOENT: there is none; -EPROTO: it is of
+ * another version.
  */
 int stats_open(const char *path, bool file, struct stats *ret_stats);
 
