@@ -335,9 +335,11 @@ int channel_lost(struct gpuq_channel *ch)
 
 int channel_poison(struct gpuq_channel *ch)
 {
-	note_gone(ch, -GPUQ_EPOISONED,
-		"the words of the ring are impossible: something in this process wrote over them; "
-		"close the channel");
+	/* They also are when gpuqd has taken the memory back, and then it has said why. */
+	if (!header_shut(ch->header))
+		note_gone(ch, -GPUQ_EPOISONED,
+			"the words of the ring are impossible: something in this process wrote "
+			"over them; close the channel");
 	return channel_lost(ch);
 }
 

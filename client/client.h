@@ -213,11 +213,17 @@ static inline bool channel_owned(const struct gpuq_channel *channel)
 	return __builtin_expect(channel->guard->owner == thread_self(), 1);
 }
 
+/* gpuqd has shut the channel, or has even taken its memory back: then all of it is zero. */
+static inline bool header_shut(const struct wire_header *header)
+{
+	return shm_load_relaxed(&header->closed) != 0 ||
+		shm_load_relaxed_u32(&header->magic) != WIRE_MAGIC;
+}
+
 /* Nothing will complete any more, but for what already lies in the completion ring. */
 static inline bool channel_gone(const struct gpuq_channel *channel)
 {
-	return page_gone(channel->page) || shm_load_relaxed(&channel->header->closed) != 0 ||
-		channel->gone != 0;
+	return page_gone(channel->page) || header_shut(channel->header) || channel->gone != 0;
 }
 
 /* Like channel_gone(), or gpuqd takes no new work. */
@@ -225,7 +231,7 @@ static inline bool channel_shut(const struct gpuq_channel *channel)
 {
 	return robust_died(&channel->page->owner) ||
 		shm_load_relaxed_u32(&channel->page->state) > WIRE_SERVING ||
-		shm_load_relaxed(&channel->header->closed) != 0 || channel->gone != 0;
+		header_shut(channel->header) || channel->gone != 0;
 }
 
 /* Notes why the channel is gone, and returns that, with the sentence. */

@@ -65,7 +65,8 @@ struct wire_header {
 	uint32_t channel;    /* gpuqd's slot number, for messages and statistics */
 	uint32_t generation; /* of that slot; entries carry it */
 	uint64_t start;	     /* both rings start with this index */
-	uint64_t closed;     /* 0, or the gpuq_error for which gpuqd shut the channel */
+	uint64_t closed;     /* 0, or the gpuq_error for which gpuqd shut the channel; when gpuqd
+			      * has taken the memory back, the whole page is zero, magic too */
 	uint8_t reserved[WIRE_PAGE_SIZE - 80];
 };
 

@@ -477,6 +477,53 @@ static void test_impossible_index(void **state)
 	street_end(&street);
 }
 
+/* The only channel segment that this process has mapped. */
+static void *find_segment(void)
+{
+	FILE *f = fopen("/proc/self/maps", "re");
+	char line[512];
+	void *base = NULL;
+
+	assert_non_null(f);
+	while (fgets(line, sizeof(line), f) != NULL) {
+		if (strstr(line, "memfd:gpuq-channel") != NULL)
+			assert_int_equal(sscanf(line, "%p-", &base), 1);
+	}
+	fclose(f);
+	assert_non_null(base);
+	return base;
+}
+
+/*
+ * A program that writes over its rings, and looks only when gpuqd has taken them back: it hears
+ * why from a poll and from a submission alike, though neither asks the system for anything.
+ */
+static void test_own_rings_overwritten(void **state)
+{
+	const struct gpuq_submission s = {.user_data = 1};
+	struct gpuq_completion done;
+	struct street street;
+	struct client c;
+
+	street_start(&street);
+	const struct world before = world_look(street.daemon);
+	for (uint32_t i = 0; i < 4; i++) {
+		client_open(&c, NULL);
+		if (i % 2 == 0)
+			client_check_works(&c);
+		struct wire_ring *sq = (void *)((char *)find_segment() + WIRE_SQ_RING);
+		shm_store_release(&sq->prod, 1ull << 40);
+		world_await(street.daemon, &before);
+		int r = i < 2 ? gpuq_poll(c.ch, &done, 1) : gpuq_submit(c.ch, &s, 1);
+		assert_int_equal(r, -GPUQ_EPOISONED);
+		if (strstr(gpuq_error_detail(), "ring indices") == NULL)
+			fail_msg("no reason: %s", gpuq_error_detail());
+		client_close(&c);
+		street_check(&street);
+	}
+	street_end(&street);
+}
+
 /* --- Versions ------------------------------------------------------------------------------ */
 
 static void test_other_version(void **state)
@@ -538,6 +585,7 @@ int main(void)
 		HARNESS_TEST(test_entries),
 		HARNESS_TEST(test_argument_blocks),
 		HARNESS_TEST(test_impossible_index),
+		HARNESS_TEST(test_own_rings_overwritten),
 		HARNESS_TEST(test_other_version),
 		HARNESS_TEST(test_older_version_works),
 	};
