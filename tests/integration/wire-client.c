@@ -133,8 +133,13 @@ void wire_client_submit(struct wire_client *c, const struct wire_sqe *sqe)
 
 bool wire_client_poll(struct wire_client *c, struct wire_cqe *ret_cqe)
 {
-	if (c->cq.cons == c->cq.prod && ring_refresh(&c->cq) == 0)
-		return false;
+	if (c->cq.cons == c->cq.prod) {
+		int there = ring_refresh(&c->cq);
+		if (there < 0)
+			fail_msg("channel %u: gpuqd's index goes back", c->channel);
+		if (there == 0)
+			return false;
+	}
 	shm_copy_in(ret_cqe, &c->cqes[ring_slot(c->cq.cons, c->cq.entries)], sizeof(*ret_cqe) / 8);
 	c->cq.cons++;
 	ring_release(&c->cq);
