@@ -271,7 +271,10 @@ void session_show(struct control *c, const struct session *s);
 /* Sends MSG_GOODBYE and closes. */
 void session_goodbye(struct control *c, struct session *s, int status, const char *text);
 
-/* Sends a message, with up to 3 descriptors; a client that does not read is closed: false. */
+/*
+ * Sends a message, with up to 3 descriptors. False: the client has hung up, or it does not read and
+ * is closed.
+ */
 bool session_send(struct control *c, struct session *s, void *msg, uint16_t type, uint16_t bytes,
 	uint32_t serial, const int *fds, uint32_t n_fds);
 

@@ -83,11 +83,14 @@ bool session_send(struct control *c, struct session *s, void *msg, uint16_t type
 	int r = packet_send(s->fd, msg, bytes, fds, n_fds);
 	if (r == 0)
 		return true;
+	/* It has hung up, and may have said goodbye before: reading on will tell. */
+	if (r == -EPIPE || r == -ECONNRESET)
+		return false;
 	if (r == -EAGAIN)
 		log_limited(LOG_LEVEL_WARN,
 			"client %u (%s, pid %ld) does not read its answers: closed", s->index,
 			s->name, (long)s->pid);
-	else if (r != -EPIPE && r != -ECONNRESET)
+	else
 		log_limited(LOG_LEVEL_WARN, "client %u (%s, pid %ld): cannot answer: %s", s->index,
 			s->name, (long)s->pid, strerror(-r));
 	session_close(c, s);
@@ -427,7 +430,7 @@ void session_received(struct control *c, struct session *s, int result)
 	}
 	s->receiving = false;
 	if (s->state != SESSION_CLOSING)
-		count_death(c, s, "hung up");
+		count_death(c, s, s->pidfd >= 0 && !s->watching ? "ended" : "hung up");
 	session_close(c, s);
 	session_release(c, s);
 }
@@ -441,9 +444,11 @@ void session_process_ended(struct control *c, struct session *s, int result)
 	}
 	if (result < 0)
 		return;
-	/* Its descendants may hold the connection; the client is gone nevertheless. */
-	count_death(c, s, "ended");
-	session_close(c, s);
+	/*
+	 * Its descendants may hold the connection; the client is gone nevertheless. It may have said
+	 * goodbye: what is in the queue is read to its end, and nothing can be added.
+	 */
+	shutdown(s->fd, SHUT_RD);
 }
 
 void session_show(struct control *c, const struct session *s)

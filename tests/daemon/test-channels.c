@@ -450,6 +450,31 @@ static void test_killed_client_is_reclaimed(void **state)
 	harness_daemon_destroy(d);
 }
 
+/* With requests on the way it is as dead as without. */
+static void test_killed_with_requests_on_the_way(void **state)
+{
+	struct harness_daemon *d = harness_daemon_start(NULL);
+	struct stats stats = raw_stats(d);
+	struct msg_query query = {0};
+	int status;
+
+	for (uint32_t i = 1; i <= 20; i++) {
+		pid_t pid = fork();
+		if (pid == 0) {
+			int fd = raw_client(d->socket);
+			raw_open_plain(fd);
+			for (int k = 0; k < 3; k++)
+				raw_send(fd, &query, MSG_OP_QUERY, sizeof(query), 5);
+			_exit(0);
+		}
+		assert_int_equal(waitpid(pid, &status, 0), pid);
+		assert_int_equal(status, 0);
+		raw_await(stats.header->deaths == i && stats.header->channels == 0);
+	}
+	stats_close(&stats);
+	harness_daemon_destroy(d);
+}
+
 /* Its connection lives on in a child; the client is gone nevertheless. */
 static void descendant_holds_the_connection(void)
 {
@@ -531,6 +556,60 @@ static void test_leaving_is_no_death(void **state)
 	harness_daemon_destroy(d);
 }
 
+static bool log_mentions(const struct harness_daemon *d, const char *text)
+{
+	static char log[65536];
+	int fd = open(d->log, O_RDONLY | O_CLOEXEC);
+
+	assert_true(fd >= 0);
+	ssize_t n = read(fd, log, sizeof(log) - 1);
+	close(fd);
+	log[n > 0 ? n : 0] = '\0';
+	return strstr(log, text) != NULL;
+}
+
+/* Opens a channel, then ends in an orderly way, of which there are several. */
+static void __attribute__((noreturn)) leave(const char *path, int how)
+{
+	struct msg_query query = {0};
+	int fd = raw_client(path);
+
+	raw_open_plain(fd);
+	/* The answers to these come too late. */
+	for (int i = 0; i < how % 3; i++)
+		raw_send(fd, &query, MSG_OP_QUERY, sizeof(query), 5);
+	raw_send_bare(fd, MSG_GOODBYE, 0);
+	if (how % 2 == 1)
+		close(fd);
+	_exit(0);
+}
+
+/*
+ * Nobody is told of clients that leave as they should: the end of the process, heard of before
+ * its goodbye is read, is no death.
+ */
+static void test_leaving_is_not_logged(void **state)
+{
+	enum { LEAVERS = 200 };
+	struct harness_daemon *d = harness_daemon_start(NULL);
+	struct stats stats = raw_stats(d);
+	int status;
+
+	for (int i = 0; i < LEAVERS; i++) {
+		pid_t pid = fork();
+		if (pid == 0)
+			leave(d->socket, i);
+		assert_int_equal(waitpid(pid, &status, 0), pid);
+		assert_int_equal(status, 0);
+	}
+	raw_await(stats.header->accepted == LEAVERS && stats.header->clients == 0);
+	raw_await(stats.header->channels == 0);
+	assert_int_equal(stats.header->deaths, 0);
+	assert_false(log_mentions(d, "client"));
+	stats_close(&stats);
+	harness_daemon_destroy(d);
+}
+
 /* Maps the statistics for writing: stands in for the device process. */
 static struct stats_channel *writable_channels(const struct harness_daemon *d, struct stats *stats)
 {
@@ -607,10 +686,12 @@ int main(void)
 		HARNESS_TEST(test_memory_of_a_user_by_default),
 		HARNESS_TEST(test_start_index),
 		HARNESS_TEST(test_killed_client_is_reclaimed),
+		HARNESS_TEST(test_killed_with_requests_on_the_way),
 		HARNESS_TEST(test_descendant_holds_the_connection),
 		HARNESS_TEST(test_descendant_on_an_older_kernel),
 		HARNESS_TEST(test_no_process_can_be_watched),
 		HARNESS_TEST(test_leaving_is_no_death),
+		HARNESS_TEST(test_leaving_is_not_logged),
 		HARNESS_TEST(test_stalled_clients_show),
 		HARNESS_TEST(test_statistics_truncated),
 	};
