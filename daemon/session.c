@@ -445,8 +445,8 @@ void session_process_ended(struct control *c, struct session *s, int result)
 	if (result < 0)
 		return;
 	/*
-	 * Its descendants may hold the connection; the client is gone nevertheless. It may have said
-	 * goodbye: what is in the queue is read to its end, and nothing can be added.
+	 * Its descendants may hold the connection; the client is gone nevertheless. It may have
+	 * said goodbye: what is in the queue is read to its end, and nothing can be added.
 	 */
 	shutdown(s->fd, SHUT_RD);
 }
