@@ -192,7 +192,7 @@ struct wire_page {
 	uint32_t abi;
 	uint32_t owner; /* robust word of the control process: see wire_page_device */
 	uint32_t state; /* enum wire_state */
-	uint32_t cpus;	/* CPUs that gpuqd may use: affinity and cgroup quota */
+	uint32_t cpus;	/* that gpuqd and its clients share: see wait_shared_cpus() */
 	uint32_t reserved0;
 	/* The clock: ns = ns_base + ((ticks - ticks_base) * mult >> shift); shift 0: use ns. */
 	uint64_t ticks_base, ns_base;

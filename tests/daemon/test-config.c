@@ -262,6 +262,48 @@ static void test_print_is_a_file(void **state)
 	harness_output_free(&b);
 }
 
+static char *manual(const char *name)
+{
+	FILE *f = fopen(harness_source(name), "re");
+	char *text = calloc(1, 65536);
+
+	assert_non_null(f);
+	assert_non_null(text);
+	assert_true(fread(text, 1, 65535, f) > 0);
+	assert_int_equal(fclose(f), 0);
+	return text;
+}
+
+/* The manual page has every key with its preset, and no other. */
+static void test_manual_names_every_key(void **state)
+{
+	const char *const args[] = {"--print-config", NULL};
+	char *page = manual("docs/man/gpuqd.conf.5.scd"), *save = NULL, line[200];
+	int keys = 0, described = 0;
+
+	unsetenv("GPUQ_SOCKET");
+	struct harness_output o = run(args);
+	for (char *key = strtok_r(o.out, "\n", &save); key != NULL;
+		key = strtok_r(NULL, "\n", &save)) {
+		if (key[0] == '#')
+			continue;
+		char *value = strstr(key, " =");
+		assert_non_null(value);
+		*value = '\0';
+		value += strcmp(value + 1, "= ") == 0 ? 3 : 2;
+		snprintf(line, sizeof(line), "\n*%s* =%s\n\t", key, value);
+		if (strstr(page, line) == NULL)
+			fail_msg("gpuqd.conf.5.scd has no '%s'", line);
+		keys++;
+	}
+	for (const char *at = page; (at = strstr(at, "* =")) != NULL; at++)
+		described++;
+	assert_true(keys > 10);
+	assert_int_equal(described, keys);
+	free(page);
+	harness_output_free(&o);
+}
+
 static void test_help_and_version(void **state)
 {
 	const char *const help[] = {"--help", NULL};
@@ -326,6 +368,7 @@ int main(void)
 		HARNESS_TEST(test_deep_folder),
 		HARNESS_TEST(test_good_file_is_silent),
 		HARNESS_TEST(test_print_is_a_file),
+		HARNESS_TEST(test_manual_names_every_key),
 		HARNESS_TEST(test_help_and_version),
 		HARNESS_TEST(test_device_that_is_not_built),
 		HARNESS_TEST(test_journal_prefix),
