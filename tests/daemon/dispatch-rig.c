@@ -4,6 +4,7 @@
 
 #include "shm/segment.h"
 
+#include <math.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,6 +13,7 @@
 #include <unistd.h>
 
 #define PATIENCE_MS 10000
+#define SCORES 7 /* different inputs of a softmax */
 
 static void start_dispatch(struct rig *rig)
 {
@@ -80,7 +82,57 @@ void rig_restart(struct rig *rig)
 	start_dispatch(rig);
 }
 
-static void give_channel(struct rig_client *c)
+static struct dispatch_event next_event(struct rig *rig)
+{
+	struct pollfd p = {.fd = dispatch_event_fd(rig->dispatch), .events = POLLIN};
+	struct dispatch_event event;
+
+	while (!dispatch_take_event(rig->dispatch, &event)) {
+		uint64_t count;
+		assert_int_equal(poll(&p, 1, PATIENCE_MS), 1);
+		assert_int_equal(read(p.fd, &count, sizeof(count)), sizeof(count));
+	}
+	return event;
+}
+
+void rig_expect(struct rig *rig, enum dispatch_event_type type, const struct rig_client *c)
+{
+	const struct dispatch_event event = next_event(rig);
+
+	assert_int_equal(event.type, type);
+	assert_ptr_equal(event.channel, c != NULL ? c->channel : NULL);
+}
+
+/* Moves the mapping between two pages that nobody may touch. */
+static void guard(struct channel *ch)
+{
+	char *room = mmap(NULL, ch->bytes + 2ull * WIRE_PAGE_SIZE, PROT_NONE,
+		MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	assert_ptr_not_equal(room, MAP_FAILED);
+	char *base = room + WIRE_PAGE_SIZE;
+	ptrdiff_t by = base - (char *)ch->base;
+	assert_ptr_equal(
+		mremap(ch->base, ch->bytes, ch->bytes, MREMAP_MAYMOVE | MREMAP_FIXED, base), base);
+	ch->base = base;
+	ch->sq.ring = (void *)((char *)ch->sq.ring + by);
+	ch->cq.ring = (void *)((char *)ch->cq.ring + by);
+	ch->sqes = (const void *)((const char *)ch->sqes + by);
+	ch->cqes = (void *)((char *)ch->cqes + by);
+	ch->arena += by;
+}
+
+static void unguard(const struct channel *ch)
+{
+	munmap((char *)ch->base - WIRE_PAGE_SIZE, WIRE_PAGE_SIZE);
+	munmap((char *)ch->base + ch->bytes, WIRE_PAGE_SIZE);
+}
+
+/*
+ * A channel that dispatch does not have yet. The client uses the same mapping: ThreadSanitizer
+ * tells memory by its virtual address.
+ */
+static void make_channel(struct rig_client *c)
 {
 	struct rig *rig = c->rig;
 	const struct devlink_msg *m = &c->msg;
@@ -92,8 +144,19 @@ static void give_channel(struct rig_client *c)
 	assert_int_equal(channel_create(m, fds, &ledger[m->channel],
 				 &rig->stats.channels[m->channel], &c->channel),
 		0);
-	dispatch_add(rig->dispatch, c->channel, m->recover != 0);
-	rig_expect(rig, DISPATCH_ADDED, c);
+	guard(c->channel);
+	c->base = c->channel->base;
+	c->sq.ring = c->channel->sq.ring;
+	c->cq.ring = c->channel->cq.ring;
+	c->sqes = (void *)((char *)c->base + WIRE_ENTRIES);
+	c->cqes = c->channel->cqes;
+	c->arena = c->channel->arena;
+}
+
+static void give_channel(struct rig_client *c)
+{
+	dispatch_add(c->rig->dispatch, c->channel, c->msg.recover != 0);
+	rig_expect(c->rig, DISPATCH_ADDED, c);
 }
 
 void rig_open(struct rig *rig, struct rig_client *c, uint32_t number, uint64_t start, uint32_t abi)
@@ -113,64 +176,88 @@ void rig_open(struct rig *rig, struct rig_client *c, uint32_t number, uint64_t s
 		.arena_bytes = RIG_ARENA,
 		.start = start,
 	};
-	c->bytes = l.segment_bytes;
-	c->fds[0] = segment_create("rig", c->bytes);
+	c->fds[0] = segment_create("rig", l.segment_bytes);
 	c->fds[1] = c->event_fd = bell_eventfd();
 	assert_int_equal(bell_pipe(&c->pipe_fd, &c->fds[2]), 0);
-	assert_int_equal(segment_map(c->fds[0], c->bytes, true, &c->base), 0);
-	char *base = c->base;
-	struct wire_ring *sq = (void *)(base + WIRE_SQ_RING), *cq = (void *)(base + WIRE_CQ_RING);
-	sq->prod = sq->cons = sq->wake_at = start;
-	cq->prod = cq->cons = cq->wake_at = start;
-	c->sq = (struct ring_producer){sq, start, start, start, RIG_ENTRIES};
-	c->cq = (struct ring_consumer){cq, start, start, RIG_ENTRIES};
-	c->sqes = (void *)(base + l.sqe_offset);
-	c->cqes = (void *)(base + l.cqe_offset);
-	c->arena = base + l.arena_offset;
+	c->sq = (struct ring_producer){NULL, start, start, start, RIG_ENTRIES};
+	c->cq = (struct ring_consumer){NULL, start, start, RIG_ENTRIES};
+	make_channel(c);
+	c->sq.ring->prod = c->sq.ring->cons = c->sq.ring->wake_at = start;
+	c->cq.ring->prod = c->cq.ring->cons = c->cq.ring->wake_at = start;
 	give_channel(c);
 }
 
 void rig_close(struct rig_client *c)
 {
+	struct dispatch_event event;
+
 	dispatch_remove(c->rig->dispatch, c->channel);
-	rig_expect(c->rig, DISPATCH_REMOVED, c);
+	/* It may have been poisoned before it was removed. */
+	do {
+		event = next_event(c->rig);
+		assert_ptr_equal(event.channel, c->channel);
+	} while (event.type == DISPATCH_POISONED);
+	assert_int_equal(event.type, DISPATCH_REMOVED);
+	unguard(c->channel);
 	channel_destroy(c->channel);
 	for (int i = 0; i < 3; i++)
 		close(c->fds[i]);
 	close(c->pipe_fd);
-	munmap(c->base, c->bytes);
-}
-
-void rig_forget(struct rig_client *c)
-{
-	c->channel->in_flight = 0;
-	channel_destroy(c->channel);
 }
 
 void rig_reopen(struct rig_client *c)
 {
+	struct channel *dead = c->channel;
+
 	c->msg.recover = 1;
+	make_channel(c);
 	give_channel(c);
-}
-
-void rig_expect(struct rig *rig, enum dispatch_event_type type, const struct rig_client *c)
-{
-	struct pollfd p = {.fd = dispatch_event_fd(rig->dispatch), .events = POLLIN};
-	struct dispatch_event event;
-
-	while (!dispatch_take_event(rig->dispatch, &event)) {
-		uint64_t count;
-		assert_int_equal(poll(&p, 1, PATIENCE_MS), 1);
-		assert_int_equal(read(p.fd, &count, sizeof(count)), sizeof(count));
-	}
-	assert_int_equal(event.type, type);
-	assert_ptr_equal(event.channel, c != NULL ? c->channel : NULL);
+	dead->in_flight = 0;
+	unguard(dead);
+	channel_destroy(dead);
 }
 
 struct wire_sqe rig_entry(const struct rig_client *c, uint16_t opcode, uint64_t user_data)
 {
 	return (struct wire_sqe){
 		.opcode = opcode, .user_data = user_data, .generation = c->generation};
+}
+
+struct wire_sqe rig_softmax(struct rig_client *c, uint32_t at, uint64_t n, uint64_t user_data)
+{
+	const uint64_t data = at + sizeof(struct rig_softmax), bytes = n * sizeof(float);
+	struct rig_softmax *block = (void *)(c->arena + at);
+	float *x = (void *)(c->arena + data);
+	struct wire_sqe sqe = rig_entry(c, WIRE_OP_CALL, user_data);
+	uint32_t number = 0;
+
+	assert_non_null(op_find("softmax", &number));
+	*block = (struct rig_softmax){
+		.call = {.op = number, .n_in = 1, .n_out = 1},
+		.x = {.offset = data, .dtype = GPUQ_F32, .rank = 1, .dims = {n}},
+		.y = {.offset = data + bytes, .dtype = GPUQ_F32, .rank = 1, .dims = {n}},
+	};
+	for (uint64_t i = 0; i < n; i++)
+		x[i] = (float)((i + user_data) % SCORES);
+	memset(x + n, 0, bytes);
+	sqe.args_offset = at;
+	sqe.args_bytes = sizeof(*block);
+	return sqe;
+}
+
+void rig_check_softmax(struct rig_client *c, const struct wire_sqe *sqe)
+{
+	const struct rig_softmax *block = (void *)(c->arena + sqe->args_offset);
+	const float *x = (void *)(c->arena + block->x.offset);
+	const float *y = (void *)(c->arena + block->y.offset);
+	double sum = 0, y_of[SCORES];
+
+	for (uint32_t i = 0; i < SCORES; i++)
+		y_of[i] = exp(i);
+	for (uint64_t i = 0; i < block->x.dims[0]; i++)
+		sum += y_of[(int)x[i]];
+	for (uint64_t i = 0; i < block->x.dims[0]; i++)
+		assert_float_equal(y[i], y_of[(int)x[i]] / sum, 2e-5 * y_of[(int)x[i]] / sum);
 }
 
 void rig_write(struct rig_client *c, const struct wire_sqe *sqe)

@@ -27,7 +27,7 @@ struct rig {
 /* The client's side of one channel. */
 struct rig_client {
 	struct rig *rig;
-	struct channel *channel; /* dispatch's: only its number and generation are looked at */
+	struct channel *channel; /* dispatch's: of it only the mapping is used */
 	struct ring_producer sq;
 	struct ring_consumer cq;
 	struct wire_sqe *sqes;
@@ -36,7 +36,6 @@ struct rig_client {
 	uint32_t generation;
 	int event_fd, pipe_fd;
 	void *base;
-	uint64_t bytes;
 	int fds[3]; /* what a second life of the channel is made of; see rig_reopen() */
 	struct devlink_msg msg;
 };
@@ -53,13 +52,13 @@ void rig_restart(struct rig *rig);
 /* Opens a channel; both rings start at `start`. */
 void rig_open(struct rig *rig, struct rig_client *c, uint32_t number, uint64_t start, uint32_t abi);
 
-/* Removes the channel from the dispatcher, waiting for what is in flight, and frees it. */
+/*
+ * Removes the channel, poisoned or not, from the dispatcher, waiting for what is in flight, and
+ * frees it.
+ */
 void rig_close(struct rig_client *c);
 
-/* Forgets dispatch's side of the channel without telling dispatch: only after rig_restart(). */
-void rig_forget(struct rig_client *c);
-
-/* Gives the channel to the rig's (new) dispatcher, which recovers it from the ledger. */
+/* After rig_restart(): gives the channel to the new dispatcher, which recovers it. */
 void rig_reopen(struct rig_client *c);
 
 /* Waits for an event of this type about this client (or NULL). Fails the test after 10 s. */
@@ -67,6 +66,19 @@ void rig_expect(struct rig *rig, enum dispatch_event_type type, const struct rig
 
 /* An entry with everything right but what the test changes. */
 struct wire_sqe rig_entry(const struct rig_client *c, uint16_t opcode, uint64_t user_data);
+
+/*
+ * Writes a softmax call over f32 [n] and returns its entry. From arena offset `at` on lie the
+ * argument block, x and y, without gaps.
+ */
+struct rig_softmax {
+	struct wire_call call;
+	struct wire_tensor x, y;
+};
+struct wire_sqe rig_softmax(struct rig_client *c, uint32_t at, uint64_t n, uint64_t user_data);
+
+/* Checks all results of such a call. */
+void rig_check_softmax(struct rig_client *c, const struct wire_sqe *sqe);
 
 /* Writes an entry without publishing it; rig_publish() publishes and rings. */
 void rig_write(struct rig_client *c, const struct wire_sqe *sqe);

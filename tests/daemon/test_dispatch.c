@@ -10,50 +10,9 @@
 #include <string.h>
 #include <unistd.h>
 
-/* Writes a softmax call over f32 [n] at arena offset `at` and returns its entry. */
-static struct wire_sqe softmax_entry(struct rig_client *c, uint32_t at, uint64_t n, uint64_t ud)
-{
-	struct {
-		struct wire_call call;
-		struct wire_tensor tensors[2];
-	} *block = (void *)(c->arena + at);
-	uint64_t data = at + sizeof(*block);
-	uint32_t number = 0;
-
-	assert_non_null(op_find("softmax", &number));
-	memset(block, 0, sizeof(*block));
-	block->call = (struct wire_call){.op = number, .n_in = 1, .n_out = 1};
-	for (int i = 0; i < 2; i++) {
-		block->tensors[i] = (struct wire_tensor){
-			.offset = data + (uint64_t)i * n * sizeof(float),
-			.dtype = GPUQ_F32,
-			.rank = 1,
-			.dims = {n},
-		};
-	}
-	float *x = (void *)(c->arena + data);
-	for (uint64_t i = 0; i < n; i++)
-		x[i] = (float)(i % 7);
-	struct wire_sqe sqe = rig_entry(c, WIRE_OP_CALL, ud);
-	sqe.args_offset = at;
-	sqe.args_bytes = sizeof(*block);
-	return sqe;
-}
-
 static struct wire_tensor *tensors_of(struct rig_client *c, const struct wire_sqe *sqe)
 {
 	return (void *)(c->arena + sqe->args_offset + sizeof(struct wire_call));
-}
-
-static void check_softmax(struct rig_client *c, const struct wire_sqe *sqe)
-{
-	const struct wire_tensor *t = tensors_of(c, sqe);
-	const float *y = (void *)(c->arena + t[1].offset);
-	double sum = 0;
-
-	for (uint64_t i = 0; i < t[1].dims[0]; i++)
-		sum += (double)y[i];
-	assert_float_equal(sum, 1.0, 1e-4);
 }
 
 static void test_null_operations(void **state)
@@ -131,7 +90,7 @@ static void test_bad_arguments(void **state)
 	rig_open(&rig, &c, 1, 0, WIRE_ABI);
 #define REFUSED(change, error, blame)                                     \
 	do {                                                              \
-		sqe = softmax_entry(&c, 64, 8, 5);                        \
+		sqe = rig_softmax(&c, 64, 8, 5);                          \
 		call = (void *)(c.arena + 64);                            \
 		t = tensors_of(&c, &sqe);                                 \
 		(void)call, (void)t;                                      \
@@ -164,7 +123,7 @@ static void test_bad_arguments(void **state)
 	REFUSED(memset(&t[0], 0, sizeof(*t)), -GPUQ_EMISSING, 1);
 	REFUSED(memset(&t[1], 0, sizeof(*t)), -GPUQ_EMISSING, 1 + GPUQ_MAX_INPUTS);
 	REFUSED((void)0, 0, 0);
-	check_softmax(&c, &sqe);
+	rig_check_softmax(&c, &sqe);
 	rig_close(&c);
 	rig_stop(&rig);
 }
@@ -188,7 +147,7 @@ static void test_parameters(void **state)
 		{{0, GPUQ_PARAM_F64, 0}, __builtin_nan(""), -GPUQ_EPARAM, 1 + GPUQ_MAX_TENSORS},
 	};
 	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
-		struct wire_sqe sqe = softmax_entry(&c, 64, 8, i);
+		struct wire_sqe sqe = rig_softmax(&c, 64, 8, i);
 		/* The block moves away from its data to make room for the parameter. */
 		char *block = c.arena + 8192;
 		memcpy(block, c.arena + 64, sqe.args_bytes);
@@ -218,7 +177,7 @@ static void test_worker_calls(void **state)
 	rig_start(&rig);
 	rig_open(&rig, &c, 2, 0, WIRE_ABI);
 	for (uint32_t i = 0; i < RIG_ENTRIES; i++) {
-		sqe[i] = softmax_entry(&c, i * 60000, 7000, i);
+		sqe[i] = rig_softmax(&c, i * 60000, 7000, i);
 		rig_write(&c, &sqe[i]);
 	}
 	rig_publish(&c);
@@ -228,7 +187,7 @@ static void test_worker_calls(void **state)
 		assert_true(cqe.user_data < RIG_ENTRIES);
 		assert_true((seen & 1u << cqe.user_data) == 0);
 		seen |= 1u << cqe.user_data;
-		check_softmax(&c, &sqe[cqe.user_data]);
+		rig_check_softmax(&c, &sqe[cqe.user_data]);
 	}
 	assert_true(rig_quiet(&c));
 	assert_int_equal(shm_load_relaxed(&rig.stats.devices[0].worker_runs), RIG_ENTRIES);
@@ -245,7 +204,7 @@ static void test_deadlines(void **state)
 	rig_start(&rig);
 	rig_open(&rig, &c, 2, 0, WIRE_ABI);
 	for (uint32_t n = 8; n <= 8000; n += 7992) {
-		struct wire_sqe sqe = softmax_entry(&c, 0, n, 1);
+		struct wire_sqe sqe = rig_softmax(&c, 0, n, 1);
 		sqe.deadline_ns = 1;
 		rig_submit(&c, &sqe);
 		assert_int_equal(rig_complete(&c).status, -ETIMEDOUT);
@@ -265,7 +224,7 @@ static void test_cancel(void **state)
 	rig_start(&rig);
 	rig_open(&rig, &c, 2, 0, WIRE_ABI);
 	for (uint32_t i = 0; i < 7; i++) {
-		const struct wire_sqe sqe = softmax_entry(&c, i * 120000, 14000, i);
+		const struct wire_sqe sqe = rig_softmax(&c, i * 120000, 14000, i);
 		rig_write(&c, &sqe);
 	}
 	for (uint32_t i = 0; i < 7; i++) {
@@ -382,7 +341,7 @@ static void test_drain(void **state)
 	rig_start(&rig);
 	rig_open(&rig, &c, 0, 0, WIRE_ABI);
 	for (uint32_t i = 0; i < 4; i++) {
-		const struct wire_sqe sqe = softmax_entry(&c, i * 120000, 14000, i);
+		const struct wire_sqe sqe = rig_softmax(&c, i * 120000, 14000, i);
 		rig_submit(&c, &sqe);
 	}
 	for (uint32_t i = 0; i < 4; i++)
@@ -428,7 +387,7 @@ static void test_removal_in_flight(void **state)
 	for (uint32_t round = 0; round < 30; round++) {
 		rig_open(&rig, &c, round % RIG_CHANNELS, 0, WIRE_ABI);
 		for (uint32_t i = 0; i < 8; i++) {
-			const struct wire_sqe sqe = softmax_entry(&c, i * 120000, 14000, i);
+			const struct wire_sqe sqe = rig_softmax(&c, i * 120000, 14000, i);
 			rig_write(&c, &sqe);
 		}
 		rig_publish(&c);
@@ -456,7 +415,6 @@ static void test_recovery(void **state)
 	rig_submit(&c, &first);
 	assert_int_equal(rig_complete(&c).user_data, 100);
 	rig_restart(&rig);
-	rig_forget(&c);
 
 	/* As if it had accepted three more: one inline, one in a slot, one completed in a slot. */
 	struct ledger_channel *l = &((struct ledger_channel *)rig.ledger)[4];

@@ -1,0 +1,357 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * test-dispatch-hostile.c: dispatch between a client that obeys and one that writes anything
+ * anywhere at any time. The first sees right results only, each once. The second, as long as its
+ * indices are right, has one completion with a typed status for each entry, whatever was in it;
+ * with wrong indices it is poisoned.
+ *
+ * All three share one mapping of each channel, so that ThreadSanitizer sees the real accesses:
+ * everything that dispatch reads of a channel it must read atomically. Payloads are exempt, as
+ * the wire says: kernels read them while they change.
+ */
+#include "tests/daemon/dispatch-rig.h"
+
+#include "shm/segment.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define PLACES 8u /* of the honest client: */
+#define PLACE_BYTES 65536u
+#define BLOCKS 4u /* of the hostile one; see make_blocks() */
+#define BLOCK_AT (RIG_ARENA / 2)
+#define BLOCK_WORDS (sizeof(struct rig_softmax) / 8)
+#define LARGE 7000u	     /* elements: for a worker */
+#define SMALL 8u	     /* for dispatch itself */
+#define ENOUGH_ENTRIES 2000u /* of the hostile client */
+#define PATIENCE_ROUNDS 100000u
+
+/* Two calls of the hostile client may write to the same place. */
+const char *__tsan_default_suppressions(void);
+__attribute__((visibility("default"))) const char *__tsan_default_suppressions(void)
+{
+	return "race:kernels/\n";
+}
+
+static uint64_t random_word(uint64_t *seed)
+{
+	*seed ^= *seed << 13;
+	*seed ^= *seed >> 7;
+	*seed ^= *seed << 17;
+	return *seed;
+}
+
+/* --- The honest client -------------------------------------------------------------------- */
+
+struct honest {
+	struct rig_client client;
+	struct wire_sqe calls[PLACES]; /* in flight in this place, when busy */
+	bool busy[PLACES];
+	uint64_t submitted, completed;
+};
+
+static void honest_complete(struct honest *h)
+{
+	const struct wire_cqe cqe = rig_complete(&h->client);
+	const uint32_t place = cqe.user_data % PLACES;
+
+	assert_true(cqe.user_data < h->submitted);
+	assert_true(h->busy[place]);
+	assert_int_equal(cqe.user_data, h->calls[place].user_data);
+	assert_int_equal(cqe.status, 0);
+	if (h->calls[place].opcode == WIRE_OP_CALL)
+		rig_check_softmax(&h->client, &h->calls[place]);
+	h->busy[place] = false;
+	h->completed++;
+}
+
+static void honest_submit(struct honest *h)
+{
+	const uint64_t i = h->submitted++;
+	const uint32_t place = i % PLACES;
+
+	while (h->busy[place])
+		honest_complete(h);
+	if (i % 4 == 0)
+		h->calls[place] = rig_entry(&h->client, WIRE_OP_NULL, i);
+	else
+		h->calls[place] = rig_softmax(
+			&h->client, place * PLACE_BYTES, i % 4 == 1 ? LARGE : SMALL + i % 50, i);
+	h->busy[place] = true;
+	rig_submit(&h->client, &h->calls[place]);
+}
+
+static void honest_finish(struct honest *h)
+{
+	while (h->completed < h->submitted)
+		honest_complete(h);
+	assert_true(rig_quiet(&h->client));
+}
+
+/* --- The hostile client ------------------------------------------------------------------- */
+
+struct hostile {
+	struct rig_client client;
+	union {
+		struct rig_softmax block;
+		uint64_t words[BLOCK_WORDS];
+	} right[BLOCKS];
+	uint64_t seed;
+	bool lies; /* about indices too */
+	uint64_t submitted, completed;
+	int odd_status; /* one that no client may get */
+	uint64_t stop;
+};
+
+/* Small and large calls whose tensors begin and end where the arena does. */
+static void make_blocks(struct hostile *h)
+{
+	static const struct {
+		uint32_t n, x, y;
+	} calls[BLOCKS] = {
+		{SMALL, 0, 65536},
+		{LARGE, 0, RIG_ARENA - LARGE * 4},
+		{SMALL, RIG_ARENA - SMALL * 4, 65536},
+		{LARGE, RIG_ARENA - LARGE * 4, 131072},
+	};
+
+	for (uint32_t i = 0; i < BLOCKS; i++) {
+		struct rig_softmax *block = &h->right[i].block;
+
+		rig_softmax(&h->client, BLOCK_AT, calls[i].n, i);
+		memcpy(block, h->client.arena + BLOCK_AT, sizeof(*block));
+		block->x.offset = calls[i].x;
+		block->y.offset = calls[i].y;
+	}
+	for (uint32_t i = 0; i < BLOCKS; i++)
+		memcpy(h->client.arena + BLOCK_AT + i * sizeof(struct rig_softmax),
+			&h->right[i].block, sizeof(struct rig_softmax));
+}
+
+/* A value that is wrong in an interesting way, or just wrong. */
+static uint64_t wrong_word(struct hostile *h)
+{
+	static const uint64_t words[] = {0, 1, 4, UINT64_MAX, 1ull << 63, RIG_ARENA, RIG_ARENA - 4,
+		SMALL, LARGE, UINT32_MAX, 1ull << 32, (uint64_t)GPUQ_F16 << 32 | 1ull << 48};
+	const uint64_t at = random_word(&h->seed) % (2 * sizeof(words) / sizeof(words[0]));
+
+	return at < sizeof(words) / sizeof(words[0]) ? words[at] : random_word(&h->seed);
+}
+
+static void spoil_arguments(struct hostile *h)
+{
+	const uint64_t r = random_word(&h->seed);
+	uint64_t *blocks = (void *)(h->client.arena + BLOCK_AT);
+	const uint64_t word = (r >> 8) % BLOCK_WORDS;
+	/* Mostly a word of another block that is right: calls that run, and that almost do. */
+	const uint64_t value =
+		r % 8 == 0 ? wrong_word(h) : h->right[(r >> 16) % BLOCKS].words[word];
+
+	shm_store_relaxed(&blocks[(r >> 24) % BLOCKS * BLOCK_WORDS + word], value);
+}
+
+static void spoil_entry(struct hostile *h)
+{
+	const uint64_t r = random_word(&h->seed);
+	uint64_t *entries = (void *)h->client.sqes;
+
+	shm_store_relaxed(&entries[r % (RIG_ENTRIES * sizeof(struct wire_sqe) / 8)], wrong_word(h));
+}
+
+/* Of this ThreadSanitizer shall know nothing, as if it came from another process. */
+__attribute__((no_sanitize_thread)) static void scribble(void *at, uint64_t value)
+{
+	*(volatile uint64_t *)at = value;
+}
+
+static void spoil_payload(struct hostile *h)
+{
+	uint64_t *arena = (void *)h->client.arena;
+
+	for (uint32_t i = 0; i < 16; i++) {
+		const uint64_t at = random_word(&h->seed) % (65536 / 8);
+
+		/* Where x lies, at both ends of the arena. */
+		scribble(&arena[i % 2 == 0 ? at : RIG_ARENA / 8 - 1 - at], random_word(&h->seed));
+	}
+}
+
+/* Any of the six words, near where it should be or far away. */
+static void spoil_index(struct hostile *h)
+{
+	const uint64_t r = random_word(&h->seed);
+	struct wire_ring *ring = r % 2 == 0 ? h->client.sq.ring : h->client.cq.ring;
+	uint64_t *const words[] = {&ring->prod, &ring->cons, &ring->wake_at};
+	uint64_t *word = words[(r >> 8) % 3];
+	const uint64_t value = (r >> 16) % 8 == 0
+		? wrong_word(h)
+		: shm_load_relaxed(word) + (r >> 24) % (2 * RIG_ENTRIES) - RIG_ENTRIES;
+
+	shm_store_relaxed(word, value);
+}
+
+/* False when the ring is full. */
+static bool hostile_submit(struct hostile *h)
+{
+	const uint64_t r = random_word(&h->seed);
+
+	if (h->client.sq.prod - shm_load_acquire(&h->client.sq.ring->cons) >= RIG_ENTRIES)
+		return false;
+	const uint16_t opcode = r % 16 == 0 ? WIRE_OP_CANCEL : WIRE_OP_CALL;
+	struct wire_sqe sqe = rig_entry(&h->client, opcode, (r >> 8) % 4);
+	if (opcode == WIRE_OP_CALL) {
+		const uint32_t k = (uint32_t)(r >> 16) % BLOCKS;
+
+		sqe.args_offset = BLOCK_AT + k * (uint32_t)sizeof(struct rig_softmax);
+		sqe.args_bytes = sizeof(struct rig_softmax);
+		/* Often right at first. */
+		if (r >> 62 != 0)
+			shm_copy_out(
+				h->client.arena + sqe.args_offset, h->right[k].words, BLOCK_WORDS);
+	}
+	rig_submit(&h->client, &sqe);
+	h->submitted++;
+	return true;
+}
+
+static bool status_is_typed(int status)
+{
+	switch (-status) {
+	case 0:
+	case EINVAL:
+	case ETIMEDOUT:
+	case ECANCELED:
+	case EALREADY:
+	case ENOENT:
+		return true;
+	default:
+		return -status >= GPUQ_ESTALE && -status <= GPUQ_EMISSING;
+	}
+}
+
+static void hostile_complete(struct hostile *h)
+{
+	struct ring_consumer *cq = &h->client.cq;
+	struct wire_cqe cqe;
+
+	for (int n = ring_refresh(cq); n > 0; n--) {
+		shm_copy_in(
+			&cqe, &h->client.cqes[ring_slot(cq->cons++, RIG_ENTRIES)], sizeof(cqe) / 8);
+		if (!status_is_typed(cqe.status))
+			h->odd_status = cqe.status;
+		h->completed++;
+	}
+	ring_release(cq);
+}
+
+static void *hostile_main(void *arg)
+{
+	struct hostile *h = arg;
+
+	for (uint32_t i = 0;
+		shm_load_relaxed(&h->stop) == 0 || (!h->lies && h->submitted < ENOUGH_ENTRIES);
+		i++) {
+		const bool submitted = hostile_submit(h);
+
+		/* Spoiled too often, no call would ever be right. */
+		if (submitted || i % 8 == 0) {
+			spoil_arguments(h);
+			spoil_entry(h);
+			if (i % 4 == 0)
+				spoil_payload(h);
+		}
+		if (!h->lies)
+			hostile_complete(h);
+		else if (i % 16 == 15)
+			spoil_index(h);
+		if (!submitted)
+			sched_yield();
+	}
+	for (uint32_t i = 0; !h->lies && i < PATIENCE_ROUNDS && h->completed < h->submitted; i++) {
+		hostile_complete(h);
+		usleep(100);
+	}
+	return NULL;
+}
+
+/* --- Tests -------------------------------------------------------------------------------- */
+
+/* The honest client makes so many calls while the hostile one does what it does. */
+static void run_together(struct honest *honest, struct hostile *hostile, uint32_t calls)
+{
+	pthread_t thread;
+
+	make_blocks(hostile);
+	assert_int_equal(pthread_create(&thread, NULL, hostile_main, hostile), 0);
+	for (uint32_t i = 0; i < calls; i++)
+		honest_submit(honest);
+	honest_finish(honest);
+	shm_store_relaxed(&hostile->stop, 1);
+	pthread_join(thread, NULL);
+}
+
+static void test_anything_in_entries(void **state)
+{
+	struct honest *honest = calloc(1, sizeof(*honest));
+	struct hostile *hostile = calloc(1, sizeof(*hostile));
+	struct rig rig;
+
+	rig_start(&rig);
+	rig_open(&rig, &honest->client, 0, UINT64_MAX - 99, WIRE_ABI);
+	rig_open(&rig, &hostile->client, 1, UINT64_MAX - 99, WIRE_ABI);
+	hostile->seed = 0x9e3779b97f4a7c15;
+	run_together(honest, hostile, harness_long() ? 20000 : 1000);
+	print_message("%llu hostile entries, %llu failed\n", (unsigned long long)hostile->submitted,
+		(unsigned long long)shm_load_relaxed(&rig.stats.channels[1].failed));
+	assert_true(hostile->submitted > 0);
+	assert_int_equal(hostile->completed, hostile->submitted);
+	assert_int_equal(hostile->odd_status, 0);
+	rig_close(&hostile->client);
+	rig_close(&honest->client);
+	assert_int_equal(shm_load_relaxed(&rig.stats.devices[0].poisoned), 0);
+	rig_stop(&rig);
+	free(hostile);
+	free(honest);
+}
+
+static void test_anything_in_indices(void **state)
+{
+	const uint32_t rounds = harness_long() ? 200 : 12;
+	struct honest *honest = calloc(1, sizeof(*honest));
+	struct rig rig;
+
+	rig_start(&rig);
+	rig_open(&rig, &honest->client, 0, 0, WIRE_ABI);
+	for (uint32_t i = 0; i < rounds; i++) {
+		struct hostile *hostile = calloc(1, sizeof(*hostile));
+
+		rig_open(&rig, &hostile->client, 1, i * (UINT64_MAX / 8), WIRE_ABI);
+		hostile->seed = i + 1;
+		hostile->lies = true;
+		run_together(honest, hostile, 60);
+		/* If it has been lucky, its luck ends here. */
+		shm_store_release(
+			&hostile->client.sq.ring->prod, i * (UINT64_MAX / 8) + (1ull << 62));
+		bell_ring_eventfd(hostile->client.event_fd);
+		rig_expect(&rig, DISPATCH_POISONED, &hostile->client);
+		rig_close(&hostile->client);
+		free(hostile);
+	}
+	assert_int_equal(shm_load_relaxed(&rig.stats.devices[0].poisoned), rounds);
+	rig_close(&honest->client);
+	rig_stop(&rig);
+	free(honest);
+}
+
+int main(void)
+{
+	static const struct harness_test tests[] = {
+		HARNESS_TEST_LONG(test_anything_in_entries, 60),
+		HARNESS_TEST_LONG(test_anything_in_indices, 60),
+	};
+
+	return harness_run("dispatch-hostile", tests, sizeof(tests) / sizeof(tests[0]));
+}
