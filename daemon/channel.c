@@ -175,7 +175,7 @@ static bool entry_is_of(const struct ledger_entry *e, const struct channel *ch)
 
 static bool entry_completed(const struct ledger_entry *e, uint64_t prod)
 {
-	return e->cq_at != UINT64_MAX && before(e->cq_at, prod);
+	return before(e->cq_at, prod);
 }
 
 void channel_recover(struct channel *ch, struct ledger_entry *entries, uint32_t n_entries)

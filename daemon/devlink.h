@@ -102,11 +102,17 @@ struct ledger_channel {
 	uint64_t inline_cq_at; /* its completion's index */
 };
 
+/*
+ * So far behind the last completion lies cq_at of an entry that is not completing yet. No index
+ * can stand for that: all are used where indices wrap.
+ */
+#define LEDGER_NOT_COMPLETING (1ull << 62)
+
 /* An entry that waits for a worker or runs on one. */
 struct ledger_entry {
 	uint64_t user_data;
 	uint64_t seq;
-	uint64_t cq_at; /* UINT64_MAX: not completing yet */
+	uint64_t cq_at; /* of its completion; before that, an index that is never reached */
 	uint32_t channel;
 	uint32_t generation; /* of the channel; 0: the record is free */
 };

@@ -35,7 +35,7 @@ void slot_enqueue(struct dispatch *d, struct channel *ch, struct slot *slot)
 	*slot->ledger = (struct ledger_entry){
 		.user_data = slot->user_data,
 		.seq = ch->sq.cons - 1,
-		.cq_at = UINT64_MAX,
+		.cq_at = ch->cq.prod + LEDGER_NOT_COMPLETING,
 		.channel = ch->number,
 	};
 	shm_store_release_u32(&slot->ledger->generation, ch->generation);

@@ -602,14 +602,15 @@ static void test_deaths_with_other_costs(void **state)
 	run_scripts(scripts, 0, 2, true);
 }
 
-/* Indices wrap after the first entry. */
+/* Indices wrap after the first entry, and after the second. */
 static void test_deaths_at_the_wrap(void **state)
 {
 	static const char *const once[] = {
-		"nnnnnnnn", "iiiiiiii", "nsssssss", "nisrnisn", "issc|ssc", "r|sn|isi", NULL};
-	static const char *const twice[] = {"nis", "isi", "i|sn", "rsc", NULL};
+		"nnnnnnnn", "iiiiiiii", "ssssssss", "nisrnisn", "ssc|ssci", "r|sn|isi", NULL};
+	static const char *const twice[] = {"nis", "sni", "i|sn", "ssc", NULL};
 
 	run_scripts(once, UINT64_MAX, 1, false);
+	run_scripts(once, UINT64_MAX - 1, 1, false);
 	run_scripts(twice, UINT64_MAX, 2, false);
 }
 
