@@ -8,6 +8,7 @@
 
 #include "daemon/dispatch.h"
 #include "shm/segment.h"
+#include "shm/wait.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -21,6 +22,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#define INLINE_NS 2000u
+#define INLINE_CROWDED_NS 5000u
 #define LINK_FDS 3 /* segment, eventfd, pipe */
 
 struct link {
@@ -186,6 +189,16 @@ static void publish_device(struct link *l, const struct device *device)
 	/* s->state is the control process's: it says READY when it has heard of it. */
 }
 
+/*
+ * What dispatch itself runs. A worker that has a CPU of its own beside dispatch and a client takes
+ * work over in a fraction of a microsecond. Where CPUs are fewer, somebody must be woken or give
+ * way first, and that takes longer than a longer operator keeps the others waiting.
+ */
+static uint64_t inline_limit_ns(const struct device *device)
+{
+	return device_workers(device) + 2 <= wait_shared_cpus() ? INLINE_NS : INLINE_CROWDED_NS;
+}
+
 /* Opens the device and starts dispatch. Returns 0 or what fail() returned. */
 static int start(struct link *l)
 {
@@ -218,6 +231,7 @@ static int start(struct link *l)
 		.max_channels = l->start.max_channels,
 		.max_in_flight = l->start.max_in_flight,
 		.poll_us = l->start.poll_us,
+		.inline_max_ns = inline_limit_ns(device),
 		.wake_fd = wake_fd,
 	};
 	l->channels = calloc(l->start.max_channels, sizeof(*l->channels));

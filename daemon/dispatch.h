@@ -25,7 +25,8 @@ struct dispatch_options {
 	uint32_t slot; /* of the device, in page and statistics */
 	uint32_t max_channels, max_in_flight;
 	uint32_t poll_us;
-	int wake_fd; /* eventfd, also given to the device */
+	uint64_t inline_max_ns; /* dispatch itself runs what is predicted to be this short */
+	int wake_fd;		/* eventfd, also given to the device */
 };
 
 enum dispatch_event_type {

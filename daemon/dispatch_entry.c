@@ -5,8 +5,6 @@
 
 /* So many entries ahead their cache lines are asked for: they lie in the client's cache. */
 #define PREFETCH_ENTRIES 8
-/* The inline stream takes operators that the model predicts to be this short. */
-#define INLINE_MAX_NS 2000u
 
 /* The times of one entry: the client's word for the submission is taken within reason. */
 static uint64_t queued_since(uint64_t submit_ns, uint64_t now_ns)
@@ -68,7 +66,7 @@ static bool take_call(struct dispatch *d, struct channel *ch, const struct wire_
 	uint64_t predicted_ns = r < 0 ? 0 : cost_predict_ns(d->o.cost, call);
 	ch->sq.cons++;
 	/* Never past what the channel has queued: its entries start in order. */
-	if (r == 0 && (predicted_ns > INLINE_MAX_NS || !TAILQ_EMPTY(&ch->queue))) {
+	if (r == 0 && (predicted_ns > d->o.inline_max_ns || !TAILQ_EMPTY(&ch->queue))) {
 		slot->user_data = sqe->user_data;
 		slot->submit_ns = sqe->submit_ns;
 		slot->deadline_ns = sqe->deadline_ns;

@@ -33,6 +33,7 @@ static void start_dispatch(struct rig *rig)
 		.max_channels = RIG_CHANNELS,
 		.max_in_flight = RIG_IN_FLIGHT,
 		.poll_us = 50,
+		.inline_max_ns = 1000,
 		.wake_fd = rig->wake_fd,
 	};
 	assert_int_equal(dispatch_create(&options, &rig->dispatch), 0);

@@ -496,6 +496,7 @@ static void start_world(struct world *w)
 		.cost = &w->cost,
 		.max_channels = CHANNELS,
 		.max_in_flight = SLOTS,
+		.inline_max_ns = 2000,
 		.wake_fd = bell_eventfd(),
 	};
 	clock_calibrate(&w->options.clock);
