@@ -90,6 +90,12 @@ static inline uint64_t per_round(const struct bench *b, uint64_t preset, uint32_
 	return (b->samples > 0 ? b->samples : preset) / rounds + 1;
 }
 
+/* The same for rows that sleep, a hundred times slower: no more than the preset. */
+static inline uint64_t per_round_at_most(const struct bench *b, uint64_t preset, uint32_t rounds)
+{
+	return (b->samples > 0 && b->samples < preset ? b->samples : preset) / rounds + 1;
+}
+
 /* n times trip(), each timed from the end of the one before; trip is to be inlined. */
 static inline __attribute__((always_inline)) int sample_back_to_back(const struct clock_line *clock,
 	uint64_t *ret_ns, uint64_t n, int (*trip)(void *), void *arg)

@@ -21,7 +21,7 @@
 #define IDLE_CHANNELS 1000
 #define IDLE_ROUNDS 10
 #define IDLE_SETTLE_NS 200000000u /* the crowd's channels have been added or reclaimed by then */
-#define BLOCKING_PER_ROUND 1000	  /* samples of exchanges through the kernel */
+#define BLOCKING_SAMPLES 50000	  /* of exchanges through the kernel */
 
 /* Rows of the table. */
 enum { FLOOR, FLOOR_PAUSING, WAIT, POLL, IPC, ZMQ = IPC + IPC_KINDS, ROWS };
@@ -61,12 +61,9 @@ static int null_rows(
 	if (r < 0)
 		return r;
 	*ret_n = zmq_contender(&set[ZMQ]) == 0 ? ROWS : ROWS - 1;
-	for (uint32_t i = 0; i < *ret_n; i++) {
-		set[i].per_round = per_round(b, 1000000, BENCH_ROUNDS);
-		/* A hundred times slower, they are given as much less. */
-		if (i >= IPC && set[i].per_round > BLOCKING_PER_ROUND)
-			set[i].per_round = BLOCKING_PER_ROUND;
-	}
+	for (uint32_t i = 0; i < *ret_n; i++)
+		set[i].per_round = i < IPC ? per_round(b, 1000000, BENCH_ROUNDS)
+					   : per_round_at_most(b, BLOCKING_SAMPLES, BENCH_ROUNDS);
 	return 0;
 }
 
