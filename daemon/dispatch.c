@@ -389,6 +389,7 @@ static void *dispatch_main(void *arg)
 	struct wait wait = wait_begin(d->o.poll_us * 1000ull, YIELD_NS);
 	uint32_t rounds = 0;
 
+	wait.brief_rounds = WAIT_BRIEF_ROUNDS;
 	prctl(PR_SET_NAME, "gpuqd-dispatch");
 	robust_take(&d->page->owner);
 	while (!d->stop) {

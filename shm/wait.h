@@ -13,7 +13,10 @@
  *		wait_done(&w);
  *	}
  *
- * may_spin is the count: parties <= CPUs. The count cannot see everything (parties pinned to the
+ * may_spin is the count: parties <= CPUs. Without it the first stage is left out, or brief where
+ * the caller sets that: dispatch does, since its peers may be running on another CPU just now, and
+ * then a yield costs more than their next entry takes; clients do not, since the scheduler charges
+ * who yields, and those that yield less would starve the others. The count cannot see everything (parties pinned to the
  * same CPU, other programs), so the wait also learns: when spinning has failed a few times in a
  * row and the answer came as soon as it yielded, it goes on without spinning for a while.
  */
@@ -27,6 +30,7 @@
 #include <stdbool.h>
 
 #define WAIT_CLOCK_ROUNDS 32 /* spins between two looks at the clock */
+#define WAIT_BRIEF_ROUNDS 32 /* spins, about 1 us, where CPUs are fewer than parties */
 #define WAIT_MAX_MISSES 4    /* so many failures in a row and spinning is given up */
 #define WAIT_RETRY 64	     /* one in so many waits tries it again */
 
@@ -34,8 +38,9 @@ struct wait {
 	uint64_t spin_ns, yield_ns; /* lengths of the stages */
 	uint64_t since_ns;	    /* start of the present stage; 0: not started */
 	uint32_t rounds;
-	uint32_t misses;  /* waits in a row that ended only after they stopped spinning */
-	uint32_t skipped; /* waits that have not tried since */
+	uint32_t brief_rounds; /* spins where CPUs are fewer than parties; 0 at first */
+	uint32_t misses;       /* waits in a row that ended only after they stopped spinning */
+	uint32_t skipped;      /* waits that have not tried since */
 	bool yielding, spun;
 };
 
@@ -58,7 +63,7 @@ static inline void wait_done(struct wait *w)
 {
 	if (!w->yielding)
 		w->misses = 0;
-	else if (w->spun && w->misses < WAIT_MAX_MISSES)
+	else if (w->rounds > 0 && w->misses < WAIT_MAX_MISSES)
 		w->misses++;
 	wait_reset(w);
 }
@@ -79,7 +84,8 @@ static inline bool wait_round(struct wait *w, bool may_spin, const struct clock_
 		uint64_t stages_ns = w->spun ? w->yield_ns : w->spin_ns + w->yield_ns;
 		return clock_now_ns(clock) - w->since_ns < stages_ns;
 	}
-	if (!may_spin || (w->rounds == 0 && !wait_spins(w))) {
+	bool spin = may_spin || w->rounds < w->brief_rounds;
+	if (!spin || (w->rounds == 0 && !wait_spins(w))) {
 		w->yielding = true;
 		w->since_ns = clock_now_ns(clock);
 		sched_yield();

@@ -26,13 +26,18 @@ static void test_spins_then_yields_then_sleeps(void **state)
 	assert_true(w.rounds >= WAIT_CLOCK_ROUNDS);
 }
 
-static void test_does_not_spin_when_it_may_not(void **state)
+static void test_spins_briefly_when_it_may_not(void **state)
 {
-	struct wait w = wait_begin(0, 0);
+	struct wait w = wait_begin(1ull << 62, 0);
 
-	wait_out(&w, false);
+	assert_true(wait_round(&w, false, &monotonic));
 	assert_true(w.yielding);
 	assert_int_equal(w.rounds, 0);
+	w = wait_begin(1ull << 62, 0);
+	w.brief_rounds = WAIT_BRIEF_ROUNDS;
+	while (!w.yielding)
+		assert_true(wait_round(&w, false, &monotonic));
+	assert_int_equal(w.rounds, WAIT_BRIEF_ROUNDS);
 }
 
 /* A party that joins while we spin takes the CPU from us: the next round yields. */
@@ -40,7 +45,8 @@ static void test_stops_spinning_when_others_come(void **state)
 {
 	struct wait w = wait_begin(1ull << 62, 0);
 
-	assert_true(wait_round(&w, true, &monotonic));
+	for (int i = 0; i < 10 * WAIT_BRIEF_ROUNDS; i++)
+		assert_true(wait_round(&w, true, &monotonic));
 	assert_false(w.yielding);
 	assert_true(wait_round(&w, false, &monotonic));
 	assert_true(w.yielding);
@@ -117,7 +123,7 @@ int main(void)
 {
 	static const struct harness_test tests[] = {
 		HARNESS_TEST(test_spins_then_yields_then_sleeps),
-		HARNESS_TEST(test_does_not_spin_when_it_may_not),
+		HARNESS_TEST(test_spins_briefly_when_it_may_not),
 		HARNESS_TEST(test_stops_spinning_when_others_come),
 		HARNESS_TEST(test_reset_begins_anew),
 		HARNESS_TEST(test_learns_whether_spinning_helps),
