@@ -15,8 +15,8 @@
  *
  * may_spin is the count: parties <= CPUs. Without it the first stage is left out, or brief where
  * the caller sets that: dispatch does, since its peers may be running on another CPU just now, and
- * then a yield costs more than their next entry takes; clients do not, since the scheduler charges
- * who yields, and those that yield less would starve the others. The count cannot see everything
+ * then a yield costs more than their next entry takes; clients do not, since those that happen to
+ * yield less were seen to starve the others. The count cannot see everything
  * (parties pinned to the same CPU, other programs), so the wait also learns: when spinning has
  * failed a few times in a row and the answer came as soon as it yielded, it goes on without
  * spinning for a while.
