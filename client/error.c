@@ -69,6 +69,10 @@ static const struct error_text gpuq_errors[] = {
 	ERROR(GPUQ_EMISSING, "a tensor that the operator needs is absent"),
 	ERROR(GPUQ_ETOOBIG, "the request is larger than the arena can ever hold"),
 	ERROR(GPUQ_ENODEV, "no such device, or the device cannot be used"),
+	ERROR(GPUQ_EBUFFER, "the buffer is unknown, freed, or not this client's to use"),
+	ERROR(GPUQ_ELOST, "the buffer was lost when its device process ended; allocate it again"),
+	ERROR(GPUQ_EPIPELINE, "the pipeline is unknown, or its definition makes no sense"),
+	ERROR(GPUQ_ECAPTURE, "the shape could not be captured; it is served all the same"),
 };
 _Static_assert(
 	sizeof(gpuq_errors) / sizeof(gpuq_errors[0]) == GPUQ_ERROR_LAST - GPUQ_ERROR_FIRST + 1,

@@ -46,6 +46,8 @@ const struct config_key config_keys[] = {
 	{"max_in_flight", CONFIG_NUMBER, AT(max_in_flight), "4096", 16, 1u << 20,
 		"submissions accepted and not completed, all channels together; more than "
 		"max_channels"},
+	{"max_graphs", CONFIG_NUMBER, AT(max_graphs), "1024", 16, 1u << 20,
+		"exact shapes that a device process keeps an account of"},
 	{"handshake_timeout_ms", CONFIG_NUMBER, AT(handshake_timeout_ms), "2000", 1, 600000,
 		"milliseconds that a new connection has for its first message"},
 	{"drain_timeout_ms", CONFIG_NUMBER, AT(drain_timeout_ms), "10000", 0, 3600000,

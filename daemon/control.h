@@ -109,6 +109,8 @@ TAILQ_HEAD(channel_list, channel);
 
 enum device_state { DEVICE_DOWN, DEVICE_STARTING, DEVICE_READY };
 
+#define CONTROL_CAPTURES 4096 /* the last ones, in the statistics */
+
 #define DEVICE_MAX_DEATHS 5
 #define DEVICE_DEATHS_NS (10ull * 1000000000u)
 

@@ -64,10 +64,21 @@ static void stats_fill(struct control *c)
 	shm_store_release_u32(&h->state, shm_load_relaxed_u32(&c->page->state));
 }
 
+static struct stats_sizes record_counts(const struct control *c)
+{
+	return (struct stats_sizes){
+		.clients = c->n_sessions,
+		.channels = (uint32_t)c->config->max_channels,
+		.ops = op_count,
+		.graphs = (uint32_t)c->config->max_graphs,
+		.captures = CONTROL_CAPTURES,
+	};
+}
+
 static int object_create(struct control *c, struct stats *ret_stats, int *ret_fd)
 {
-	int r = stats_create(c->listener.path, c->n_sessions, (uint32_t)c->config->max_channels,
-		op_count, ret_stats, ret_fd);
+	const struct stats_sizes sizes = record_counts(c);
+	int r = stats_create(c->listener.path, &sizes, ret_stats, ret_fd);
 
 	if (r == -EPERM)
 		log_error("the statistics object of %s belongs to another user; remove it from "
@@ -142,8 +153,8 @@ int control_repair_stats(struct control *c)
 	int r = object_create(c, &fresh, &fd);
 	if (r < 0) {
 		/* Work goes on without readers; the next device process tries again. */
-		r = stats_create_private(
-			c->n_sessions, (uint32_t)c->config->max_channels, op_count, &fresh, &fd);
+		const struct stats_sizes sizes = record_counts(c);
+		r = stats_create_private(&sizes, &fresh, &fd);
 	}
 	if (r < 0) {
 		log_error("no memory for statistics: %s", strerror(-r));

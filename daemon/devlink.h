@@ -22,6 +22,18 @@
  *                                       <-     DEVLINK_POISONED: the channel broke the wire's rules
  *   DEVLINK_DRAIN                       ->     new entries are answered with -GPUQ_EDRAIN
  *                                       <-     DEVLINK_DRAINED: nothing in flight
+ *   DEVLINK_PIPELINE + 1 descriptor     ->     a definition (struct wire_pipeline), checked
+ *                                       <-     DEVLINK_PIPELINE: status, and text when negative
+ *   DEVLINK_PIPELINE_REMOVE             ->
+ *                                       <-     DEVLINK_PIPELINE_REMOVED: nothing uses it
+ *   DEVLINK_BUFFER (bytes, form)        ->
+ *                                       <-     DEVLINK_BUFFER: status; + descriptor, or ipc
+ *   DEVLINK_BUFFER_GRANT, _REVOKE       ->     another client may use it, or no longer
+ *   DEVLINK_BUFFER_REMOVE               ->
+ *                                       <-     DEVLINK_BUFFER_REMOVED: nothing uses it, freed
+ *   DEVLINK_CAPTURE                     ->     captures stop or go on
+ *   DEVLINK_EVICT                       ->     an executable, or all, are dropped
+ *                                       <-     DEVLINK_PRESENT: one device that the machine has
  *   (close)                             ->     ends at once
  *
  * The control process never waits for an answer, and a device process that dies (EOF) is
@@ -51,6 +63,17 @@ enum devlink_type {
 	DEVLINK_POISONED = 8,
 	DEVLINK_DRAIN = 9,
 	DEVLINK_DRAINED = 10,
+	DEVLINK_PIPELINE = 11,
+	DEVLINK_PIPELINE_REMOVE = 12,
+	DEVLINK_PIPELINE_REMOVED = 13,
+	DEVLINK_BUFFER = 14,
+	DEVLINK_BUFFER_GRANT = 15,
+	DEVLINK_BUFFER_REVOKE = 16,
+	DEVLINK_BUFFER_REMOVE = 17,
+	DEVLINK_BUFFER_REMOVED = 18,
+	DEVLINK_CAPTURE = 19,
+	DEVLINK_EVICT = 20,
+	DEVLINK_PRESENT = 21,
 };
 
 /* Every message has this one form; fields that a type does not use are zero. */
@@ -69,8 +92,20 @@ struct devlink_msg {
 	uint32_t workers; /* 0: as many as fit */
 	uint32_t poll_us; /* how long dispatch polls before it sleeps */
 	uint32_t max_channels, max_in_flight;
-	uint32_t reserved;
-	char text[128]; /* DEVLINK_START: kind of device ("cpu"); DEVLINK_FAILED: why */
+	uint32_t count; /* DEVLINK_PRESENT: how many there are; `device` is this one's place */
+	/* DEVLINK_ADD, _PIPELINE, _BUFFER...: whose it is. A record number and its generation. */
+	uint32_t client, client_generation;
+	uint32_t uid;
+	uint32_t handle; /* of a pipeline or a buffer, as on the wire */
+	int32_t status;
+	uint32_t form;	/* enum msg_buffer_form */
+	uint64_t bytes; /* of a definition or a buffer */
+	uint64_t id;	/* DEVLINK_EVICT; DEVLINK_CAPTURE: 1 stops, 0 resumes */
+	uint8_t ipc[64];
+	char kind[GPUQ_NAME_MAX];
+	char uuid[64];
+	char name[128];
+	char text[224]; /* DEVLINK_START: kind of device ("cpu"); else why: one sentence */
 };
 
 /*
@@ -125,6 +160,6 @@ static inline uint64_t ledger_bytes(uint32_t max_channels, uint32_t max_in_fligh
 
 _Static_assert(sizeof(struct ledger_channel) == 64, "ledger_channel");
 _Static_assert(sizeof(struct ledger_entry) == 32, "ledger_entry");
-_Static_assert(sizeof(struct devlink_msg) == 200, "devlink_msg");
+_Static_assert(sizeof(struct devlink_msg) <= 1024, "devlink_msg: copied for every message");
 
 #endif

@@ -68,9 +68,13 @@ enum gpuq_error {
 	GPUQ_EMISSING = 5021,  /* a tensor that the operator needs is absent */
 	GPUQ_ETOOBIG = 5022,   /* the request is larger than the arena can ever hold */
 	GPUQ_ENODEV = 5023,    /* no such device, or the device cannot be used */
+	GPUQ_EBUFFER = 5024,   /* the buffer is unknown, freed, or not this client's to use */
+	GPUQ_ELOST = 5025,     /* the buffer was lost when its device process ended */
+	GPUQ_EPIPELINE = 5026, /* the pipeline is unknown, or its definition makes no sense */
+	GPUQ_ECAPTURE = 5027,  /* the shape could not be captured; it is served all the same */
 };
 #define GPUQ_ERROR_FIRST GPUQ_EGONE
-#define GPUQ_ERROR_LAST GPUQ_ENODEV
+#define GPUQ_ERROR_LAST GPUQ_ECAPTURE
 
 #ifdef __cplusplus
 }

@@ -17,6 +17,25 @@
  *   MSG_OP_QUERY / MSG_DEVICE_QUERY ->   (answered with the same type)
  *   MSG_CLOSE                     ->
  *                                 <-     MSG_CLOSED
+ *   MSG_PRESENT_QUERY             ->
+ *                                 <-     MSG_PRESENT
+ *   MSG_GRAPH_QUERY               ->
+ *                                 <-     MSG_GRAPHS
+ *   MSG_PIPELINE (piece by piece) ->
+ *                                 <-     MSG_PIPELINE_OK, to each piece
+ *   MSG_PIPELINE_CLOSE            ->
+ *                                 <-     MSG_PIPELINE_OK
+ *   MSG_BUFFER_ALLOC              ->
+ *                                 <-     MSG_BUFFER
+ *   MSG_BUFFER_EXPORT             ->
+ *                                 <-     MSG_BUFFER + 1 descriptor (not for cudaIpcMemHandle)
+ *   MSG_ACK                       ->     (only after a descriptor)
+ *   MSG_BUFFER_GRANT              ->
+ *                                 <-     MSG_BUFFER
+ *   MSG_BUFFER_ACCEPT             ->     (the grantee)
+ *                                 <-     MSG_BUFFER
+ *   MSG_BUFFER_FREE               ->
+ *                                 <-     MSG_BUFFER
  *
  * Every request is answered once, with `serial` copied, by its answer or by MSG_ERROR. A message
  * with descriptors must be acknowledged before the next one with descriptors is asked for
@@ -54,8 +73,24 @@ enum msg_type {
 	MSG_DEVICE_QUERY = 11,
 	MSG_DEVICE = 12,
 	MSG_GOODBYE = 13,
+	/* Since version 3. */
+	MSG_PRESENT_QUERY = 14,
+	MSG_PRESENT = 15,
+	MSG_GRAPH_QUERY = 16,
+	MSG_GRAPHS = 17,
+	MSG_PIPELINE = 18,
+	MSG_PIPELINE_OK = 19,
+	MSG_PIPELINE_CLOSE = 20,
+	MSG_BUFFER_ALLOC = 21,
+	MSG_BUFFER = 22,
+	MSG_BUFFER_EXPORT = 23,
+	MSG_BUFFER_GRANT = 24,
+	MSG_BUFFER_ACCEPT = 25,
+	MSG_BUFFER_FREE = 26,
 	MSG_ADMIN_STOP = 32, /* drain and end; answered with MSG_ADMIN_OK */
 	MSG_ADMIN_OK = 33,
+	MSG_ADMIN_CAPTURE = 34, /* stops or resumes captures; MSG_ADMIN_OK */
+	MSG_ADMIN_EVICT = 35,	/* drops executables; MSG_ADMIN_OK */
 };
 
 struct msg_header {
@@ -162,6 +197,153 @@ struct msg_device {
 	char name[128];
 };
 
+/* --- Since version 3 ---------------------------------------------------------------------- */
+
+/* MSG_PRESENT_QUERY is a struct msg_query: a device that the machine has, usable or not. */
+struct msg_present {
+	struct msg_header h;
+	uint32_t index, count; /* index < count, or nothing below is filled in */
+	int32_t status;	       /* 0, or why it cannot be used */
+	uint32_t reserved;
+	char kind[GPUQ_NAME_MAX]; /* "cuda:0" */
+	char name[128];
+	char uuid[64];
+	char why[192]; /* one sentence: the cause and the next step */
+};
+
+/* Shapes of one device, in the order of their ids, from the first above `after`. */
+struct msg_graph_query {
+	struct msg_header h;
+	uint32_t device;
+	uint32_t reserved;
+	uint64_t after; /* an id; 0: from the start */
+};
+
+enum msg_graph_state {
+	MSG_GRAPH_COLD = 1,   /* served kernel by kernel */
+	MSG_GRAPH_QUEUED = 2, /* waits for the capture thread */
+	MSG_GRAPH_CAPTURING = 3,
+	MSG_GRAPH_CAPTURED = 4,
+	MSG_GRAPH_DIRECT = 5, /* so few kernels that launching them one by one is faster */
+	MSG_GRAPH_FAILED = 6, /* could not be captured: see reason */
+};
+
+struct msg_graph {
+	uint64_t id; /* never 0, never used again */
+	uint32_t state;
+	uint32_t kernels;
+	uint64_t uses; /* requests of this shape */
+	uint64_t hits; /* of these, replays of its executable */
+	uint64_t bytes;
+	uint64_t capture_ns;
+	uint32_t pinned;
+	int32_t status;	 /* MSG_GRAPH_FAILED: the error */
+	char shape[160]; /* "softmax x[32,64]f32 -> y[32,64]f32" */
+	char reason[96];
+};
+#define MSG_GRAPHS_MAX 6
+
+struct msg_graphs {
+	struct msg_header h;
+	uint32_t count;
+	uint32_t more; /* 1: ask again, after the last one's id */
+	struct msg_graph graphs[MSG_GRAPHS_MAX];
+};
+
+/*
+ * A pipeline's definition, of at most MSG_PIPELINE_MAX_BYTES, comes in pieces in order: struct
+ * wire_pipeline | struct wire_pipeline_tensor [n_tensors] | struct wire_pipeline_step [n_steps].
+ * The last piece's answer has the handle, or is MSG_ERROR with what is wrong. A first piece
+ * (offset 0) forgets an unfinished definition.
+ */
+#define MSG_PIPELINE_MAX_BYTES (512u << 10)
+#define MSG_PIPELINE_PIECE 1984u
+struct msg_pipeline {
+	struct msg_header h;
+	uint32_t device;
+	uint32_t total_bytes, offset, bytes;
+	uint8_t piece[MSG_PIPELINE_PIECE]; /* the message ends after `bytes` of it */
+};
+
+/* MSG_PIPELINE_OK, MSG_PIPELINE_CLOSE. */
+struct msg_pipeline_handle {
+	struct msg_header h;
+	uint32_t handle; /* 0: more pieces are to come */
+	uint32_t reserved;
+};
+
+/*
+ * Tensors are numbered: inputs from 0, then outputs, then inner ones. Each output and inner tensor
+ * is written by exactly one step. Steps may come in any order.
+ */
+struct wire_pipeline {
+	char name[GPUQ_NAME_MAX];
+	uint32_t n_inputs, n_outputs, n_tensors, n_steps;
+};
+
+/* dtype is given for all; rank and dims for inputs: a first shape, which is checked at once. */
+struct wire_pipeline_tensor {
+	char name[GPUQ_NAME_MAX];
+	uint32_t dtype, rank;
+	uint64_t dims[GPUQ_MAX_RANK];
+};
+
+#define WIRE_PIPELINE_NONE UINT16_MAX /* an absent optional input */
+struct wire_pipeline_step {
+	uint32_t op;
+	uint32_t params_given; /* mask; the others have their presets */
+	uint16_t in[GPUQ_MAX_INPUTS], out[GPUQ_MAX_OUTPUTS];
+	uint64_t params[GPUQ_MAX_PARAMS]; /* bits, of the type in the operator's description */
+};
+
+enum msg_buffer_form {
+	MSG_BUFFER_FD = 1,  /* exported as a descriptor */
+	MSG_BUFFER_IPC = 2, /* exported as a cudaIpcMemHandle */
+};
+
+struct msg_buffer_alloc {
+	struct msg_header h;
+	uint32_t device;
+	uint32_t form; /* enum msg_buffer_form */
+	uint64_t bytes;
+	uint64_t reserved;
+};
+
+/* MSG_BUFFER_EXPORT, _GRANT, _ACCEPT, _FREE. */
+struct msg_buffer_handle {
+	struct msg_header h;
+	uint32_t handle;
+	uint32_t pid; /* MSG_BUFFER_GRANT: of the process that may accept it */
+};
+
+/* The answer to all of these; fields that an answer does not need are zero. */
+struct msg_buffer {
+	struct msg_header h;
+	uint32_t handle, device;
+	uint32_t form;
+	uint32_t reserved;
+	uint64_t bytes;	      /* that the client may use */
+	uint64_t whole_bytes; /* of the allocation */
+	uint8_t ipc[64];
+	/* What an importer must share with gpuqd; see gpuq_buf_export(). */
+	char uuid[64];
+	char driver[32];
+	uint64_t pid_namespace; /* inode */
+};
+
+struct msg_admin_capture {
+	struct msg_header h;
+	uint32_t device;
+	uint32_t stop; /* 1: no more captures; 0: go on */
+};
+
+struct msg_admin_evict {
+	struct msg_header h;
+	uint32_t device;
+	uint32_t reserved;
+	uint64_t id; /* 0: all that are not pinned */
+};
+
 struct msg_goodbye {
 	struct msg_header h;
 	int32_t status; /* -GPUQ_EDRAIN, -GPUQ_EPOISONED, -GPUQ_EPROTO, ... */
@@ -175,5 +357,11 @@ _Static_assert(sizeof(struct msg_welcome) == 16 + 48 + 32 + 128, "msg_welcome");
 _Static_assert(sizeof(struct msg_open) == 48, "msg_open");
 _Static_assert(sizeof(struct msg_opened) == 56, "msg_opened");
 _Static_assert(sizeof(struct msg_op) <= MSG_MAX, "msg_op");
+_Static_assert(sizeof(struct msg_graphs) <= MSG_MAX, "msg_graphs");
+_Static_assert(sizeof(struct msg_pipeline) <= MSG_MAX, "msg_pipeline");
+_Static_assert(sizeof(struct wire_pipeline) == 48, "wire_pipeline");
+_Static_assert(sizeof(struct wire_pipeline_tensor) == 104, "wire_pipeline_tensor");
+_Static_assert(sizeof(struct wire_pipeline_step) == 96, "wire_pipeline_step");
+_Static_assert(sizeof(struct msg_buffer) <= MSG_MAX, "msg_buffer");
 
 #endif

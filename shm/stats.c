@@ -72,8 +72,12 @@ bool stats_header_valid(const struct stats_header *h, uint64_t bytes)
 			sizeof(struct stats_client)) &&
 		table_fits(h, bytes, h->channels_offset, h->max_channels, h->channel_bytes,
 			sizeof(struct stats_channel)) &&
-		table_fits(
-			h, bytes, h->ops_offset, h->max_ops, h->op_bytes, sizeof(struct stats_op));
+		table_fits(h, bytes, h->ops_offset, h->max_ops, h->op_bytes,
+			sizeof(struct stats_op)) &&
+		table_fits(h, bytes, h->graphs_offset, h->max_graphs, h->graph_bytes,
+			sizeof(struct stats_graph)) &&
+		table_fits(h, bytes, h->captures_offset, h->max_captures, h->capture_bytes,
+			sizeof(struct stats_capture));
 }
 
 /* Points the view at its tables; the header has been checked or was made here. */
@@ -87,6 +91,8 @@ static void stats_view(struct stats *s, void *base, uint64_t bytes)
 	s->clients = (void *)(p + h->clients_offset);
 	s->channels = (void *)(p + h->channels_offset);
 	s->ops = (void *)(p + h->ops_offset);
+	s->graphs = (void *)(p + h->graphs_offset);
+	s->captures = (void *)(p + h->captures_offset);
 	s->bytes = bytes;
 }
 
@@ -95,7 +101,7 @@ static uint64_t align_page(uint64_t n)
 	return (n + WIRE_PAGE_SIZE - 1) & ~(uint64_t)(WIRE_PAGE_SIZE - 1);
 }
 
-static struct stats_header stats_plan(uint32_t max_clients, uint32_t max_channels, uint32_t max_ops)
+static struct stats_header stats_plan(const struct stats_sizes *sizes)
 {
 	struct stats_header h = {
 		.version = STATS_VERSION,
@@ -104,17 +110,25 @@ static struct stats_header stats_plan(uint32_t max_clients, uint32_t max_channel
 		.client_bytes = sizeof(struct stats_client),
 		.channel_bytes = sizeof(struct stats_channel),
 		.op_bytes = sizeof(struct stats_op),
+		.graph_bytes = sizeof(struct stats_graph),
+		.capture_bytes = sizeof(struct stats_capture),
 		.max_devices = WIRE_MAX_DEVICES,
-		.max_clients = max_clients,
-		.max_channels = max_channels,
-		.max_ops = max_ops,
+		.max_clients = sizes->clients,
+		.max_channels = sizes->channels,
+		.max_ops = sizes->ops,
+		.max_graphs = sizes->graphs,
+		.max_captures = sizes->captures,
 		.devices_offset = align_page(sizeof(struct stats_header)),
 	};
 
 	h.clients_offset = align_page(h.devices_offset + h.max_devices * (uint64_t)h.device_bytes);
-	h.channels_offset = align_page(h.clients_offset + max_clients * (uint64_t)h.client_bytes);
-	h.ops_offset = align_page(h.channels_offset + max_channels * (uint64_t)h.channel_bytes);
-	h.total_bytes = align_page(h.ops_offset + max_ops * (uint64_t)h.op_bytes);
+	h.channels_offset = align_page(h.clients_offset + h.max_clients * (uint64_t)h.client_bytes);
+	h.graphs_offset =
+		align_page(h.channels_offset + h.max_channels * (uint64_t)h.channel_bytes);
+	h.captures_offset = align_page(h.graphs_offset + h.max_graphs * (uint64_t)h.graph_bytes);
+	/* Last: stats_damaged() looks at its end. */
+	h.ops_offset = align_page(h.captures_offset + h.max_captures * (uint64_t)h.capture_bytes);
+	h.total_bytes = align_page(h.ops_offset + h.max_ops * (uint64_t)h.op_bytes);
 	return h;
 }
 
@@ -151,10 +165,10 @@ static int stats_format(
 	return 0;
 }
 
-int stats_create(const char *socket_path, uint32_t max_clients, uint32_t max_channels,
-	uint32_t max_ops, struct stats *ret_stats, int *ret_fd)
+int stats_create(const char *socket_path, const struct stats_sizes *sizes, struct stats *ret_stats,
+	int *ret_fd)
 {
-	const struct stats_header plan = stats_plan(max_clients, max_channels, max_ops);
+	const struct stats_header plan = stats_plan(sizes);
 	char name[STATS_PATH_MAX];
 
 	stats_name(socket_path, name, sizeof(name));
@@ -176,10 +190,9 @@ int stats_create(const char *socket_path, uint32_t max_clients, uint32_t max_cha
 	return 0;
 }
 
-int stats_create_private(uint32_t max_clients, uint32_t max_channels, uint32_t max_ops,
-	struct stats *ret_stats, int *ret_fd)
+int stats_create_private(const struct stats_sizes *sizes, struct stats *ret_stats, int *ret_fd)
 {
-	const struct stats_header plan = stats_plan(max_clients, max_channels, max_ops);
+	const struct stats_header plan = stats_plan(sizes);
 	int fd = segment_create("gpuq-statistics", plan.total_bytes);
 
 	if (fd < 0)

@@ -11,6 +11,8 @@
  *	clients_offset    struct stats_client [max_clients]
  *	channels_offset   struct stats_channel [max_channels]
  *	ops_offset        struct stats_op [max_ops]
+ *	graphs_offset     struct stats_graph [max_graphs]
+ *	captures_offset   struct stats_capture [max_captures]
  *
  * A reader checks magic, version and the record sizes, and otherwise trusts nothing but its own
  * bounds. Counters are 64-bit words with one writer each; they only grow while a record's
@@ -26,15 +28,17 @@
 #include <stdbool.h>
 
 #define STATS_MAGIC 0x73757067u
-#define STATS_VERSION 1
+#define STATS_VERSION 2
 #define STATS_PATH_MAX 256
 
 struct stats_header {
 	uint32_t magic, version;
 	uint32_t header_bytes, device_bytes, client_bytes, channel_bytes, op_bytes;
-	uint32_t max_devices, max_clients, max_channels, max_ops;
+	uint32_t graph_bytes, capture_bytes;
+	uint32_t max_devices, max_clients, max_channels, max_ops, max_graphs, max_captures;
 	uint32_t state; /* enum wire_state */
-	uint64_t devices_offset, clients_offset, channels_offset, ops_offset, total_bytes;
+	uint64_t devices_offset, clients_offset, channels_offset, ops_offset, graphs_offset;
+	uint64_t captures_offset, total_bytes;
 	uint32_t control_pid, control_uid;
 	uint64_t started_realtime_ns; /* CLOCK_REALTIME */
 	uint64_t heartbeat_ns;	      /* clock of the daemon page; written about once a second */
@@ -49,8 +53,10 @@ struct stats_header {
 	uint64_t deaths;	   /* clients that ended without closing */
 	uint64_t accept_exhausted; /* times that accept() had no descriptor left */
 	uint64_t device_restarts;
-	uint64_t clients, channels; /* now */
-	uint64_t segment_bytes;	    /* shared with clients now */
+	uint64_t clients, channels;	/* now */
+	uint64_t segment_bytes;		/* shared with clients now */
+	uint64_t buffers, buffer_bytes; /* device buffers now */
+	uint64_t pipelines;		/* registered now */
 };
 
 enum stats_device_state {
@@ -77,6 +83,13 @@ struct stats_device {
 	uint64_t queued; /* now: accepted and waiting for a worker */
 	uint64_t executing;
 	uint64_t busy_ns; /* spent executing operators, summed over threads */
+	/* Exact-shape graphs (graphs/). */
+	uint64_t graph_hits;   /* replays */
+	uint64_t graph_misses; /* served kernel by kernel because no executable was there */
+	uint64_t graph_captures, graph_failures, graph_evictions;
+	uint64_t graph_bytes, graph_budget;
+	uint64_t captures_stopped; /* 1: by an administrator */
+	uint64_t capture_count;	   /* of all time; the last max_captures are in the ring */
 };
 
 enum stats_client_state {
@@ -135,6 +148,30 @@ struct stats_op {
 	uint64_t execute_hist[STATS_HIST_BUCKETS];
 };
 
+/* One exact shape. `state` is enum msg_graph_state; the other fields are as in struct msg_graph. */
+struct stats_graph {
+	uint32_t state;
+	uint32_t device;
+	uint64_t id;
+	uint32_t kernels, pinned;
+	int32_t status;
+	uint32_t uid;	 /* of the first user */
+	uint32_t shared; /* 1: of others too */
+	uint32_t reserved;
+	char shape[160];
+	char reason[96];
+	uint64_t uses, hits, bytes, capture_ns;
+	uint64_t last_used_ns;
+};
+
+/* One capture, on the clock of the daemon page; number n lies in record n % max_captures. */
+struct stats_capture {
+	uint64_t number; /* from 1; written last; 0: unused */
+	uint64_t graph;	 /* its id */
+	uint64_t begin_ns, end_ns;
+	uint32_t kernels, device;
+};
+
 /* gpuqd's or a reader's view of a mapped object. */
 struct stats {
 	struct stats_header *header;
@@ -142,7 +179,14 @@ struct stats {
 	struct stats_client *clients;
 	struct stats_channel *channels;
 	struct stats_op *ops;
+	struct stats_graph *graphs;
+	struct stats_capture *captures;
 	uint64_t bytes;
+};
+
+/* How many records of each kind an object has. */
+struct stats_sizes {
+	uint32_t clients, channels, ops, graphs, captures;
 };
 
 /*
@@ -163,12 +207,11 @@ void stats_name(const char *socket_path, char *name, uint32_t size);
  * belongs to this user (-EPERM when it does not). All memory is allocated. *ret_fd can be mapped
  * by the device process.
  */
-int stats_create(const char *socket_path, uint32_t max_clients, uint32_t max_channels,
-	uint32_t max_ops, struct stats *ret_stats, int *ret_fd);
+int stats_create(const char *socket_path, const struct stats_sizes *sizes, struct stats *ret_stats,
+	int *ret_fd);
 
 /* The same, seen by gpuqd's own processes only: for when the object cannot be made. */
-int stats_create_private(uint32_t max_clients, uint32_t max_channels, uint32_t max_ops,
-	struct stats *ret_stats, int *ret_fd);
+int stats_create_private(const struct stats_sizes *sizes, struct stats *ret_stats, int *ret_fd);
 
 /*
  * True when readers no longer find in the object what is written into it: it was truncated,

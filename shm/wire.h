@@ -40,7 +40,7 @@
 #include <stdint.h>
 
 #define WIRE_MAGIC 0x71757067u /* "gpuq" */
-#define WIRE_ABI 2	       /* this version of the wire */
+#define WIRE_ABI 3	       /* this version of the wire */
 #define WIRE_ABI_OLDEST 1      /* oldest that gpuqd still serves; see docs/wire.md */
 
 #define WIRE_PAGE_SIZE 4096u
@@ -88,6 +88,9 @@ enum wire_opcode {
 	WIRE_OP_NULL = 0,   /* completes at once */
 	WIRE_OP_CALL = 1,   /* runs an operator; arguments: struct wire_call */
 	WIRE_OP_CANCEL = 2, /* cancels the queued entry whose user_data is in `target` */
+	/* Since version 3. */
+	WIRE_OP_COPY = 3,    /* between arena and buffer; arguments: struct wire_copy */
+	WIRE_OP_CAPTURE = 4, /* completes when the graph of a call is captured; as WIRE_OP_CALL */
 };
 
 /* Flags of a submission. None is defined yet: any set bit is answered with -EINVAL. */
@@ -139,7 +142,7 @@ struct wire_cqe {
  * GPUQ_MAX_INPUTS, parameters from GPUQ_MAX_TENSORS.
  */
 struct wire_call {
-	uint32_t op; /* the operator's number in this gpuqd: from discovery */
+	uint32_t op; /* the operator's number, from discovery, or a pipeline's handle */
 	uint16_t n_in, n_out;
 	uint16_t n_params;
 	uint16_t reserved0;
@@ -147,9 +150,17 @@ struct wire_call {
 	uint64_t reserved2[2];
 };
 
+/*
+ * Handles. A pipeline's has WIRE_PIPELINE set, then a generation of 15 bits and a record number
+ * of 16; a buffer's has a generation of 16 bits, at least 1, and a record number of 16. gpuqd
+ * looks both up in tables of its own and checks that the channel's client may use them: a guessed
+ * or stale handle is answered with an error.
+ */
+#define WIRE_PIPELINE 0x80000000u
+
 struct wire_tensor {
 	uint64_t offset; /* of the first element in the arena, or in the buffer */
-	uint32_t buffer; /* 0: the arena */
+	uint32_t buffer; /* 0: the arena; else a buffer's handle (since version 3) */
 	uint16_t dtype;
 	uint16_t rank;
 	uint64_t dims[GPUQ_MAX_RANK]; /* outermost first, unused ones zero */
@@ -159,6 +170,14 @@ struct wire_param {
 	uint32_t index; /* of the parameter in the operator's description */
 	uint32_t type;	/* enum gpuq_param_type */
 	uint64_t bits;	/* the value's representation */
+};
+
+/* Argument block of WIRE_OP_COPY, in the arena at args_offset. Ranges lie inside both. */
+struct wire_copy {
+	uint64_t arena_offset, buffer_offset;
+	uint64_t bytes;
+	uint32_t buffer;
+	uint32_t to_buffer; /* 1: from the arena to the buffer; 0: back */
 };
 
 #define WIRE_MAX_ARGS                                                               \
@@ -260,6 +279,7 @@ WIRE_AT(wire_tensor, dtype, 12);
 WIRE_AT(wire_tensor, rank, 14);
 WIRE_AT(wire_tensor, dims, 16);
 _Static_assert(sizeof(struct wire_param) == 16, "wire_param");
+_Static_assert(sizeof(struct wire_copy) == 32, "wire_copy");
 _Static_assert(sizeof(struct wire_page_device) == WIRE_LINE, "wire_page_device");
 _Static_assert(sizeof(struct wire_page) == WIRE_PAGE_SIZE, "wire_page");
 WIRE_AT(wire_page, owner, 8);

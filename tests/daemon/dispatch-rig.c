@@ -53,7 +53,14 @@ void rig_start(struct rig *rig)
 	clock_publish(rig->page, &clock);
 	rig->ledger = calloc(1, ledger_bytes(RIG_CHANNELS, RIG_IN_FLIGHT));
 	snprintf(name, sizeof(name), "%s/rig", harness_tmpdir());
-	assert_int_equal(stats_create(name, 1, RIG_CHANNELS, op_count, &rig->stats, &fd), 0);
+	assert_int_equal(stats_create(name,
+				 &(struct stats_sizes){.clients = 1,
+					 .channels = RIG_CHANNELS,
+					 .ops = op_count,
+					 .graphs = 64,
+					 .captures = 64},
+				 &rig->stats, &fd),
+		0);
 	close(fd);
 	char object[STATS_PATH_MAX];
 	stats_name(name, object, sizeof(object));

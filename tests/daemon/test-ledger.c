@@ -503,7 +503,14 @@ static void start_world(struct world *w)
 	char name[300], object[STATS_PATH_MAX];
 	int fd;
 	snprintf(name, sizeof(name), "%s/ledger", harness_tmpdir());
-	assert_int_equal(stats_create(name, 1, CHANNELS, op_count, &w->options.stats, &fd), 0);
+	assert_int_equal(stats_create(name,
+				 &(struct stats_sizes){.clients = 1,
+					 .channels = CHANNELS,
+					 .ops = op_count,
+					 .graphs = 64,
+					 .captures = 64},
+				 &w->options.stats, &fd),
+		0);
 	close(fd);
 	stats_name(name, object, sizeof(object));
 	shm_unlink(object);

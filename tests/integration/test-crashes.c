@@ -326,7 +326,14 @@ static void crashes_create(struct crashes *t)
 	clock_calibrate(&clock);
 	clock_publish(t->page, &clock);
 	snprintf(name, sizeof(name), "%s/crashes", harness_tmpdir());
-	assert_int_equal(stats_create(name, 1, CHANNELS, op_count, &t->stats, &fd), 0);
+	assert_int_equal(stats_create(name,
+				 &(struct stats_sizes){.clients = 1,
+					 .channels = CHANNELS,
+					 .ops = op_count,
+					 .graphs = 64,
+					 .captures = 64},
+				 &t->stats, &fd),
+		0);
 	close(fd);
 	stats_name(name, object, sizeof(object));
 	shm_unlink(object);

@@ -33,11 +33,19 @@ static const char *socket_path(void)
 	return path;
 }
 
+static const struct stats_sizes sizes = {
+	.clients = CLIENTS,
+	.channels = CHANNELS,
+	.ops = OPS,
+	.graphs = 8,
+	.captures = 16,
+};
+
 static struct stats create(int *ret_fd)
 {
 	struct stats s;
 
-	assert_int_equal(stats_create(socket_path(), CLIENTS, CHANNELS, OPS, &s, ret_fd), 0);
+	assert_int_equal(stats_create(socket_path(), &sizes, &s, ret_fd), 0);
 	return s;
 }
 
@@ -165,7 +173,7 @@ static void test_strangers_object_is_left_alone(void **state)
 	fd = open(object_path(), O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
 	assert_int_equal(fchown(fd, NOBODY, NOBODY), 0);
 	close(fd);
-	assert_int_equal(stats_create(socket_path(), CLIENTS, CHANNELS, OPS, &s, &fd), -EPERM);
+	assert_int_equal(stats_create(socket_path(), &sizes, &s, &fd), -EPERM);
 	assert_int_equal(access(object_path(), F_OK), 0);
 }
 
@@ -180,7 +188,7 @@ static void test_link_is_not_followed(void **state)
 	fd = open(target, O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
 	close(fd);
 	assert_int_equal(symlink(target, object_path()), 0);
-	assert_true(stats_create(socket_path(), CLIENTS, CHANNELS, OPS, &s, &fd) < 0);
+	assert_true(stats_create(socket_path(), &sizes, &s, &fd) < 0);
 	assert_int_equal(stat(target, &st), 0);
 	assert_int_equal(st.st_size, 0);
 }
@@ -358,7 +366,7 @@ static void test_private_object(void **state)
 	struct stats s, other;
 	int fd;
 
-	assert_int_equal(stats_create_private(CLIENTS, CHANNELS, OPS, &s, &fd), 0);
+	assert_int_equal(stats_create_private(&sizes, &s, &fd), 0);
 	assert_int_equal(stats_open(socket_path(), false, &other), -ENOENT);
 	assert_int_equal(stats_map(fd, &other), 0);
 	shm_count(&s.header->accepted, 3);

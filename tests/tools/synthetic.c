@@ -76,7 +76,13 @@ int synthetic_create(
 {
 	static const char *const ops[] = {"gemv_batched", "softmax"};
 	struct synthetic s = {.clients = clients, .channels = channels};
-	int r = stats_create(socket_path, clients + 4, channels + 4, 4, &s.stats, &s.fd);
+	int r = stats_create(socket_path,
+		&(struct stats_sizes){.clients = clients + 4,
+			.channels = channels + 4,
+			.ops = 4,
+			.graphs = 64,
+			.captures = 64},
+		&s.stats, &s.fd);
 
 	if (r < 0)
 		return r;
