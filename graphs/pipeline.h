@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * pipeline.h: a named sequence of operators with tensors passed between them on the device. A
+ * client registers one; to the rest of gpuqd it then looks like an operator: its interface is a
+ * `struct op` without parameters, whose tensors have exactly the registered types and whose
+ * shapes are checked by the plan of each call (graphs/plan.h), not by op_check().
+ *
+ * Pure logic: no device, no thread. A pipeline never changes once it is made; references are
+ * counted, so an entry of the graph cache outlives the client that registered the pipeline.
+ */
+#ifndef GPUQ_GRAPHS_PIPELINE_H
+#define GPUQ_GRAPHS_PIPELINE_H
+
+#include "kernels/op.h"
+#include "shm/proto.h"
+
+#define PIPELINE_MAX_STEPS 1024
+#define PIPELINE_MAX_TENSORS 2048
+#define PIPELINE_MAX_WHY 224
+
+struct pipeline;
+
+/*
+ * Makes a pipeline of a definition: struct wire_pipeline and what follows it, see shm/proto.h.
+ * Steps are sorted so that each comes after those whose results it reads, otherwise as given.
+ * All operators are checked with the shapes that follow from those of the inputs.
+ *
+ * -GPUQ_EPIPELINE: the definition has a wrong size, a number of a tensor that is not there, a
+ * tensor written twice or never, an input written, a step that reads its own result by any way;
+ * -GPUQ_ELIMIT: too many steps or tensors; -GPUQ_EOP and the errors of op_check(): a step makes no
+ * sense; -ENOMEM. `why` has one sentence that names the step and the tensor. Any thread.
+ */
+int pipeline_create(const void *blob, uint64_t bytes, struct pipeline **ret_pipeline,
+	char why[PIPELINE_MAX_WHY]);
+
+struct pipeline *pipeline_ref(struct pipeline *p);
+/* The last reference frees it. NULL is fine. Any thread. */
+void pipeline_unref(struct pipeline *p);
+
+/* The definitions are the same, names and first shapes included. */
+bool pipeline_equal(const struct pipeline *a, const struct pipeline *b);
+
+/* Differs between any two pipelines of this process; see graphs_intern() for equal ones. */
+uint64_t pipeline_id(const struct pipeline *p);
+
+/* The interface; lives as long as the pipeline. */
+const struct op *pipeline_op(const struct pipeline *p);
+
+/* The definition as it was given, and its size. */
+const void *pipeline_blob(const struct pipeline *p, uint64_t *ret_bytes);
+
+/* Steps in the order in which they run; tensor numbers as in the definition. */
+struct pipeline_step {
+	const struct op *op;
+	uint16_t in[GPUQ_MAX_INPUTS]; /* WIRE_PIPELINE_NONE: absent */
+	uint16_t out[GPUQ_MAX_OUTPUTS];
+	union op_value params[GPUQ_MAX_PARAMS];
+};
+const struct pipeline_step *pipeline_steps(const struct pipeline *p, uint32_t *ret_count);
+uint32_t pipeline_tensors(const struct pipeline *p);
+uint32_t pipeline_dtype(const struct pipeline *p, uint32_t tensor);
+
+#endif
