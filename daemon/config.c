@@ -7,13 +7,10 @@
 
 #include <ctype.h>
 #include <errno.h>
-#include <ini.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-#define CONFIG_LINE_MAX 190 /* libinih cuts lines at 200 bytes */
 
 #define AT(field) offsetof(struct config, field), sizeof(((struct config *)0)->field)
 
@@ -62,7 +59,7 @@ static void *key_place(const struct config *config, const struct config_key *key
 	return (char *)config + key->offset;
 }
 
-static const struct config_key *key_find(const char *name)
+const struct config_key *config_key_find(const char *name)
 {
 	for (uint32_t i = 0; i < config_n_keys; i++) {
 		if (strcmp(config_keys[i].name, name) == 0)
@@ -201,7 +198,7 @@ static int number_set(struct config *config, const struct config_key *key, const
 int config_set(
 	struct config *config, const char *name, const char *value, struct config_error *ret_error)
 {
-	const struct config_key *key = key_find(name);
+	const struct config_key *key = config_key_find(name);
 
 	if (key == NULL) {
 		snprintf(ret_error->text, sizeof(ret_error->text),
@@ -222,103 +219,13 @@ void config_init(struct config *config)
 		(void)config_set(config, config_keys[i].name, config_keys[i].preset, &error);
 }
 
-/* A file being read. libinih does not tell its handler where it is, so we count the lines. */
-struct reader {
-	FILE *file;
-	unsigned int line;
-	bool too_long;
-	struct config *config;
-	uint64_t seen; /* keys, as bits: setting one twice is a mistake */
-	unsigned int bad_line;
-	struct config_error *error;
-};
-
-static char *reader_line(char *text, int size, void *user)
-{
-	struct reader *r = user;
-
-	if (r->too_long || fgets(text, size, r->file) == NULL)
-		return NULL;
-	r->line++;
-	r->too_long = strlen(text) > CONFIG_LINE_MAX;
-	return r->too_long ? NULL : text;
-}
-
-static int reader_key(void *user, const char *section, const char *name, const char *value)
-{
-	struct reader *r = user;
-	const struct config_key *key = key_find(name);
-	uint64_t bit = key == NULL ? 0 : 1ull << (key - config_keys);
-	struct config_error *error = r->error;
-
-	_Static_assert(sizeof(config_keys) / sizeof(config_keys[0]) <= 64, "bits of seen");
-	if (r->bad_line != 0)
-		return 0;
-	r->bad_line = r->line;
-	if (section[0] != '\0' && strcmp(section, "gpuqd") != 0) {
-		snprintf(error->text, sizeof(error->text),
-			"there is no section [%.64s]; keys stand alone or under [gpuqd]", section);
-		return 0;
-	}
-	if ((r->seen & bit) != 0) {
-		snprintf(error->text, sizeof(error->text),
-			"%s is set twice (a line that starts with a space continues the one above)",
-			name);
-		return 0;
-	}
-	if (config_set(r->config, name, value, error) < 0)
-		return 0;
-	r->seen |= bit;
-	r->bad_line = 0;
-	return 1;
-}
-
-/* Puts a place in front of a reason. */
-static void error_place(struct config_error *error, const char *place, const char *reason)
+void config_error_place(struct config_error *error, const char *place, const char *reason)
 {
 	const struct config_error copy = *error;
 
 	if (reason == NULL)
 		reason = copy.text;
 	snprintf(error->text, sizeof(error->text), "%.500s: %.500s", place, reason);
-}
-
-static int reader_fail(struct reader *r, const char *path, unsigned int line, const char *reason)
-{
-	char place[512];
-
-	snprintf(place, sizeof(place), "%.480s:%u", path, line);
-	error_place(r->error, place, reason);
-	return -EINVAL;
-}
-
-int config_read_file(struct config *config, const char *path, struct config_error *ret_error)
-{
-	struct reader r = {.config = config, .error = ret_error};
-
-	r.file = fopen(path, "re");
-	if (r.file == NULL) {
-		int e = -errno;
-		snprintf(ret_error->text, sizeof(ret_error->text), "%s: %s", path, strerror(-e));
-		return e;
-	}
-	int line = ini_parse_stream(reader_line, &r, reader_key, &r);
-	bool broken = ferror(r.file) != 0;
-	fclose(r.file);
-	if (broken) {
-		snprintf(ret_error->text, sizeof(ret_error->text), "%s: cannot be read", path);
-		return -EIO;
-	}
-	/* First: a key that we refused, a line that libinih refused, one too long for it. */
-	if (r.bad_line != 0 && (int)r.bad_line == line)
-		return reader_fail(&r, path, r.bad_line, NULL);
-	if (line > 0)
-		return reader_fail(&r, path, (unsigned int)line, "this is not 'key = value'");
-	if (line < 0)
-		return reader_fail(&r, path, r.line, "no memory to read on");
-	if (r.too_long)
-		return reader_fail(&r, path, r.line, "this line is too long");
-	return 0;
 }
 
 int config_read_environment(struct config *config, struct config_error *ret_error)
@@ -334,7 +241,7 @@ int config_read_environment(struct config *config, struct config_error *ret_erro
 		if (r < 0) {
 			char place[80];
 			snprintf(place, sizeof(place), "environment: %s", name);
-			error_place(ret_error, place, NULL);
+			config_error_place(ret_error, place, NULL);
 			return r;
 		}
 	}

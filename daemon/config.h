@@ -55,11 +55,20 @@ struct config_error {
 
 void config_init(struct config *config);
 
+/* Puts a place in front of a reason: the error's own one when it is NULL. */
+void config_error_place(struct config_error *error, const char *place, const char *reason);
+
+/* NULL when there is no such key. */
+const struct config_key *config_key_find(const char *name);
+
 /* Sets one key from text. -EINVAL when the key or the value is not understood. */
 int config_set(
 	struct config *config, const char *key, const char *value, struct config_error *ret_error);
 
-/* Sets what a file says. -ENOENT when it does not exist, -EINVAL for a line in it, or another. */
+/*
+ * Sets what a file says. -ENOENT when it does not exist, -EINVAL for a line in it, -ENOSYS where
+ * gpuqd was built without the library that reads files, or another.
+ */
 int config_read_file(struct config *config, const char *path, struct config_error *ret_error);
 
 /* Sets what the environment says. */

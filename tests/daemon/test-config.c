@@ -23,11 +23,28 @@ static struct harness_output run(const char *const *args)
 	return o;
 }
 
+static bool reads_files(void)
+{
+	const char *const args[] = {"-c", "/dev/null", "--check-config", NULL};
+	struct harness_output o = run(args);
+	bool reads = strstr(o.err, "built without libinih") == NULL;
+
+	harness_output_free(&o);
+	return reads;
+}
+
+static void need_files(void)
+{
+	if (!reads_files())
+		harness_skip("gpuqd was built without libinih");
+}
+
 /* Writes a file into the test's directory and returns its path, which is static. */
 static const char *file(const char *name, const char *text)
 {
 	static char path[256];
 
+	need_files();
 	snprintf(path, sizeof(path), "%s/%s", harness_tmpdir(), name);
 	FILE *f = fopen(path, "we");
 	assert_non_null(f);
@@ -169,7 +186,20 @@ static void test_missing_file(void **state)
 {
 	const char *const args[] = {"-c", "/no/such/file", "--check-config", NULL};
 
+	need_files();
 	expect_error(args, 1, ": No such file or directory", "/no/such/file");
+}
+
+static void test_without_libinih_a_file_is_refused(void **state)
+{
+	const char *const args[] = {"--config", "/etc/x.conf", "--check-config", NULL};
+
+	if (reads_files())
+		harness_skip("gpuqd was built with libinih");
+	expect_error(args, 1,
+		": this gpuqd was built without libinih and reads no files; give flags or "
+		"GPUQ_* variables, or build it with -Dconfig_file=enabled",
+		"/etc/x.conf");
 }
 
 static void test_bad_environment(void **state)
@@ -362,6 +392,7 @@ int main(void)
 		HARNESS_TEST(test_bad_lines),
 		HARNESS_TEST(test_long_line),
 		HARNESS_TEST(test_missing_file),
+		HARNESS_TEST(test_without_libinih_a_file_is_refused),
 		HARNESS_TEST(test_bad_environment),
 		HARNESS_TEST(test_bad_command_lines),
 		HARNESS_TEST(test_values_that_do_not_fit),
