@@ -86,6 +86,9 @@ int channel_create(const struct devlink_msg *msg, const int fds[3], struct ledge
 	ch->generation = msg->generation;
 	ch->abi = msg->abi;
 	ch->priority = msg->priority;
+	ch->client = msg->client;
+	ch->client_generation = msg->client_generation;
+	ch->uid = msg->uid;
 	TAILQ_INIT(&ch->queue);
 	channel_attach_rings(ch, msg);
 	*ret_channel = ch;

@@ -60,6 +60,7 @@ struct channel {
 	bool waiting;	   /* for slots to become free, outside the scan: to go on, or to end */
 
 	uint32_t number; /* its record in every table */
+	uint32_t client, client_generation, uid;
 	uint32_t priority;
 	struct slot_queue queue;	/* waits for a worker */
 	TAILQ_ENTRY(channel) run_link;	/* among the channels of its priority with a queue */

@@ -51,6 +51,19 @@ enum op_kind {
 	OP_LINK_ROOM,
 };
 
+struct control;
+
+/*
+ * Something about which the device process is owed messages. `send` sends the next one: 1: it has
+ * gone, ask again; 0: nothing is owed; or a negative errno.
+ */
+struct owed {
+	int (*send)(struct control *c, struct owed *owed);
+	bool queued; /* in device.outbox */
+	TAILQ_ENTRY(owed) in_outbox;
+};
+TAILQ_HEAD(outbox, owed);
+
 enum channel_state {
 	CHANNEL_FREE = 0,
 	CHANNEL_ALLOCATING,
@@ -66,14 +79,14 @@ struct channel {
 	uint32_t serial;	   /* of the request that is to be answered */
 	bool answer;		   /* MSG_CLOSE waits for its answer */
 	bool closing;		   /* reclaim it as soon as its state allows */
-	bool add, recover, remove; /* owed to the device process; see device_pump() */
-	bool queued;		   /* in device.outbox */
+	bool add, recover, remove; /* owed to the device process */
+	struct owed owed;
 	int segment_fd, eventfd, pipe_read, pipe_write;
 	uint32_t sq_entries, cq_entries, priority, abi;
 	uint64_t arena_bytes, segment_bytes, start;
 	struct session *session;
 	LIST_ENTRY(channel) of_session;
-	TAILQ_ENTRY(channel) in_list; /* device.outbox, or control.free_channels */
+	TAILQ_ENTRY(channel) in_list; /* control.free_channels */
 };
 
 enum session_state { SESSION_FREE = 0, SESSION_HANDSHAKE, SESSION_LIVE, SESSION_CLOSING };
@@ -95,7 +108,7 @@ struct session {
 	uid_t uid;
 	uint64_t deadline_ns; /* of the handshake */
 	uint64_t connected_ns;
-	uint64_t bytes; /* of its segments */
+	uint64_t bytes; /* of its segments, and what else memory_take() counted */
 	uint32_t n_channels;
 	char name[GPUQ_NAME_MAX];
 	LIST_HEAD(, channel) channels;
@@ -129,7 +142,7 @@ struct device {
 	uint64_t deaths_ns[DEVICE_MAX_DEATHS]; /* a ring of the last ones */
 	uint32_t n_deaths;
 	struct devlink_msg in;
-	struct channel_list outbox;
+	struct outbox outbox;
 	char failure[128];
 };
 
@@ -150,7 +163,8 @@ struct control {
 
 	struct channel *channels;
 	struct channel_list free_channels;
-	uint64_t total_bytes; /* of all segments */
+	uint64_t total_bytes;	/* of all sessions */
+	uint64_t segment_bytes; /* of these, in segments */
 	uint64_t max_total_bytes, max_user_bytes;
 	uint32_t n_channels;
 	uint64_t start_index;
@@ -238,8 +252,17 @@ void device_pump(struct control *c);
 void device_received(struct control *c, int result);
 void device_has_room(struct control *c);
 
-/* The channel's `add` or `remove` was set: tells the device process, now or when it can. */
-void device_tell(struct control *c, struct channel *ch);
+/*
+ * Something is owed: tells the device process, now or as soon as it has room. When it is not ready,
+ * nothing is remembered: a new one is told about everything by device_hand_over().
+ */
+void device_tell(struct control *c, struct owed *owed);
+
+/* It is owed nothing any more. */
+void device_forget(struct control *c, struct owed *owed);
+
+/* Sends one message with up to 3 descriptors. Never waits. For the functions behind `send`. */
+int device_send(struct control *c, const struct devlink_msg *m, const int *fds, uint32_t n_fds);
 
 /* Asks the device process to finish what it has. */
 void device_drain(struct control *c);
@@ -296,6 +319,21 @@ __attribute__((format(printf, 4, 5))) void session_broke_protocol(
 /* --- control_channel.c --- */
 
 int channel_table_create(struct control *c);
+
+/*
+ * Whether a session may have so much more memory: -GPUQ_ELIMIT and a sentence when a limit of the
+ * client, its user or the whole is reached. memory_take() and memory_give() count it.
+ */
+int memory_check(
+	const struct control *c, const struct session *s, uint64_t bytes, char text[MSG_TEXT_MAX]);
+void memory_take(struct control *c, struct session *s, uint64_t bytes);
+void memory_give(struct control *c, struct session *s, uint64_t bytes);
+
+/* The sentence of a limit that is reached; returns -GPUQ_ELIMIT. */
+int limit_reached(char text[MSG_TEXT_MAX], const char *name, uint64_t limit);
+
+/* A new device process is ready: it is owed every channel that the last one had. */
+void channel_hand_over(struct control *c);
 
 /* MSG_OPEN and MSG_CLOSE. */
 void channel_open(struct control *c, struct session *s, const struct msg_open *m);

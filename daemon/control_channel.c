@@ -13,6 +13,53 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+/* First that it is there, then that it goes. */
+static int channel_send(struct control *c, struct owed *owed)
+{
+	struct channel *ch = (struct channel *)((char *)owed - offsetof(struct channel, owed));
+	const int fds[3] = {ch->segment_fd, ch->eventfd, ch->pipe_write};
+	struct devlink_msg m = {.channel = ch->index, .generation = ch->generation};
+	int r;
+
+	if (ch->add) {
+		m.type = DEVLINK_ADD;
+		m.abi = ch->session->abi;
+		m.sq_entries = ch->sq_entries;
+		m.cq_entries = ch->cq_entries;
+		m.arena_bytes = ch->arena_bytes;
+		m.start = ch->start;
+		m.priority = ch->priority;
+		m.recover = ch->recover;
+		m.client = ch->session->index;
+		m.client_generation = ch->session->generation;
+		m.uid = ch->session->uid;
+		r = device_send(c, &m, fds, 3);
+		ch->add = r < 0;
+		return r < 0 ? r : 1;
+	}
+	if (!ch->remove)
+		return 0;
+	m.type = DEVLINK_REMOVE;
+	r = device_send(c, &m, NULL, 0);
+	ch->remove = r < 0;
+	return r < 0 ? r : 1;
+}
+
+void channel_hand_over(struct control *c)
+{
+	for (uint32_t i = 0; i < c->config->max_channels; i++) {
+		struct channel *ch = &c->channels[i];
+
+		if (ch->state != CHANNEL_ADDING && ch->state != CHANNEL_OPEN &&
+			ch->state != CHANNEL_REMOVING)
+			continue;
+		ch->add = true;
+		ch->recover = ch->state != CHANNEL_ADDING;
+		ch->remove = ch->state == CHANNEL_REMOVING;
+		device_tell(c, &ch->owed);
+	}
+}
+
 int channel_table_create(struct control *c)
 {
 	c->channels = calloc(c->config->max_channels, sizeof(*c->channels));
@@ -23,6 +70,7 @@ int channel_table_create(struct control *c)
 		struct channel *ch = &c->channels[i];
 
 		ch->index = i;
+		ch->owed.send = channel_send;
 		ch->segment_fd = ch->eventfd = ch->pipe_read = ch->pipe_write = -1;
 		TAILQ_INSERT_TAIL(&c->free_channels, ch, in_list);
 	}
@@ -78,7 +126,7 @@ static int open_check(const struct control *c, const struct msg_open *m, char te
 	return 0;
 }
 
-static int limit_reached(char text[MSG_TEXT_MAX], const char *name, uint64_t limit)
+int limit_reached(char text[MSG_TEXT_MAX], const char *name, uint64_t limit)
 {
 	snprintf(text, MSG_TEXT_MAX,
 		"the limit %s (%llu) is reached; raise it in gpuqd.conf, or ask for less", name,
@@ -106,45 +154,64 @@ static struct user_share user_share(const struct control *c, uid_t uid)
 	return share;
 }
 
+int memory_check(
+	const struct control *c, const struct session *s, uint64_t bytes, char text[MSG_TEXT_MAX])
+{
+	if (s->bytes + bytes > c->config->max_client_bytes)
+		return limit_reached(text, "max_client_bytes", c->config->max_client_bytes);
+	if (user_share(c, s->uid).bytes + bytes > c->max_user_bytes)
+		return limit_reached(text, "max_user_bytes", c->max_user_bytes);
+	if (c->total_bytes + bytes > c->max_total_bytes)
+		return limit_reached(text, "max_total_bytes", c->max_total_bytes);
+	return 0;
+}
+
+void memory_take(struct control *c, struct session *s, uint64_t bytes)
+{
+	s->bytes += bytes;
+	c->total_bytes += bytes;
+}
+
+void memory_give(struct control *c, struct session *s, uint64_t bytes)
+{
+	s->bytes -= bytes;
+	c->total_bytes -= bytes;
+}
+
 /* There is room for one more channel of these sizes. */
 static int limits_check(const struct control *c, const struct session *s, uint64_t arena_bytes,
 	uint64_t segment_bytes, char text[MSG_TEXT_MAX])
 {
 	const struct config *config = c->config;
-	const struct user_share user = user_share(c, s->uid);
 
 	if (arena_bytes > config->max_arena_bytes)
 		return limit_reached(text, "max_arena_bytes", config->max_arena_bytes);
 	if (s->n_channels >= config->max_channels_per_client)
 		return limit_reached(
 			text, "max_channels_per_client", config->max_channels_per_client);
-	if (user.channels >= config->max_channels_per_user)
+	if (user_share(c, s->uid).channels >= config->max_channels_per_user)
 		return limit_reached(text, "max_channels_per_user", config->max_channels_per_user);
 	if (TAILQ_EMPTY(&c->free_channels))
 		return limit_reached(text, "max_channels", config->max_channels);
-	if (s->bytes + segment_bytes > config->max_client_bytes)
-		return limit_reached(text, "max_client_bytes", config->max_client_bytes);
-	if (user.bytes + segment_bytes > c->max_user_bytes)
-		return limit_reached(text, "max_user_bytes", c->max_user_bytes);
-	if (c->total_bytes + segment_bytes > c->max_total_bytes)
-		return limit_reached(text, "max_total_bytes", c->max_total_bytes);
-	return 0;
+	return memory_check(c, s, segment_bytes, text);
 }
 
 static void account(struct control *c, struct channel *ch, bool add)
 {
-	uint64_t bytes = add ? ch->segment_bytes : -ch->segment_bytes;
 	uint32_t n = add ? 1 : -1u;
 
-	ch->session->bytes += bytes;
+	if (add)
+		memory_take(c, ch->session, ch->segment_bytes);
+	else
+		memory_give(c, ch->session, ch->segment_bytes);
+	c->segment_bytes += add ? ch->segment_bytes : -ch->segment_bytes;
 	ch->session->n_channels += n;
-	c->total_bytes += bytes;
 	c->n_channels += n;
 	struct stats_client *record = &c->stats.clients[ch->session->index];
 	shm_store_relaxed(&record->channels, ch->session->n_channels);
 	shm_store_relaxed(&record->segment_bytes, ch->session->bytes);
 	shm_store_relaxed(&c->stats.header->channels, c->n_channels);
-	shm_store_relaxed(&c->stats.header->segment_bytes, c->total_bytes);
+	shm_store_relaxed(&c->stats.header->segment_bytes, c->segment_bytes);
 }
 
 static struct channel *channel_take(
@@ -321,7 +388,7 @@ void channel_allocated(struct control *c, struct channel *ch, int result)
 	ch->state = CHANNEL_ADDING;
 	ch->add = true;
 	ch->recover = false;
-	device_tell(c, ch);
+	device_tell(c, &ch->owed);
 }
 
 static void channel_remove(struct control *c, struct channel *ch)
@@ -329,7 +396,7 @@ static void channel_remove(struct control *c, struct channel *ch)
 	ch->state = CHANNEL_REMOVING;
 	ch->remove = true;
 	channel_state_show(c, ch, STATS_CHANNEL_CLOSING);
-	device_tell(c, ch);
+	device_tell(c, &ch->owed);
 }
 
 void channel_added(struct control *c, struct channel *ch)

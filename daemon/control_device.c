@@ -99,8 +99,7 @@ static void device_receive(struct control *c)
 	c->device.receiving = true;
 }
 
-/* Sends one message with up to 3 descriptors. Never waits. */
-static int link_send(const struct device *d, const struct devlink_msg *m, const int fds[3])
+int device_send(struct control *c, const struct devlink_msg *m, const int *fds, uint32_t n_fds)
 {
 	union {
 		struct cmsghdr align;
@@ -109,29 +108,28 @@ static int link_send(const struct device *d, const struct devlink_msg *m, const 
 	struct iovec iov = {.iov_base = (void *)m, .iov_len = sizeof(*m)};
 	struct msghdr mh = {.msg_iov = &iov, .msg_iovlen = 1};
 
-	if (fds != NULL) {
+	if (n_fds > 0) {
 		mh.msg_control = u.bytes;
-		mh.msg_controllen = sizeof(u.bytes);
+		mh.msg_controllen = CMSG_SPACE(n_fds * sizeof(int));
 		struct cmsghdr *cm = CMSG_FIRSTHDR(&mh);
 		cm->cmsg_level = SOL_SOCKET;
 		cm->cmsg_type = SCM_RIGHTS;
-		cm->cmsg_len = CMSG_LEN(3 * sizeof(int));
-		memcpy(CMSG_DATA(cm), fds, 3 * sizeof(int));
+		cm->cmsg_len = CMSG_LEN(n_fds * sizeof(int));
+		memcpy(CMSG_DATA(cm), fds, n_fds * sizeof(int));
 	}
-	return sendmsg(d->link_fd, &mh, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 ? -errno : 0;
+	return sendmsg(c->device.link_fd, &mh, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 ? -errno : 0;
 }
 
 int device_start(struct control *c)
 {
 	struct device *d = &c->device;
-	struct devlink_msg m = {
-		.type = DEVLINK_START,
+	struct devlink_start start = {
 		.device = d->index,
 		.workers = (uint32_t)c->config->workers,
 		.poll_us = (uint32_t)c->config->poll_us,
 		.max_channels = (uint32_t)c->config->max_channels,
 		.max_in_flight = (uint32_t)c->config->max_in_flight,
-		.text = "cpu",
+		.kind = "cpu",
 	};
 
 	int r = control_repair_stats(c);
@@ -150,7 +148,7 @@ int device_start(struct control *c)
 	record(c)->pid = (uint32_t)d->pid;
 	shm_store_release_u32(&record(c)->state, STATS_DEVICE_STARTING);
 	/* The socket is new: this cannot fail for want of room, and a dead peer shows as EOF. */
-	(void)link_send(d, &m, NULL);
+	(void)send(d->link_fd, &start, sizeof(start), MSG_DONTWAIT | MSG_NOSIGNAL);
 	device_receive(c);
 	return 0;
 }
@@ -166,54 +164,22 @@ static void device_wait_room(struct control *c)
 	c->device.waiting_room = true;
 }
 
-/* Sends the next thing that is owed for a channel: first that it is there, then that it goes. */
-static int channel_send(struct device *d, struct channel *ch)
-{
-	const int fds[3] = {ch->segment_fd, ch->eventfd, ch->pipe_write};
-	struct devlink_msg m = {.channel = ch->index, .generation = ch->generation};
-	int r;
-
-	if (ch->add) {
-		m.type = DEVLINK_ADD;
-		m.abi = ch->session->abi;
-		m.sq_entries = ch->sq_entries;
-		m.cq_entries = ch->cq_entries;
-		m.arena_bytes = ch->arena_bytes;
-		m.start = ch->start;
-		m.priority = ch->priority;
-		m.recover = ch->recover;
-		m.device = d->index;
-		r = link_send(d, &m, fds);
-		if (r == 0)
-			ch->add = false;
-		return r;
-	}
-	m.type = DEVLINK_REMOVE;
-	r = link_send(d, &m, NULL);
-	if (r == 0)
-		ch->remove = false;
-	return r;
-}
-
 void device_pump(struct control *c)
 {
 	const struct devlink_msg drain = {.type = DEVLINK_DRAIN};
 	struct device *d = &c->device;
-	struct channel *ch;
+	struct owed *owed;
 	int r = 0;
 
 	if (d->state != DEVICE_READY || d->waiting_room)
 		return;
-	while (r == 0 && (ch = TAILQ_FIRST(&d->outbox)) != NULL) {
-		if (ch->add || ch->remove) {
-			r = channel_send(d, ch);
-			continue;
-		}
-		TAILQ_REMOVE(&d->outbox, ch, in_list);
-		ch->queued = false;
+	while (r >= 0 && (owed = TAILQ_FIRST(&d->outbox)) != NULL) {
+		r = owed->send(c, owed);
+		if (r == 0)
+			device_forget(c, owed);
 	}
-	if (r == 0 && d->drain) {
-		r = link_send(d, &drain, NULL);
+	if (r >= 0 && d->drain) {
+		r = device_send(c, &drain, NULL, 0);
 		d->drain = r < 0;
 	}
 	if (r == -EAGAIN)
@@ -221,20 +187,28 @@ void device_pump(struct control *c)
 	/* Too many descriptors in flight: the next tick tries again. A dead peer shows as EOF. */
 }
 
-static void outbox_add(struct device *d, struct channel *ch)
+static void outbox_add(struct device *d, struct owed *owed)
 {
-	if (ch->queued)
+	if (owed->queued)
 		return;
-	ch->queued = true;
-	TAILQ_INSERT_TAIL(&d->outbox, ch, in_list);
+	owed->queued = true;
+	TAILQ_INSERT_TAIL(&d->outbox, owed, in_outbox);
 }
 
-void device_tell(struct control *c, struct channel *ch)
+void device_forget(struct control *c, struct owed *owed)
 {
-	/* A device process that comes later is told about every channel when it is ready. */
+	if (!owed->queued)
+		return;
+	owed->queued = false;
+	TAILQ_REMOVE(&c->device.outbox, owed, in_outbox);
+}
+
+void device_tell(struct control *c, struct owed *owed)
+{
+	/* A device process that comes later is told about everything when it is ready. */
 	if (c->device.state != DEVICE_READY)
 		return;
-	outbox_add(&c->device, ch);
+	outbox_add(&c->device, owed);
 	device_pump(c);
 }
 
@@ -247,22 +221,6 @@ void device_drain(struct control *c)
 
 /* --- Hearing ------------------------------------------------------------------------------- */
 
-/* Gives a new device process everything that its predecessor had. */
-static void device_hand_over(struct control *c)
-{
-	for (uint32_t i = 0; i < c->config->max_channels; i++) {
-		struct channel *ch = &c->channels[i];
-
-		if (ch->state != CHANNEL_ADDING && ch->state != CHANNEL_OPEN &&
-			ch->state != CHANNEL_REMOVING)
-			continue;
-		ch->add = true;
-		ch->recover = ch->state != CHANNEL_ADDING;
-		ch->remove = ch->state == CHANNEL_REMOVING;
-		outbox_add(&c->device, ch);
-	}
-}
-
 static void device_ready(struct control *c)
 {
 	struct device *d = &c->device;
@@ -273,7 +231,7 @@ static void device_ready(struct control *c)
 	shm_store_release_u32(&record(c)->state, STATS_DEVICE_READY);
 	log_info("device %u is ready: %.128s (pid %ld, epoch %llu)", d->index, record(c)->name,
 		(long)d->pid, (unsigned long long)d->epoch);
-	device_hand_over(c);
+	channel_hand_over(c);
 	if (c->draining)
 		device_drain(c);
 	device_pump(c);
@@ -360,14 +318,12 @@ void device_replace(struct control *c)
 static void device_down(struct control *c)
 {
 	struct device *d = &c->device;
-	struct channel *ch;
+	struct owed *owed;
 
 	d->state = DEVICE_DOWN;
 	shm_store_release_u32(&record(c)->state, STATS_DEVICE_GONE);
-	while ((ch = TAILQ_FIRST(&d->outbox)) != NULL) {
-		TAILQ_REMOVE(&d->outbox, ch, in_list);
-		ch->queued = false;
-	}
+	while ((owed = TAILQ_FIRST(&d->outbox)) != NULL)
+		device_forget(c, owed);
 }
 
 void device_received(struct control *c, int result)

@@ -124,7 +124,7 @@ static void totals_carry(struct control *c, struct stats_header *to)
 		live += c->sessions[i].state == SESSION_LIVE;
 	to->clients = live;
 	to->channels = c->n_channels;
-	to->segment_bytes = c->total_bytes;
+	to->segment_bytes = c->segment_bytes;
 }
 
 /* Writes the records of everything that is there. */

@@ -29,7 +29,7 @@
 struct link {
 	struct dispatch *dispatch;
 	struct channel **channels; /* by number */
-	struct devlink_msg start;
+	struct devlink_start start;
 	struct wire_page *page;
 	struct stats stats;
 	struct ledger_channel *ledger;
@@ -180,7 +180,7 @@ static void publish_device(struct link *l, const struct device *device)
 	s->pid = (uint32_t)getpid();
 	s->epoch = l->page->devices[l->start.device].epoch;
 	s->workers = device_workers(device);
-	snprintf(s->kind, sizeof(s->kind), "%.31s", l->start.text);
+	memcpy(s->kind, l->start.kind, sizeof(s->kind));
 	snprintf(s->name, sizeof(s->name), "%s", device_name(device));
 	for (uint32_t i = 0; i < op_count && i < l->stats.header->max_ops; i++) {
 		snprintf(l->stats.ops[i].name, GPUQ_NAME_MAX, "%s", op_table[i]->name);
@@ -278,14 +278,13 @@ static void serve(struct link *l)
 int device_process_main(void)
 {
 	static struct link l;
-	int fds[LINK_FDS], n;
 
 	prctl(PR_SET_NAME, "gpuqd-device");
 	signal(SIGPIPE, SIG_IGN);
 	/* The control process decides when to end; a terminal's Ctrl-C reaches it too. */
 	signal(SIGINT, SIG_IGN);
 	signal(SIGTERM, SIG_IGN);
-	if (!receive(&l.start, fds, &n) || l.start.type != DEVLINK_START)
+	if (recv(DEVLINK_FD_LINK, &l.start, sizeof(l.start), 0) != sizeof(l.start))
 		return EXIT_FAILURE;
 	int r = start(&l);
 	if (r != 0)

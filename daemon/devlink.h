@@ -13,7 +13,7 @@
  *   and standard error.
  *
  *   control                                    device
- *   DEVLINK_START (struct)              ->     opens the device, calibrates
+ *   struct devlink_start                ->     opens the device, calibrates
  *                                       <-     DEVLINK_READY, or DEVLINK_FAILED with a sentence
  *   DEVLINK_ADD + segment, eventfd, pipe ->
  *                                       <-     DEVLINK_ADDED: in the scan
@@ -52,8 +52,16 @@ enum {
 	DEVLINK_FD_LEDGER = 6,
 };
 
+/* The first message: how to begin. Texts end with 0. */
+struct devlink_start {
+	uint32_t device;  /* slot in page and statistics */
+	uint32_t workers; /* 0: as many as fit */
+	uint32_t poll_us; /* how long dispatch polls before it sleeps */
+	uint32_t max_channels, max_in_flight;
+	char kind[GPUQ_NAME_MAX]; /* of device: "cpu", "cuda:0", "auto" */
+};
+
 enum devlink_type {
-	DEVLINK_START = 1,
 	DEVLINK_READY = 2,
 	DEVLINK_FAILED = 3,
 	DEVLINK_ADD = 4,
@@ -76,7 +84,7 @@ enum devlink_type {
 	DEVLINK_PRESENT = 21,
 };
 
-/* Every message has this one form; fields that a type does not use are zero. */
+/* Every other message has this one form; fields that a type does not use are zero. */
 struct devlink_msg {
 	uint32_t type;	  /* enum devlink_type */
 	uint32_t channel; /* record in ledger, statistics and every table: 0 .. max_channels - 1 */
@@ -84,15 +92,10 @@ struct devlink_msg {
 	uint32_t abi; /* of the channel's client */
 	uint32_t sq_entries, cq_entries;
 	uint64_t arena_bytes;
-	uint64_t start;	   /* first index of both rings */
-	uint32_t priority; /* 0 first */
-	uint32_t recover;  /* 1: the ledger holds this channel's state */
-	/* DEVLINK_START */
-	uint32_t device;  /* slot in page and statistics */
-	uint32_t workers; /* 0: as many as fit */
-	uint32_t poll_us; /* how long dispatch polls before it sleeps */
-	uint32_t max_channels, max_in_flight;
-	uint32_t count; /* DEVLINK_PRESENT: how many there are; `device` is this one's place */
+	uint64_t start;	       /* first index of both rings */
+	uint32_t priority;     /* 0 first */
+	uint32_t recover;      /* 1: the ledger holds this channel's state */
+	uint32_t index, count; /* DEVLINK_PRESENT: which of how many */
 	/* DEVLINK_ADD, _PIPELINE, _BUFFER...: whose it is. A record number and its generation. */
 	uint32_t client, client_generation;
 	uint32_t uid;
@@ -105,7 +108,7 @@ struct devlink_msg {
 	char kind[GPUQ_NAME_MAX];
 	char uuid[64];
 	char name[128];
-	char text[224]; /* DEVLINK_START: kind of device ("cpu"); else why: one sentence */
+	char text[224]; /* why: one sentence */
 };
 
 /*
