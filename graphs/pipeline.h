@@ -57,7 +57,15 @@ struct pipeline_step {
 	union op_value params[GPUQ_MAX_PARAMS];
 };
 const struct pipeline_step *pipeline_steps(const struct pipeline *p, uint32_t *ret_count);
-uint32_t pipeline_tensors(const struct pipeline *p);
-uint32_t pipeline_dtype(const struct pipeline *p, uint32_t tensor);
+
+/* Fills in the dtypes of all tensors; those that are no inputs have rank UINT32_MAX: unknown. */
+void pipeline_tensors(const struct pipeline *p, struct tensor *ret_tensors, uint32_t *ret_count);
+
+/*
+ * Checks one step with its tensors as they are known so far, and writes the shapes of its results
+ * into them. Results of op_check(); *ret_call is the step's checked call, data included.
+ */
+int pipeline_check_step(const struct pipeline_step *step, struct tensor *tensors,
+	struct op_call *ret_call, uint32_t *ret_arg);
 
 #endif

@@ -288,7 +288,8 @@ struct wire_pipeline_tensor {
 	uint64_t dims[GPUQ_MAX_RANK];
 };
 
-#define WIRE_PIPELINE_NONE UINT16_MAX /* an absent optional input */
+/* An absent optional input, and every place that the operator does not have. */
+#define WIRE_PIPELINE_NONE UINT16_MAX
 struct wire_pipeline_step {
 	uint32_t op;
 	uint32_t params_given; /* mask; the others have their presets */
