@@ -75,16 +75,9 @@ static int check_counts(
 	return 0;
 }
 
-/* What gpuq_call_create() is given, under one name. */
-struct arguments {
-	const struct gpuq_tensor *inputs, *outputs;
-	const struct gpuq_param *params;
-	uint32_t n_inputs, n_outputs, n_params;
-};
-
 /* Builds the argument block; returns its length. Inputs that are not given stay absent: zeros. */
 static int build(const struct gpuq_channel *ch, const struct gpuq_op_info *op,
-	const struct arguments *a, uint64_t *block)
+	const struct call_arguments *a, uint64_t *block)
 {
 	struct wire_call *head = (struct wire_call *)block;
 	struct wire_tensor *tensors = (struct wire_tensor *)(head + 1);
@@ -113,22 +106,15 @@ static void link_call(struct gpuq_channel *ch, struct gpuq_call *call)
 	ch->calls = call;
 }
 
-int gpuq_call_create(struct gpuq_channel *ch, const char *op_name, const struct gpuq_tensor *inputs,
-	uint32_t n_inputs, const struct gpuq_tensor *outputs, uint32_t n_outputs,
-	const struct gpuq_param *params, uint32_t n_params, struct gpuq_call **ret_call)
+int call_create(struct gpuq_channel *ch, const struct gpuq_op_info *op,
+	struct gpuq_pipeline *pipeline, const struct call_arguments *a, struct gpuq_call **ret_call)
 {
-	const struct arguments a = {inputs, outputs, params, n_inputs, n_outputs, n_params};
 	uint64_t block[WIRE_MAX_ARGS / sizeof(uint64_t)] = {0};
-	const struct gpuq_op_info *op;
 	void *data;
 
-	if (!channel_owned(ch))
-		return channel_refuse(ch);
-	int r = discovery_find(ch->gpuq, op_name, &op);
+	int r = check_counts(op, a->n_inputs, a->n_outputs, a->n_params);
 	if (r == 0)
-		r = check_counts(op, n_inputs, n_outputs, n_params);
-	if (r == 0)
-		r = build(ch, op, &a, block);
+		r = build(ch, op, a, block);
 	if (r < 0)
 		return r;
 	size_t bytes = (size_t)r;
@@ -146,9 +132,24 @@ int gpuq_call_create(struct gpuq_channel *ch, const char *op_name, const struct 
 	call->args = (uint64_t)((uint8_t *)data - ch->arena_base) | bytes << 32;
 	call->references = 1;
 	call->op = op;
+	call->pipeline = pipeline;
+	pipeline_ref(pipeline);
 	link_call(ch, call);
 	*ret_call = call;
 	return 0;
+}
+
+int gpuq_call_create(struct gpuq_channel *ch, const char *op_name, const struct gpuq_tensor *inputs,
+	uint32_t n_inputs, const struct gpuq_tensor *outputs, uint32_t n_outputs,
+	const struct gpuq_param *params, uint32_t n_params, struct gpuq_call **ret_call)
+{
+	const struct call_arguments a = {inputs, outputs, params, n_inputs, n_outputs, n_params};
+	const struct gpuq_op_info *op;
+
+	if (!channel_owned(ch))
+		return channel_refuse(ch);
+	int r = discovery_find(ch->gpuq, op_name, &op);
+	return r < 0 ? r : call_create(ch, op, NULL, &a, ret_call);
 }
 
 void call_free(struct gpuq_call *call)
@@ -157,6 +158,7 @@ void call_free(struct gpuq_call *call)
 	*call->link = call->next;
 	if (call->next != NULL)
 		call->next->link = call->link;
+	pipeline_unref(call->pipeline);
 	free(call);
 }
 

@@ -260,6 +260,7 @@ void channel_free(struct gpuq_channel *ch)
 	while (ch->calls != NULL) {
 		struct gpuq_call *call = ch->calls;
 		ch->calls = call->next;
+		pipeline_unref(call->pipeline);
 		free(call);
 	}
 	/* In a child the segment's addresses may belong to something else by now. */

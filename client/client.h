@@ -50,6 +50,8 @@ struct gpuq {
 	char gone_text[MSG_TEXT_MAX]; /* written before `gone` */
 	struct gpuq_op_info **ops;    /* [welcome.n_ops], filled as they are asked for */
 	struct gpuq_channel *channels;
+	struct gpuq_pipeline *pipelines;
+	pthread_mutex_t upload; /* held while the pieces of one definition are sent */
 };
 
 /* A submission in flight. The wire's user_data is `token`, the caller's stays here. */
@@ -63,10 +65,11 @@ struct flight {
 
 struct gpuq_call {
 	struct gpuq_channel *channel;
-	uint64_t opcode;     /* first word of the submission entry */
-	uint64_t args;	     /* its third: offset and length of the argument block */
-	uint64_t references; /* submissions in flight, and 1 until it is destroyed */
-	const struct gpuq_op_info *op;
+	uint64_t opcode;		/* first word of the submission entry */
+	uint64_t args;			/* its third: offset and length of the argument block */
+	uint64_t references;		/* submissions in flight, and 1 until it is destroyed */
+	const struct gpuq_op_info *op;	/* also of a pipeline: its interface */
+	struct gpuq_pipeline *pipeline; /* NULL: an operator */
 	struct gpuq_call *next, **link; /* in channel->calls */
 };
 
@@ -145,6 +148,9 @@ struct session_message {
 		struct msg_close closed;
 		struct msg_op op;
 		struct msg_device device;
+		struct msg_present present;
+		struct msg_graphs graphs;
+		struct msg_pipeline_handle pipeline;
 		uint64_t words[MSG_MAX / 8];
 	};
 	uint32_t n_fds;
@@ -178,6 +184,9 @@ int session_gone(struct gpuq *gpuq);
 /* 0, or the error of a connection that has ended, or of a forked child, with the sentence. */
 int session_check(const struct gpuq *gpuq);
 
+/* -GPUQ_EABI, with the sentence, when gpuqd does not know version 3 of the wire. */
+int session_need_abi3(const struct gpuq *gpuq, const char *what);
+
 /* The descriptor is a memfd of exactly `bytes` that nobody can shrink. */
 int session_check_memory(int fd, uint64_t bytes, const char *what);
 
@@ -189,11 +198,26 @@ static inline bool page_gone(const struct wire_page *page)
 
 /* --- discovery.c --------------------------------------------------------------------------- */
 
+/* Copies a text that somebody else wrote, with an end. */
+void discovery_copy_text(char *dst, const char *src, size_t size);
+
 /* An operator by name; valid until gpuq_disconnect(). */
 int discovery_find(struct gpuq *gpuq, const char *name, const struct gpuq_op_info **ret_op);
 void discovery_free(struct gpuq *gpuq);
 
 /* --- call.c -------------------------------------------------------------------------------- */
+
+/* What a call is given, under one name. */
+struct call_arguments {
+	const struct gpuq_tensor *inputs, *outputs;
+	const struct gpuq_param *params;
+	uint32_t n_inputs, n_outputs, n_params;
+};
+
+/* Prepares a call of an operator, or of a pipeline, whose interface is op. */
+int call_create(struct gpuq_channel *channel, const struct gpuq_op_info *op,
+	struct gpuq_pipeline *pipeline, const struct call_arguments *a,
+	struct gpuq_call **ret_call);
 
 void call_free(struct gpuq_call *call);
 
@@ -202,6 +226,15 @@ static inline void call_release(struct gpuq_call *call)
 	if (--call->references == 0)
 		call_free(call);
 }
+
+/* --- pipeline.c ---------------------------------------------------------------------------- */
+
+/* Calls keep the pipeline's description after its end. NULL is fine. */
+void pipeline_ref(struct gpuq_pipeline *pipeline);
+void pipeline_unref(struct gpuq_pipeline *pipeline);
+
+/* All pipelines of a connection that ends; gpuqd is not told. */
+void pipeline_free_all(struct gpuq *gpuq);
 
 /* --- channel.c ----------------------------------------------------------------------------- */
 

@@ -194,6 +194,7 @@ static struct gpuq *gpuq_new(void)
 	}
 	g->fd = -1;
 	pthread_mutex_init(&g->lock, NULL);
+	pthread_mutex_init(&g->upload, NULL);
 	return g;
 }
 
@@ -248,12 +249,14 @@ void gpuq_disconnect(struct gpuq *g)
 		session_leave(g);
 	while (g->channels != NULL)
 		channel_free(g->channels);
+	pipeline_free_all(g);
 	discovery_free(g);
 	if (g->page != NULL)
 		munmap((void *)g->page, WIRE_PAGE_SIZE);
 	if (g->fd >= 0)
 		close(g->fd);
 	guard_destroy(g->guard);
+	pthread_mutex_destroy(&g->upload);
 	pthread_mutex_destroy(&g->lock);
 	free(g);
 }

@@ -8,8 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Copies a name that somebody else wrote, with an end. */
-static void copy_text(char *dst, const char *src, size_t size)
+void discovery_copy_text(char *dst, const char *src, size_t size)
 {
 	memcpy(dst, src, size);
 	dst[size - 1] = '\0';
@@ -18,8 +17,8 @@ static void copy_text(char *dst, const char *src, size_t size)
 static void read_tensors(struct gpuq_op_tensor *dst, const struct msg_op_tensor *src, uint32_t n)
 {
 	for (uint32_t i = 0; i < n; i++) {
-		copy_text(dst[i].name, src[i].name, sizeof(dst[i].name));
-		copy_text(dst[i].shape, src[i].shape, sizeof(dst[i].shape));
+		discovery_copy_text(dst[i].name, src[i].name, sizeof(dst[i].name));
+		discovery_copy_text(dst[i].shape, src[i].shape, sizeof(dst[i].shape));
 		dst[i].dtypes = src[i].dtypes;
 		dst[i].optional = src[i].optional != 0;
 	}
@@ -35,12 +34,13 @@ static int read_op(struct gpuq_op_info *info, const struct msg_op *m)
 	info->n_inputs = m->n_inputs;
 	info->n_outputs = m->n_outputs;
 	info->n_params = m->n_params;
-	copy_text(info->name, m->name, sizeof(info->name));
-	copy_text(info->summary, m->summary, sizeof(info->summary));
+	discovery_copy_text(info->name, m->name, sizeof(info->name));
+	discovery_copy_text(info->summary, m->summary, sizeof(info->summary));
 	read_tensors(info->inputs, m->inputs, m->n_inputs);
 	read_tensors(info->outputs, m->outputs, m->n_outputs);
 	for (uint32_t i = 0; i < m->n_params; i++) {
-		copy_text(info->params[i].name, m->params[i].name, sizeof(m->params[i].name));
+		discovery_copy_text(
+			info->params[i].name, m->params[i].name, sizeof(m->params[i].name));
 		info->params[i].type = m->params[i].type;
 		info->params[i].preset = m->params[i].preset;
 		info->params[i].min = m->params[i].min;
@@ -183,7 +183,7 @@ int gpuq_device_info(struct gpuq *g, uint32_t index, struct gpuq_device_info *re
 	ret_info->index = answer.device.index;
 	ret_info->ready = answer.device.ready != 0;
 	ret_info->epoch = answer.device.epoch;
-	copy_text(ret_info->kind, answer.device.kind, sizeof(ret_info->kind));
-	copy_text(ret_info->name, answer.device.name, sizeof(ret_info->name));
+	discovery_copy_text(ret_info->kind, answer.device.kind, sizeof(ret_info->kind));
+	discovery_copy_text(ret_info->name, answer.device.name, sizeof(ret_info->name));
 	return 0;
 }

@@ -59,9 +59,10 @@ extern "C" {
 /* A timeout that never passes. Timeouts are relative, in nanoseconds; 0 does not wait. */
 #define GPUQ_FOREVER UINT64_MAX
 
-struct gpuq;	     /* a connection */
-struct gpuq_channel; /* a pair of rings and an arena */
-struct gpuq_call;    /* an operator with its tensors, ready to be submitted many times */
+struct gpuq;	      /* a connection */
+struct gpuq_channel;  /* a pair of rings and an arena */
+struct gpuq_call;     /* an operator with its tensors, ready to be submitted many times */
+struct gpuq_pipeline; /* operators that pass tensors to each other on the device */
 
 /* --- Connection ---------------------------------------------------------------------------- */
 
@@ -160,6 +161,23 @@ GPUQ_EXPORT int gpuq_op_find(struct gpuq *gpuq, const char *name, struct gpuq_op
 GPUQ_EXPORT int gpuq_device_info(
 	struct gpuq *gpuq, uint32_t index, struct gpuq_device_info *ret_info);
 
+/* A device that the machine of gpuqd has, whether it can be used or not. */
+struct gpuq_present_info {
+	uint32_t index;
+	int status;		  /* 0, or why it cannot be used: -GPUQ_ENODEV or another error */
+	char kind[GPUQ_NAME_MAX]; /* as gpuqd's option `device` takes it: "cpu", "cuda:0" */
+	char name[128];
+	char uuid[64];
+	char why[192]; /* with a negative status: the cause and the next step, one sentence */
+};
+
+/*
+ * Describes what gpuqd found when it started, numbered from 0; -GPUQ_ENODEV behind the last one,
+ * -GPUQ_EABI when gpuqd is too old to tell. One round trip.
+ */
+GPUQ_EXPORT int gpuq_present_info(
+	struct gpuq *gpuq, uint32_t index, struct gpuq_present_info *ret_info);
+
 /* --- Channels ------------------------------------------------------------------------------ */
 
 struct gpuq_channel_options {
@@ -241,6 +259,82 @@ GPUQ_EXPORT int gpuq_call_create(struct gpuq_channel *channel, const char *op,
  */
 GPUQ_EXPORT void gpuq_call_destroy(struct gpuq_call *call);
 
+/* --- Pipelines ----------------------------------------------------------------------------- */
+
+/*
+ * A named sequence of operators. What one writes another reads without a way through the client:
+ * tensors between steps stay on the device. It is registered once, and then called like an
+ * operator: one submission and one completion for the whole, with the priority of the channel, one
+ * timeout, one cancellation. Each exact shape of its inputs becomes a graph of its own.
+ *
+ *	const struct gpuq_pipeline_tensor tensors[] = {
+ *		{"x", GPUQ_PIPELINE_INPUT, GPUQ_F32, 2, {32, 64}},
+ *		{"w", GPUQ_PIPELINE_INPUT, GPUQ_F32, 2, {10, 64}},
+ *		{"scores", GPUQ_PIPELINE_INNER, GPUQ_F32},
+ *		{"p", GPUQ_PIPELINE_OUTPUT, GPUQ_F32},
+ *	};
+ *	const struct gpuq_pipeline_step steps[] = {
+ *		{.op = "gemv_batched", .inputs = {"x", "w"}, .outputs = {"scores"}},
+ *		{.op = "softmax", .inputs = {"scores"}, .outputs = {"p"}},
+ *	};
+ *	gpuq_pipeline_create(g, 0, "classify", tensors, 4, steps, 2, &pipeline);
+ *	gpuq_pipeline_call_create(ch, pipeline, in, 2, &out, 1, &call);
+ */
+enum gpuq_pipeline_role {
+	GPUQ_PIPELINE_INPUT = 1,  /* given with each call; no step writes it */
+	GPUQ_PIPELINE_OUTPUT = 2, /* given with each call; exactly one step writes it */
+	GPUQ_PIPELINE_INNER = 3,  /* on the device only; exactly one step writes it */
+};
+
+struct gpuq_pipeline_tensor {
+	const char *name; /* shorter than GPUQ_NAME_MAX, and different from the others */
+	uint32_t role;	  /* enum gpuq_pipeline_role */
+	uint32_t dtype;
+	/* Of an input: a first shape. Calls may come with others; what fits is found out then. */
+	uint32_t rank;
+	uint64_t dims[GPUQ_MAX_RANK];
+};
+
+/* Tensors are named in the order of the operator's arguments; NULL: an absent optional input. */
+struct gpuq_pipeline_step {
+	const char *op;
+	const char *inputs[GPUQ_MAX_INPUTS];
+	const char *outputs[GPUQ_MAX_OUTPUTS];
+	const struct gpuq_param *params; /* fixed for the life of the pipeline */
+	uint32_t n_params;
+};
+
+/*
+ * Registers a pipeline for calls through this connection's channels of that device. Steps may
+ * come in any order. The whole is checked here and by gpuqd, with the given shapes; the detail
+ * names step and tensor. Any thread.
+ *
+ * Errors: -EINVAL (a name that is missing, too long or there twice, an unknown role),
+ * -GPUQ_EPIPELINE (a step names a tensor that is not there, a tensor written by two steps or by
+ * none, an input that is written, a cycle), -GPUQ_EOP, -GPUQ_EARGS, -GPUQ_EPARAM, -GPUQ_EDTYPE,
+ * -GPUQ_ERANK, -GPUQ_ESHAPE, -GPUQ_EMISSING and -GPUQ_EOVERFLOW of a step, -GPUQ_ELIMIT (1024 steps,
+ * 2048 tensors, and gpuqd's limits of pipelines and memory), -GPUQ_ENODEV, -GPUQ_EABI (a gpuqd
+ * without pipelines), -ENOMEM, -GPUQ_EGONE.
+ */
+GPUQ_EXPORT int gpuq_pipeline_create(struct gpuq *gpuq, uint32_t device, const char *name,
+	const struct gpuq_pipeline_tensor *tensors, uint32_t n_tensors,
+	const struct gpuq_pipeline_step *steps, uint32_t n_steps,
+	struct gpuq_pipeline **ret_pipeline);
+
+/*
+ * Takes it back; waits for what is in flight of it. Calls of it may still be destroyed, and are
+ * answered with -GPUQ_EPIPELINE. Any thread. gpuq_disconnect() does the same for all. NULL is fine.
+ */
+GPUQ_EXPORT void gpuq_pipeline_destroy(struct gpuq_pipeline *pipeline);
+
+/*
+ * Prepares a call as gpuq_call_create() does, with its errors: all inputs in the order in which
+ * they were listed, then all outputs likewise. -EINVAL: a pipeline of another connection or device.
+ */
+GPUQ_EXPORT int gpuq_pipeline_call_create(struct gpuq_channel *channel,
+	struct gpuq_pipeline *pipeline, const struct gpuq_tensor *inputs, uint32_t n_inputs,
+	const struct gpuq_tensor *outputs, uint32_t n_outputs, struct gpuq_call **ret_call);
+
 /* --- Submitting and completing ------------------------------------------------------------- */
 
 struct gpuq_submission {
@@ -318,6 +412,67 @@ GPUQ_EXPORT int gpuq_arm(struct gpuq_channel *channel);
 
 /* Wake-ups that the bell should have announced and did not; 0 in a healthy system. */
 GPUQ_EXPORT uint64_t gpuq_rescues(const struct gpuq_channel *channel);
+
+/* --- Graphs -------------------------------------------------------------------------------- */
+
+/*
+ * gpuqd captures what one exact shape of an operator or a pipeline needs as a graph, in the
+ * background, and replays that. Nothing has to be done for it; these functions show it, and ask
+ * for it ahead of time.
+ */
+enum gpuq_graph_state {
+	GPUQ_GRAPH_COLD = 1,	  /* served kernel by kernel */
+	GPUQ_GRAPH_QUEUED = 2,	  /* likewise, and will be captured */
+	GPUQ_GRAPH_CAPTURING = 3, /* likewise, while it is captured */
+	GPUQ_GRAPH_CAPTURED = 4,  /* served by its graph */
+	GPUQ_GRAPH_DIRECT = 5,	  /* so few kernels that a graph would not be faster */
+	GPUQ_GRAPH_FAILED = 6,	  /* could not be captured; served kernel by kernel */
+};
+
+struct gpuq_graph_info {
+	uint64_t id;	/* never 0, never used again by this gpuqd */
+	uint32_t state; /* enum gpuq_graph_state */
+	uint32_t kernels;
+	uint64_t uses;	     /* requests of this shape */
+	uint64_t hits;	     /* of these, served by its graph */
+	uint64_t bytes;	     /* that its graph takes, on device and host */
+	uint64_t capture_ns; /* how long the last capture took */
+	bool pinned;	     /* not evicted for room */
+	int status;	     /* GPUQ_GRAPH_FAILED: the error */
+	char shape[160];     /* "softmax x[32,64]f32 -> y[32,64]f32" */
+	char reason[96];     /* GPUQ_GRAPH_FAILED: one sentence */
+};
+
+/*
+ * Lists shapes of a device with ids above `after` (0: from the start), by id. Returns how many, up
+ * to max; the list may change between two calls. A client sees the shapes that its user has used,
+ * an administrator all. Errors: -GPUQ_ENODEV, -GPUQ_EABI, -GPUQ_EGONE, -ETIMEDOUT.
+ */
+GPUQ_EXPORT int gpuq_graphs(struct gpuq *gpuq, uint32_t device, uint64_t after,
+	struct gpuq_graph_info *ret_infos, uint32_t max);
+
+/*
+ * Submits a wish: to capture the graph of this call's exact shape. Nothing is executed, no tensor
+ * is touched. The completion comes when the shape is captured, so that gpuq_wait() waits for that:
+ * status 0 also when it already is, or needs no graph; -GPUQ_ECAPTURE when it could not be, or
+ * captures are stopped; the call's own error when it makes no sense. Returns 0, -EINVAL (no call,
+ * or one of another channel), -GPUQ_EABI, or as gpuq_submit().
+ */
+GPUQ_EXPORT int gpuq_precapture(
+	struct gpuq_channel *channel, struct gpuq_call *call, uint64_t user_data);
+
+/*
+ * Stops captures (what is captured stays in use), or lets them go on. Needs an administrative
+ * connection, else -EPERM.
+ */
+GPUQ_EXPORT int gpuq_admin_capture(struct gpuq *gpuq, uint32_t device, bool stop);
+
+/*
+ * Drops the graph with this id, or every graph that is not pinned (0). What runs ends first; the
+ * shapes are served on, and captured again when they are used enough. Needs an administrative
+ * connection, else -EPERM; -ENOENT: there is no such shape.
+ */
+GPUQ_EXPORT int gpuq_admin_evict(struct gpuq *gpuq, uint32_t device, uint64_t id);
 
 /* --- Errors -------------------------------------------------------------------------------- */
 

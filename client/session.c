@@ -194,23 +194,28 @@ int session_check(const struct gpuq *g)
 	return 0;
 }
 
-/* An answer that nobody waits for any more. A channel that was opened after all is closed. */
+/* Sends a request whose answer nobody waits for. */
+static void transmit_unheard(struct gpuq *g, struct msg_header *h, uint16_t type, uint16_t bytes)
+{
+	*h = (struct msg_header){
+		.magic = MSG_MAGIC, .type = type, .bytes = bytes, .serial = ++g->serial};
+	(void)transmit(g, h);
+}
+
+/* An answer that nobody waits for any more. What was made after all is taken back. */
 static void drop_late(struct gpuq *g, struct session_message *m)
 {
 	if (m->n_fds > 0)
 		acknowledge(g, m->h.serial);
 	session_message_close(m);
-	if (m->h.type != MSG_OPENED)
-		return;
-	struct msg_close close_it = {
-		.h = {.magic = MSG_MAGIC,
-			.type = MSG_CLOSE,
-			.bytes = sizeof(close_it),
-			.serial = ++g->serial},
-		.channel = m->opened.channel,
-		.generation = m->opened.generation,
-	};
-	(void)transmit(g, &close_it.h);
+	if (m->h.type == MSG_OPENED) {
+		struct msg_close close_it = {
+			.channel = m->opened.channel, .generation = m->opened.generation};
+		transmit_unheard(g, &close_it.h, MSG_CLOSE, sizeof(close_it));
+	} else if (m->h.type == MSG_PIPELINE_OK && m->pipeline.handle != 0) {
+		struct msg_pipeline_handle close_it = {.handle = m->pipeline.handle};
+		transmit_unheard(g, &close_it.h, MSG_PIPELINE_CLOSE, sizeof(close_it));
+	}
 }
 
 /* MSG_ERROR as a return value, with gpuqd's own sentence. */
@@ -289,6 +294,16 @@ int session_request(struct gpuq *g, struct msg_header *request, struct session_a
 	}
 	pthread_mutex_unlock(&g->lock);
 	return r;
+}
+
+int session_need_abi3(const struct gpuq *g, const char *what)
+{
+	if (g->welcome.abi >= 3)
+		return 0;
+	return fail(-GPUQ_EABI,
+		"gpuqd at %s speaks version %u of the wire, and %s need version 3; install a newer "
+		"gpuqd",
+		g->path, g->welcome.abi, what);
 }
 
 int session_check_memory(int fd, uint64_t bytes, const char *what)

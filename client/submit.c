@@ -48,7 +48,7 @@ struct cursor {
 
 /* Writes one entry, not yet visible to gpuqd. */
 static inline void push(struct gpuq_channel *ch, struct cursor *at, struct gpuq_call *call,
-	uint64_t args, const struct gpuq_submission *s, uint64_t now_ns)
+	uint64_t opcode, uint64_t args, const struct gpuq_submission *s, uint64_t now_ns)
 {
 	uint32_t slot = ch->free_slots[--at->n_free];
 	uint64_t token = slot | at->index << 32;
@@ -63,7 +63,7 @@ static inline void push(struct gpuq_channel *ch, struct cursor *at, struct gpuq_
 	ch->flights[slot] = (struct flight){token, s->user_data, call, at->index};
 	/* Word by word: a copy from an array would go through memory twice. */
 	uint64_t *words = (uint64_t *)&ch->sqes[ring_slot(at->index++, ch->sq.entries)];
-	shm_store_relaxed(&words[0], call->opcode);
+	shm_store_relaxed(&words[0], opcode);
 	shm_store_relaxed(&words[1], token);
 	shm_store_relaxed(&words[2], args);
 	shm_store_relaxed(&words[3], deadline_ns);
@@ -99,7 +99,7 @@ int gpuq_submit(struct gpuq_channel *ch, const struct gpuq_submission *submissio
 		struct gpuq_call *call = s->call != NULL ? s->call : &ch->null_call;
 		if (__builtin_expect(call->channel != ch, 0))
 			break;
-		push(ch, &at, call, call->args, s, now_ns);
+		push(ch, &at, call, call->opcode, call->args, s, now_ns);
 	}
 	if (done == 0)
 		return fail_plain(-EINVAL, "the call was created for another channel");
@@ -135,7 +135,24 @@ int gpuq_cancel(struct gpuq_channel *ch, uint64_t target_user_data, uint64_t use
 	if (target == NULL)
 		return fail_plain(-ENOENT, "nothing with this user_data is in flight");
 	struct cursor at = {ch->sq.prod, ch->n_free};
-	push(ch, &at, &ch->cancel_call, target->token, &s, clock_now_ns(&ch->clock));
+	push(ch, &at, &ch->cancel_call, WIRE_OP_CANCEL, target->token, &s,
+		clock_now_ns(&ch->clock));
+	publish(ch, &at);
+	return 0;
+}
+
+int gpuq_precapture(struct gpuq_channel *ch, struct gpuq_call *call, uint64_t user_data)
+{
+	const struct gpuq_submission s = {.user_data = user_data};
+	int r = session_need_abi3(ch->gpuq, "captures");
+	int room = r < 0 ? r : room_for(ch, 1);
+
+	if (room < 0)
+		return room;
+	if (call == NULL || call->channel != ch)
+		return fail_plain(-EINVAL, "no call of this channel was given");
+	struct cursor at = {ch->sq.prod, ch->n_free};
+	push(ch, &at, call, WIRE_OP_CAPTURE, call->args, &s, clock_now_ns(&ch->clock));
 	publish(ch, &at);
 	return 0;
 }

@@ -324,6 +324,75 @@ static void on_admin_stop(int fd, const struct msg_header *h)
 	answer(fd, h, &m, NULL, 0);
 }
 
+static void on_pipeline(int fd, const struct msg_pipeline *p)
+{
+	struct msg_pipeline_handle m = {.h = {.type = MSG_PIPELINE_OK, .bytes = sizeof(m)}};
+
+	shm_fetch_add(&control->pieces, 1);
+	if (p->offset + p->bytes <= sizeof(control->definition))
+		memcpy((uint8_t *)control->definition + p->offset, p->piece, p->bytes);
+	if (p->offset + p->bytes == p->total_bytes) {
+		m.handle = FAKE_PIPELINE + (uint32_t)control->pipelines;
+		control->definition_bytes = p->total_bytes;
+		shm_fetch_add(&control->pipelines, 1);
+	}
+	answer(fd, &p->h, &m.h, NULL, 0);
+}
+
+static void on_pipeline_close(int fd, const struct msg_header *h)
+{
+	struct msg_pipeline_handle m = {.h = {.type = MSG_PIPELINE_OK, .bytes = sizeof(m)}};
+
+	shm_fetch_add(&control->pipeline_closes, 1);
+	answer(fd, h, &m.h, NULL, 0);
+}
+
+static void on_graph_query(int fd, const struct msg_graph_query *q)
+{
+	struct msg_graphs m = {.h = {.type = MSG_GRAPHS, .bytes = sizeof(m)}};
+
+	for (uint64_t id = q->after + 1; id <= FAKE_GRAPHS; id++) {
+		struct msg_graph *graph = &m.graphs[m.count];
+		if (m.count == MSG_GRAPHS_MAX) {
+			m.more = 1;
+			break;
+		}
+		*graph = (struct msg_graph){
+			.id = id, .state = MSG_GRAPH_CAPTURED, .uses = id + 1, .hits = id};
+		snprintf(graph->shape, sizeof(graph->shape), "shape %u", (uint32_t)id);
+		m.count++;
+	}
+	answer(fd, &q->h, &m.h, NULL, 0);
+}
+
+static void on_present_query(int fd, const struct msg_query *q)
+{
+	struct msg_present m = {
+		.h = {.type = MSG_PRESENT, .bytes = sizeof(m)}, .index = q->index, .count = 2};
+
+	if (q->index == 1) {
+		m.status = -GPUQ_ENODEV;
+		snprintf(m.kind, sizeof(m.kind), "cuda:0");
+		snprintf(m.why, sizeof(m.why), "it is not there; plug one in");
+	}
+	answer(fd, &q->h, &m.h, NULL, 0);
+}
+
+static void on_admin(int fd, const struct msg_header *h)
+{
+	struct msg_header m = {.type = MSG_ADMIN_OK, .bytes = sizeof(m)};
+
+	if (h->type == MSG_ADMIN_CAPTURE) {
+		const struct msg_admin_capture *capture = (const void *)h;
+		shm_store_release(&control->capture_stopped, capture->stop);
+	} else {
+		const struct msg_admin_evict *evict = (const void *)h;
+		shm_store_release(&control->evicted, evict->id);
+		shm_fetch_add(&control->evicts, 1);
+	}
+	answer(fd, h, &m, NULL, 0);
+}
+
 static void on_message(int fd, const struct msg_header *h)
 {
 	switch (fault(h->type)) {
@@ -352,6 +421,16 @@ static void on_message(int fd, const struct msg_header *h)
 		on_query(fd, (const struct msg_query *)h);
 	else if (h->type == MSG_ADMIN_STOP)
 		on_admin_stop(fd, h);
+	else if (h->type == MSG_PIPELINE)
+		on_pipeline(fd, (const struct msg_pipeline *)h);
+	else if (h->type == MSG_PIPELINE_CLOSE)
+		on_pipeline_close(fd, h);
+	else if (h->type == MSG_GRAPH_QUERY)
+		on_graph_query(fd, (const struct msg_graph_query *)h);
+	else if (h->type == MSG_PRESENT_QUERY)
+		on_present_query(fd, (const struct msg_query *)h);
+	else if (h->type == MSG_ADMIN_CAPTURE || h->type == MSG_ADMIN_EVICT)
+		on_admin(fd, h);
 	else if (h->type == MSG_ACK)
 		shm_fetch_add(&control->acks, 1);
 }
@@ -378,7 +457,7 @@ static int32_t execute(const struct channel *ch, const struct wire_sqe *e, uint3
 	const struct wire_tensor *t = (const struct wire_tensor *)(call + 1);
 	const struct wire_param *p = (const struct wire_param *)(t + call->n_in + call->n_out);
 
-	if (call->op == 0) {
+	if (call->op == 0 || (call->op & WIRE_PIPELINE) != 0) {
 		memcpy(arena + t[call->n_in].offset, arena + t[0].offset, t[0].dims[0]);
 		return 0;
 	}

@@ -7,6 +7,9 @@
  *	copy	input x, optional input bias, output y; parameters scale (f64), n (i64):
  *		copies the bytes of x's first dimension, counted in bytes, to y
  *	fail	completes with the status and the blamed argument that its parameters name
+ *
+ * A pipeline, whatever its definition says, copies its first input to its first output. There are
+ * FAKE_GRAPHS shapes, all captured, and two devices, the second of which cannot be used.
  */
 #ifndef GPUQ_TESTS_CLIENT_FAKE_H
 #define GPUQ_TESTS_CLIENT_FAKE_H
@@ -15,6 +18,9 @@
 #include "shm/proto.h"
 
 #include <sys/types.h>
+
+#define FAKE_GRAPHS 14
+#define FAKE_PIPELINE (WIRE_PIPELINE | 7u << 16) /* the handle of the first one; then 1 more */
 
 /* What goes wrong, once each time that a message of type `fault_at` arrives. */
 enum fake_fault {
@@ -57,7 +63,12 @@ struct fake_control {
 	uint64_t let_go;   /* closes every connection and pipe, saying goodbye */
 	/* What it has seen. */
 	uint64_t hellos, acks, opens, closes, queries, taken, completed, bells, stops;
-	struct wire_sqe last; /* written before `taken` */
+	uint64_t pieces, pipelines, pipeline_closes, evicts;
+	uint64_t capture_stopped;     /* as MSG_ADMIN_CAPTURE left it */
+	uint64_t evicted;	      /* id of the last MSG_ADMIN_EVICT */
+	uint64_t definition_bytes;    /* of the last pipeline; written before `pipelines` */
+	uint64_t definition[1 << 13]; /* its beginning */
+	struct wire_sqe last;	      /* written before `taken` */
 	char client_name[GPUQ_NAME_MAX];
 };
 
