@@ -312,9 +312,9 @@ struct gpuq_pipeline_step {
  * Errors: -EINVAL (a name that is missing, too long or there twice, an unknown role),
  * -GPUQ_EPIPELINE (a step names a tensor that is not there, a tensor written by two steps or by
  * none, an input that is written, a cycle), -GPUQ_EOP, -GPUQ_EARGS, -GPUQ_EPARAM, -GPUQ_EDTYPE,
- * -GPUQ_ERANK, -GPUQ_ESHAPE, -GPUQ_EMISSING and -GPUQ_EOVERFLOW of a step, -GPUQ_ELIMIT (1024 steps,
- * 2048 tensors, and gpuqd's limits of pipelines and memory), -GPUQ_ENODEV, -GPUQ_EABI (a gpuqd
- * without pipelines), -ENOMEM, -GPUQ_EGONE.
+ * -GPUQ_ERANK, -GPUQ_ESHAPE, -GPUQ_EMISSING and -GPUQ_EOVERFLOW of a step, -GPUQ_ELIMIT (1024
+ * steps, 2048 tensors, and gpuqd's limits of pipelines and memory), -GPUQ_ENODEV, -GPUQ_EABI (a
+ * gpuqd without pipelines), -ENOMEM, -GPUQ_EGONE.
  */
 GPUQ_EXPORT int gpuq_pipeline_create(struct gpuq *gpuq, uint32_t device, const char *name,
 	const struct gpuq_pipeline_tensor *tensors, uint32_t n_tensors,
@@ -445,8 +445,8 @@ struct gpuq_graph_info {
 
 /*
  * Lists shapes of a device with ids above `after` (0: from the start), by id. Returns how many, up
- * to max; the list may change between two calls. A client sees the shapes that its user has used,
- * an administrator all. Errors: -GPUQ_ENODEV, -GPUQ_EABI, -GPUQ_EGONE, -ETIMEDOUT.
+ * to max; the list may change between two calls. A client sees the shapes that its user was the
+ * first to use and those that several users share, an administrator all. Errors: -GPUQ_ENODEV, -GPUQ_EABI, -GPUQ_EGONE, -ETIMEDOUT.
  */
 GPUQ_EXPORT int gpuq_graphs(struct gpuq *gpuq, uint32_t device, uint64_t after,
 	struct gpuq_graph_info *ret_infos, uint32_t max);
