@@ -10,7 +10,7 @@
 
 #include "daemon/devlink.h"
 #include "device/device.h"
-#include "kernels/op.h"
+#include "kernels/launch.h"
 #include "shm/ring.h"
 #include "shm/stats.h"
 
@@ -18,9 +18,10 @@
 
 /* An accepted entry that waits for a worker or runs on one. */
 struct slot {
-	struct op_call call;
-	struct device_completion completion;
-	uint64_t value; /* what completion.word becomes at the end */
+	struct op_launch launch;
+	struct device_completion *completion;
+	uint64_t value;		      /* what completion->word becomes at the end */
+	struct device_stream *stream; /* in which it runs */
 	struct channel *channel;
 	struct ledger_entry *ledger;
 	uint64_t user_data, submit_ns, deadline_ns;

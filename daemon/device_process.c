@@ -173,15 +173,15 @@ static int map_shared(struct link *l)
 	return r;
 }
 
-static void publish_device(struct link *l, const struct device *device)
+static void publish_device(struct link *l, const struct device_info *info)
 {
 	struct stats_device *s = &l->stats.devices[l->start.device];
 
 	s->pid = (uint32_t)getpid();
 	s->epoch = l->page->devices[l->start.device].epoch;
-	s->workers = device_workers(device);
+	s->workers = info->workers;
 	memcpy(s->kind, l->start.kind, sizeof(s->kind));
-	snprintf(s->name, sizeof(s->name), "%s", device_name(device));
+	snprintf(s->name, sizeof(s->name), "%s", info->name);
 	for (uint32_t i = 0; i < op_count && i < l->stats.header->max_ops; i++) {
 		snprintf(l->stats.ops[i].name, GPUQ_NAME_MAX, "%s", op_table[i]->name);
 		shm_store_release_u32(&l->stats.ops[i].state, 1);
@@ -194,14 +194,15 @@ static void publish_device(struct link *l, const struct device *device)
  * work over in a fraction of a microsecond. Where CPUs are fewer, somebody must be woken or give
  * way first, and that takes longer than a longer operator keeps the others waiting.
  */
-static uint64_t inline_limit_ns(const struct device *device)
+static uint64_t inline_limit_ns(const struct device_info *info)
 {
-	return device_workers(device) + 2 <= wait_shared_cpus() ? INLINE_NS : INLINE_CROWDED_NS;
+	return info->workers + 2 <= wait_shared_cpus() ? INLINE_NS : INLINE_CROWDED_NS;
 }
 
 /* Opens the device and starts dispatch. Returns 0 or what fail() returned. */
 static int start(struct link *l)
 {
+	struct device_info info;
 	struct device *device;
 	int wake_fd = bell_eventfd();
 	int r = map_shared(l);
@@ -210,13 +211,15 @@ static int start(struct link *l)
 		return fail("cannot map shared memory", r);
 	const struct clock_line clock = clock_from_page(l->page);
 	const struct device_options device_options = {
+		.kind = "cpu",
 		.workers = l->start.workers,
 		.clock = clock,
 		.wake_fd = wake_fd,
 	};
-	r = device_open_cpu(&device_options, &device);
+	r = device_open(&device_options, &device, NULL);
 	if (r < 0)
 		return fail("cannot start the CPU device's workers", r);
+	device_info(device, &info);
 	r = cost_calibrate(&l->cost);
 	if (r < 0)
 		return fail("cannot measure the operators", r);
@@ -231,13 +234,13 @@ static int start(struct link *l)
 		.max_channels = l->start.max_channels,
 		.max_in_flight = l->start.max_in_flight,
 		.poll_us = l->start.poll_us,
-		.inline_max_ns = inline_limit_ns(device),
+		.inline_max_ns = inline_limit_ns(&info),
 		.wake_fd = wake_fd,
 	};
 	l->channels = calloc(l->start.max_channels, sizeof(*l->channels));
 	r = l->channels == NULL ? -ENOMEM : dispatch_create(&options, &l->dispatch);
 	if (r == 0) {
-		publish_device(l, device);
+		publish_device(l, &info);
 		r = dispatch_start(l->dispatch);
 	}
 	return r < 0 ? fail("cannot start dispatch", r) : 0;

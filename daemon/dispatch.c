@@ -41,8 +41,7 @@ static void tell(struct dispatch *d, enum dispatch_event_type type, struct chann
 /* Parties that want a CPU: clients look at it to decide whether spinning is sensible. */
 static void publish_runnable(struct dispatch *d, uint64_t now_ns)
 {
-	uint32_t workers = device_workers(d->o.device);
-	uint32_t busy = d->n_executing < workers ? d->n_executing : workers;
+	uint32_t busy = d->n_executing < d->workers ? d->n_executing : d->workers;
 	uint32_t runnable = 1 + busy;
 	for (uint32_t i = 0; i < d->n_active; i++)
 		runnable += now_ns - d->active[i]->last_active_ns < PARK_NS;
@@ -360,7 +359,7 @@ static void tick(struct dispatch *d, uint64_t now_ns)
 static bool anything_done(const struct dispatch *d)
 {
 	for (uint32_t i = 0; i < d->n_executing; i++) {
-		if (device_done(&d->executing[i]->completion, d->executing[i]->value))
+		if (device_done(d->executing[i]->completion, d->executing[i]->value))
 			return true;
 	}
 	/* Slots may have become free since the last round: of late entries, say. */
@@ -441,8 +440,14 @@ static int create_slots(struct dispatch *d)
 	d->slots = calloc(d->o.max_in_flight, sizeof(*d->slots));
 	if (d->slots == NULL)
 		return -ENOMEM;
+	const uint64_t bytes = d->o.max_in_flight * sizeof(*d->completions);
+	int r = device_alloc(d->o.device, DEVICE_PINNED, bytes, (void **)&d->completions);
+	if (r < 0)
+		return r;
+	memset(d->completions, 0, bytes);
 	TAILQ_INIT(&d->free_slots);
 	for (uint32_t i = 0; i < d->o.max_in_flight; i++) {
+		d->slots[i].completion = &d->completions[i];
 		d->slots[i].ledger = &d->ledger_entries[i];
 		d->slots[i].reserved = true;
 	}
@@ -451,6 +456,23 @@ static int create_slots(struct dispatch *d)
 	for (uint32_t p = 0; p < MSG_PRIORITIES; p++)
 		TAILQ_INIT(&d->runnable[p]);
 	return 0;
+}
+
+/* Two for each worker: one runs, the next is at hand when it ends. */
+static int create_streams(struct dispatch *d)
+{
+	struct device_info info;
+	int r = 0;
+
+	device_info(d->o.device, &info);
+	d->workers = info.workers;
+	while (r == 0 && d->n_streams < 2 * d->workers && d->n_streams < MAX_EXECUTING) {
+		struct device_stream **s = &d->streams[d->n_streams];
+		r = device_stream_create(d->o.device, DEVICE_PRIORITY_NORMAL, s);
+		if (r == 0)
+			d->free_streams[d->n_free_streams++] = d->streams[d->n_streams++];
+	}
+	return r;
 }
 
 static int create_epoll(struct dispatch *d)
@@ -480,6 +502,8 @@ int dispatch_create(const struct dispatch_options *options, struct dispatch **re
 	d->channels = calloc(d->o.max_channels, sizeof(*d->channels));
 	d->active = calloc(d->o.max_channels, sizeof(*d->active));
 	int r = d->channels == NULL || d->active == NULL ? -ENOMEM : create_slots(d);
+	if (r == 0)
+		r = create_streams(d);
 	if (r == 0)
 		r = create_epoll(d);
 	if (r == 0)
@@ -514,6 +538,9 @@ void dispatch_destroy(struct dispatch *d)
 		close(d->epoll_fd);
 	if (d->out.wake_fd >= 0)
 		close(d->out.wake_fd);
+	while (d->n_streams > 0)
+		device_stream_destroy(d->streams[--d->n_streams]);
+	device_free(d->o.device, DEVICE_PINNED, d->completions);
 	free(d->in.mails);
 	free(d->out.mails);
 	free(d->slots);

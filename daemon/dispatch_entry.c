@@ -56,7 +56,7 @@ static bool take_call(struct dispatch *d, struct channel *ch, const struct wire_
 	if (slot == NULL)
 		return false;
 	/* The slot's memory serves for validation; most entries give it back at once. */
-	struct op_call *call = &slot->call;
+	struct op_call *call = &slot->launch.call;
 	int r = validate_call(ch, sqe, call, &arg);
 	uint64_t now_ns = clock_now_ns(&d->o.clock);
 	if (r == 0 && sqe->deadline_ns != 0 && sqe->deadline_ns <= now_ns) {

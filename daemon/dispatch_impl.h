@@ -15,7 +15,7 @@
 
 #include <pthread.h>
 
-/* The device's workers never run more launches at once. */
+/* Launches at once: each has a stream of its own. */
 #define MAX_EXECUTING 64u
 /* So often others go first before a lower priority has its turn: it is slow, but not starved. */
 #define MAX_PASSED_OVER 15u
@@ -40,6 +40,9 @@ struct dispatch {
 	struct channel_queue runnable[MSG_PRIORITIES]; /* channels with a queue, to take turns */
 	uint32_t passed_over[MSG_PRIORITIES];	       /* launches of others while it waited */
 	uint32_t n_queued, n_deadlines;		       /* of these, with a deadline */
+	struct device_completion *completions;	       /* one for each slot */
+	struct device_stream *streams[MAX_EXECUTING], *free_streams[MAX_EXECUTING];
+	uint32_t n_streams, n_free_streams, workers;
 	struct slot *executing[MAX_EXECUTING];
 	uint32_t n_executing;
 	uint64_t launches;

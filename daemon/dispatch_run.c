@@ -30,7 +30,7 @@ void slot_enqueue(struct dispatch *d, struct channel *ch, struct slot *slot)
 {
 	slot->channel = ch;
 	slot->value = 0;
-	slot->completion.word = 0;
+	slot->completion->word = 0;
 	/* Counts only once channel_flush() has committed the index behind it. */
 	*slot->ledger = (struct ledger_entry){
 		.user_data = slot->user_data,
@@ -97,7 +97,7 @@ static void slot_complete(
 		channel_post(ch, &cqe);
 		channel_flush(ch);
 	}
-	count_operator(d, ch, slot->call.op, status, cqe.queued_ns, cqe.executed_ns);
+	count_operator(d, ch, slot->launch.call.op, status, cqe.queued_ns, cqe.executed_ns);
 	slot_release(d, slot);
 }
 
@@ -154,11 +154,32 @@ void dispatch_expire(struct dispatch *d, uint64_t now_ns)
 	}
 }
 
-static void run_call(const void *arg, uint64_t begin, uint64_t end)
+/* Gives the slot's call to a stream. False: none is free. */
+static bool launch_call(struct dispatch *d, struct slot *slot)
 {
-	const struct op_call *call = arg;
+	const struct op_call *call = &slot->launch.call;
+	const struct device_kernel kernel = {
+		.code = op_code(call->op),
+		.shape = &slot->launch,
+		.shape_bytes = sizeof(slot->launch),
+		.signal = true,
+		.units = call->op->units(call),
+		.predicted_ns = slot->predicted_ns,
+	};
+	struct device_args args;
 
-	call->op->cpu(call, begin, end);
+	if (d->n_free_streams == 0)
+		return false;
+	op_launch_init(&slot->launch, call);
+	op_args(&args, call);
+	args.completion = slot->completion;
+	args.value = d->launches + 1;
+	slot->stream = d->free_streams[d->n_free_streams - 1];
+	if (device_launch(slot->stream, &kernel, &args) < 0)
+		return false;
+	slot->value = ++d->launches;
+	d->n_free_streams--;
+	return true;
 }
 
 /* Starts the first entry of a channel, or ends it when it is late. False: the device is full. */
@@ -170,17 +191,8 @@ static bool launch(struct dispatch *d, struct channel *ch)
 		slot_expire(d, slot, now_ns);
 		return true;
 	}
-	const struct device_work work = {
-		.run = run_call,
-		.arg = &slot->call,
-		.units = slot->call.op->units(&slot->call),
-		.predicted_ns = slot->predicted_ns,
-	};
-
-	if (d->n_executing == MAX_EXECUTING ||
-		device_launch(d->o.device, &work, &slot->completion, d->launches + 1) < 0)
+	if (!launch_call(d, slot))
 		return false;
-	slot->value = ++d->launches;
 	slot_dequeue(d, slot);
 	d->executing[d->n_executing++] = slot;
 	shm_count(&d->stats->worker_runs, 1);
@@ -225,10 +237,11 @@ bool dispatch_run(struct dispatch *d)
 
 	for (uint32_t i = 0; i < d->n_executing; i++) {
 		struct slot *slot = d->executing[i];
-		if (!device_done(&slot->completion, slot->value))
+		if (!device_done(slot->completion, slot->value))
 			continue;
 		d->executing[i--] = d->executing[--d->n_executing];
-		const struct device_completion *c = &slot->completion;
+		d->free_streams[d->n_free_streams++] = slot->stream;
+		const struct device_completion *c = slot->completion;
 		shm_count(&d->stats->busy_ns, c->ended_ns - c->started_ns);
 		slot_complete(d, slot, 0, c->started_ns, c->ended_ns);
 		progress = true;

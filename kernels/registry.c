@@ -1,15 +1,30 @@
 /* SPDX-License-Identifier: MIT */
-/* The table of all operators. */
+/* The table of all operators, and that of their codes. */
+#include "kernels/launch.h"
 #include "kernels/ops.h"
 
 #include <string.h>
 
-const struct op *const op_table[] = {
-	&op_gemv_batched,
-	&op_softmax,
-	&op_price_vectors,
-};
+#define OPERATORS(X)    \
+	X(gemv_batched) \
+	X(softmax)      \
+	X(price_vectors)
+
+#define OPERATOR(name) &op_##name,
+const struct op *const op_table[] = {OPERATORS(OPERATOR)};
 const uint32_t op_count = sizeof(op_table) / sizeof(op_table[0]);
+
+#define CODE(name) {#name, op_launch_cpu},
+static const struct device_code codes[] = {OPERATORS(CODE)};
+
+const struct device_code *op_code(const struct op *op)
+{
+	uint32_t i = 0;
+
+	while (op_table[i] != op)
+		i++;
+	return &codes[i];
+}
 
 const struct op *op_find(const char *name, uint32_t *ret_index)
 {

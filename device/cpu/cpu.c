@@ -1,137 +1,20 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * cpu.c: the CPU device: worker threads that take pieces of launched work from a small table of
- * cells. Dispatch is the only one to fill a cell, and does so only when all pieces of the cell's
- * last work have ended; workers claim pieces with one compare-and-swap each.
- *
- * A cell's claim word holds the cell's generation above and the next piece below, so a worker
- * that was delayed between reading and claiming cannot take a piece of later work by mistake.
- * A worker that has claimed a piece may read the rest of the cell: it is not refilled before
- * that piece has ended.
- */
-#include "device/device.h"
+/* cpu.c: opening and closing the CPU device, its memory, and what it says about itself. */
+#include "device/cpu/cpu.h"
 #include "shm/segment.h"
 #include "shm/wait.h"
 
-#include <errno.h>
-#include <limits.h>
-#include <linux/futex.h>
-#include <pthread.h>
-#include <signal.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
-#include <sys/syscall.h>
+#include <sys/mman.h>
+#include <sys/sysinfo.h>
 #include <unistd.h>
 
-#define MAX_WORKERS 256u
-#define MAX_CELLS 64u
-#define WORKER_SPIN_NS 20000u /* a worker looks for more work this long before it sleeps */
-#define PIECE_NS 20000u	      /* work is not cut into pieces predicted to be shorter */
+#define ALIGNMENT 256u
 
-#define CLAIM_BITS 16u
-#define CLAIM_CLOSED ((1u << CLAIM_BITS) - 1) /* a piece number that no work reaches */
-
-struct cell {
-	uint64_t claim; /* generation << CLAIM_BITS | next piece */
-	uint64_t ended; /* pieces that have ended, of this generation */
-	uint64_t pieces;
-	struct device_work work;
-	struct device_completion *completion;
-	uint64_t value;
-} __attribute__((aligned(WIRE_LINE)));
-
-struct device {
-	struct device_options options;
-	struct cell cells[MAX_CELLS];
-	uint32_t n_cells;
-	uint32_t n_workers;
-	bool spin; /* workers may spin: they and dispatch fit the CPUs */
-	char name[128];
-	uint64_t asleep; /* dispatch sleeps */
-	uint64_t stop;
-	uint32_t launches; /* futex word: changes with every launch */
-	uint32_t sleepers;
-	pthread_t workers[MAX_WORKERS];
-};
-
-static void futex_wait(uint32_t *word, uint32_t value)
-{
-	syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, value, NULL, NULL, 0);
-}
-
-static void futex_wake_all(uint32_t *word)
-{
-	syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
-}
-
-/* Claims and runs one piece of a cell. False when there is none. */
-static bool cell_run_piece(struct device *d, struct cell *cell)
-{
-	uint64_t claim = shm_load_acquire(&cell->claim);
-	uint64_t piece = claim & CLAIM_CLOSED;
-
-	/* `pieces` may be of later work here; then the swap fails. */
-	if (piece >= shm_load_relaxed(&cell->pieces) ||
-		!shm_compare_swap(&cell->claim, claim, claim + 1))
-		return false;
-	const struct device_work w = cell->work;
-	const uint64_t pieces = cell->pieces, value = cell->value;
-	struct device_completion *completion = cell->completion;
-
-	if (piece == 0)
-		completion->started_ns = clock_now_ns(&d->options.clock);
-	w.run(w.arg, w.units * piece / pieces, w.units * (piece + 1) / pieces);
-	/* Once all have ended dispatch may refill the cell: nothing below touches it. */
-	if (shm_fetch_add(&cell->ended, 1) + 1 < pieces)
-		return true;
-	completion->ended_ns = clock_now_ns(&d->options.clock);
-	shm_store_release(&completion->word, value);
-	/* Pairs with the fence in device_sleep_prepare(). */
-	shm_fence();
-	if (shm_load_relaxed(&d->asleep) != 0)
-		bell_ring_eventfd(d->options.wake_fd);
-	return true;
-}
-
-static bool run_something(struct device *d)
-{
-	for (uint32_t i = 0; i < d->n_cells; i++) {
-		if (cell_run_piece(d, &d->cells[i]))
-			return true;
-	}
-	return false;
-}
-
-static void worker_sleep(struct device *d)
-{
-	uint32_t seen = shm_load_acquire_u32(&d->launches);
-
-	shm_fetch_add_u32(&d->sleepers, 1);
-	/* Pairs with the fence in device_launch(): one of us sees the other. */
-	shm_fence();
-	if (!run_something(d) && shm_load_acquire(&d->stop) == 0)
-		futex_wait(&d->launches, seen);
-	shm_fetch_add_u32(&d->sleepers, UINT32_MAX);
-}
-
-static void *worker_main(void *arg)
-{
-	struct device *d = arg;
-	struct wait wait = wait_begin(WORKER_SPIN_NS, 0);
-
-	prctl(PR_SET_NAME, "gpuqd-worker");
-	while (shm_load_acquire(&d->stop) == 0) {
-		if (run_something(d)) {
-			wait_done(&wait);
-		} else if (!wait_round(&wait, d->spin, &d->options.clock)) {
-			worker_sleep(d);
-			wait_reset(&wait);
-		}
-	}
-	return NULL;
-}
+/* --- What there is ------------------------------------------------------------------------ */
 
 /* The processor's name as the kernel gives it. */
 static void cpu_model(char *name, size_t size)
@@ -152,22 +35,6 @@ static void cpu_model(char *name, size_t size)
 		fclose(f);
 }
 
-static int start_workers(struct device *d)
-{
-	sigset_t all, old;
-	int r = 0;
-
-	/* Signals are the main thread's business. */
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	while (d->n_workers < d->options.workers && r == 0) {
-		r = -pthread_create(&d->workers[d->n_workers], NULL, worker_main, d);
-		d->n_workers += r == 0;
-	}
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	return r;
-}
-
 /* CPUs that this process itself may use. */
 static uint32_t own_cpus(void)
 {
@@ -180,110 +47,237 @@ static uint32_t own_cpus(void)
 	return own < shared ? own : shared;
 }
 
-int device_open_cpu(const struct device_options *options, struct device **ret_device)
+static void memory_now(uint64_t *ret_total, uint64_t *ret_free)
 {
-	uint32_t own = own_cpus();
-	char model[96];
-	struct device *d;
+	struct sysinfo info = {0};
 
+	sysinfo(&info);
+	*ret_total = (uint64_t)info.totalram * info.mem_unit;
+	*ret_free = ((uint64_t)info.freeram + info.bufferram) * info.mem_unit;
+}
+
+static uint32_t cpu_list(struct device_present *ret_devices, uint32_t max)
+{
+	*ret_devices = (struct device_present){.kind = "cpu"};
+	cpu_model(ret_devices->name, sizeof(ret_devices->name));
+	return 1;
+}
+
+static void cpu_info(struct device *device, struct device_info *ret_info)
+{
+	struct cpu_device *d = cpu_device(device);
+
+	*ret_info = (struct device_info){
+		.kind = "cpu",
+		.workers = d->n_workers,
+		.direct_kernels = 1,
+	};
+	snprintf(ret_info->name, sizeof(ret_info->name), "%s", d->name);
+	memory_now(&ret_info->total_bytes, &ret_info->free_bytes);
+}
+
+/* --- Opening and closing ------------------------------------------------------------------ */
+
+static void cpu_close(struct device *device)
+{
+	struct cpu_device *d = cpu_device(device);
+
+	for (uint32_t p = 0; p < CPU_PRIORITIES; p++) {
+		for (uint64_t i = 0; i < d->n_streams[p] && d->n_workers > 0; i++)
+			cpu_stream_drain(d->streams[p][i], d->streams[p][i]->tail);
+	}
+	cpu_workers_stop(d);
+	for (uint32_t p = 0; p < CPU_PRIORITIES; p++) {
+		for (uint64_t i = 0; i < d->n_streams[p]; i++)
+			free(d->streams[p][i]);
+	}
+	pthread_mutex_destroy(&d->parked_lock);
+	pthread_mutex_destroy(&d->lock);
+	free(d);
+}
+
+static void name_device(struct cpu_device *d, uint32_t workers)
+{
+	char model[96];
+
+	cpu_model(model, sizeof(model));
+	snprintf(d->name, sizeof(d->name), "%s, %u worker%s", model, workers,
+		workers == 1 ? "" : "s");
+}
+
+static int cpu_open(const struct device_options *options, uint32_t ordinal,
+	struct device **ret_device, char why[192])
+{
+	uint32_t own = own_cpus(), workers = options->workers;
+	struct cpu_device *d;
+
+	if (workers == 0)
+		workers = own > 1 ? own - 1 : 1;
+	if (workers > CPU_MAX_WORKERS)
+		workers = CPU_MAX_WORKERS;
 	/* calloc() does not align to cache lines. */
 	if (posix_memalign((void **)&d, WIRE_LINE, sizeof(*d)) != 0)
 		return -ENOMEM;
 	memset(d, 0, sizeof(*d));
-	d->options = *options;
-	if (d->options.workers == 0)
-		d->options.workers = own > 1 ? own - 1 : 1;
-	if (d->options.workers > MAX_WORKERS)
-		d->options.workers = MAX_WORKERS;
-	/* Two launches for each worker: one runs, one is at hand when it ends. */
-	d->n_cells = d->options.workers * 2 < MAX_CELLS ? d->options.workers * 2 : MAX_CELLS;
-	d->spin = d->options.workers < wait_shared_cpus();
-	cpu_model(model, sizeof(model));
-	snprintf(d->name, sizeof(d->name), "%s, %u worker%s", model, d->options.workers,
-		d->options.workers == 1 ? "" : "s");
-	int r = start_workers(d);
+	d->base.options = *options;
+	d->base.options.kind = NULL;
+	d->base.options.faults = NULL;
+	d->spin = workers < wait_shared_cpus();
+	name_device(d, workers);
+	TAILQ_INIT(&d->pool);
+	TAILQ_INIT(&d->parked);
+	LIST_INIT(&d->registrations);
+	pthread_mutex_init(&d->lock, NULL);
+	pthread_mutex_init(&d->parked_lock, NULL);
+	int r = cpu_workers_start(d, workers);
 	if (r < 0) {
-		device_close(d);
+		snprintf(why, 192, "cannot start %u workers: %s", workers, strerror(-r));
+		cpu_close(&d->base);
 		return r;
 	}
-	*ret_device = d;
+	*ret_device = &d->base;
 	return 0;
 }
 
-void device_close(struct device *device)
+static int cpu_check(struct device *device)
 {
-	if (device == NULL)
-		return;
-	while (run_something(device))
-		continue;
-	shm_store_release(&device->stop, 1);
-	shm_fetch_add_u32(&device->launches, 1);
-	futex_wake_all(&device->launches);
-	for (uint32_t i = 0; i < device->n_workers; i++)
-		pthread_join(device->workers[i], NULL);
-	free(device);
+	return 0;
 }
 
-uint32_t device_workers(const struct device *device)
+static void cpu_sleep_prepare(struct device *device, bool asleep)
 {
-	return device->n_workers;
+	shm_store_relaxed(&cpu_device(device)->asleep, asleep);
+	/* Pairs with the fence in end_command(). */
+	shm_fence();
 }
 
-const char *device_name(const struct device *device)
+/* --- Memory ------------------------------------------------------------------------------- */
+
+static int cpu_alloc(struct device *device, enum device_memory kind, uint64_t bytes, void **ret)
 {
-	return device->name;
+	uint64_t total, available;
+	void *data;
+
+	/* The system promises more than it has, and kills who uses that. */
+	memory_now(&total, &available);
+	if (bytes > total || posix_memalign(&data, ALIGNMENT, bytes) != 0)
+		return -ENOMEM;
+	*ret = data;
+	return 0;
 }
 
-/* Pieces for work of this predicted length: enough for every worker, none too short. */
-static uint64_t pieces_for(const struct device *d, const struct device_work *work)
+static void cpu_free(struct device *device, enum device_memory kind, void *data)
 {
-	uint64_t pieces = work->predicted_ns / PIECE_NS;
-
-	if (pieces > 4ull * d->n_workers)
-		pieces = 4ull * d->n_workers;
-	if (pieces > work->units)
-		pieces = work->units;
-	return pieces > 0 ? pieces : 1;
+	free(data);
 }
 
-static bool cell_free(struct cell *cell)
+static int cpu_register(struct device *device, void *base, uint64_t bytes, void **ret)
 {
-	return shm_load_acquire(&cell->ended) == cell->pieces;
-}
+	struct cpu_device *d = cpu_device(device);
+	struct cpu_registration *new = malloc(sizeof(*new)), *old;
+	int r = 0;
 
-int device_launch(struct device *d, const struct device_work *work,
-	struct device_completion *completion, uint64_t value)
-{
-	struct cell *cell = NULL;
-
-	for (uint32_t i = 0; i < d->n_cells && cell == NULL; i++) {
-		if (cell_free(&d->cells[i]))
-			cell = &d->cells[i];
+	if (new == NULL)
+		return -ENOMEM;
+	*new = (struct cpu_registration){.base = base, .bytes = bytes};
+	pthread_mutex_lock(&d->lock);
+	LIST_FOREACH (old, &d->registrations, link) {
+		if (new->base < old->base + old->bytes && old->base < new->base + bytes)
+			r = -EEXIST;
 	}
-	if (cell == NULL)
-		return -EAGAIN;
-	uint64_t generation = (shm_load_relaxed(&cell->claim) >> CLAIM_BITS) + 1;
-	/* Workers that still look at the cell find nothing to claim while it changes. */
-	shm_store_release(&cell->claim, generation << CLAIM_BITS | CLAIM_CLOSED);
-	/* Before anything below is seen: a release store alone holds back only what is above. */
-	shm_fence();
-	cell->work = *work;
-	cell->completion = completion;
-	cell->value = value;
-	shm_store_relaxed(&cell->ended, 0);
-	shm_store_relaxed(&cell->pieces, pieces_for(d, work));
-	shm_store_release(&cell->claim, generation << CLAIM_BITS);
-	shm_fetch_add_u32(&d->launches, 1);
-	/* Pairs with the fence in worker_sleep(). */
-	shm_fence();
-	if (shm_load_relaxed_u32(&d->sleepers) != 0)
-		futex_wake_all(&d->launches);
+	if (r == 0)
+		LIST_INSERT_HEAD(&d->registrations, new, link);
+	pthread_mutex_unlock(&d->lock);
+	if (r < 0)
+		free(new);
+	else
+		*ret = base;
+	return r;
+}
+
+static void cpu_unregister(struct device *device, void *base)
+{
+	struct cpu_device *d = cpu_device(device);
+	struct cpu_registration *old;
+
+	pthread_mutex_lock(&d->lock);
+	LIST_FOREACH (old, &d->registrations, link) {
+		if (old->base == base)
+			break;
+	}
+	if (old != NULL)
+		LIST_REMOVE(old, link);
+	pthread_mutex_unlock(&d->lock);
+	free(old);
+}
+
+static int cpu_export_create(struct device *device, enum device_export_form form, uint64_t bytes,
+	struct device_export *ret_export)
+{
+	struct device_export export = {.form = form};
+	uint64_t total, available;
+
+	if (form != DEVICE_EXPORT_FD)
+		return -EOPNOTSUPP;
+	export.bytes = (bytes + DEVICE_EXPORT_UNIT - 1) / DEVICE_EXPORT_UNIT * DEVICE_EXPORT_UNIT;
+	memory_now(&total, &available);
+	if (export.bytes > total)
+		return -ENOMEM;
+	export.fd = segment_create("gpuq-buffer", export.bytes);
+	if (export.fd < 0)
+		return export.fd;
+	int r = segment_map(export.fd, export.bytes, true, &export.data);
+	if (r < 0) {
+		close(export.fd);
+		return r;
+	}
+	*ret_export = export;
 	return 0;
 }
 
-void device_sleep_prepare(struct device *d, bool asleep)
+static void cpu_export_destroy(struct device *device, const struct device_export *export)
 {
-	shm_store_relaxed(&d->asleep, asleep);
-	/* Pairs with the fence in cell_run_piece(). */
-	shm_fence();
+	munmap(export->data, export->bytes);
 }
+
+static int cpu_exec_upload(struct device_exec *exec, struct device_stream *stream)
+{
+	return 0;
+}
+
+const struct device_driver device_cpu_driver = {
+	.version = DEVICE_DRIVER_VERSION,
+	.kind = "cpu",
+	.open = cpu_open,
+	.close = cpu_close,
+	.list = cpu_list,
+	.info = cpu_info,
+	.check = cpu_check,
+	.sleep_prepare = cpu_sleep_prepare,
+	.alloc = cpu_alloc,
+	.free = cpu_free,
+	.register_host = cpu_register,
+	.unregister_host = cpu_unregister,
+	.export_create = cpu_export_create,
+	.export_destroy = cpu_export_destroy,
+	.stream_create = cpu_stream_create,
+	.stream_destroy = cpu_stream_destroy,
+	.stream_query = cpu_stream_query,
+	.stream_wait = cpu_stream_wait,
+	.event_create = cpu_event_create,
+	.event_destroy = cpu_event_destroy,
+	.event_record = cpu_event_record,
+	.event_await = cpu_event_await,
+	.event_query = cpu_event_query,
+	.launch = cpu_launch,
+	.copy = cpu_copy,
+	.fill = cpu_fill,
+	.signal = cpu_signal,
+	.capture_begin = cpu_capture_begin,
+	.capture_end = cpu_capture_end,
+	.graph_destroy = cpu_graph_destroy,
+	.exec_create = cpu_exec_create,
+	.exec_upload = cpu_exec_upload,
+	.exec_launch = cpu_exec_launch,
+	.exec_destroy = cpu_exec_destroy,
+};

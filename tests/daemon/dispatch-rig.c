@@ -20,9 +20,9 @@ static void start_dispatch(struct rig *rig)
 	rig->wake_fd = bell_eventfd();
 	const struct clock_line clock = clock_from_page(rig->page);
 	const struct device_options device = {
-		.workers = 1, .clock = clock, .wake_fd = rig->wake_fd};
+		.kind = "cpu", .workers = 1, .clock = clock, .wake_fd = rig->wake_fd};
 
-	assert_int_equal(device_open_cpu(&device, &rig->device), 0);
+	assert_int_equal(device_open(&device, &rig->device, NULL), 0);
 	const struct dispatch_options options = {
 		.device = rig->device,
 		.page = rig->page,

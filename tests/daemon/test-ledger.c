@@ -91,23 +91,46 @@ struct world {
 	uint64_t lives;
 };
 
-uint32_t device_workers(const struct device *device)
+void device_info(struct device *device, struct device_info *ret_info)
 {
-	return 1;
+	*ret_info = (struct device_info){.workers = 1};
+}
+
+int device_alloc(struct device *device, enum device_memory kind, uint64_t bytes, void **ret_data)
+{
+	*ret_data = calloc(1, bytes);
+	return *ret_data == NULL ? -ENOMEM : 0;
+}
+
+void device_free(struct device *device, enum device_memory kind, void *data)
+{
+	free(data);
+}
+
+/* It has two, of no other use than to be told apart from none. */
+int device_stream_create(struct device *device, uint32_t priority, struct device_stream **ret)
+{
+	*ret = (struct device_stream *)device;
+	return 0;
+}
+
+void device_stream_destroy(struct device_stream *stream)
+{
 }
 
 void device_sleep_prepare(struct device *device, bool asleep)
 {
 }
 
-int device_launch(struct device *device, const struct device_work *work,
-	struct device_completion *completion, uint64_t value)
+int device_launch(struct device_stream *stream, const struct device_kernel *kernel,
+	const struct device_args *args)
 {
-	if (device->n == 2)
-		return -EAGAIN;
-	work->run(work->arg, 0, work->units);
-	device->completions[device->n] = completion;
-	device->values[device->n++] = value;
+	struct device *device = (struct device *)stream;
+
+	assert_true(device->n < 2);
+	kernel->code->cpu(kernel->shape, args, 0, kernel->units);
+	device->completions[device->n] = args->completion;
+	device->values[device->n++] = args->value;
 	return 0;
 }
 

@@ -64,7 +64,7 @@ static struct dispatch *create_dispatch(struct crashes *t)
 {
 	const struct clock_line clock = clock_from_page(t->page);
 	const struct device_options device = {
-		.workers = 1, .clock = clock, .wake_fd = bell_eventfd()};
+		.kind = "cpu", .workers = 1, .clock = clock, .wake_fd = bell_eventfd()};
 	struct dispatch_options options = {
 		.page = t->page,
 		.stats = t->stats,
@@ -78,7 +78,7 @@ static struct dispatch *create_dispatch(struct crashes *t)
 	};
 	struct dispatch *d;
 
-	if (device_open_cpu(&device, &options.device) < 0 || dispatch_create(&options, &d) < 0)
+	if (device_open(&device, &options.device, NULL) < 0 || dispatch_create(&options, &d) < 0)
 		_exit(1);
 	return d;
 }
