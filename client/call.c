@@ -5,11 +5,34 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Where a tensor begins, in the arena or in its buffer. */
+static int find_data(const struct gpuq_channel *ch, const struct gpuq_op_tensor *spec,
+	const struct gpuq_tensor *tensor, uint64_t *ret_offset)
+{
+	uint64_t offset = (uintptr_t)tensor->data - (uintptr_t)ch->arena_base;
+
+	if (tensor->buffer != NULL && tensor->data != NULL)
+		return fail(-EINVAL,
+			"%s: it has data and a buffer; data must be NULL when it lies in a buffer",
+			spec->name);
+	if (tensor->buffer != NULL) {
+		*ret_offset = tensor->offset;
+		return buf_check(ch->gpuq, tensor->buffer, tensor->offset, 0, spec->name);
+	}
+	if (offset >= arena_capacity(ch->arena))
+		return fail(-GPUQ_EBOUNDS,
+			"%s: its data are not in this channel's arena; get memory from "
+			"gpuq_alloc()",
+			spec->name);
+	*ret_offset = offset;
+	return 0;
+}
+
 /* Checks one tensor as far as the wire's fields reach, and translates it. */
 static int put_tensor(const struct gpuq_channel *ch, const struct gpuq_op_tensor *spec,
 	const struct gpuq_tensor *tensor, struct wire_tensor *ret_tensor)
 {
-	uint64_t offset = (uintptr_t)tensor->data - (uintptr_t)ch->arena_base;
+	uint64_t offset;
 
 	if (tensor->dtype == 0) {
 		*ret_tensor = (struct wire_tensor){0};
@@ -21,13 +44,12 @@ static int put_tensor(const struct gpuq_channel *ch, const struct gpuq_op_tensor
 	if (tensor->rank > GPUQ_MAX_RANK)
 		return fail(-GPUQ_ERANK, "%s: %u dimensions; at most %u are possible", spec->name,
 			tensor->rank, GPUQ_MAX_RANK);
-	if (offset >= arena_capacity(ch->arena))
-		return fail(-GPUQ_EBOUNDS,
-			"%s: its data are not in this channel's arena; get memory from "
-			"gpuq_alloc()",
-			spec->name);
+	int r = find_data(ch, spec, tensor, &offset);
+	if (r < 0)
+		return r;
 	*ret_tensor = (struct wire_tensor){
 		.offset = offset,
+		.buffer = tensor->buffer != NULL ? tensor->buffer->handle : 0,
 		.dtype = (uint16_t)tensor->dtype,
 		.rank = (uint16_t)tensor->rank,
 	};
@@ -106,37 +128,46 @@ static void link_call(struct gpuq_channel *ch, struct gpuq_call *call)
 	ch->calls = call;
 }
 
-int call_create(struct gpuq_channel *ch, const struct gpuq_op_info *op,
-	struct gpuq_pipeline *pipeline, const struct call_arguments *a, struct gpuq_call **ret_call)
+int call_new(struct gpuq_channel *ch, uint16_t opcode, const void *block, size_t bytes,
+	const struct gpuq_op_info *op, struct gpuq_call **ret_call)
 {
-	uint64_t block[WIRE_MAX_ARGS / sizeof(uint64_t)] = {0};
+	struct gpuq_call *call = calloc(1, sizeof(*call));
 	void *data;
 
-	int r = check_counts(op, a->n_inputs, a->n_outputs, a->n_params);
-	if (r == 0)
-		r = build(ch, op, a, block);
-	if (r < 0)
-		return r;
-	size_t bytes = (size_t)r;
-	struct gpuq_call *call = calloc(1, sizeof(*call));
 	if (call == NULL)
 		return fail_plain(-ENOMEM, "no memory for a call");
-	r = gpuq_alloc(ch, bytes, &data);
+	int r = gpuq_alloc(ch, bytes, &data);
 	if (r < 0) {
 		free(call);
 		return r;
 	}
 	memcpy(data, block, bytes);
 	call->channel = ch;
-	call->opcode = WIRE_OP_CALL;
+	call->opcode = opcode;
 	call->args = (uint64_t)((uint8_t *)data - ch->arena_base) | bytes << 32;
 	call->references = 1;
 	call->op = op;
-	call->pipeline = pipeline;
-	pipeline_ref(pipeline);
 	link_call(ch, call);
 	*ret_call = call;
 	return 0;
+}
+
+int call_create(struct gpuq_channel *ch, const struct gpuq_op_info *op,
+	struct gpuq_pipeline *pipeline, const struct call_arguments *a, struct gpuq_call **ret_call)
+{
+	uint64_t block[WIRE_MAX_ARGS / sizeof(uint64_t)] = {0};
+
+	int r = check_counts(op, a->n_inputs, a->n_outputs, a->n_params);
+	if (r == 0)
+		r = build(ch, op, a, block);
+	if (r < 0)
+		return r;
+	r = call_new(ch, WIRE_OP_CALL, block, (size_t)r, op, ret_call);
+	if (r == 0) {
+		(*ret_call)->pipeline = pipeline;
+		pipeline_ref(pipeline);
+	}
+	return r;
 }
 
 int gpuq_call_create(struct gpuq_channel *ch, const char *op_name, const struct gpuq_tensor *inputs,

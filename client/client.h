@@ -52,6 +52,15 @@ struct gpuq {
 	struct gpuq_channel *channels;
 	struct gpuq_pipeline *pipelines;
 	pthread_mutex_t upload; /* held while the pieces of one definition are sent */
+	struct gpuq_buf *bufs;
+};
+
+struct gpuq_buf {
+	struct gpuq *gpuq;
+	uint32_t handle, device;
+	uint32_t form; /* enum gpuq_buf_form */
+	uint64_t bytes;
+	struct gpuq_buf *next, **link; /* in gpuq->bufs */
 };
 
 /* A submission in flight. The wire's user_data is `token`, the caller's stays here. */
@@ -151,6 +160,7 @@ struct session_message {
 		struct msg_present present;
 		struct msg_graphs graphs;
 		struct msg_pipeline_handle pipeline;
+		struct msg_buffer buffer;
 		uint64_t words[MSG_MAX / 8];
 	};
 	uint32_t n_fds;
@@ -221,6 +231,13 @@ int call_create(struct gpuq_channel *channel, const struct gpuq_op_info *op,
 
 void call_free(struct gpuq_call *call);
 
+/*
+ * Makes a call of `opcode` out of an argument block, which is copied into the arena. Owned by the
+ * calling thread; op may be NULL.
+ */
+int call_new(struct gpuq_channel *channel, uint16_t opcode, const void *block, size_t bytes,
+	const struct gpuq_op_info *op, struct gpuq_call **ret_call);
+
 static inline void call_release(struct gpuq_call *call)
 {
 	if (--call->references == 0)
@@ -278,6 +295,30 @@ int channel_end(struct gpuq_channel *channel);
 
 /* Frees everything on this side; gpuqd is not told. */
 void channel_free(struct gpuq_channel *channel);
+
+/* --- wait.c -------------------------------------------------------------------------------- */
+
+/*
+ * Waits until the call, which is in flight once, has completed; completions of others are kept.
+ * There is room to keep them all: see call_room(). Any error means that nothing is in flight.
+ */
+int call_wait(struct gpuq_channel *channel, const struct gpuq_call *call,
+	struct gpuq_completion *ret_completion);
+
+/* Waits until one more can be submitted and all completions then in flight can be kept. */
+int call_room(struct gpuq_channel *channel);
+
+/* --- buffer.c ------------------------------------------------------------------------------ */
+
+/* Is it known here? The lock is held. */
+bool buf_known(const struct gpuq *gpuq, uint32_t handle);
+
+/* Forgets all; gpuqd is not told. */
+void bufs_free(struct gpuq *gpuq);
+
+/* The range lies inside the buffer, which is of this connection. `what` is for the sentence. */
+int buf_check(const struct gpuq *gpuq, const struct gpuq_buf *buf, uint64_t offset, uint64_t bytes,
+	const char *what);
 
 /* --- submit.c ------------------------------------------------------------------------------ */
 

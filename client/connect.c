@@ -250,6 +250,7 @@ void gpuq_disconnect(struct gpuq *g)
 	while (g->channels != NULL)
 		channel_free(g->channels);
 	pipeline_free_all(g);
+	bufs_free(g);
 	discovery_free(g);
 	if (g->page != NULL)
 		munmap((void *)g->page, WIRE_PAGE_SIZE);

@@ -63,6 +63,7 @@ struct gpuq;	      /* a connection */
 struct gpuq_channel;  /* a pair of rings and an arena */
 struct gpuq_call;     /* an operator with its tensors, ready to be submitted many times */
 struct gpuq_pipeline; /* operators that pass tensors to each other on the device */
+struct gpuq_buf;      /* memory on a device */
 
 /* --- Connection ---------------------------------------------------------------------------- */
 
@@ -223,12 +224,17 @@ GPUQ_EXPORT int gpuq_free(struct gpuq_channel *channel, void *data);
 
 /* --- Calls --------------------------------------------------------------------------------- */
 
-/* A dense tensor in C order. dtype 0 stands for an absent optional input. */
+/*
+ * A dense tensor in C order, aligned to its elements. It lies in the channel's arena (data) or,
+ * with data NULL, in a buffer. dtype 0 stands for an absent optional input.
+ */
 struct gpuq_tensor {
-	void *data; /* in the channel's arena, aligned to its elements */
+	void *data;
 	uint32_t dtype;
 	uint32_t rank;
 	uint64_t dims[GPUQ_MAX_RANK]; /* outermost first */
+	const struct gpuq_buf *buffer;
+	uint64_t offset; /* of the first element in the buffer */
 };
 
 struct gpuq_param {
@@ -245,8 +251,9 @@ struct gpuq_param {
  * once. Only names, counts and addresses are checked here; gpuqd checks everything at every
  * submission. Fewer inputs than the operator has means that the last ones are absent.
  * Errors: -GPUQ_EOP, -GPUQ_EARGS, -GPUQ_EPARAM, -GPUQ_EBOUNDS (a tensor that does not begin in
- * the arena), -GPUQ_EDTYPE and -GPUQ_ERANK (of a number that no operator takes), -ENOSPC,
- * -GPUQ_ETOOBIG, -GPUQ_EGONE.
+ * the arena or in its buffer), -EINVAL (one with both), -GPUQ_EBUFFER (of another connection),
+ * -GPUQ_EDTYPE and -GPUQ_ERANK (of a number that no operator takes), -ENOSPC, -GPUQ_ETOOBIG,
+ * -GPUQ_EGONE.
  */
 GPUQ_EXPORT int gpuq_call_create(struct gpuq_channel *channel, const char *op,
 	const struct gpuq_tensor *inputs, uint32_t n_inputs, const struct gpuq_tensor *outputs,
@@ -474,6 +481,127 @@ GPUQ_EXPORT int gpuq_admin_capture(struct gpuq *gpuq, uint32_t device, bool stop
  * connection, else -EPERM; -ENOENT: there is no such shape.
  */
 GPUQ_EXPORT int gpuq_admin_evict(struct gpuq *gpuq, uint32_t device, uint64_t id);
+
+/* --- Device buffers ------------------------------------------------------------------------ */
+
+/*
+ * A buffer is memory on a device: tensors of operators may lie in it, so data stays there from one
+ * call to the next; other processes may be allowed to use it; and a client that has CUDA itself
+ * opens it as a device pointer (libgpuq-cuda; on the CPU device a descriptor to map).
+ *
+ * Ownership. A buffer belongs to the connection that allocated it, and to each that has accepted
+ * it. It is given back when all of them have freed it, closed or died, and nothing in flight uses
+ * it; it is never used for another buffer. Its contents are zeros at first. Who has only been
+ * granted it may accept it while some other still has it. Its bytes, in whole units of 2 MiB,
+ * count in the limits of the connection that allocated it until that frees it, and in those of
+ * that connection's user until it is given back.
+ *
+ * Threads. As with struct gpuq, any thread; gpuq_buf_free() when no other thread uses it.
+ *
+ * Order. Submissions start in order but may overlap: what reads a buffer is submitted after what
+ * wrote it has completed. gpuqd does not order what several processes, or an exported pointer,
+ * do with one buffer.
+ *
+ * Crashes. A client that dies has freed its buffers. When a device process ends, its buffers are
+ * lost: submissions that were running complete with -GPUQ_EDEVICE, every later use with
+ * -GPUQ_ELOST; free it and allocate another. A use of a buffer that this connection does not have
+ * (never had, has freed) completes with -GPUQ_EBUFFER. gpuq_explain() names the tensor.
+ */
+enum gpuq_buf_form {
+	GPUQ_BUF_FD = 1,  /* exported as a descriptor: across users and containers */
+	GPUQ_BUF_IPC = 2, /* exported as a cudaIpcMemHandle: same user, same PID namespace */
+};
+
+struct gpuq_buf_options {
+	uint64_t bytes;	 /* at least 1 */
+	uint32_t device; /* number of the device */
+	uint32_t form;	 /* enum gpuq_buf_form; 0: GPUQ_BUF_FD */
+};
+
+/*
+ * Allocates. Errors: -EINVAL, -GPUQ_ENODEV, -EOPNOTSUPP (the device has no such form), -ENOMEM
+ * (the device has not so much memory), -GPUQ_ELIMIT, -GPUQ_EABI (a gpuqd that knows no buffers),
+ * -ETIMEDOUT, -GPUQ_EDRAIN, -GPUQ_EGONE.
+ */
+GPUQ_EXPORT int gpuq_buf_alloc(
+	struct gpuq *gpuq, const struct gpuq_buf_options *options, struct gpuq_buf **ret_buf);
+
+/*
+ * Gives this connection's share up; returns when nothing of it in flight uses the buffer any more,
+ * or after the connection's timeout (it is given up then, too). In a forked child it only forgets
+ * it. gpuq_disconnect() frees all. NULL is fine.
+ */
+GPUQ_EXPORT void gpuq_buf_free(struct gpuq_buf *buf);
+
+/* What was asked for at its allocation; valid until gpuq_buf_free(). No system call. */
+GPUQ_EXPORT uint64_t gpuq_buf_bytes(const struct gpuq_buf *buf);
+GPUQ_EXPORT uint32_t gpuq_buf_device(const struct gpuq_buf *buf);
+
+/*
+ * Its number in this gpuqd, to be told to a grantee by any means: it opens nothing to anybody
+ * else. Never 0; used again only after 65,535 others. No system call.
+ */
+GPUQ_EXPORT uint32_t gpuq_buf_handle(const struct gpuq_buf *buf);
+
+enum gpuq_buf_direction { GPUQ_TO_BUFFER = 1, GPUQ_FROM_BUFFER = 2 };
+
+/*
+ * Prepares a copy between the channel's arena and a buffer of its device, to be submitted like any
+ * call, as often as wanted, with deadline, cancellation and completion of its own; data are the
+ * arena's for that long. Errors: -EINVAL (direction), -GPUQ_EBOUNDS, -GPUQ_EBUFFER (of another
+ * connection), -GPUQ_ENODEV (of another device), -ENOSPC, -GPUQ_ETOOBIG, -ENOMEM, -GPUQ_ETHREAD,
+ * -GPUQ_EFORK.
+ */
+GPUQ_EXPORT int gpuq_buf_copy_create(struct gpuq_channel *channel, const struct gpuq_buf *buf,
+	uint64_t offset, void *data, uint64_t bytes, enum gpuq_buf_direction direction,
+	struct gpuq_call **ret_call);
+
+/*
+ * Copies between any memory and a buffer: piece by piece through free memory of the channel's
+ * arena, and waits. Completions of other submissions that come meanwhile are kept for gpuq_poll().
+ * Returns 0, or: the errors of gpuq_buf_copy_create(), -GPUQ_EBUFFER and -GPUQ_ELOST (see above),
+ * -GPUQ_EDEVICE, -ENOSPC also when no room is left to keep completions (take some), and those of
+ * gpuq_submit() but -EAGAIN. After an error a part may have been copied.
+ */
+GPUQ_EXPORT int gpuq_buf_write(struct gpuq_channel *channel, const struct gpuq_buf *buf,
+	uint64_t offset, const void *data, uint64_t bytes);
+GPUQ_EXPORT int gpuq_buf_read(struct gpuq_channel *channel, const struct gpuq_buf *buf,
+	uint64_t offset, void *data, uint64_t bytes);
+
+/*
+ * Allows a process, which is connected to the same gpuqd now and may run as any user, to accept
+ * the buffer; pid is its process id as gpuqd sees it. It holds for that process's present
+ * connections, not for a later process with the same id. Errors: -ESRCH (no such client),
+ * -GPUQ_ELOST, -GPUQ_ELIMIT (a buffer has 64 grantees at most), -ETIMEDOUT, -GPUQ_EGONE.
+ */
+GPUQ_EXPORT int gpuq_buf_grant(const struct gpuq_buf *buf, uint32_t pid);
+
+/*
+ * Takes a share in a buffer that was granted to this process. Errors: -GPUQ_EBUFFER (not granted,
+ * or gone), -EALREADY (this connection has it), -GPUQ_ELOST, -GPUQ_EABI, -ENOMEM, -ETIMEDOUT,
+ * -GPUQ_EGONE.
+ */
+GPUQ_EXPORT int gpuq_buf_accept(struct gpuq *gpuq, uint32_t handle, struct gpuq_buf **ret_buf);
+
+/* What a process needs to open a buffer without gpuqd. */
+struct gpuq_buf_export {
+	uint32_t form;	 /* enum gpuq_buf_form */
+	int fd;		 /* GPUQ_BUF_FD: the caller's to close, and to send on; else -1 */
+	uint8_t ipc[64]; /* GPUQ_BUF_IPC: a cudaIpcMemHandle */
+	uint64_t bytes;
+	uint64_t whole_bytes; /* of the allocation: to be mapped as a whole */
+	/* What the importer must share with gpuqd; "" and 0 on the CPU device. */
+	char uuid[64];		/* the GPU, "GPU-..." */
+	char driver[32];	/* version of the driver */
+	uint64_t pid_namespace; /* GPUQ_BUF_IPC: inode of /proc/self/ns/pid */
+};
+
+/*
+ * Exports. libgpuq-cuda makes a device pointer of it; the descriptor of the CPU device is a memfd,
+ * to be mapped shared. Who has the descriptor can use the memory, also after gpuq_buf_free().
+ * Errors: -GPUQ_ELOST, -EBUSY, -EMFILE, -ETIMEDOUT, -GPUQ_EGONE.
+ */
+GPUQ_EXPORT int gpuq_buf_export(const struct gpuq_buf *buf, struct gpuq_buf_export *ret_export);
 
 /* --- Errors -------------------------------------------------------------------------------- */
 

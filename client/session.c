@@ -202,7 +202,10 @@ static void transmit_unheard(struct gpuq *g, struct msg_header *h, uint16_t type
 	(void)transmit(g, h);
 }
 
-/* An answer that nobody waits for any more. What was made after all is taken back. */
+/*
+ * An answer that nobody waits for any more. What was made after all is taken back: of the answers
+ * about buffers, those about one that is not known here.
+ */
 static void drop_late(struct gpuq *g, struct session_message *m)
 {
 	if (m->n_fds > 0)
@@ -215,6 +218,9 @@ static void drop_late(struct gpuq *g, struct session_message *m)
 	} else if (m->h.type == MSG_PIPELINE_OK && m->pipeline.handle != 0) {
 		struct msg_pipeline_handle close_it = {.handle = m->pipeline.handle};
 		transmit_unheard(g, &close_it.h, MSG_PIPELINE_CLOSE, sizeof(close_it));
+	} else if (m->h.type == MSG_BUFFER && !buf_known(g, m->buffer.handle)) {
+		struct msg_buffer_handle free_it = {.handle = m->buffer.handle};
+		transmit_unheard(g, &free_it.h, MSG_BUFFER_FREE, sizeof(free_it));
 	}
 }
 

@@ -183,8 +183,8 @@ int gpuq_wait(struct gpuq_channel *ch, struct gpuq_completion *ret_completions, 
 	return r < 0 ? r : gpuq_poll(ch, ret_completions, max);
 }
 
-/* Moves completions from the ring to where gpuq_poll() finds them first. */
-static int keep(struct gpuq_channel *ch)
+/* Moves up to `max` completions from the ring to where gpuq_poll() finds them first. */
+static int keep(struct gpuq_channel *ch, uint32_t max)
 {
 	int n = look(ch);
 
@@ -195,6 +195,8 @@ static int keep(struct gpuq_channel *ch)
 		ch->kept_at = 0;
 	}
 	uint32_t room = ch->cq_entries - ch->n_kept;
+	if (room > max)
+		room = max;
 	if (room == 0)
 		return fail_plain(
 			-ENOSPC, "no room to keep more completions; take them with gpuq_poll()");
@@ -228,7 +230,7 @@ int gpuq_wait_space(struct gpuq_channel *ch, uint32_t entries, size_t bytes, uin
 		int r = have_space(ch, entries, bytes);
 		if (r != 0)
 			return r < 0 ? r : 0;
-		r = keep(ch);
+		r = keep(ch, UINT32_MAX);
 		if (r < 0)
 			return r;
 		if (r > 0)
@@ -238,6 +240,38 @@ int gpuq_wait_space(struct gpuq_channel *ch, uint32_t entries, size_t bytes, uin
 				"nothing in flight could free a piece of the arena that is large "
 				"enough; free something");
 		r = wait_until(ch, &t);
+		if (r < 0)
+			return r;
+	}
+}
+
+int call_room(struct gpuq_channel *ch)
+{
+	int r = gpuq_wait_space(ch, 1, 0, GPUQ_FOREVER);
+
+	if (r == 0 && flights_busy(ch) + ch->n_kept >= ch->cq_entries)
+		r = fail_plain(-ENOSPC,
+			"no room to keep the completions of what is in flight; take some with "
+			"gpuq_poll()");
+	return r;
+}
+
+int call_wait(struct gpuq_channel *ch, const struct gpuq_call *call,
+	struct gpuq_completion *ret_completion)
+{
+	const struct timer t = timer_start(ch, GPUQ_FOREVER);
+
+	for (;;) {
+		int r = keep(ch, 1);
+		if (r < 0)
+			return r;
+		if (r > 0 && call->references == 1) {
+			/* Its own is the last one that was kept. */
+			*ret_completion = ch->kept[ch->kept_at + --ch->n_kept];
+			return 0;
+		}
+		if (r == 0)
+			r = wait_until(ch, &t);
 		if (r < 0)
 			return r;
 	}
