@@ -32,7 +32,7 @@ static int find_data(const struct gpuq_channel *ch, const struct gpuq_op_tensor 
 static int put_tensor(const struct gpuq_channel *ch, const struct gpuq_op_tensor *spec,
 	const struct gpuq_tensor *tensor, struct wire_tensor *ret_tensor)
 {
-	uint64_t offset;
+	uint64_t offset = 0;
 
 	if (tensor->dtype == 0) {
 		*ret_tensor = (struct wire_tensor){0};

@@ -43,6 +43,9 @@ const struct config_key config_keys[] = {
 	{"max_in_flight", CONFIG_NUMBER, AT(max_in_flight), "4096", 16, 1u << 20,
 		"submissions accepted and not completed, all channels together; more than "
 		"max_channels"},
+	{"max_buffers", CONFIG_NUMBER, AT(max_buffers), "4096", 1, 65536, "device buffers"},
+	{"max_buffers_per_user", CONFIG_NUMBER, AT(max_buffers_per_user), "2048", 1, 65536,
+		"device buffers of one user id"},
 	{"max_graphs", CONFIG_NUMBER, AT(max_graphs), "1024", 16, 1u << 20,
 		"exact shapes that a device process keeps an account of"},
 	{"handshake_timeout_ms", CONFIG_NUMBER, AT(handshake_timeout_ms), "2000", 1, 600000,

@@ -24,6 +24,7 @@ struct config {
 	uint64_t max_channels, max_channels_per_client, max_channels_per_user;
 	uint64_t max_arena_bytes, max_client_bytes, max_user_bytes, max_total_bytes;
 	uint64_t max_in_flight;
+	uint64_t max_buffers, max_buffers_per_user;
 	uint64_t max_graphs;
 	uint64_t handshake_timeout_ms, drain_timeout_ms;
 };

@@ -100,7 +100,8 @@ static int ring_create(struct control *c)
 /* Many clients need many descriptors: takes what the hard limit gives. */
 static void descriptors_raise(const struct config *config)
 {
-	uint64_t wanted = 64 + 2 * config->max_clients + 3 * config->max_channels;
+	uint64_t wanted =
+		64 + 2 * config->max_clients + 3 * config->max_channels + config->max_buffers;
 	struct rlimit limit;
 
 	if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
@@ -108,8 +109,8 @@ static void descriptors_raise(const struct config *config)
 	limit.rlim_cur = limit.rlim_max;
 	(void)setrlimit(RLIMIT_NOFILE, &limit);
 	if (limit.rlim_cur < wanted)
-		log_warn("only %llu file descriptors are allowed, max_clients and max_channels may "
-			 "need %llu; raise the limit (LimitNOFILE), proceeding",
+		log_warn("only %llu file descriptors are allowed, max_clients, max_channels and "
+			 "max_buffers may need %llu; raise the limit (LimitNOFILE), proceeding",
 			(unsigned long long)limit.rlim_cur, (unsigned long long)wanted);
 }
 
@@ -152,6 +153,8 @@ static int tables_create(struct control *c)
 
 	if (r == 0)
 		r = channel_table_create(c);
+	if (r == 0)
+		r = buffer_table_create(c);
 	if (r == 0)
 		r = c->device.ledger_fd = segment_create("gpuq-ledger", bytes);
 	if (r >= 0) {
@@ -271,6 +274,7 @@ static void control_end(struct control *c)
 	listener_close(&c->listener);
 	if (c->ring.ring_fd >= 0)
 		io_uring_queue_exit(&c->ring);
+	free(c->buffers);
 	free(c->channels);
 	free(c->sessions);
 }
@@ -383,6 +387,7 @@ int control_main(const struct config *config)
 	c->ring.ring_fd = -1;
 	c->listener = (struct listener){.fd = -1, .admin_fd = -1, .lock_fd = -1};
 	c->device.link_fd = -1;
+	c->device.in_fd = -1;
 	TAILQ_INIT(&c->device.outbox);
 	c->exit_code = 1;
 	if (control_begin(c) >= 0)

@@ -2,7 +2,7 @@
 /*
  * control.h: the control process of gpuqd. One thread and one io_uring: it accepts connections,
  * speaks shm/proto.h with clients (session.c), makes their channels and takes them back
- * (control_channel.c), keeps a device process running (control_device.c) and publishes what
+ * (control_channel.c), keeps the accounts of device buffers (control_buffer.c), keeps a device process running (control_device.c) and publishes what
  * happens (control_stats.c). It waits in one place only, for completions of the io_uring, and
  * never touches the rings of a channel.
  *
@@ -15,6 +15,9 @@
  *	channel   FREE -> ALLOCATING -> ADDING -> OPEN -> REMOVING -> PUNCHING -> FREE
  *	          ALLOCATING, PUNCHING: pages come or go in the background (io_uring fallocate)
  *	          ADDING, REMOVING: the device process has been asked
+ *	buffer    FREE -> ALLOCATING -> LIVE -> REMOVING -> FREE
+ *	          ALLOCATING, REMOVING: the device process has been asked
+ *	          its holders come and go: see struct holder
  *	device    DOWN -> STARTING -> READY -> (ended) -> STARTING ...
  */
 #ifndef GPUQ_DAEMON_CONTROL_H
@@ -89,6 +92,44 @@ struct channel {
 	TAILQ_ENTRY(channel) in_list; /* control.free_channels */
 };
 
+enum buffer_state { BUFFER_FREE = 0, BUFFER_ALLOCATING, BUFFER_LIVE, BUFFER_REMOVING };
+
+/* A device buffer. Its handle on the wire is its generation and its index. */
+struct buffer {
+	enum buffer_state state;
+	uint32_t index, generation; /* of 16 bits, never 0 */
+	bool lost;		    /* its device process has ended */
+	uint32_t form;		    /* enum msg_buffer_form */
+	bool told;		    /* the device process is not owed the next message about it */
+	struct owed owed;
+	uint64_t bytes, whole_bytes;
+	int fd; /* MSG_BUFFER_FD */
+	uint8_t ipc[64];
+	char uuid[64], driver[32];
+	uid_t uid;	       /* in whose share it counts */
+	struct session *owner; /* likewise; NULL when that has given it up: then in c->orphans */
+	uint32_t n_holders;
+	LIST_HEAD(, holder) holders;
+	TAILQ_ENTRY(buffer) in_list; /* control.free_buffers, or .orphans */
+};
+TAILQ_HEAD(buffer_list, buffer);
+
+/*
+ * What a session has of a buffer. JOINING and LEAVING: the device process has been asked, and the
+ * request `serial` is to be answered.
+ */
+enum holder_state { HOLDER_GRANTED, HOLDER_JOINING, HOLDER_HAS, HOLDER_LEAVING };
+struct holder {
+	enum holder_state state;
+	uint32_t serial;
+	bool closing; /* its session is: goes as soon as its state allows, without an answer */
+	bool told;    /* likewise */
+	struct owed owed;
+	struct session *session;
+	struct buffer *buffer;
+	LIST_ENTRY(holder) of_session, of_buffer;
+};
+
 enum session_state { SESSION_FREE = 0, SESSION_HANDSHAKE, SESSION_LIVE, SESSION_CLOSING };
 
 /* Where the one message with descriptors stands that a session may have. */
@@ -109,9 +150,10 @@ struct session {
 	uint64_t deadline_ns; /* of the handshake */
 	uint64_t connected_ns;
 	uint64_t bytes; /* of its segments, and what else memory_take() counted */
-	uint32_t n_channels;
+	uint32_t n_channels, n_holders;
 	char name[GPUQ_NAME_MAX];
 	LIST_HEAD(, channel) channels;
+	LIST_HEAD(, holder) holders;
 	TAILQ_ENTRY(session) in_list; /* control.handshakes, or .free_sessions */
 	/* The packet being received; one that is too long shows as longer than this. */
 	_Alignas(8) char packet[MSG_MAX];
@@ -142,6 +184,10 @@ struct device {
 	uint64_t deaths_ns[DEVICE_MAX_DEATHS]; /* a ring of the last ones */
 	uint32_t n_deaths;
 	struct devlink_msg in;
+	int in_fd; /* that came with it; -1: none */
+	struct msghdr in_header;
+	struct iovec in_iov;
+	_Alignas(struct cmsghdr) char in_control[CMSG_SPACE(sizeof(int))];
 	struct outbox outbox;
 	char failure[128];
 };
@@ -163,11 +209,15 @@ struct control {
 
 	struct channel *channels;
 	struct channel_list free_channels;
-	uint64_t total_bytes;	/* of all sessions */
+	uint64_t total_bytes;	/* of all sessions and orphaned buffers */
 	uint64_t segment_bytes; /* of these, in segments */
 	uint64_t max_total_bytes, max_user_bytes;
 	uint32_t n_channels;
 	uint64_t start_index;
+
+	struct buffer *buffers;
+	struct buffer_list free_buffers;
+	struct buffer_list orphans; /* which no session accounts for */
 
 	struct device device;
 
@@ -309,6 +359,9 @@ __attribute__((format(printf, 5, 6))) void session_refuse(
 
 /* --- session_message.c --- */
 
+/* False, and refused with -EBUSY, when the session may not have another descriptor now. */
+bool session_may_have_fds(struct control *c, struct session *s, uint32_t serial);
+
 /* One packet of `bytes` bytes from a client, in s->packet. */
 void session_message(struct control *c, struct session *s, uint32_t bytes);
 
@@ -353,5 +406,26 @@ void channel_punched(struct control *c, struct channel *ch, int result);
 void channel_added(struct control *c, struct channel *ch);
 void channel_removed(struct control *c, struct channel *ch);
 void channel_poisoned(struct control *c, struct channel *ch);
+
+/* --- control_buffer.c --- */
+
+int buffer_table_create(struct control *c);
+
+/* MSG_BUFFER_ALLOC, _EXPORT, _GRANT, _ACCEPT, _FREE. */
+void buffer_alloc(struct control *c, struct session *s, const void *msg);
+void buffer_export(struct control *c, struct session *s, const void *msg);
+void buffer_grant(struct control *c, struct session *s, const void *msg);
+void buffer_accept(struct control *c, struct session *s, const void *msg);
+void buffer_free(struct control *c, struct session *s, const void *msg);
+
+/* The session is closing: gives up all that it has. */
+void buffer_session_close(struct control *c, struct session *s);
+
+/* The device process answered, with a descriptor in *fd or -1; -1 when it was taken. */
+void buffer_message(struct control *c, const struct devlink_msg *m, int *fd);
+
+/* The device process has ended: what it had is lost. A new one is told when it is ready. */
+void buffer_device_down(struct control *c);
+void buffer_hand_over(struct control *c);
 
 #endif

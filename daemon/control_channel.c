@@ -142,6 +142,7 @@ struct user_share {
 static struct user_share user_share(const struct control *c, uid_t uid)
 {
 	struct user_share share = {0};
+	const struct buffer *b;
 
 	for (uint32_t i = 0; i < c->n_sessions; i++) {
 		const struct session *s = &c->sessions[i];
@@ -151,6 +152,8 @@ static struct user_share user_share(const struct control *c, uid_t uid)
 		share.bytes += s->bytes;
 		share.channels += s->n_channels;
 	}
+	TAILQ_FOREACH (b, &c->orphans, in_list)
+		share.bytes += b->uid == uid ? b->whole_bytes : 0;
 	return share;
 }
 
@@ -170,12 +173,14 @@ void memory_take(struct control *c, struct session *s, uint64_t bytes)
 {
 	s->bytes += bytes;
 	c->total_bytes += bytes;
+	shm_store_relaxed(&c->stats.clients[s->index].segment_bytes, s->bytes);
 }
 
 void memory_give(struct control *c, struct session *s, uint64_t bytes)
 {
 	s->bytes -= bytes;
 	c->total_bytes -= bytes;
+	shm_store_relaxed(&c->stats.clients[s->index].segment_bytes, s->bytes);
 }
 
 /* There is room for one more channel of these sizes. */
@@ -207,9 +212,7 @@ static void account(struct control *c, struct channel *ch, bool add)
 	c->segment_bytes += add ? ch->segment_bytes : -ch->segment_bytes;
 	ch->session->n_channels += n;
 	c->n_channels += n;
-	struct stats_client *record = &c->stats.clients[ch->session->index];
-	shm_store_relaxed(&record->channels, ch->session->n_channels);
-	shm_store_relaxed(&record->segment_bytes, ch->session->bytes);
+	shm_store_relaxed(&c->stats.clients[ch->session->index].channels, ch->session->n_channels);
 	shm_store_relaxed(&c->stats.header->channels, c->n_channels);
 	shm_store_relaxed(&c->stats.header->segment_bytes, c->segment_bytes);
 }

@@ -93,10 +93,18 @@ static int device_fork(struct control *c)
 static void device_receive(struct control *c)
 {
 	struct io_uring_sqe *sqe = control_sqe(c);
+	struct device *d = &c->device;
 
-	io_uring_prep_recv(sqe, c->device.link_fd, &c->device.in, sizeof(c->device.in), 0);
+	d->in_iov = (struct iovec){&d->in, sizeof(d->in)};
+	d->in_header = (struct msghdr){
+		.msg_iov = &d->in_iov,
+		.msg_iovlen = 1,
+		.msg_control = d->in_control,
+		.msg_controllen = sizeof(d->in_control),
+	};
+	io_uring_prep_recvmsg(sqe, d->link_fd, &d->in_header, MSG_CMSG_CLOEXEC);
 	control_tag(sqe, OP_LINK_RECV, 0);
-	c->device.receiving = true;
+	d->receiving = true;
 }
 
 int device_send(struct control *c, const struct devlink_msg *m, const int *fds, uint32_t n_fds)
@@ -129,6 +137,8 @@ int device_start(struct control *c)
 		.poll_us = (uint32_t)c->config->poll_us,
 		.max_channels = (uint32_t)c->config->max_channels,
 		.max_in_flight = (uint32_t)c->config->max_in_flight,
+		.max_clients = c->n_sessions,
+		.max_buffers = (uint32_t)c->config->max_buffers,
 		.kind = "cpu",
 	};
 
@@ -231,6 +241,8 @@ static void device_ready(struct control *c)
 	shm_store_release_u32(&record(c)->state, STATS_DEVICE_READY);
 	log_info("device %u is ready: %.128s (pid %ld, epoch %llu)", d->index, record(c)->name,
 		(long)d->pid, (unsigned long long)d->epoch);
+	/* Before the channels: what is submitted there may use them. */
+	buffer_hand_over(c);
 	channel_hand_over(c);
 	if (c->draining)
 		device_drain(c);
@@ -265,6 +277,12 @@ static void device_message(struct control *c, const struct devlink_msg *m)
 	case DEVLINK_POISONED:
 		if (known)
 			channel_poisoned(c, ch);
+		break;
+	case DEVLINK_BUFFER:
+	case DEVLINK_BUFFER_GRANT:
+	case DEVLINK_BUFFER_REVOKE:
+	case DEVLINK_BUFFER_REMOVED:
+		buffer_message(c, m, &c->device.in_fd);
 		break;
 	default:
 		log_error("the device process sent a message of unknown type %u", m->type);
@@ -324,6 +342,18 @@ static void device_down(struct control *c)
 	shm_store_release_u32(&record(c)->state, STATS_DEVICE_GONE);
 	while ((owed = TAILQ_FIRST(&d->outbox)) != NULL)
 		device_forget(c, owed);
+	buffer_device_down(c);
+}
+
+/* Takes the descriptor that came with a message, if one did. */
+static int in_fd(struct device *d)
+{
+	const struct cmsghdr *cm = CMSG_FIRSTHDR(&d->in_header);
+	int fd = -1;
+
+	if (cm != NULL && cm->cmsg_type == SCM_RIGHTS && cm->cmsg_len == CMSG_LEN(sizeof(fd)))
+		memcpy(&fd, CMSG_DATA(cm), sizeof(fd));
+	return fd;
 }
 
 void device_received(struct control *c, int result)
@@ -331,10 +361,13 @@ void device_received(struct control *c, int result)
 	struct device *d = &c->device;
 
 	if (result > 0) {
+		d->in_fd = in_fd(d);
 		if (result == (int)sizeof(d->in))
 			device_message(c, &d->in);
 		else
 			log_error("the device process sent a message of %d bytes", result);
+		if (d->in_fd >= 0)
+			close(d->in_fd);
 		device_receive(c);
 		return;
 	}

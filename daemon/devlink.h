@@ -26,9 +26,11 @@
  *                                       <-     DEVLINK_PIPELINE: status, and text when negative
  *   DEVLINK_PIPELINE_REMOVE             ->
  *                                       <-     DEVLINK_PIPELINE_REMOVED: nothing uses it
- *   DEVLINK_BUFFER (bytes, form)        ->
+ *   DEVLINK_BUFFER (bytes, form)        ->     nobody may use it yet; status -GPUQ_ELOST: it was
+ *                                              lost with the process before
  *                                       <-     DEVLINK_BUFFER: status; + descriptor, or ipc
- *   DEVLINK_BUFFER_GRANT, _REVOKE       ->     another client may use it, or no longer
+ *   DEVLINK_BUFFER_GRANT, _REVOKE       ->     a client may use it, or no longer
+ *                                       <-     DEVLINK_BUFFER_GRANT, _REVOKE: from now on
  *   DEVLINK_BUFFER_REMOVE               ->
  *                                       <-     DEVLINK_BUFFER_REMOVED: nothing uses it, freed
  *   DEVLINK_CAPTURE                     ->     captures stop or go on
@@ -58,6 +60,7 @@ struct devlink_start {
 	uint32_t workers; /* 0: as many as fit */
 	uint32_t poll_us; /* how long dispatch polls before it sleeps */
 	uint32_t max_channels, max_in_flight;
+	uint32_t max_clients, max_buffers;
 	char kind[GPUQ_NAME_MAX]; /* of device: "cpu", "cuda:0", "auto" */
 };
 
@@ -107,6 +110,7 @@ struct devlink_msg {
 	uint8_t ipc[64];
 	char kind[GPUQ_NAME_MAX];
 	char uuid[64];
+	char driver[32];
 	char name[128];
 	char text[224]; /* why: one sentence */
 };

@@ -270,8 +270,10 @@ static void session_begin(struct control *c, bool admin, int fd, int pidfd, cons
 	s->fds_messages = 0;
 	s->bytes = 0;
 	s->n_channels = 0;
+	s->n_holders = 0;
 	snprintf(s->name, sizeof(s->name), "new");
 	LIST_INIT(&s->channels);
+	LIST_INIT(&s->holders);
 	s->deadline_ns = clock_monotonic_ns() + c->config->handshake_timeout_ms * 1000000u;
 	TAILQ_INSERT_TAIL(&c->handshakes, s, in_list);
 	session_receive(c, s);
@@ -494,11 +496,13 @@ void session_close(struct control *c, struct session *s)
 		next = LIST_NEXT(ch, of_session);
 		channel_close(c, ch);
 	}
+	buffer_session_close(c, s);
 }
 
 void session_release(struct control *c, struct session *s)
 {
-	if (s->state != SESSION_CLOSING || s->receiving || s->watching || s->n_channels > 0)
+	if (s->state != SESSION_CLOSING || s->receiving || s->watching || s->n_channels > 0 ||
+		s->n_holders > 0)
 		return;
 	close(s->fd);
 	if (s->pidfd >= 0)

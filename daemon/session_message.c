@@ -138,17 +138,21 @@ static bool reads_its_descriptors(struct session *s)
 	return true;
 }
 
+bool session_may_have_fds(struct control *c, struct session *s, uint32_t serial)
+{
+	if (s->fds == FDS_NONE && reads_its_descriptors(s))
+		return true;
+	session_refuse(c, s, serial, -EBUSY,
+		"the last message with descriptors is not read and acknowledged (MSG_ACK)");
+	return false;
+}
+
 static void on_open(struct control *c, struct session *s, const void *msg)
 {
 	const struct msg_open *m = msg;
 
-	if (s->fds != FDS_NONE || !reads_its_descriptors(s)) {
-		session_refuse(c, s, m->h.serial, -EBUSY,
-			"the last message with descriptors is not read and acknowledged "
-			"(MSG_ACK)");
-		return;
-	}
-	channel_open(c, s, m);
+	if (session_may_have_fds(c, s, m->h.serial))
+		channel_open(c, s, m);
 }
 
 static void on_close(struct control *c, struct session *s, const void *msg)
@@ -237,17 +241,23 @@ static void on_goodbye(struct control *c, struct session *s, const void *msg)
 
 static const struct {
 	uint16_t type;
-	uint16_t bytes; /* in the oldest version served */
+	uint16_t bytes; /* in the oldest version served that has it */
+	uint32_t abi;	/* since this version */
 	void (*handle)(struct control *c, struct session *s, const void *msg);
 } messages[] = {
-	{MSG_HELLO, sizeof(struct msg_hello), on_hello},
-	{MSG_ACK, sizeof(struct msg_header), on_ack},
-	{MSG_OPEN, sizeof(struct msg_open), on_open},
-	{MSG_CLOSE, sizeof(struct msg_close), on_close},
-	{MSG_OP_QUERY, sizeof(struct msg_query), on_op_query},
-	{MSG_DEVICE_QUERY, sizeof(struct msg_query), on_device_query},
-	{MSG_GOODBYE, sizeof(struct msg_header), on_goodbye},
-	{MSG_ADMIN_STOP, sizeof(struct msg_header), on_admin_stop},
+	{MSG_HELLO, sizeof(struct msg_hello), 1, on_hello},
+	{MSG_ACK, sizeof(struct msg_header), 1, on_ack},
+	{MSG_OPEN, sizeof(struct msg_open), 1, on_open},
+	{MSG_CLOSE, sizeof(struct msg_close), 1, on_close},
+	{MSG_OP_QUERY, sizeof(struct msg_query), 1, on_op_query},
+	{MSG_DEVICE_QUERY, sizeof(struct msg_query), 1, on_device_query},
+	{MSG_BUFFER_ALLOC, sizeof(struct msg_buffer_alloc), 3, buffer_alloc},
+	{MSG_BUFFER_EXPORT, sizeof(struct msg_buffer_handle), 3, buffer_export},
+	{MSG_BUFFER_GRANT, sizeof(struct msg_buffer_handle), 3, buffer_grant},
+	{MSG_BUFFER_ACCEPT, sizeof(struct msg_buffer_handle), 3, buffer_accept},
+	{MSG_BUFFER_FREE, sizeof(struct msg_buffer_handle), 3, buffer_free},
+	{MSG_GOODBYE, sizeof(struct msg_header), 1, on_goodbye},
+	{MSG_ADMIN_STOP, sizeof(struct msg_header), 1, on_admin_stop},
 };
 
 /* True when a newer client has set fields that we do not know. */
@@ -277,6 +287,8 @@ void session_message(struct control *c, struct session *s, uint32_t bytes)
 	for (size_t i = 0; i < sizeof(messages) / sizeof(messages[0]); i++) {
 		if (messages[i].type != h->type)
 			continue;
+		if (s->state == SESSION_LIVE && s->abi < messages[i].abi)
+			break;
 		if (bytes < messages[i].bytes)
 			session_broke_protocol(c, s, h->serial,
 				"message %u of %u bytes is shorter than %u", h->type, bytes,
