@@ -2,8 +2,8 @@
 /*
  * control.h: the control process of gpuqd. One thread and one io_uring: it accepts connections,
  * speaks shm/proto.h with clients (session.c), makes their channels and takes them back
- * (control_channel.c), keeps the accounts of device buffers (control_buffer.c), keeps a device process running (control_device.c) and publishes what
- * happens (control_stats.c). It waits in one place only, for completions of the io_uring, and
+ * (control_channel.c), keeps the accounts of device buffers (control_buffer.c), keeps a device
+ * process running (control_device.c) and publishes what happens (control_stats.c). It waits in one place only, for completions of the io_uring, and
  * never touches the rings of a channel.
  *
  * Every operation on the ring carries in its user data what it is for and the index of the record
