@@ -7,7 +7,7 @@
 #ifndef GPUQ_KERNELS_LAUNCH_H
 #define GPUQ_KERNELS_LAUNCH_H
 
-#include "device/device.h"
+#include "device/work.h"
 #include "kernels/op.h"
 
 /* An argument that is fixed: a tensor's address or a parameter's value lies in `call`. */
