@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * code.h: between the CUDA driver and the kernels that it runs. The kernels' side defines
+ * cuda_codes[]; the driver finds the code of a struct device_kernel there by its name. The same
+ * launch() serves direct launches, whose arguments are known, and captures, whose arguments lie
+ * in a parameter block that the kernel reads when it runs.
+ */
+#ifndef GPUQ_DEVICE_CUDA_CODE_H
+#define GPUQ_DEVICE_CUDA_CODE_H
+
+#include "device/work.h"
+
+#include <cuda_runtime_api.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/*
+ * Device memory of one stream or one executable, zeroed when that is made: what the blocks of one
+ * launch share. Launches that use it run one after another. Kernels leave the counters at 0.
+ */
+#define CUDA_TICKETS 512
+#define CUDA_PARTIALS 8192
+struct cuda_scratch {
+	uint32_t arrived;		/* blocks that have ended; for cuda_complete() */
+	uint32_t tickets[CUDA_TICKETS]; /* likewise, for parts of a grid */
+	float partials[CUDA_PARTIALS];	/* sums of parts */
+};
+
+/*
+ * Who watches a launch besides its completion word: the driver itself, which must know how many
+ * launches have ended, whatever their words are used for by then.
+ */
+struct cuda_watch {
+	uint64_t *ended; /* pinned memory; takes the number; NULL: nobody watches */
+	uint64_t number;
+};
+
+/* The parameter block of an executable, in device memory. */
+struct cuda_block {
+	struct device_args args;
+	struct cuda_watch watch;
+};
+
+/* The arguments of a kernel. */
+struct cuda_args {
+	const struct device_args *block; /* of a struct cuda_block; NULL: what follows counts */
+	struct device_args direct;
+	struct cuda_watch watch;
+	struct cuda_scratch *scratch; /* device memory */
+};
+
+struct cuda_code {
+	const char *name;
+
+	/*
+	 * Launches the kernel, and whatever else the work takes, into the stream. Returns 0,
+	 * -EOPNOTSUPP when there is no form for the shape, or as cuda_error() says. Neither
+	 * allocates nor waits.
+	 */
+	int (*launch)(const struct device_kernel *kernel, const struct cuda_args *args,
+		cudaStream_t stream);
+
+	/* Loads everything that launch() may need; called once for each device that is opened. */
+	int (*touch)(void);
+};
+
+extern const struct cuda_code *const cuda_codes[];
+extern const uint32_t cuda_codes_count;
+
+/* Completes the launch of args when all before it in the stream has ended: a kernel of its own. */
+int cuda_signal(const struct cuda_args *args, cudaStream_t stream);
+
+/*
+ * 0, -ENOMEM, -GPUQ_EDEVICE for what ends a context, or another negative error; the thread's last
+ * error is none afterwards.
+ */
+int cuda_error(cudaError_t err);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
