@@ -25,6 +25,11 @@ struct config {
 	uint64_t max_arena_bytes, max_client_bytes, max_user_bytes, max_total_bytes;
 	uint64_t max_in_flight;
 	uint64_t max_buffers, max_buffers_per_user;
+	uint64_t max_pipelines, max_pipelines_per_client;
+	char hot_list[256]; /* path; "auto": see graph_hot_list_prepare(); "": none */
+	uint64_t graph_bytes, graph_scratch_bytes;
+	uint64_t graph_promote_uses, graph_promote_window_ms, graph_pinned;
+	char test_faults[256]; /* for tests: see device/fault.h */
 	uint64_t max_graphs;
 	uint64_t handshake_timeout_ms, drain_timeout_ms;
 };

@@ -155,6 +155,7 @@ static int tables_create(struct control *c)
 		r = channel_table_create(c);
 	if (r == 0)
 		r = buffer_table_create(c);
+	r = registration_table_create(c);
 	if (r == 0)
 		r = c->device.ledger_fd = segment_create("gpuq-ledger", bytes);
 	if (r >= 0) {
@@ -180,6 +181,7 @@ static int control_begin(struct control *c)
 		r = control_publish(c);
 	if (r < 0)
 		return r;
+	graph_hot_list_prepare(c);
 	c->tick.tv_sec = 1;
 	signal_arm(c);
 	timeout_arm(c, OP_TICK, &c->tick);
@@ -275,6 +277,7 @@ static void control_end(struct control *c)
 	if (c->ring.ring_fd >= 0)
 		io_uring_queue_exit(&c->ring);
 	free(c->buffers);
+	free(c->registrations);
 	free(c->channels);
 	free(c->sessions);
 }

@@ -2,9 +2,10 @@
 /*
  * control.h: the control process of gpuqd. One thread and one io_uring: it accepts connections,
  * speaks shm/proto.h with clients (session.c), makes their channels and takes them back
- * (control_channel.c), keeps the accounts of device buffers (control_buffer.c), keeps a device
- * process running (control_device.c) and publishes what happens (control_stats.c). It waits in one place only, for completions of the io_uring, and
- * never touches the rings of a channel.
+ * (control_channel.c), keeps the accounts of device buffers (control_buffer.c) and of pipelines
+ * (control_pipeline.c), keeps a device process running (control_device.c), knows what that has
+ * captured (control_graph.c) and publishes what happens (control_stats.c). It waits in one place
+ * only, for completions of the io_uring, and never touches the rings of a channel.
  *
  * Every operation on the ring carries in its user data what it is for and the index of the record
  * it belongs to. A record is used again only when all its operations have completed, so the
@@ -18,6 +19,8 @@
  *	buffer    FREE -> ALLOCATING -> LIVE -> REMOVING -> FREE
  *	          ALLOCATING, REMOVING: the device process has been asked
  *	          its holders come and go: see struct holder
+ *	pipeline  FREE -> ADDING -> OPEN -> REMOVING -> FREE
+ *	          ADDING, REMOVING: the device process has been asked
  *	device    DOWN -> STARTING -> READY -> (ended) -> STARTING ...
  */
 #ifndef GPUQ_DAEMON_CONTROL_H
@@ -130,6 +133,36 @@ struct holder {
 	LIST_ENTRY(holder) of_session, of_buffer;
 };
 
+enum registration_state {
+	REGISTRATION_FREE = 0,
+	REGISTRATION_ADDING,   /* the device process has been asked; the client waits */
+	REGISTRATION_OPEN,     /* the client has the handle */
+	REGISTRATION_REMOVING, /* the device process waits for what is in flight */
+};
+
+/* A pipeline of a client. */
+struct registration {
+	enum registration_state state;
+	uint32_t index, generation; /* both are in its handle */
+	uint32_t serial;	    /* of the request that is to be answered */
+	bool answer;		    /* MSG_PIPELINE_CLOSE waits for its answer */
+	bool closing;		    /* reclaim it as soon as its state allows */
+	bool add, remove;	    /* owed to the device process */
+	struct owed owed;
+	void *definition; /* struct wire_pipeline and what follows; checked */
+	uint32_t bytes;	  /* of it */
+	struct session *session;
+	LIST_ENTRY(registration) of_session;
+	TAILQ_ENTRY(registration) in_list; /* control.free_registrations */
+};
+TAILQ_HEAD(registration_list, registration);
+
+/* A definition of which pieces have come. */
+struct draft {
+	uint8_t *bytes; /* [total], NULL: there is none */
+	uint32_t total, have;
+};
+
 enum session_state { SESSION_FREE = 0, SESSION_HANDSHAKE, SESSION_LIVE, SESSION_CLOSING };
 
 /* Where the one message with descriptors stands that a session may have. */
@@ -154,6 +187,9 @@ struct session {
 	char name[GPUQ_NAME_MAX];
 	LIST_HEAD(, channel) channels;
 	LIST_HEAD(, holder) holders;
+	LIST_HEAD(, registration) registrations;
+	uint32_t n_registrations;
+	struct draft draft;
 	TAILQ_ENTRY(session) in_list; /* control.handshakes, or .free_sessions */
 	/* The packet being received; one that is too long shows as longer than this. */
 	_Alignas(8) char packet[MSG_MAX];
@@ -167,6 +203,7 @@ enum device_state { DEVICE_DOWN, DEVICE_STARTING, DEVICE_READY };
 #define CONTROL_CAPTURES 4096 /* the last ones, in the statistics */
 
 #define DEVICE_MAX_DEATHS 5
+#define DEVICE_MAX_PRESENT 17 /* the CPU and 16 GPUs */
 #define DEVICE_DEATHS_NS (10ull * 1000000000u)
 
 /* The device process, seen from the control process. */
@@ -179,7 +216,12 @@ struct device {
 	bool receiving, waiting_room; /* operations on the ring */
 	bool was_ready;		      /* some device process has been ready */
 	bool drain;		      /* DEVLINK_DRAIN is owed */
-	bool start_later;	      /* could not be started: at the next tick */
+	bool captures_stopped;	      /* as an administrator wants it */
+	struct owed captures;	      /* DEVLINK_CAPTURE */
+	bool tell_captures;
+	struct devlink_msg present[DEVICE_MAX_PRESENT]; /* as the first device process told */
+	uint32_t n_present;
+	bool start_later; /* could not be started: at the next tick */
 	uint64_t epoch;
 	uint64_t deaths_ns[DEVICE_MAX_DEATHS]; /* a ring of the last ones */
 	uint32_t n_deaths;
@@ -218,6 +260,10 @@ struct control {
 	struct buffer *buffers;
 	struct buffer_list free_buffers;
 	struct buffer_list orphans; /* which no session accounts for */
+	struct registration *registrations;
+	struct registration_list free_registrations;
+	uint32_t n_registrations;
+	char hot_list[256]; /* path; "": none */
 
 	struct device device;
 
@@ -365,9 +411,48 @@ bool session_may_have_fds(struct control *c, struct session *s, uint32_t serial)
 /* One packet of `bytes` bytes from a client, in s->packet. */
 void session_message(struct control *c, struct session *s, uint32_t bytes);
 
+/* False when the session is no administrator's: refused then. `what` is for the sentence. */
+bool session_may_administer(
+	struct control *c, struct session *s, uint32_t serial, const char *what);
+
 /* Answers with MSG_ERROR -GPUQ_EPROTO, counts it, and closes. */
 __attribute__((format(printf, 4, 5))) void session_broke_protocol(
 	struct control *c, struct session *s, uint32_t serial, const char *format, ...);
+
+/* --- control_pipeline.c --- */
+
+int registration_table_create(struct control *c);
+
+/* MSG_PIPELINE and MSG_PIPELINE_CLOSE. */
+void registration_piece(struct control *c, struct session *s, const struct msg_pipeline *m);
+void registration_close_request(struct control *c, struct session *s, const void *msg);
+
+/* Reclaims everything of a session whose channels are gone. True when that is done. */
+bool registration_close_all(struct control *c, struct session *s);
+
+/* A new device process is ready: it is owed every pipeline that the last one had. */
+void registration_hand_over(struct control *c);
+
+/* The device process answered. */
+void registration_added(struct control *c, const struct devlink_msg *m);
+void registration_removed(struct control *c, const struct devlink_msg *m);
+
+/* --- control_graph.c --- */
+
+/* Sets c->hot_list, and makes its folder. What goes wrong is logged: gpuqd works without. */
+void graph_hot_list_prepare(struct control *c);
+
+/* MSG_GRAPH_QUERY, MSG_PRESENT_QUERY, MSG_ADMIN_CAPTURE and MSG_ADMIN_EVICT. */
+void graph_query(struct control *c, struct session *s, const void *msg);
+void graph_present_query(struct control *c, struct session *s, const void *msg);
+void graph_capture_request(struct control *c, struct session *s, const void *msg);
+void graph_evict_request(struct control *c, struct session *s, const void *msg);
+
+/* A new device process is ready. */
+void graph_hand_over(struct control *c);
+
+/* The device process told of a device that the machine has. */
+void graph_present(struct control *c, const struct devlink_msg *m);
 
 /* --- control_channel.c --- */
 

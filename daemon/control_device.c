@@ -128,19 +128,38 @@ int device_send(struct control *c, const struct devlink_msg *m, const int *fds, 
 	return sendmsg(c->device.link_fd, &mh, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 ? -errno : 0;
 }
 
+static void send_start(const struct control *c)
+{
+	const struct config *config = c->config;
+	struct devlink_start start = {
+		.device = c->device.index,
+		.workers = (uint32_t)config->workers,
+		.poll_us = (uint32_t)config->poll_us,
+		.max_channels = (uint32_t)config->max_channels,
+		.max_in_flight = (uint32_t)config->max_in_flight,
+		.max_clients = c->n_sessions,
+		.max_buffers = (uint32_t)config->max_buffers,
+		.max_pipelines = (uint32_t)config->max_pipelines,
+		.promote_uses = (uint32_t)config->graph_promote_uses,
+		.promote_window_ms = (uint32_t)config->graph_promote_window_ms,
+		.pinned = (uint32_t)config->graph_pinned,
+		.graph_bytes = config->graph_bytes,
+		.scratch_bytes = config->graph_scratch_bytes,
+		.list_devices = c->device.n_present == 0,
+	};
+
+	snprintf(start.kind, sizeof(start.kind), "cpu");
+	snprintf(start.hot_list, sizeof(start.hot_list), "%s", c->hot_list);
+	/* What replaces a process that failed is to be seen working. */
+	if (c->device.epoch == 1)
+		snprintf(start.faults, sizeof(start.faults), "%s", config->test_faults);
+	/* The socket is new: this cannot fail for want of room, and a dead peer shows as EOF. */
+	(void)send(c->device.link_fd, &start, sizeof(start), MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
 int device_start(struct control *c)
 {
 	struct device *d = &c->device;
-	struct devlink_start start = {
-		.device = d->index,
-		.workers = (uint32_t)c->config->workers,
-		.poll_us = (uint32_t)c->config->poll_us,
-		.max_channels = (uint32_t)c->config->max_channels,
-		.max_in_flight = (uint32_t)c->config->max_in_flight,
-		.max_clients = c->n_sessions,
-		.max_buffers = (uint32_t)c->config->max_buffers,
-		.kind = "cpu",
-	};
 
 	int r = control_repair_stats(c);
 	if (r < 0)
@@ -157,8 +176,7 @@ int device_start(struct control *c)
 	d->failure[0] = '\0';
 	record(c)->pid = (uint32_t)d->pid;
 	shm_store_release_u32(&record(c)->state, STATS_DEVICE_STARTING);
-	/* The socket is new: this cannot fail for want of room, and a dead peer shows as EOF. */
-	(void)send(d->link_fd, &start, sizeof(start), MSG_DONTWAIT | MSG_NOSIGNAL);
+	send_start(c);
 	device_receive(c);
 	return 0;
 }
@@ -243,6 +261,8 @@ static void device_ready(struct control *c)
 		(long)d->pid, (unsigned long long)d->epoch);
 	/* Before the channels: what is submitted there may use them. */
 	buffer_hand_over(c);
+	graph_hand_over(c);
+	registration_hand_over(c);
 	channel_hand_over(c);
 	if (c->draining)
 		device_drain(c);
@@ -283,6 +303,15 @@ static void device_message(struct control *c, const struct devlink_msg *m)
 	case DEVLINK_BUFFER_REVOKE:
 	case DEVLINK_BUFFER_REMOVED:
 		buffer_message(c, m, &c->device.in_fd);
+		break;
+	case DEVLINK_PIPELINE:
+		registration_added(c, m);
+		break;
+	case DEVLINK_PIPELINE_REMOVED:
+		registration_removed(c, m);
+		break;
+	case DEVLINK_PRESENT:
+		graph_present(c, m);
 		break;
 	default:
 		log_error("the device process sent a message of unknown type %u", m->type);

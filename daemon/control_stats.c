@@ -125,6 +125,7 @@ static void totals_carry(struct control *c, struct stats_header *to)
 	to->clients = live;
 	to->channels = c->n_channels;
 	to->segment_bytes = c->segment_bytes;
+	to->pipelines = c->n_registrations;
 }
 
 /* Writes the records of everything that is there. */

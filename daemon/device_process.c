@@ -7,6 +7,7 @@
 #include "daemon/device_process.h"
 
 #include "daemon/dispatch.h"
+#include "graphs/pipeline.h"
 #include "shm/segment.h"
 #include "shm/wait.h"
 
@@ -24,11 +25,13 @@
 
 #define INLINE_NS 2000u
 #define INLINE_CROWDED_NS 5000u
-#define LINK_FDS 3 /* segment, eventfd, pipe */
+#define LINK_FDS 3	/* segment, eventfd, pipe */
+#define MAX_PRESENT 17u /* devices of a machine */
 
 struct link {
 	struct dispatch *dispatch;
-	struct channel **channels; /* by number */
+	struct channel **channels;   /* by number */
+	struct pipeline **pipelines; /* by the number in their handles */
 	struct devlink_start start;
 	struct wire_page *page;
 	struct stats stats;
@@ -91,6 +94,12 @@ static bool receive(struct devlink_msg *msg, int fds[LINK_FDS], int *ret_n)
 	return n == (ssize_t)sizeof(*msg);
 }
 
+static void close_all(const int fds[LINK_FDS], int n)
+{
+	while (n > 0)
+		close(fds[--n]);
+}
+
 /* A channel that is lost: what a dead process noted about it would keep slots for ever. */
 static void forget_notes(struct link *l, const struct devlink_msg *msg)
 {
@@ -107,8 +116,7 @@ static void on_add(struct link *l, const struct devlink_msg *msg, const int fds[
 	struct channel *ch;
 
 	if (n != LINK_FDS || msg->channel >= l->start.max_channels) {
-		while (n > 0)
-			close(fds[--n]);
+		close_all(fds, n);
 		answer(DEVLINK_POISONED, msg->channel, msg->generation);
 		return;
 	}
@@ -133,6 +141,54 @@ static void on_remove(struct link *l, const struct devlink_msg *msg)
 		answer(DEVLINK_REMOVED, msg->channel, msg->generation);
 	else
 		dispatch_remove(l->dispatch, ch);
+}
+
+static uint32_t pipeline_place(uint32_t handle)
+{
+	return handle & 0xffffu;
+}
+
+/* Makes a pipeline of the definition in a memfd. */
+static int pipeline_load(int fd, uint64_t bytes, struct pipeline **ret, char why[PIPELINE_MAX_WHY])
+{
+	void *definition;
+	int r = segment_map(fd, bytes, false, &definition);
+
+	if (r < 0) {
+		snprintf(
+			why, PIPELINE_MAX_WHY, "its definition cannot be mapped: %s", strerror(-r));
+		return r;
+	}
+	r = pipeline_create(definition, bytes, ret, why);
+	munmap(definition, bytes);
+	return r;
+}
+
+static void on_pipeline(
+	struct link *l, const struct devlink_msg *msg, const int fds[LINK_FDS], int n)
+{
+	struct devlink_msg result = {.type = DEVLINK_PIPELINE, .handle = msg->handle};
+
+	_Static_assert(sizeof(result.text) >= PIPELINE_MAX_WHY, "room for the reason");
+	if (n != 1 || pipeline_place(msg->handle) >= l->start.max_pipelines)
+		result.status = -GPUQ_EPIPELINE;
+	else
+		result.status = pipeline_load(fds[0], msg->bytes,
+			&l->pipelines[pipeline_place(msg->handle)], result.text);
+	close_all(fds, n);
+	send_msg(&result);
+}
+
+static void on_pipeline_remove(struct link *l, const struct devlink_msg *msg)
+{
+	const struct devlink_msg gone = {.type = DEVLINK_PIPELINE_REMOVED, .handle = msg->handle};
+	uint32_t place = pipeline_place(msg->handle);
+
+	if (place < l->start.max_pipelines) {
+		pipeline_unref(l->pipelines[place]);
+		l->pipelines[place] = NULL;
+	}
+	send_msg(&gone);
 }
 
 static void on_event(struct link *l, const struct dispatch_event *event)
@@ -238,12 +294,57 @@ static int start(struct link *l)
 		.wake_fd = wake_fd,
 	};
 	l->channels = calloc(l->start.max_channels, sizeof(*l->channels));
-	r = l->channels == NULL ? -ENOMEM : dispatch_create(&options, &l->dispatch);
+	l->pipelines = calloc(l->start.max_pipelines, sizeof(struct pipeline *));
+	r = l->channels == NULL || l->pipelines == NULL ? -ENOMEM
+							: dispatch_create(&options, &l->dispatch);
 	if (r == 0) {
 		publish_device(l, &info);
 		r = dispatch_start(l->dispatch);
 	}
 	return r < 0 ? fail("cannot start dispatch", r) : 0;
+}
+
+/* Tells what the machine has, usable or not. */
+static void tell_present(void)
+{
+	struct device_present present[MAX_PRESENT];
+	uint32_t n = device_list(present, MAX_PRESENT);
+
+	for (uint32_t i = 0; i < n; i++) {
+		struct devlink_msg m = {.type = DEVLINK_PRESENT,
+			.index = i,
+			.count = n,
+			.status = present[i].status};
+		memcpy(m.kind, present[i].kind, sizeof(m.kind));
+		memcpy(m.name, present[i].name, sizeof(m.name));
+		memcpy(m.uuid, present[i].uuid, sizeof(m.uuid));
+		memcpy(m.text, present[i].why, sizeof(present[i].why));
+		send_msg(&m);
+	}
+}
+
+static void on_message(
+	struct link *l, const struct devlink_msg *msg, const int fds[LINK_FDS], int n)
+{
+	switch (msg->type) {
+	case DEVLINK_ADD:
+		on_add(l, msg, fds, n);
+		break;
+	case DEVLINK_REMOVE:
+		on_remove(l, msg);
+		break;
+	case DEVLINK_PIPELINE:
+		on_pipeline(l, msg, fds, n);
+		break;
+	case DEVLINK_PIPELINE_REMOVE:
+		on_pipeline_remove(l, msg);
+		break;
+	case DEVLINK_DRAIN:
+		dispatch_drain(l->dispatch);
+		break;
+	default:
+		close_all(fds, n);
+	}
 }
 
 /* Serves the link until it ends. */
@@ -269,12 +370,7 @@ static void serve(struct link *l)
 			continue;
 		if (!receive(&msg, fds, &n))
 			return;
-		if (msg.type == DEVLINK_ADD)
-			on_add(l, &msg, fds, n);
-		else if (msg.type == DEVLINK_REMOVE)
-			on_remove(l, &msg);
-		else if (msg.type == DEVLINK_DRAIN)
-			dispatch_drain(l->dispatch);
+		on_message(l, &msg, fds, n);
 	}
 }
 
@@ -292,6 +388,8 @@ int device_process_main(void)
 	int r = start(&l);
 	if (r != 0)
 		return r;
+	if (l.start.list_devices)
+		tell_present();
 	answer(DEVLINK_READY, 0, 0);
 	serve(&l);
 	/* Threads and mappings end with the process; nothing outlives it. */

@@ -35,7 +35,8 @@
  *                                       <-     DEVLINK_BUFFER_REMOVED: nothing uses it, freed
  *   DEVLINK_CAPTURE                     ->     captures stop or go on
  *   DEVLINK_EVICT                       ->     an executable, or all, are dropped
- *                                       <-     DEVLINK_PRESENT: one device that the machine has
+ *                                       <-     DEVLINK_PRESENT: one device that the machine has;
+ *                                              all of them before DEVLINK_READY, when asked to
  *   (close)                             ->     ends at once
  *
  * The control process never waits for an answer, and a device process that dies (EOF) is
@@ -60,8 +61,13 @@ struct devlink_start {
 	uint32_t workers; /* 0: as many as fit */
 	uint32_t poll_us; /* how long dispatch polls before it sleeps */
 	uint32_t max_channels, max_in_flight;
-	uint32_t max_clients, max_buffers;
+	uint32_t max_clients, max_buffers, max_pipelines;
+	uint32_t promote_uses, promote_window_ms, pinned; /* see graphs/graphs.h */
+	uint64_t graph_bytes, scratch_bytes;
+	uint32_t list_devices;	  /* 1: says what the machine has, before it is ready */
 	char kind[GPUQ_NAME_MAX]; /* of device: "cpu", "cuda:0", "auto" */
+	char hot_list[256];	  /* path; "": none */
+	char faults[256];	  /* for tests; "": none */
 };
 
 enum devlink_type {

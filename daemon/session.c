@@ -271,9 +271,11 @@ static void session_begin(struct control *c, bool admin, int fd, int pidfd, cons
 	s->bytes = 0;
 	s->n_channels = 0;
 	s->n_holders = 0;
+	s->n_registrations = 0;
 	snprintf(s->name, sizeof(s->name), "new");
 	LIST_INIT(&s->channels);
 	LIST_INIT(&s->holders);
+	LIST_INIT(&s->registrations);
 	s->deadline_ns = clock_monotonic_ns() + c->config->handshake_timeout_ms * 1000000u;
 	TAILQ_INSERT_TAIL(&c->handshakes, s, in_list);
 	session_receive(c, s);
@@ -503,6 +505,9 @@ void session_release(struct control *c, struct session *s)
 {
 	if (s->state != SESSION_CLOSING || s->receiving || s->watching || s->n_channels > 0 ||
 		s->n_holders > 0)
+		return;
+	/* What its channels had in flight may have used them. */
+	if (!registration_close_all(c, s))
 		return;
 	close(s->fd);
 	if (s->pidfd >= 0)

@@ -218,16 +218,23 @@ static void on_device_query(struct control *c, struct session *s, const void *ms
 	session_send(c, s, &m, MSG_DEVICE, sizeof(m), q->h.serial, NULL, 0);
 }
 
+bool session_may_administer(struct control *c, struct session *s, uint32_t serial, const char *what)
+{
+	if (!s->admin)
+		session_refuse(c, s, serial, -EPERM,
+			"%s may only be asked for on the administrative socket "
+			"(\"%s" MSG_ADMIN_SUFFIX "\")",
+			what, c->listener.path);
+	return s->admin;
+}
+
 static void on_admin_stop(struct control *c, struct session *s, const void *msg)
 {
 	const struct msg_header *h = msg;
 	struct msg_header answer;
 
-	if (!s->admin) {
-		session_refuse(c, s, h->serial, -EPERM,
-			"MSG_ADMIN_STOP is only taken on the administrative socket");
+	if (!session_may_administer(c, s, h->serial, "a stop"))
 		return;
-	}
 	if (session_send(c, s, &answer, MSG_ADMIN_OK, sizeof(answer), h->serial, NULL, 0))
 		control_drain(c, "an administrator asked for it");
 }
@@ -239,25 +246,48 @@ static void on_goodbye(struct control *c, struct session *s, const void *msg)
 	session_close(c, s);
 }
 
+static void on_pipeline(struct control *c, struct session *s, const void *msg)
+{
+	const struct msg_pipeline *m = msg;
+
+	if (m->h.bytes != offsetof(struct msg_pipeline, piece) + m->bytes)
+		session_broke_protocol(c, s, m->h.serial,
+			"MSG_PIPELINE of %u bytes with a piece of %u", m->h.bytes, m->bytes);
+	else
+		registration_piece(c, s, m);
+}
+
 static const struct {
 	uint16_t type;
-	uint16_t bytes; /* in the oldest version served that has it */
-	uint32_t abi;	/* since this version */
+	uint16_t bytes; /* at least: in the oldest version that has it */
+	uint16_t known; /* at most: what is behind is unknown */
+	uint16_t abi;	/* oldest version that has it */
 	void (*handle)(struct control *c, struct session *s, const void *msg);
 } messages[] = {
-	{MSG_HELLO, sizeof(struct msg_hello), 1, on_hello},
-	{MSG_ACK, sizeof(struct msg_header), 1, on_ack},
-	{MSG_OPEN, sizeof(struct msg_open), 1, on_open},
-	{MSG_CLOSE, sizeof(struct msg_close), 1, on_close},
-	{MSG_OP_QUERY, sizeof(struct msg_query), 1, on_op_query},
-	{MSG_DEVICE_QUERY, sizeof(struct msg_query), 1, on_device_query},
-	{MSG_BUFFER_ALLOC, sizeof(struct msg_buffer_alloc), 3, buffer_alloc},
-	{MSG_BUFFER_EXPORT, sizeof(struct msg_buffer_handle), 3, buffer_export},
-	{MSG_BUFFER_GRANT, sizeof(struct msg_buffer_handle), 3, buffer_grant},
-	{MSG_BUFFER_ACCEPT, sizeof(struct msg_buffer_handle), 3, buffer_accept},
-	{MSG_BUFFER_FREE, sizeof(struct msg_buffer_handle), 3, buffer_free},
-	{MSG_GOODBYE, sizeof(struct msg_header), 1, on_goodbye},
-	{MSG_ADMIN_STOP, sizeof(struct msg_header), 1, on_admin_stop},
+#define MESSAGE(type, form, abi, handle)                                    \
+	{                                                                   \
+		type, sizeof(struct form), sizeof(struct form), abi, handle \
+	}
+	MESSAGE(MSG_HELLO, msg_hello, 1, on_hello),
+	MESSAGE(MSG_ACK, msg_header, 1, on_ack),
+	MESSAGE(MSG_OPEN, msg_open, 1, on_open),
+	MESSAGE(MSG_CLOSE, msg_close, 1, on_close),
+	MESSAGE(MSG_OP_QUERY, msg_query, 1, on_op_query),
+	MESSAGE(MSG_DEVICE_QUERY, msg_query, 1, on_device_query),
+	MESSAGE(MSG_BUFFER_ALLOC, msg_buffer_alloc, 3, buffer_alloc),
+	MESSAGE(MSG_BUFFER_EXPORT, msg_buffer_handle, 3, buffer_export),
+	MESSAGE(MSG_BUFFER_GRANT, msg_buffer_handle, 3, buffer_grant),
+	MESSAGE(MSG_BUFFER_ACCEPT, msg_buffer_handle, 3, buffer_accept),
+	MESSAGE(MSG_BUFFER_FREE, msg_buffer_handle, 3, buffer_free),
+	MESSAGE(MSG_GOODBYE, msg_header, 1, on_goodbye),
+	MESSAGE(MSG_ADMIN_STOP, msg_header, 1, on_admin_stop),
+	MESSAGE(MSG_PRESENT_QUERY, msg_query, 3, graph_present_query),
+	MESSAGE(MSG_GRAPH_QUERY, msg_graph_query, 3, graph_query),
+	{MSG_PIPELINE, offsetof(struct msg_pipeline, piece), sizeof(struct msg_pipeline), 3,
+		on_pipeline},
+	MESSAGE(MSG_PIPELINE_CLOSE, msg_pipeline_handle, 3, registration_close_request),
+	MESSAGE(MSG_ADMIN_CAPTURE, msg_admin_capture, 3, graph_capture_request),
+	MESSAGE(MSG_ADMIN_EVICT, msg_admin_evict, 3, graph_evict_request),
 };
 
 /* True when a newer client has set fields that we do not know. */
@@ -293,7 +323,7 @@ void session_message(struct control *c, struct session *s, uint32_t bytes)
 			session_broke_protocol(c, s, h->serial,
 				"message %u of %u bytes is shorter than %u", h->type, bytes,
 				messages[i].bytes);
-		else if (has_unknown_fields(s, messages[i].bytes, bytes))
+		else if (has_unknown_fields(s, messages[i].known, bytes))
 			session_broke_protocol(
 				c, s, h->serial, "message %u has unknown fields", h->type);
 		else if (s->state == SESSION_HANDSHAKE && h->type != MSG_HELLO &&

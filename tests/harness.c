@@ -358,6 +358,7 @@ static struct outcome run_one(const char *suite, const struct harness_test *test
 		return o;
 	}
 	setenv("XDG_RUNTIME_DIR", tmpdir, 1);
+	setenv("XDG_STATE_HOME", tmpdir, 1);
 	fflush(stdout);
 	pid_t pid = fork();
 	if (pid == 0)

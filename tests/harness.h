@@ -11,10 +11,10 @@
  *	}
  *
  * Each test runs in a process of its own, with a private temporary directory that is also its
- * XDG_RUNTIME_DIR, and fails when an assertion fails, when it crashes, when it does not end in
- * time, or when it leaves open descriptors or running processes behind. Its output is shown only
- * when it fails. One TAP line is printed for each test; exit status 0, 1, or 77 when all of them
- * were skipped. A child that a test forks ends with _exit().
+ * XDG_RUNTIME_DIR and XDG_STATE_HOME, and fails when an assertion fails, when it crashes, when it
+ * does not end in time, or when it leaves open descriptors or running processes behind. Its output
+ * is shown only when it fails. One TAP line is printed for each test; exit status 0, 1, or 77 when
+ * all of them were skipped. A child that a test forks ends with _exit().
  *
  *	TEST_TIMEOUT=SECONDS   of one test; 20 by default, more under a sanitizer
  *	TEST_FILTER=GLOB       runs only the tests whose name matches
