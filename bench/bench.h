@@ -25,9 +25,10 @@
 
 /* A target and what was measured against it. */
 struct check {
-	char what[96];
-	double value, limit;
-	bool at_least; /* the value must reach the limit instead of staying below */
+	char what[112];
+	double value, limit; /* limit: NAN when there is none */
+	bool at_least;	     /* the value must reach the limit instead of staying below */
+	bool judged;	     /* false: reported only */
 	bool pass;
 };
 
@@ -36,12 +37,15 @@ struct bench {
 	uint64_t samples; /* 0: the measurement's own default */
 	double seconds;	  /* likewise */
 	const char *gpuqd, *socket, *python;
+	const char *device;  /* "cpu", "cuda", "cuda:N" */
+	const char *command; /* this program's command line */
 	struct clock_line clock;
 	uint64_t clock_step_ns; /* smallest difference that the clock shows */
 	double clock_cost_ns;
 	json_t *rows;
 	struct check checks[BENCH_MAX_CHECKS];
 	uint32_t n_checks;
+	uint64_t seed; /* of the noise that spreads samples over a step of the clock */
 };
 
 /* What was measured of one contender. */
@@ -76,6 +80,13 @@ struct contender {
  */
 int contenders_measure(struct bench *b, struct contender *set, uint32_t n, uint32_t rounds);
 void contenders_free(struct contender *set, uint32_t n);
+
+/*
+ * Adds the samples of one round, which are sorted. *unit_ns is the first contender's p50 of this
+ * round; 0: this is the first one's. `keep` is false in a round to warm up. 0 or -ENOMEM.
+ */
+int series_add(
+	struct bench *b, struct series *s, uint64_t *ns, uint64_t n, bool keep, double *unit_ns);
 
 /* The value below which `fraction` of the series lies, in the first contender's p50. */
 double series_ratio(const struct series *s, double fraction);
@@ -159,13 +170,24 @@ void report_check(struct bench *b, double value, double limit, const char *forma
 void report_check_at_least(struct bench *b, double value, double limit, const char *format, ...)
 	__attribute__((format(printf, 4, 5)));
 
+/* The same where the machine may not be one that the target is about: then it is not judged. */
+void report_check_if(struct bench *b, bool judged, double value, double limit, const char *format,
+	...) __attribute__((format(printf, 5, 6)));
+
+/* A figure for the summary that has no target. */
+void report_figure(struct bench *b, double value, const char *format, ...)
+	__attribute__((format(printf, 3, 4)));
+
+/* A line on standard output beside the tables. */
+void report_line(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
 /* Keeps a result that is no series. Takes the reference. */
 void report_json(struct bench *b, const char *title, json_t *value);
 
 void report_summary(const struct bench *b);
 
 /* Writes everything to a file. 0 or a negative errno. */
-int report_write(const struct bench *b, json_t *machine, const char *command, const char *path);
+int report_write(const struct bench *b, json_t *machine, const char *path);
 
 /* --- daemon.c ------------------------------------------------------------------------------ */
 
@@ -247,8 +269,31 @@ int zmq_contender(struct contender *c);
 /* Times the operators of bench_op() in PyTorch. NULL, having said why, when that cannot be done. */
 json_t *torch_measure(const struct bench *b);
 
-/* The row of one operator, in units of `unit_ns`. -ENOENT when it was not measured. */
-int torch_row(const json_t *torch, const char *title, double unit_ns, struct contender *ret_row);
+/*
+ * The row of one operator measured in a way ("ops", "cuda_eager", "cuda_graph"), in units of
+ * `unit_ns`. -ENOENT when it was not measured.
+ */
+int torch_row(const json_t *torch, const char *way, const char *title, double unit_ns,
+	struct contender *ret_row);
+
+/* --- raw.c: operators on a device, by this process itself ------------------------------------- */
+
+struct op_call;
+struct raw;
+
+int raw_open(const struct bench *b, struct raw **ret_raw); /* 0 or a told error */
+void raw_close(struct raw *r);				   /* NULL is fine */
+
+/* Memory that host and device reach. */
+int raw_alloc(struct raw *r, uint64_t bytes, void **ret_data);
+void raw_free(struct raw *r, void *data);
+
+/* What the other two run: a checked call on such memory. */
+int raw_prepare(struct raw *r, const struct op_call *call);
+
+/* One launch, seen to end: of the kernel, or of a graph of the one kernel. */
+int raw_direct(void *raw);
+int raw_replay(void *raw);
 
 /* --- the subcommands: 0, or a negative error already told ------------------------------------ */
 
@@ -259,5 +304,6 @@ int bench_sleep(struct bench *b);
 int bench_pipeline(struct bench *b);
 int bench_op(struct bench *b);
 int bench_idle(struct bench *b);
+int bench_memory(struct bench *b);
 
 #endif

@@ -44,19 +44,20 @@ static const char *find_gpuqd(const struct bench *b, char *path, size_t size)
 
 static _Noreturn void exec_gpuqd(const struct bench *b, const struct daemon *d)
 {
-	char path[PATH_MAX + 32], log[128], socket[128];
+	char path[PATH_MAX + 32], log[128], socket[128], device[64];
 	const char *program = find_gpuqd(b, path, sizeof(path));
 
 	prctl(PR_SET_PDEATHSIG, SIGTERM);
 	cpus_pin(0, b->client_cpu, b->server_cpu);
 	snprintf(log, sizeof(log), "%s/log", d->directory);
 	snprintf(socket, sizeof(socket), "--socket=%s", d->socket);
+	snprintf(device, sizeof(device), "--device=%s", b->device);
 	int fd = open(log, O_CREAT | O_WRONLY | O_APPEND | O_CLOEXEC, 0600);
 	if (fd >= 0) {
 		dup2(fd, STDOUT_FILENO);
 		dup2(fd, STDERR_FILENO);
 	}
-	execlp(program, "gpuqd", socket, "--device=cpu", "--max-channels=2048",
+	execlp(program, "gpuqd", socket, device, "--max-channels=2048",
 		"--max-channels-per-client=64", "--max-channels-per-user=2048",
 		"--max-clients=1024", "--max-clients-per-user=1024", NULL);
 	dprintf(STDERR_FILENO, "cannot run %s: %s\n", program, strerror(errno));

@@ -34,7 +34,9 @@ static const struct subcommand subcommands[] = {
 	{"op", bench_op, "small operators through gpuqd, in process, in PyTorch",
 		"p50 <= the kernel in process + 2 null round trips", false},
 	{"idle", bench_idle, "CPU time of gpuqd with 100 idle clients", "< 0.5 % of one CPU", true},
-	{"all", bench_all, "all of the above, one summary", NULL, false},
+	{"memory", bench_memory, "device memory of clients that do not use CUDA (--device cuda)",
+		"0 MiB", true},
+	{"all", bench_all, "all of the above but memory, one summary", NULL, false},
 };
 #define N_SUBCOMMANDS (sizeof(subcommands) / sizeof(subcommands[0]))
 
@@ -43,7 +45,7 @@ static int bench_all(struct bench *b)
 	int first_error = 0;
 
 	for (size_t i = 0; i < N_SUBCOMMANDS; i++) {
-		if (subcommands[i].run == bench_all)
+		if (subcommands[i].run == bench_all || subcommands[i].run == bench_memory)
 			continue;
 		int r = subcommands[i].run(b);
 		if (r < 0 && first_error == 0)
@@ -62,6 +64,7 @@ enum {
 	OPT_GPUQD,
 	OPT_SOCKET,
 	OPT_PYTHON,
+	OPT_DEVICE,
 };
 
 static const struct option long_options[] = {
@@ -72,6 +75,7 @@ static const struct option long_options[] = {
 	{"gpuqd", required_argument, NULL, OPT_GPUQD},
 	{"socket", required_argument, NULL, OPT_SOCKET},
 	{"python", required_argument, NULL, OPT_PYTHON},
+	{"device", required_argument, NULL, OPT_DEVICE},
 	{"help", no_argument, NULL, 'h'},
 	{"version", no_argument, NULL, 'V'},
 	{NULL, 0, NULL, 0},
@@ -97,6 +101,7 @@ static void print_help(void)
 	       "  --gpuqd PATH    the gpuqd to start (beside this program, else in PATH)\n"
 	       "  --socket PATH   use a running gpuqd instead of a private one\n"
 	       "  --python PATH   interpreter for the comparison with PyTorch (python3)\n"
+	       "  --device KIND   cpu, cuda or cuda:N (cpu): op, memory\n"
 	       "  -h, --help      this text\n"
 	       "  -V, --version   version\n\n"
 	       "Exit status: 0 measured (whether or not targets were met), 1 failed, 2 usage.\n");
@@ -161,6 +166,9 @@ static int take_option(struct bench *b, int option, const char *value, const cha
 	case OPT_PYTHON:
 		b->python = value;
 		return 0;
+	case OPT_DEVICE:
+		b->device = value;
+		return 0;
 	default:
 		fprintf(stderr, "see gpuq-bench --help\n");
 		return 2;
@@ -219,8 +227,7 @@ static char *command_line(int argc, char **argv)
 	return line;
 }
 
-static int run_subcommand(
-	struct bench *b, const struct subcommand *s, const char *json_path, const char *command)
+static int run_subcommand(struct bench *b, const struct subcommand *s, const char *json_path)
 {
 	if (b->client_cpu == b->server_cpu && !s->one_cpu) {
 		complain(0,
@@ -237,7 +244,7 @@ static int run_subcommand(
 	int r = s->run(b);
 	report_summary(b);
 	if (json_path != NULL) {
-		int w = report_write(b, machine, command, json_path);
+		int w = report_write(b, machine, json_path);
 		if (w < 0)
 			complain(w, "cannot write %s", json_path);
 		r = r < 0 ? r : w;
@@ -249,7 +256,7 @@ static int run_subcommand(
 
 int main(int argc, char **argv)
 {
-	struct bench b = {.python = "python3"};
+	struct bench b = {.python = "python3", .device = "cpu", .seed = 88172645463325252u};
 	const char *json_path = NULL;
 	int option;
 
@@ -275,7 +282,9 @@ int main(int argc, char **argv)
 	if (optind + 1 < argc)
 		return usage("unexpected argument", argv[optind + 1]);
 	char *command = command_line(argc, argv);
-	int status = run_subcommand(&b, s, json_path, command != NULL ? command : "");
+
+	b.command = command != NULL ? command : "";
+	int status = run_subcommand(&b, s, json_path);
 
 	free(command);
 	return status;

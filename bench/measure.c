@@ -155,11 +155,11 @@ static double random_unit(uint64_t *seed)
 	return (double)(*seed >> 11) / 9007199254740992.0;
 }
 
-static void series_fold(struct series *s, const uint64_t *ns, uint64_t n, double unit_ns,
-	uint64_t step_ns, uint64_t *seed)
+static void series_fold(
+	struct bench *b, struct series *s, const uint64_t *ns, uint64_t n, double unit_ns)
 {
 	for (uint64_t i = 0; i < n; i++) {
-		double spread = (random_unit(seed) - 0.5) * (double)step_ns;
+		double spread = (random_unit(&b->seed) - 0.5) * (double)b->clock_step_ns;
 		double milli = 1000.0 * ((double)ns[i] + spread) / unit_ns;
 
 		hist_add(s->ns, HIST_BENCH_BITS, ns[i]);
@@ -167,6 +167,34 @@ static void series_fold(struct series *s, const uint64_t *ns, uint64_t n, double
 		s->max_ns = ns[i] > s->max_ns ? ns[i] : s->max_ns;
 	}
 	s->total += n;
+}
+
+static int series_prepare(struct series *s)
+{
+	if (s->ns == NULL)
+		s->ns = calloc(BENCH_BUCKETS, sizeof(uint64_t));
+	if (s->milli == NULL)
+		s->milli = calloc(BENCH_BUCKETS, sizeof(uint64_t));
+	return s->ns != NULL && s->milli != NULL ? 0 : -ENOMEM;
+}
+
+int series_add(
+	struct bench *b, struct series *s, uint64_t *ns, uint64_t n, bool keep, double *unit_ns)
+{
+	if (n == 0)
+		return 0;
+	if (series_prepare(s) < 0)
+		return -ENOMEM;
+	qsort(ns, n, sizeof(*ns), compare_ns);
+	double p50_ns = fine_median(ns, n, b->clock_step_ns);
+	if (*unit_ns == 0)
+		*unit_ns = p50_ns;
+	if (!keep)
+		return 0;
+	if (s->rounds < BENCH_ROUNDS)
+		s->round_p50_ns[s->rounds++] = p50_ns;
+	series_fold(b, s, ns, n, *unit_ns);
+	return 0;
 }
 
 double series_ratio(const struct series *s, double fraction)
@@ -202,8 +230,7 @@ double series_typical_ns(const struct series *s)
 /* State of contenders_measure(). */
 struct turns {
 	struct bench *b;
-	uint64_t *ns, *sorted;
-	uint64_t seed;
+	uint64_t *ns;
 };
 
 static uint64_t warm_samples(const struct contender *c)
@@ -215,7 +242,6 @@ static uint64_t warm_samples(const struct contender *c)
 static int take_turn(struct turns *t, struct contender *c, bool keep, double *unit_ns)
 {
 	uint64_t warm = warm_samples(c), n = warm + c->per_round;
-	struct series *s = &c->series;
 
 	watchdog(true);
 	if (c->serve != NULL && write(c->go_fd, &n, sizeof(n)) != sizeof(n))
@@ -225,16 +251,7 @@ static int take_turn(struct turns *t, struct contender *c, bool keep, double *un
 		return r;
 	if (c->settle_ns > 0)
 		sleep_ns(c->settle_ns);
-	memcpy(t->sorted, t->ns + warm, c->per_round * sizeof(*t->sorted));
-	qsort(t->sorted, c->per_round, sizeof(*t->sorted), compare_ns);
-	double p50_ns = fine_median(t->sorted, c->per_round, t->b->clock_step_ns);
-	if (*unit_ns == 0)
-		*unit_ns = p50_ns;
-	if (!keep)
-		return 0;
-	s->round_p50_ns[s->rounds++] = p50_ns;
-	series_fold(s, t->ns + warm, c->per_round, *unit_ns, t->b->clock_step_ns, &t->seed);
-	return 0;
+	return series_add(t->b, &c->series, t->ns + warm, c->per_round, keep, unit_ns);
 }
 
 static int take_turns(struct turns *t, struct contender *set, uint32_t n, uint32_t rounds)
@@ -261,19 +278,15 @@ static int prepare(struct bench *b, struct contender *set, uint32_t n, struct tu
 	for (uint32_t i = 0; i < n; i++) {
 		uint64_t all = warm_samples(&set[i]) + set[i].per_round;
 		most = all > most ? all : most;
-		set[i].series.ns = calloc(BENCH_BUCKETS, sizeof(uint64_t));
-		set[i].series.milli = calloc(BENCH_BUCKETS, sizeof(uint64_t));
-		if (set[i].series.ns == NULL || set[i].series.milli == NULL)
+		if (series_prepare(&set[i].series) < 0)
 			return -ENOMEM;
 		int r = pair_start(b, &set[i]);
 		if (r < 0)
 			return r;
 	}
 	ret_turns->b = b;
-	ret_turns->seed = 88172645463325252u;
 	ret_turns->ns = calloc(most, sizeof(uint64_t));
-	ret_turns->sorted = calloc(most, sizeof(uint64_t));
-	return ret_turns->ns != NULL && ret_turns->sorted != NULL ? 0 : -ENOMEM;
+	return ret_turns->ns != NULL ? 0 : -ENOMEM;
 }
 
 int contenders_measure(struct bench *b, struct contender *set, uint32_t n, uint32_t rounds)
@@ -291,7 +304,6 @@ int contenders_measure(struct bench *b, struct contender *set, uint32_t n, uint3
 	for (uint32_t i = 0; i < n; i++)
 		pair_stop(&set[i]);
 	free(turns.ns);
-	free(turns.sorted);
 	return r;
 }
 

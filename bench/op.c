@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * op.c: small operators through gpuqd beside the same kernel called in this process, and beside
- * PyTorch where it can be imported. Each is measured twice: with inputs that stay where they are,
- * as the target is stated, and "fresh": inputs written before and outputs read after each call,
- * which moves them between the two CPUs as a real client would.
+ * op.c: small operators through gpuqd beside the same kernel called in this process (on a GPU: the
+ * same launch on it by this process, see raw.c), and beside PyTorch where it can be imported. Each
+ * is measured twice: with inputs that stay where they are, as the target is stated, and "fresh":
+ * inputs written before and outputs read after each call, which moves them between the two CPUs as
+ * a real client would.
  */
 #include "bench/bench.h"
 
@@ -11,13 +12,16 @@
 #include "kernels/op.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define BEYOND_TARGET 2.0 /* null round trips on top of the kernel */
+#define BEYOND_TARGET 2.0	 /* null round trips on top of the kernel */
+#define DEVICE_BEYOND_TARGET 1.5 /* us on top of a launch by this process */
 #define ANSWER_NS 10000000000u
 #define SETTLE_NS 2000000u
+#define AGREE 1e-5f /* of the largest possible sum of products */
 
 struct shape {
 	uint32_t rank;
@@ -29,19 +33,21 @@ struct op_case {
 	const char *op;
 	uint32_t n_in;
 	struct shape in[2], out;
+	double device_target_us; /* p50 from client to client on a GPU; 0: none */
 };
 
 static const struct op_case cases[] = {
-	{"gemv b32 i64 o32", "gemv_batched", 2, {{2, {32, 64}}, {2, {32, 64}}}, {2, {32, 32}}},
-	{"gemv b32 i64 o64", "gemv_batched", 2, {{2, {32, 64}}, {2, {64, 64}}}, {2, {32, 64}}},
-	{"softmax b32 d64", "softmax", 1, {{2, {32, 64}}}, {2, {32, 64}}},
-	{"price b32 a64 f32", "price_vectors", 2, {{3, {32, 64, 32}}, {1, {32}}}, {2, {32, 64}}},
+	{"gemv b32 i64 o32", "gemv_batched", 2, {{2, {32, 64}}, {2, {32, 64}}}, {2, {32, 32}}, 8},
+	{"gemv b32 i64 o64", "gemv_batched", 2, {{2, {32, 64}}, {2, {64, 64}}}, {2, {32, 64}}, 0},
+	{"softmax b32 d64", "softmax", 1, {{2, {32, 64}}}, {2, {32, 64}}, 8},
+	{"price b32 a64 f32", "price_vectors", 2, {{3, {32, 64, 32}}, {1, {32}}}, {2, {32, 64}}, 8},
 };
 #define N_CASES (sizeof(cases) / sizeof(cases[0]))
 
 /* One case, ready on both sides. */
 struct op_bench {
 	const struct op_case *c;
+	struct raw *raw; /* NULL: the CPU */
 	struct client client;
 	struct gpuq_call *remote;
 	struct op_call local;
@@ -66,6 +72,8 @@ static int local_trip(void *state)
 	struct op_bench *o = state;
 	const struct op_call *call = &o->local;
 
+	if (o->raw != NULL)
+		return raw_direct(o->raw);
 	call->op->cpu(call, 0, call->op->units(call));
 	return 0;
 }
@@ -95,9 +103,9 @@ static int local_trip_fresh(void *state)
 	struct op_bench *o = state;
 
 	copy_in(o, o->local_in);
-	local_trip(o);
+	int r = local_trip(o);
 	memcpy(o->fresh_out, o->local_out, shape_bytes(&o->c->out));
-	return 0;
+	return r;
 }
 
 static int remote_trip_fresh(void *state)
@@ -132,6 +140,13 @@ static int remote_run_fresh(
 	return sample_back_to_back(clock, ret_ns, n, remote_trip_fresh, state);
 }
 
+static int graph_run(void *state, const struct clock_line *clock, uint64_t *ret_ns, uint64_t n)
+{
+	struct op_bench *o = state;
+
+	return sample_back_to_back(clock, ret_ns, n, raw_replay, o->raw);
+}
+
 static int null_run(void *state, const struct clock_line *clock, uint64_t *ret_ns, uint64_t n)
 {
 	struct op_bench *o = state;
@@ -163,15 +178,37 @@ static struct tensor local_tensor(float *data, const struct shape *s)
 	return t;
 }
 
+static int local_alloc(struct op_bench *o, uint64_t bytes, float **ret_data)
+{
+	void *data = NULL;
+
+	if (o->raw != NULL) {
+		int r = raw_alloc(o->raw, bytes, &data);
+		*ret_data = data;
+		return r;
+	}
+	*ret_data = aligned_alloc(64, (bytes + 63) & ~63ull);
+	return *ret_data != NULL ? 0 : -ENOMEM;
+}
+
+static void local_free(struct op_bench *o, float *data)
+{
+	if (o->raw != NULL)
+		raw_free(o->raw, data);
+	else
+		free(data);
+}
+
 static int allocate(
 	struct op_bench *o, const struct shape *s, float **remote, float **local, float **fresh)
 {
 	uint64_t bytes = shape_bytes(s);
 	int r = gpuq_alloc(o->client.channel, bytes, (void **)remote);
 
-	*local = aligned_alloc(64, (bytes + 63) & ~63ull);
+	if (r == 0)
+		r = local_alloc(o, bytes, local);
 	*fresh = aligned_alloc(64, (bytes + 63) & ~63ull);
-	if (r < 0 || *local == NULL || *fresh == NULL)
+	if (r < 0 || *fresh == NULL)
 		return r < 0 ? r : -ENOMEM;
 	fill(*remote, bytes);
 	fill(*local, bytes);
@@ -197,7 +234,8 @@ static int prepare_local(struct op_bench *o)
 		else
 			call->params[i].i64 = (int64_t)p->preset;
 	}
-	return op_check(call, &arg);
+	int r = op_check(call, &arg);
+	return r == 0 && o->raw != NULL ? raw_prepare(o->raw, call) : r;
 }
 
 static int prepare_remote(struct op_bench *o)
@@ -230,11 +268,11 @@ static void op_free(struct op_bench *o)
 	gpuq_call_destroy(o->remote);
 	for (uint32_t i = 0; i < o->c->n_in; i++) {
 		gpuq_free(o->client.channel, o->remote_in[i]);
-		free(o->local_in[i]);
+		local_free(o, o->local_in[i]);
 		free(o->fresh_in[i]);
 	}
 	gpuq_free(o->client.channel, o->remote_out);
-	free(o->local_out);
+	local_free(o, o->local_out);
 	free(o->fresh_out);
 }
 
@@ -245,14 +283,16 @@ static int op_agree(struct op_bench *o)
 
 	if (r == 0)
 		r = local_trip_fresh(o);
-	if (r == 0 && memcmp(o->local_out, o->remote_out, shape_bytes(&o->c->out)) != 0)
-		r = -EPROTO;
+	for (uint64_t i = 0; i < shape_bytes(&o->c->out) / sizeof(float) && r == 0; i++) {
+		if (!(fabsf(o->local_out[i] - o->remote_out[i]) <= AGREE * 64))
+			r = -EPROTO;
+	}
 	return r;
 }
 
 /* --- Table --------------------------------------------------------------------------------- */
 
-enum { LOCAL, NULLS, REMOTE, LOCAL_FRESH, REMOTE_FRESH, ROWS, TORCH = ROWS };
+enum { LOCAL, NULLS, REMOTE, LOCAL_FRESH, REMOTE_FRESH, GRAPH, ROWS, MORE = ROWS + 2 };
 
 static int compare_double(const void *a, const void *b)
 {
@@ -275,41 +315,92 @@ static double beyond(
 	return n > 0 ? values[n / 2] : 0;
 }
 
+/* Likewise in microseconds. */
+static double beyond_us(const struct series *remote, const struct series *local)
+{
+	double values[BENCH_ROUNDS];
+	uint32_t n = remote->rounds;
+
+	for (uint32_t i = 0; i < n; i++)
+		values[i] = (remote->round_p50_ns[i] - local->round_p50_ns[i]) / 1e3;
+	qsort(values, n, sizeof(*values), compare_double);
+	return n > 0 ? values[n / 2] : 0;
+}
+
+static void check_cpu(struct bench *b, const struct op_bench *o, const struct contender *set)
+{
+	const struct series *null = &set[NULLS].series;
+
+	report_check(b, beyond(&set[REMOTE].series, &set[LOCAL].series, null), BEYOND_TARGET,
+		"%s: beyond the kernel, in null round trips", o->c->title);
+	report_line("        with fresh data: %.2f\n",
+		beyond(&set[REMOTE_FRESH].series, &set[LOCAL_FRESH].series, null));
+}
+
+static void check_device(struct bench *b, const struct op_bench *o, const struct contender *set)
+{
+	double p50_us = series_typical_ns(&set[REMOTE].series) / 1e3;
+
+	if (o->c->device_target_us > 0)
+		report_check(b, p50_us, o->c->device_target_us, "%s: client to client, p50 in us",
+			o->c->title);
+	report_check(b, beyond_us(&set[REMOTE].series, &set[LOCAL].series), DEVICE_BEYOND_TARGET,
+		"%s: beyond a raw launch, in us", o->c->title);
+	report_figure(b, series_typical_ns(&set[GRAPH].series) / 1e3,
+		"%s: a graph of the one kernel, p50 in us", o->c->title);
+	report_figure(b, series_typical_ns(&set[LOCAL].series) / 1e3,
+		"%s: the kernel launched directly, p50 in us", o->c->title);
+}
+
+/* PyTorch's rows behind ours; returns how many rows there are. */
+static uint32_t add_torch(
+	const json_t *torch, const struct op_bench *o, struct contender *set, uint32_t n)
+{
+	static const char *const ways[] = {"ops", "cuda_eager", "cuda_graph"};
+	double unit_ns = series_typical_ns(&set[LOCAL].series);
+
+	for (uint32_t i = 0; i < sizeof(ways) / sizeof(ways[0]); i++)
+		n += torch_row(torch, ways[i], o->c->title, unit_ns, &set[n]) == 0;
+	return n;
+}
+
 static int op_compare(struct bench *b, struct op_bench *o, const json_t *torch)
 {
-	struct contender set[ROWS + 1] = {
-		[LOCAL] = {.name = "kernel in this process", .run = local_run},
+	bool device = o->raw != NULL;
+	uint32_t rows = device ? ROWS : ROWS - 1;
+	struct contender set[MORE] = {
+		[LOCAL] = {.name = device ? "launch by this process" : "kernel in this process",
+			.run = local_run},
 		[NULLS] = {.name = "gpuq null", .run = null_run, .settle_ns = SETTLE_NS},
 		[REMOTE] = {.name = "through gpuqd", .run = remote_run, .settle_ns = SETTLE_NS},
-		[LOCAL_FRESH] = {.name = "kernel, fresh", .run = local_run_fresh},
+		[LOCAL_FRESH] = {.name = device ? "launch, fresh" : "kernel, fresh",
+			.run = local_run_fresh},
 		[REMOTE_FRESH] = {.name = "through gpuqd, fresh",
 			.run = remote_run_fresh,
 			.settle_ns = SETTLE_NS},
+		[GRAPH] = {.name = "graph of it, by this process", .run = graph_run},
 	};
 
-	for (uint32_t i = 0; i < ROWS; i++) {
+	for (uint32_t i = 0; i < rows; i++) {
 		set[i].state = o;
-		set[i].per_round = per_round(b, 1000000, BENCH_ROUNDS);
+		set[i].per_round = per_round(b, device ? 100000 : 1000000, BENCH_ROUNDS);
 	}
-	int r = contenders_measure(b, set, ROWS, BENCH_ROUNDS);
+	int r = contenders_measure(b, set, rows, BENCH_ROUNDS);
 	if (r == 0) {
-		const struct series *null = &set[NULLS].series;
-		double unit_ns = series_typical_ns(&set[LOCAL].series);
-		bool beside = torch_row(torch, o->c->title, unit_ns, &set[TORCH]) == 0;
-		report_table(b, o->c->title, "K", set, beside ? ROWS + 1 : ROWS);
-		report_check(b, beyond(&set[REMOTE].series, &set[LOCAL].series, null),
-			BEYOND_TARGET, "%s: beyond the kernel, in null round trips", o->c->title);
-		printf("        with fresh data: %.2f\n",
-			beyond(&set[REMOTE_FRESH].series, &set[LOCAL_FRESH].series, null));
+		report_table(b, o->c->title, "K", set, add_torch(torch, o, set, rows));
+		if (device)
+			check_device(b, o, set);
+		else
+			check_cpu(b, o, set);
 	}
-	contenders_free(set, ROWS + 1);
+	contenders_free(set, MORE);
 	return r;
 }
 
-static int op_case(
-	struct bench *b, const struct op_case *c, const struct client *client, const json_t *torch)
+static int op_case(struct bench *b, const struct op_case *c, const struct client *client,
+	struct raw *raw, const json_t *torch)
 {
-	struct op_bench o = {.c = c, .client = *client};
+	struct op_bench o = {.c = c, .client = *client, .raw = raw};
 	int r = op_prepare(&o);
 
 	if (r == 0)
@@ -322,24 +413,33 @@ static int op_case(
 	return r;
 }
 
+static int op_cases(struct bench *b, const struct daemon *daemon, const json_t *torch)
+{
+	struct client client;
+	struct raw *raw = NULL;
+	int r = strcmp(b->device, "cpu") == 0 ? 0 : raw_open(b, &raw);
+
+	if (r == 0)
+		r = client_open(daemon, &client);
+	if (r == 0) {
+		for (uint32_t i = 0; i < N_CASES && r == 0; i++)
+			r = op_case(b, &cases[i], &client, raw, torch);
+		client_close(&client);
+	}
+	raw_close(raw);
+	return r;
+}
+
 int bench_op(struct bench *b)
 {
 	struct daemon daemon;
-	struct client client;
 	json_t *torch = torch_measure(b);
 	int r = daemon_start(b, &daemon);
 
-	if (r < 0) {
-		json_decref(torch);
-		return r;
-	}
-	r = client_open(&daemon, &client);
 	if (r == 0) {
-		for (uint32_t i = 0; i < N_CASES && r == 0; i++)
-			r = op_case(b, &cases[i], &client, torch);
-		client_close(&client);
+		r = op_cases(b, &daemon, torch);
+		daemon_stop(&daemon);
 	}
-	daemon_stop(&daemon);
 	json_decref(torch);
 	return r;
 }

@@ -6,6 +6,7 @@
 #include <commit.h>
 
 #include <errno.h>
+#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -141,6 +142,17 @@ void report_table(struct bench *b, const char *title, const char *unit, const st
 	fflush(stdout);
 }
 
+void report_line(const char *format, ...)
+{
+	va_list args;
+
+	progress_end();
+	va_start(args, format);
+	vprintf(format, args);
+	va_end(args);
+	fflush(stdout);
+}
+
 void report_json(struct bench *b, const char *title, json_t *value)
 {
 	json_array_append_new(b->rows, json_pack("{s:s,s:o}", "table", title, "value", value));
@@ -150,55 +162,87 @@ void report_json(struct bench *b, const char *title, json_t *value)
 
 static void print_check(const struct check *c)
 {
-	printf("  %s  %s: %.3g (target %s %.3g)\n", c->pass ? "pass" : "MISS", c->what, c->value,
-		c->at_least ? ">=" : "<=", c->limit);
+	if (isnan(c->limit)) {
+		printf("        %s: %.3g\n", c->what, c->value);
+		return;
+	}
+	printf("  %s  %s: %.3g (target %s %.3g%s)\n",
+		!c->judged	  ? "----"
+			: c->pass ? "pass"
+				  : "MISS",
+		c->what, c->value, c->at_least ? ">=" : "<=", c->limit,
+		c->judged ? "" : ", not judged on this machine");
 }
 
-static void add_check(struct bench *b, double value, double limit, bool at_least,
-	const char *format, va_list args)
+static void __attribute__((format(printf, 3, 0)))
+add_check(struct bench *b, struct check check, const char *format, va_list args)
 {
 	if (b->n_checks == BENCH_MAX_CHECKS)
 		return;
 	struct check *c = &b->checks[b->n_checks++];
 
+	*c = check;
 	vsnprintf(c->what, sizeof(c->what), format, args);
-	c->value = value;
-	c->limit = limit;
-	c->at_least = at_least;
-	c->pass = at_least ? value >= limit : value <= limit;
+	c->pass = c->at_least ? c->value >= c->limit : c->value <= c->limit;
 	print_check(c);
 	fflush(stdout);
 }
 
 void report_check(struct bench *b, double value, double limit, const char *format, ...)
 {
+	const struct check check = {.value = value, .limit = limit, .judged = true};
 	va_list args;
 
 	va_start(args, format);
-	add_check(b, value, limit, false, format, args);
+	add_check(b, check, format, args);
+	va_end(args);
+}
+
+void report_check_if(
+	struct bench *b, bool judged, double value, double limit, const char *format, ...)
+{
+	const struct check check = {.value = value, .limit = limit, .judged = judged};
+	va_list args;
+
+	va_start(args, format);
+	add_check(b, check, format, args);
 	va_end(args);
 }
 
 void report_check_at_least(struct bench *b, double value, double limit, const char *format, ...)
 {
+	const struct check check = {
+		.value = value, .limit = limit, .at_least = true, .judged = true};
 	va_list args;
 
 	va_start(args, format);
-	add_check(b, value, limit, true, format, args);
+	add_check(b, check, format, args);
+	va_end(args);
+}
+
+void report_figure(struct bench *b, double value, const char *format, ...)
+{
+	const struct check check = {.value = value, .limit = NAN};
+	va_list args;
+
+	va_start(args, format);
+	add_check(b, check, format, args);
 	va_end(args);
 }
 
 void report_summary(const struct bench *b)
 {
-	uint32_t met = 0;
+	uint32_t met = 0, judged = 0;
 
 	progress_end();
 	printf("\n====== summary ======\n");
 	for (uint32_t i = 0; i < b->n_checks; i++) {
-		print_check(&b->checks[i]);
-		met += b->checks[i].pass;
+		const struct check *c = &b->checks[i];
+		print_check(c);
+		judged += c->judged;
+		met += c->judged && c->pass;
 	}
-	printf("%u of %u targets met\n", met, b->n_checks);
+	printf("%u of %u targets met\n", met, judged);
 }
 
 static json_t *checks_json(const struct bench *b)
@@ -207,17 +251,19 @@ static json_t *checks_json(const struct bench *b)
 
 	for (uint32_t i = 0; i < b->n_checks; i++) {
 		const struct check *c = &b->checks[i];
+		json_t *limit = isnan(c->limit) ? json_null() : json_real(c->limit);
 		json_array_append_new(checks,
-			json_pack("{s:s,s:f,s:f,s:b,s:b}", "what", c->what, "value", c->value,
-				"limit", c->limit, "at_least", c->at_least, "pass", c->pass));
+			json_pack("{s:s,s:f,s:o,s:b,s:b,s:b}", "what", c->what, "value", c->value,
+				"limit", limit, "at_least", c->at_least, "judged", c->judged,
+				"pass", c->pass));
 	}
 	return checks;
 }
 
-int report_write(const struct bench *b, json_t *machine, const char *command, const char *path)
+int report_write(const struct bench *b, json_t *machine, const char *path)
 {
 	json_t *root = json_pack("{s:s,s:s,s:s,s:s,s:O,s:O,s:o}", "program", "gpuq-bench",
-		"version", gpuq_version(), "commit", BENCH_COMMIT, "command", command, "machine",
+		"version", gpuq_version(), "commit", BENCH_COMMIT, "command", b->command, "machine",
 		machine, "rows", b->rows, "checks", checks_json(b));
 	int r = root == NULL ? -ENOMEM : 0;
 

@@ -31,7 +31,7 @@ static int start_python(const struct bench *b, int *ret_fd, pid_t *ret_pid)
 	if (pid == 0) {
 		cpus_pin(0, b->client_cpu, b->client_cpu);
 		dup2(fds[1], STDOUT_FILENO);
-		execlp(b->python, b->python, "-c", torch_ops_py, samples, NULL);
+		execlp(b->python, b->python, "-c", torch_ops_py, samples, b->device, NULL);
 		_exit(127);
 	}
 	close(fds[1]);
@@ -74,9 +74,15 @@ json_t *torch_measure(const struct bench *b)
 	return NULL;
 }
 
-int torch_row(const json_t *torch, const char *title, double unit_ns, struct contender *ret_row)
+int torch_row(const json_t *torch, const char *way, const char *title, double unit_ns,
+	struct contender *ret_row)
 {
-	const json_t *samples = json_object_get(json_object_get(torch, "ops"), title), *sample;
+	static const char *const names[][2] = {
+		{"ops", "PyTorch in its process"},
+		{"cuda_eager", "PyTorch eager, on the device"},
+		{"cuda_graph", "PyTorch graph, on the device"},
+	};
+	const json_t *samples = json_object_get(json_object_get(torch, way), title), *sample;
 	struct series s = {0};
 	size_t i;
 
@@ -97,6 +103,9 @@ int torch_row(const json_t *torch, const char *title, double unit_ns, struct con
 		s.max_ns = ns > s.max_ns ? ns : s.max_ns;
 		s.total++;
 	}
-	*ret_row = (struct contender){.name = "PyTorch in its process", .series = s};
+	*ret_row = (struct contender){.series = s};
+	for (i = 0; i < sizeof(names) / sizeof(names[0]); i++)
+		if (strcmp(names[i][0], way) == 0)
+			ret_row->name = names[i][1];
 	return 0;
 }

@@ -57,7 +57,7 @@ static void test_help_names_every_subcommand(void **state)
 {
 	const char *const args[] = {"--help"};
 	const char *const names[] = {
-		"floor", "ring", "null", "sleep", "pipeline", "op", "idle", "all"};
+		"floor", "ring", "null", "sleep", "pipeline", "op", "idle", "memory", "all"};
 	struct harness_output output = run(args, 1);
 
 	assert_int_equal(output.status, 0);

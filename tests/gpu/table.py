@@ -45,12 +45,12 @@ def number(value):
 
 def check_row(step, check):
     sign = ">=" if check["at_least"] else "<="
-    if check.get("reported"):
-        verdict = "reported"
-    else:
+    target = "" if check["limit"] is None else f"{sign} {number(check['limit'])}"
+    if check["judged"]:
         verdict = "met" if check["pass"] else "missed"
-    return (f"{step}: {check['what']}", number(check["value"]),
-            f"{sign} {number(check['limit'])}", verdict)
+    else:
+        verdict = "reported"
+    return (f"{step}: {check['what']}", number(check["value"]), target, verdict)
 
 
 def step_rows(folder, step):
