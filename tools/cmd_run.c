@@ -18,7 +18,7 @@ struct run_options {
 	struct run_request request;
 	uint64_t repeat, device;
 	double timeout_s;
-	bool json;
+	bool json, capture;
 };
 
 /* What a run takes while it lasts. */
@@ -73,13 +73,12 @@ static int create_call(struct run *run)
 	return EXIT_OK;
 }
 
-static int run_once(struct run *run, double timeout_s, struct gpuq_completion *c)
+/* Waits for what was submitted: r is what submitting it has returned. */
+static int await(struct run *run, int r, double timeout_s, struct gpuq_completion *c)
 {
-	const struct gpuq_submission s = {.call = run->call};
 	char text[256];
-	int r = gpuq_submit(run->channel, &s, 1);
 
-	if (r == 1)
+	if (r >= 0)
 		r = gpuq_wait(run->channel, c, 1, (uint64_t)(timeout_s * 1e9));
 	if (r == -ETIMEDOUT) {
 		complain("no result within %g s; raise --timeout, or see gpuq status", timeout_s);
@@ -92,6 +91,21 @@ static int run_once(struct run *run, double timeout_s, struct gpuq_completion *c
 		return EXIT_FAIL;
 	}
 	return EXIT_OK;
+}
+
+static int run_once(struct run *run, double timeout_s, struct gpuq_completion *c)
+{
+	const struct gpuq_submission s = {.call = run->call};
+
+	return await(run, gpuq_submit(run->channel, &s, 1), timeout_s, c);
+}
+
+/* Has the graph of this exact shape captured. */
+static int capture(struct run *run, double timeout_s)
+{
+	struct gpuq_completion c;
+
+	return await(run, gpuq_precapture(run->channel, run->call, 0), timeout_s, &c);
 }
 
 static int run_all(struct run *run, const struct run_options *o)
@@ -228,6 +242,8 @@ static int run_planned(struct run *run, const struct run_options *o, struct gpuq
 	int code = place_tensors(run);
 	if (code == EXIT_OK)
 		code = create_call(run);
+	if (code == EXIT_OK && o->capture)
+		code = capture(run, o->timeout_s);
 	if (code == EXIT_OK)
 		code = run_all(run, o);
 	if (code == EXIT_OK)
@@ -280,6 +296,9 @@ static bool take_option(struct run_options *o, int c)
 		return parse_seconds("--timeout", optarg, 0.001, 86400, &o->timeout_s);
 	case 'd':
 		return parse_count("--device", optarg, 0, UINT16_MAX, &o->device);
+	case 'c':
+		o->capture = true;
+		return true;
 	default:
 		o->json = true;
 		return true;
@@ -296,6 +315,7 @@ static int run(struct invocation *v, int argc, char **argv)
 		{"repeat", required_argument, NULL, 'r'},
 		{"timeout", required_argument, NULL, 'T'},
 		{"device", required_argument, NULL, 'd'},
+		{"capture", no_argument, NULL, 'c'},
 		{"json", no_argument, NULL, 'j'},
 		COMMAND_LONGS,
 		{NULL},
@@ -304,7 +324,8 @@ static int run(struct invocation *v, int argc, char **argv)
 	struct gpuq *gpuq;
 	int c;
 
-	while ((c = command_option(v, argc, argv, "i:o:p:t:r:T:d:j" COMMAND_SHORTS, longs)) != -1) {
+	while ((c = command_option(v, argc, argv, "i:o:p:t:r:T:d:cj" COMMAND_SHORTS, longs)) !=
+		-1) {
 		if (!take_option(&o, c))
 			return EXIT_USAGE;
 	}
@@ -333,6 +354,7 @@ const struct command command_run = {
 		"1)\n"
 		"  -T, --timeout SEC         for each run (default: 30)\n"
 		"  -d, --device D            number of the device (default: 0)\n"
+		"  -c, --capture             first have the graph of this exact shape captured\n"
 		"  -j, --json                tell it as one JSON document\n",
 	.run = run,
 };

@@ -29,6 +29,7 @@ struct command {
 };
 
 extern const struct command command_devices;
+extern const struct command command_graphs;
 extern const struct command command_ops;
 extern const struct command command_ping;
 extern const struct command command_run;

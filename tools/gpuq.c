@@ -9,6 +9,7 @@ static const struct command *const commands[] = {
 	&command_status,
 	&command_devices,
 	&command_ops,
+	&command_graphs,
 	&command_ping,
 	&command_run,
 	&command_stop,

@@ -128,13 +128,14 @@ static void assert_close(const float *y, const double *expected, size_t n, doubl
 
 static void without_a_daemon_the_places_are_named(void **state)
 {
-	static const char *const commands[][2] = {
-		{"status"}, {"devices"}, {"ops"}, {"ping"}, {"run", "softmax"}, {"stop"}};
+	static const char *const commands[][2] = {{"status"}, {"devices"}, {"ops"}, {"graphs"},
+		{"graphs", "--all"}, {"graphs", "--stop"}, {"ping"}, {"run", "softmax"}, {"stop"}};
 	char expected[400];
 
 	unsetenv("GPUQ_SOCKET");
 	for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++) {
-		bool admin = strcmp(commands[i][0], "stop") == 0;
+		bool admin = strcmp(commands[i][0], "stop") == 0 ||
+			(strcmp(commands[i][0], "graphs") == 0 && commands[i][1] != NULL);
 
 		snprintf(expected, sizeof(expected),
 			"gpuq: no daemon at %s/gpuq-0%s, /run/gpuq/gpuq-0%s; start gpuqd or set "
@@ -166,6 +167,13 @@ static void wrong_usage_is_refused(void **state)
 	REFUSED(2, "gpuq: --repeat: '0'", "run", "softmax", "--repeat", "0");
 	REFUSED(2, "gpuq: --timeout: '0'", "run", "softmax", "--timeout", "0");
 	REFUSED(2, "gpuq: --timeout: 'x'", "stop", "--timeout", "x");
+	REFUSED(2, "gpuq: unexpected argument 'more'", "graphs", "more");
+	REFUSED(2, "gpuq: --evict: '0'", "graphs", "--evict", "0");
+	REFUSED(2, "gpuq: --evict: 'some'", "graphs", "--evict", "some");
+	REFUSED(2, "exclude each other", "graphs", "--stop", "--resume");
+	REFUSED(2, "exclude each other", "graphs", "--evict", "all", "--stop");
+	REFUSED(2, "gpuq: only one of", "graphs", "--stop", "--json");
+	REFUSED(2, "gpuq: only one of", "graphs", "--watch", "--json");
 	REFUSED(2, "gpuq: which operator?", "run");
 	REFUSED(2, "gpuq: --in 'x' is not NAME=VALUE", "run", "softmax", "--in", "x");
 	REFUSED(2, "gpuq: --out 'y=' is not NAME=VALUE", "run", "softmax", "--out", "y=");
@@ -177,7 +185,8 @@ static void wrong_usage_is_refused(void **state)
 
 static void help_tells_of_every_command(void **state)
 {
-	static const char *const commands[] = {"status", "devices", "ops", "ping", "run", "stop"};
+	static const char *const commands[] = {
+		"status", "devices", "ops", "graphs", "ping", "run", "stop"};
 	struct harness_output out, one;
 	char expected[64];
 
@@ -223,7 +232,16 @@ static void questions_are_answered(void **state)
 	d = JSON("devices", "--json");
 	assert_int_equal(json_unpack(d, "{s:[{s:s}]}", "devices", "kind", &text), 0);
 	assert_string_equal(text, "cpu");
+	assert_int_equal(
+		json_unpack(d, "{s:[{s:s, s:b}]}", "present", "kind", &text, "usable", &n), 0);
+	assert_string_equal(text, "cpu");
+	assert_true(n);
 	json_decref(d);
+	GPUQ(&out, "devices");
+	assert_int_equal(out.status, 0);
+	assert_non_null(strstr(out.out, "0  cpu     ready"));
+	assert_non_null(strstr(out.out, "Found on this machine:\n   cpu     usable"));
+	harness_output_free(&out);
 
 	d = JSON("ops", "--json");
 	assert_int_equal(json_unpack(d, "{s:o}", "ops", &list), 0);
@@ -409,6 +427,30 @@ static void outputs_that_are_not_saved_are_shown(void **state)
 	harness_daemon_destroy(daemon);
 }
 
+/* --- Graphs -------------------------------------------------------------------------------- */
+
+static void captures_are_administered(void **state)
+{
+	struct harness_daemon *daemon = harness_daemon_start(NULL);
+	static const char *const acts[] = {"--stop", "--resume", "--evict=all"};
+	struct harness_output out;
+
+	GPUQ(&out, "graphs");
+	assert_int_equal(out.status, 0);
+	assert_non_null(strstr(out.out, "0 shapes, 0 captured"));
+	harness_output_free(&out);
+	for (size_t i = 0; i < sizeof(acts) / sizeof(acts[0]); i++) {
+		GPUQ(&out, "graphs", acts[i]);
+		if (out.status != 0)
+			fail_msg("%s: %d %s", acts[i], out.status, out.err);
+		assert_string_equal(out.out, "");
+		harness_output_free(&out);
+	}
+	REFUSED(1, "18446744073709551615", "graphs", "--evict", "18446744073709551615");
+	REFUSED(1, "9", "graphs", "--device", "9");
+	harness_daemon_destroy(daemon);
+}
+
 /* --- Bad input ----------------------------------------------------------------------------- */
 
 static void arguments_are_refused_by_name(void **state)
@@ -539,6 +581,7 @@ int main(void)
 		HARNESS_TEST(softmax_is_right),
 		HARNESS_TEST(price_vectors_is_right),
 		HARNESS_TEST(outputs_that_are_not_saved_are_shown),
+		HARNESS_TEST(captures_are_administered),
 		HARNESS_TEST(arguments_are_refused_by_name),
 		HARNESS_TEST(large_inputs_are_refused_with_the_limit),
 		HARNESS_TEST(files_are_refused_by_name),
