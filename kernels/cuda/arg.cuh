@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * arg.cuh: the arguments of an operator's kernel: known when it is launched, or read from the
+ * parameter block when it runs.
+ */
+#ifndef GPUQ_KERNELS_CUDA_ARG_CUH
+#define GPUQ_KERNELS_CUDA_ARG_CUH
+
+#include "device/cuda/signal.cuh"
+
+#include <errno.h>
+#include <limits.h>
+
+extern "C" {
+#include "kernels/launch.h"
+}
+
+/* A tensor's address or the bits of a parameter. */
+struct arg {
+	uint64_t value;
+	uint32_t index; /* in the block, or OP_FIXED: `value` counts */
+};
+
+static inline struct arg arg_tensor(
+	const struct cuda_args *args, const struct tensor *tensor, uint8_t from)
+{
+	if (from == OP_FIXED)
+		return (struct arg){(uint64_t)(uintptr_t)tensor->data, OP_FIXED};
+	if (args->block != NULL)
+		return (struct arg){0, from};
+	return (struct arg){(uint64_t)(uintptr_t)args->direct.pointers[from], OP_FIXED};
+}
+
+static inline struct arg arg_param(
+	const struct cuda_args *args, const union op_value *value, uint8_t from)
+{
+	if (from == OP_FIXED)
+		return (struct arg){(uint64_t)value->i64, OP_FIXED};
+	if (args->block != NULL)
+		return (struct arg){0, from};
+	return (struct arg){args->direct.scalars[from], OP_FIXED};
+}
+
+/* The address, where it is known before the kernel runs; else NULL. */
+static inline void *arg_known(struct arg arg)
+{
+	return arg.index == OP_FIXED ? (void *)(uintptr_t)arg.value : NULL;
+}
+
+/* Told to be in global memory, the compiler has the faster instructions for what is there. */
+static __device__ inline char *arg_pointer(const struct device_args *block, struct arg arg)
+{
+	const uint64_t address =
+		arg.index == OP_FIXED ? arg.value : (uint64_t)block->pointers[arg.index];
+
+	return (char *)__cvta_global_to_generic(address);
+}
+
+static __device__ inline double arg_f64(const struct device_args *block, struct arg arg)
+{
+	return __longlong_as_double(
+		(long long)(arg.index == OP_FIXED ? arg.value : block->scalars[arg.index]));
+}
+
+/* What launch() of a struct cuda_code returns after <<<>>>. */
+static inline int launched(void)
+{
+	return cuda_error(cudaGetLastError());
+}
+
+/* Nothing to compute: only the end of the launch may be left to tell. */
+static inline int launch_nothing(
+	const struct device_kernel *kernel, const struct cuda_args *args, cudaStream_t stream)
+{
+	return kernel->signal ? cuda_signal(args, stream) : 0;
+}
+
+static inline uint64_t blocks_of(uint64_t count, uint64_t per_block)
+{
+	return count / per_block + (count % per_block != 0);
+}
+
+/* Loads a kernel now, so that its first launch does not. */
+template <typename Kernel> static int touch_kernel(Kernel *kernel)
+{
+	cudaFuncAttributes attributes;
+
+	return cuda_error(cudaFuncGetAttributes(&attributes, kernel));
+}
+
+#endif

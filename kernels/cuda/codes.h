@@ -1,0 +1,19 @@
+/* SPDX-License-Identifier: MIT */
+/* codes.h: the operators' forms for CUDA, each in its folder's NAME_cuda.cu. */
+#ifndef GPUQ_KERNELS_CUDA_CODES_H
+#define GPUQ_KERNELS_CUDA_CODES_H
+
+#include "device/cuda/code.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+extern const struct cuda_code gemv_batched_cuda;
+extern const struct cuda_code softmax_cuda;
+extern const struct cuda_code price_vectors_cuda;
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,396 @@
+/* SPDX-License-Identifier: MIT */
+/* Dot products of many rows; see dot.cuh. */
+#include "kernels/cuda/dot.cuh"
+#include "kernels/cuda/element.cuh"
+#include "kernels/cuda/machine.h"
+
+#define THREADS 256u
+#define WARPS (THREADS / WARP)
+#define DOT_SHORT_BYTES 4096u
+#define DOT_SHORT_ROWS 4u
+#define DOT_LONG_ROWS 4u
+
+struct places {
+	uint64_t row, vec, bias;
+};
+
+template <bool SHARED>
+__device__ inline struct places places_of(const struct dot_task &task, uint32_t r)
+{
+	if (SHARED)
+		return (struct places){r, 0, r};
+	const uint32_t group = task.period != 0 ? r / task.period : 0;
+	const uint32_t place = task.period != 0 ? r % task.period : r;
+
+	return (struct places){.row = task.rows_repeat ? place : r,
+		.vec = task.vec_by_place ? place : group,
+		.bias = place};
+}
+
+/* The products of 16 bytes, in pairs. */
+template <typename T> __device__ inline float vec_dot(const vec<T> &a, const vec<T> &b)
+{
+	float even = 0, odd = 0;
+
+#pragma unroll
+	for (uint32_t i = 0; i < vec_elements<T>; i += 2) {
+		even = fmaf(a.at(i), b.at(i), even);
+		odd = fmaf(a.at(i + 1), b.at(i + 1), odd);
+	}
+	return even + odd;
+}
+
+/* The bias is loaded with the rows but becomes a float at the end: nothing waits for it alone. */
+template <typename T>
+__device__ inline void store_dot(
+	const struct dot_task &task, char *out, uint32_t r, float sum, T bias)
+{
+	store_output<T>(out, r, task.has_bias ? sum + to_float(bias) : sum, task.wide);
+}
+
+/* --- Short rows --------------------------------------------------------------------------- */
+
+/* The rows of one lane; those beyond the last repeat it, and their sums are not stored. */
+template <typename T, uint32_t ROWS> struct short_rows {
+	const T *row[ROWS], *vec_at[ROWS];
+	float sum[ROWS];
+};
+
+/* Adds 16 bytes of each row in a step. The vector that all share is loaded once. */
+template <typename T, bool SHARED, uint32_t ROWS>
+__device__ inline void short_by_vec(
+	struct short_rows<T, ROWS> &rows, uint32_t n, uint32_t lane, uint32_t lanes)
+{
+	constexpr uint32_t V = vec_elements<T>;
+
+	for (uint32_t i = lane * V; i < n; i += lanes * V) {
+		vec<T> a[ROWS], b[ROWS];
+
+#pragma unroll
+		for (uint32_t r = 0; r < ROWS; r++) {
+			a[r] = vec_load(rows.row[r] + i);
+			if (!SHARED || r == 0)
+				b[r] = vec_load(rows.vec_at[r] + i);
+		}
+#pragma unroll
+		for (uint32_t r = 0; r < ROWS; r++)
+			rows.sum[r] += vec_dot<T>(a[r], b[SHARED ? 0 : r]);
+	}
+}
+
+/* The same one element at a time, for rows that are not aligned. */
+template <typename T, uint32_t ROWS>
+__device__ inline void short_by_element(
+	struct short_rows<T, ROWS> &rows, uint32_t n, uint32_t lane, uint32_t lanes)
+{
+#pragma unroll 4
+	for (uint32_t i = lane; i < n; i += lanes) {
+#pragma unroll
+		for (uint32_t r = 0; r < ROWS; r++)
+			rows.sum[r] = fmaf(
+				to_float(rows.row[r][i]), to_float(rows.vec_at[r][i]), rows.sum[r]);
+	}
+}
+
+/* A row is shared by 1 << shift lanes. */
+template <typename T, bool SHARED, uint32_t ROWS>
+__global__ void BOUNDS(THREADS) dot_short(const __grid_constant__ struct dot_task task,
+	uint32_t shift, const __grid_constant__ struct cuda_completion done)
+{
+	const T *base = (const T *)arg_pointer(done.block, task.rows);
+	const T *vecs = (const T *)arg_pointer(done.block, task.vecs);
+	const T *biases = task.has_bias ? (const T *)arg_pointer(done.block, task.bias) : NULL;
+	char *out = arg_pointer(done.block, task.out);
+	const uint32_t lanes = 1u << shift, lane = threadIdx.x & (lanes - 1);
+	const uint32_t teams = THREADS >> shift, n = (uint32_t)task.n;
+	const uint32_t first = blockIdx.x * teams * ROWS + (threadIdx.x >> shift);
+	struct short_rows<T, ROWS> rows;
+	T bias[ROWS];
+
+#pragma unroll
+	for (uint32_t r = 0; r < ROWS; r++) {
+		const uint32_t at = min(first + r * teams, (uint32_t)task.count - 1);
+		const struct places places = places_of<SHARED>(task, at);
+
+		rows.row[r] = base + places.row * n;
+		rows.vec_at[r] = vecs + places.vec * n;
+		rows.sum[r] = 0;
+		if (task.has_bias)
+			bias[r] = biases[places.bias];
+	}
+	if (aligned_16(base, vecs) && n % vec_elements<T> == 0)
+		short_by_vec<T, SHARED, ROWS>(rows, n, lane, lanes);
+	else
+		short_by_element<T, ROWS>(rows, n, lane, lanes);
+	lanes_sums<ROWS>(rows.sum, lanes);
+#pragma unroll
+	for (uint32_t r = 0; r < ROWS; r++) {
+		if (lane == 0 && first + r * teams < task.count)
+			store_dot<T>(task, out, first + r * teams, rows.sum[r], bias[r]);
+	}
+	cuda_complete(done);
+}
+
+/* --- Long rows ---------------------------------------------------------------------------- */
+
+/* How a call of long rows is cut: block b takes part b % parts of the rows of group b / parts. */
+struct dot_cut {
+	uint64_t part_elements; /* a multiple of what a block loads at once */
+	uint32_t parts;
+};
+
+/* Adds STEPS times 16 bytes of each row to its sum; the rows of a block share a vector. */
+template <typename T, uint32_t ROWS, uint32_t STEPS>
+__device__ inline void long_steps(
+	const T *const row[ROWS], const T *vec_at, uint64_t i, struct total sums[ROWS])
+{
+	constexpr uint32_t STRIDE = THREADS * vec_elements<T>;
+	vec<T> a[ROWS][STEPS], b[STEPS];
+
+#pragma unroll
+	for (uint32_t s = 0; s < STEPS; s++) {
+		b[s] = vec_load(vec_at + i + s * STRIDE);
+#pragma unroll
+		for (uint32_t r = 0; r < ROWS; r++)
+			a[r][s] = vec_load(row[r] + i + s * STRIDE);
+	}
+#pragma unroll
+	for (uint32_t r = 0; r < ROWS; r++) {
+		float sum = 0;
+
+#pragma unroll
+		for (uint32_t s = 0; s < STEPS; s++)
+			sum += vec_dot<T>(a[r][s], b[s]);
+		total_add(&sums[r], sum);
+	}
+}
+
+/* Adds elements begin..end-1 of the rows, 16 bytes at a time; begin is a multiple of 16 bytes. */
+template <typename T, uint32_t ROWS>
+__device__ inline void long_by_vec(const T *const row[ROWS], const T *vec_at, uint64_t begin,
+	uint64_t end, struct total sums[ROWS])
+{
+	constexpr uint32_t V = vec_elements<T>, STEPS = ROWS == 1 ? 4 : 2;
+	uint64_t i = begin + threadIdx.x * V;
+
+	for (; i + (STEPS - 1) * THREADS * V < end; i += STEPS * THREADS * V)
+		long_steps<T, ROWS, STEPS>(row, vec_at, i, sums);
+	for (; i < end; i += THREADS * V)
+		long_steps<T, ROWS, 1>(row, vec_at, i, sums);
+}
+
+template <typename T, uint32_t ROWS>
+__device__ inline void long_by_element(const T *const row[ROWS], const T *vec_at, uint64_t begin,
+	uint64_t end, struct total sums[ROWS])
+{
+	for (uint64_t i = begin + threadIdx.x; i < end; i += THREADS) {
+#pragma unroll
+		for (uint32_t r = 0; r < ROWS; r++)
+			total_add(&sums[r], to_float(row[r][i]) * to_float(vec_at[i]));
+	}
+}
+
+/* The sum over the block, in the threads of warp 0. */
+static __device__ inline float block_sum(float v, float *warps)
+{
+	v = lanes_sum(v, WARP);
+	if (threadIdx.x % WARP == 0)
+		warps[threadIdx.x / WARP] = v;
+	__syncthreads();
+	v = lanes_sum(threadIdx.x % WARP < WARPS ? warps[threadIdx.x % WARP] : 0, WARP);
+	__syncthreads();
+	return v;
+}
+
+/* The parts' sums of a row in one fixed order; by warp 0. */
+static __device__ inline float parts_sum(const float *partials, uint32_t parts)
+{
+	struct total total = {0, 0};
+
+	for (uint32_t i = threadIdx.x; i < parts; i += WARP)
+		total_add(&total, __ldcg(&partials[i]));
+	return lanes_sum(total.sum, WARP);
+}
+
+/* True in the block that comes last of those that share rows, after all have left their sums. */
+template <uint32_t ROWS>
+__device__ inline bool parts_joined(struct cuda_scratch *scratch, uint32_t group, uint32_t part,
+	uint32_t parts, const float sums[ROWS])
+{
+	__shared__ bool last;
+
+	if (threadIdx.x == 0) {
+#pragma unroll
+		for (uint32_t r = 0; r < ROWS; r++)
+			scratch->partials[(group * ROWS + r) * parts + part] = sums[r];
+		last = cuda_last_of(&scratch->tickets[group], parts);
+	}
+	__syncthreads();
+	return last;
+}
+
+template <typename T, uint32_t ROWS>
+__global__ void BOUNDS(THREADS)
+	dot_long(const __grid_constant__ struct dot_task task, struct dot_cut cut,
+		struct cuda_scratch *scratch, const __grid_constant__ struct cuda_completion done)
+{
+	const T *base = (const T *)arg_pointer(done.block, task.rows);
+	const T *vecs = (const T *)arg_pointer(done.block, task.vecs);
+	const T *biases = task.has_bias ? (const T *)arg_pointer(done.block, task.bias) : NULL;
+	char *out = arg_pointer(done.block, task.out);
+	const uint32_t group = blockIdx.x / cut.parts, part = blockIdx.x % cut.parts;
+	const uint32_t first = group * ROWS;
+	const uint64_t begin = part * cut.part_elements;
+	const uint64_t end = min(begin + cut.part_elements, task.n);
+	__shared__ float warps[WARPS];
+	const T *row[ROWS], *vec_at = vecs;
+	struct total totals[ROWS] = {};
+	float sums[ROWS];
+	T bias[ROWS];
+
+#pragma unroll
+	for (uint32_t r = 0; r < ROWS; r++) {
+		/* Rows beyond the last repeat it; their sums are not stored. */
+		const struct places p =
+			places_of<(ROWS > 1)>(task, min(first + r, (uint32_t)task.count - 1));
+
+		row[r] = base + p.row * task.n;
+		if (ROWS == 1)
+			vec_at = vecs + p.vec * task.n;
+		if (task.has_bias)
+			bias[r] = biases[p.bias];
+	}
+	if (aligned_16(base, vecs) && task.n % vec_elements<T> == 0)
+		long_by_vec<T, ROWS>(row, vec_at, begin, end, totals);
+	else
+		long_by_element<T, ROWS>(row, vec_at, begin, end, totals);
+#pragma unroll
+	for (uint32_t r = 0; r < ROWS; r++)
+		sums[r] = block_sum(totals[r].sum, warps);
+	if (cut.parts == 1 || parts_joined<ROWS>(scratch, group, part, cut.parts, sums)) {
+#pragma unroll
+		for (uint32_t r = 0; r < ROWS; r++) {
+			if (cut.parts > 1 && threadIdx.x < WARP)
+				sums[r] = parts_sum(
+					&scratch->partials[(group * ROWS + r) * cut.parts],
+					cut.parts);
+			if (threadIdx.x == 0 && first + r < task.count)
+				store_dot<T>(task, out, first + r, sums[r], bias[r]);
+		}
+	}
+	cuda_complete(done);
+}
+
+/* --- Launching ---------------------------------------------------------------------------- */
+
+/* log2 of the lanes for a row: each loads 16 bytes in a step. */
+static uint32_t shift_for(uint64_t n, uint32_t elements)
+{
+	uint32_t shift = 0;
+
+	while (1u << shift < WARP && (uint64_t)elements << shift < n)
+		shift++;
+	return shift;
+}
+
+/* Rows that share a vector share a block, once there are enough of them to fill the machine. */
+static uint32_t rows_for(const struct dot_task *task)
+{
+	return task->vec_shared && task->count >= (uint64_t)4 * DOT_LONG_ROWS * machine_processors()
+		? DOT_LONG_ROWS
+		: 1;
+}
+
+/* Rows are shared where they are too few to keep the machine busy, down to one step of a block. */
+static struct dot_cut cut_for(const struct dot_task *task, uint64_t groups, uint32_t step)
+{
+	const uint64_t wanted = 4 * machine_processors(), steps = blocks_of(task->n, step);
+	uint64_t parts = 1;
+
+	if (groups <= CUDA_TICKETS && groups * 2 <= wanted) {
+		parts = min(wanted / groups, steps);
+		parts = min(parts, CUDA_PARTIALS / groups);
+	}
+	const uint64_t part_steps = blocks_of(steps, parts);
+
+	return (struct dot_cut){part_steps * step, (uint32_t)blocks_of(steps, part_steps)};
+}
+
+template <typename T>
+static int launch_long(const struct dot_task *task, const struct device_kernel *kernel,
+	const struct cuda_args *args, cudaStream_t stream)
+{
+	const uint32_t rows = rows_for(task);
+	const uint64_t groups = blocks_of(task->count, rows);
+	const struct dot_cut cut = cut_for(task, groups, THREADS * vec_elements<T>);
+	const struct cuda_completion done = cuda_completion(kernel, args);
+
+	const uint32_t blocks = (uint32_t)groups * cut.parts;
+
+	if (rows == 1)
+		dot_long<T, 1><<<blocks, THREADS, 0, stream>>>(*task, cut, args->scratch, done);
+	else
+		dot_long<T, DOT_LONG_ROWS>
+			<<<blocks, THREADS, 0, stream>>>(*task, cut, args->scratch, done);
+	return launched();
+}
+
+template <typename T, bool SHARED>
+static int launch_short(const struct dot_task *task, const struct device_kernel *kernel,
+	const struct cuda_args *args, cudaStream_t stream)
+{
+	const uint32_t shift = shift_for(task->n, vec_elements<T>), teams = THREADS >> shift;
+	const uint64_t count = task->count;
+	const struct cuda_completion done = cuda_completion(kernel, args);
+
+	if (count < teams * DOT_SHORT_ROWS)
+		dot_short<T, SHARED, 1><<<(uint32_t)blocks_of(count, teams), THREADS, 0, stream>>>(
+			*task, shift, done);
+	else
+		dot_short<T, SHARED, DOT_SHORT_ROWS>
+			<<<(uint32_t)blocks_of(count, teams * DOT_SHORT_ROWS), THREADS, 0,
+				stream>>>(*task, shift, done);
+	return launched();
+}
+
+int dot_launch(const struct dot_task *task, uint32_t dtype, const struct device_kernel *kernel,
+	const struct cuda_args *args, cudaStream_t stream)
+{
+	if (task->count == 0)
+		return launch_nothing(kernel, args, stream);
+	if (task->count > INT_MAX)
+		return -EOPNOTSUPP;
+	return with_type(dtype, [&](auto type) {
+		using T = decltype(type);
+
+		if (task->n > DOT_SHORT_BYTES / sizeof(T))
+			return launch_long<T>(task, kernel, args, stream);
+		if (task->vec_shared)
+			return launch_short<T, true>(task, kernel, args, stream);
+		return launch_short<T, false>(task, kernel, args, stream);
+	});
+}
+
+template <typename T> static int touch(void)
+{
+	int err = touch_kernel(dot_short<T, true, 1>);
+
+	if (err == 0)
+		err = touch_kernel(dot_short<T, true, DOT_SHORT_ROWS>);
+	if (err == 0)
+		err = touch_kernel(dot_short<T, false, 1>);
+	if (err == 0)
+		err = touch_kernel(dot_short<T, false, DOT_SHORT_ROWS>);
+	if (err == 0)
+		err = touch_kernel(dot_long<T, 1>);
+	return err != 0 ? err : touch_kernel(dot_long<T, DOT_LONG_ROWS>);
+}
+
+int dot_touch(void)
+{
+	int err = touch<float>();
+
+	if (err == 0)
+		err = touch<__half>();
+	return err != 0 ? err : touch<__nv_bfloat16>();
+}
