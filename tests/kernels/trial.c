@@ -7,7 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define MAX_ELEMENTS ((size_t)1 << 17)
+#define MAX_ELEMENTS TRIAL_MAX_ELEMENTS
 
 void trial_create(struct trial *t)
 {
@@ -193,13 +193,28 @@ void trial_place(struct trial *t, struct random *rng)
 	t->output_bytes = bytes;
 }
 
+void trial_fill_shape(struct trial *t, struct random *rng)
+{
+	struct op_call *call = &t->call;
+	uint32_t arg;
+	const int err = op_check(call, &arg);
+
+	if (err != 0) {
+		fprintf(stderr, "op_check refuses a valid call: %d, argument %u\n", err, arg);
+		abort();
+	}
+	trial_place(t, rng);
+	for (uint32_t i = 0; i < call->op->n_inputs; i++) {
+		if (tensor_present(&call->in[i]))
+			fill_tensor(&call->in[i], rng);
+	}
+}
+
 void trial_fill(struct trial *t, const struct op *op, struct random *rng)
 {
 	static const uint32_t dtypes[] = {GPUQ_F32, GPUQ_F16, GPUQ_BF16};
 	const uint32_t dtype = dtypes[random_below(rng, 3)];
 	struct op_call *call = &t->call;
-	uint32_t arg;
-	int err;
 
 	*call = (struct op_call){.op = op};
 	for (uint32_t i = 0; i < op->n_inputs; i++)
@@ -212,16 +227,7 @@ void trial_fill(struct trial *t, const struct op *op, struct random *rng)
 		shape_softmax(call, rng);
 	else
 		shape_price(call, rng);
-	err = op_check(call, &arg);
-	if (err != 0) {
-		fprintf(stderr, "op_check refuses a valid call: %d, argument %u\n", err, arg);
-		abort();
-	}
-	trial_place(t, rng);
-	for (uint32_t i = 0; i < op->n_inputs; i++) {
-		if (tensor_present(&call->in[i]))
-			fill_tensor(&call->in[i], rng);
-	}
+	trial_fill_shape(t, rng);
 }
 
 void trial_reference(struct trial *t)

@@ -10,6 +10,8 @@
 #include "tests/kernels/guard.h"
 #include "tests/kernels/random.h"
 
+#define TRIAL_MAX_ELEMENTS ((size_t)1 << 22) /* of any tensor */
+
 struct trial {
 	struct op_call call;
 	struct guard inputs[GPUQ_MAX_INPUTS];
@@ -24,6 +26,12 @@ void trial_destroy(struct trial *t);
 
 /* Makes a valid call with random everything; the output's contents are undefined. */
 void trial_fill(struct trial *t, const struct op *op, struct random *rng);
+
+/*
+ * The same with the operator, types, shapes and params that t->call has; the output's rank is
+ * UINT32_MAX.
+ */
+void trial_fill_shape(struct trial *t, struct random *rng);
 
 /* Places the tensors of a call whose shapes and types are set, at the ends of their memory. */
 void trial_place(struct trial *t, struct random *rng);
