@@ -1,0 +1,461 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * kernels-latency: how long the operators' kernels take on a GPU without gpuq around them.
+ *
+ *   kernels-latency [--samples N]
+ *
+ * Small shapes, in pinned host memory that is read and written in place and in device memory: from
+ * the call that launches to the completion word seen by the same thread. Each as
+ *   direct: a kernel launch with its arguments;
+ *   node:   a graph of the kernel alone, its parameter block in device memory and never changed;
+ *   host:   likewise, its block in pinned memory, so that it may change;
+ *   fetch:  a graph of two kernels: one fetches the block, the other works.
+ * Large shapes, in device memory: time of one launch among many, by events, with arguments that
+ * are known (where cuBLAS may serve) and from a block (own kernels).
+ * Results are compared with the reference once for each.
+ */
+#include "kernels/cuda/arg.cuh"
+#include "kernels/cuda/codes.h"
+
+#include <getopt.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+extern "C" {
+#include "kernels/element.h"
+#include "kernels/ops.h"
+}
+
+#define ARENA ((size_t)256 << 20)
+#define WARM_UP 300
+#define LARGE_LAUNCHES 20
+
+extern "C" int cuda_error(cudaError_t err)
+{
+	return err == cudaSuccess ? 0 : -EIO;
+}
+
+static __global__ void signal_only(const __grid_constant__ struct cuda_completion done)
+{
+	cuda_complete(done);
+}
+
+static __global__ void fetch(struct device_args *to, const struct device_args *from)
+{
+	const uint32_t words = sizeof(*to) / 8;
+
+	if (threadIdx.x < words)
+		((uint64_t *)to)[threadIdx.x] = ((const volatile uint64_t *)from)[threadIdx.x];
+}
+
+extern "C" int cuda_signal(const struct cuda_args *args, cudaStream_t stream)
+{
+	struct device_kernel kernel = {};
+
+	kernel.signal = true;
+	signal_only<<<1, 32, 0, stream>>>(cuda_completion(&kernel, args));
+	return launched();
+}
+
+static void check(int err, const char *what)
+{
+	if (err == 0 && cudaPeekAtLastError() == cudaSuccess)
+		return;
+	fprintf(stderr, "kernels-latency: %s: %d, %s\n", what, err,
+		cudaGetErrorString(cudaPeekAtLastError()));
+	exit(1);
+}
+
+#define CHECK(call) check((call) == cudaSuccess ? 0 : -1, #call)
+
+/* --- Calls -------------------------------------------------------------------------------- */
+
+struct shape {
+	const struct op *op;
+	const char *name;
+	uint32_t ranks[2]; /* of the required inputs */
+	uint64_t dims[2][3];
+	uint32_t dtype;
+};
+
+static const struct shape small_shapes[] = {
+	{&op_gemv_batched, "gemv b32 i64 o32 f32", {2, 2}, {{32, 64}, {32, 64}}, GPUQ_F32},
+	{&op_gemv_batched, "gemv b32 i64 o64 f32", {2, 2}, {{32, 64}, {64, 64}}, GPUQ_F32},
+	{&op_gemv_batched, "gemv b32 i64 o32 f16", {2, 2}, {{32, 64}, {32, 64}}, GPUQ_F16},
+	{&op_gemv_batched, "gemv b1 i64 o64 f32", {2, 2}, {{1, 64}, {64, 64}}, GPUQ_F32},
+	{&op_softmax, "softmax b32 d64 f32", {2}, {{32, 64}}, GPUQ_F32},
+	{&op_softmax, "softmax b1 d4000 f32", {2}, {{1, 4000}}, GPUQ_F32},
+	{&op_price_vectors, "price b32 a64 f32 f32", {3, 1}, {{32, 64, 32}, {32}}, GPUQ_F32},
+	{&op_price_vectors, "price b32 a64 f32 f16", {3, 1}, {{32, 64, 32}, {32}}, GPUQ_F16},
+	{&op_price_vectors, "price b2 a64 f32 f32", {3, 1}, {{2, 64, 32}, {32}}, GPUQ_F32},
+};
+
+static const struct shape large_shapes[] = {
+	{&op_gemv_batched, "gemv b1 i4096 o4096 f32", {2, 2}, {{1, 4096}, {4096, 4096}}, GPUQ_F32},
+	{&op_gemv_batched, "gemv b1 i4096 o4096 f16", {2, 2}, {{1, 4096}, {4096, 4096}}, GPUQ_F16},
+	{&op_gemv_batched, "gemv b1 i1M o16 f32", {2, 2}, {{1, 1 << 20}, {16, 1 << 20}}, GPUQ_F32},
+	{&op_gemv_batched, "gemv b8 i4096 o4096 f32", {2, 2}, {{8, 4096}, {4096, 4096}}, GPUQ_F32},
+	{&op_gemv_batched, "gemv b256 i1024 o1024 f32", {2, 2}, {{256, 1024}, {1024, 1024}},
+		GPUQ_F32},
+	{&op_gemv_batched, "gemv b1024 i2048 o2048 f32", {2, 2}, {{1024, 2048}, {2048, 2048}},
+		GPUQ_F32},
+	{&op_gemv_batched, "gemv b256 i4096 o4096 bf16", {2, 2}, {{256, 4096}, {4096, 4096}},
+		GPUQ_BF16},
+	{&op_softmax, "softmax b8192 d1000 f32", {2}, {{8192, 1000}}, GPUQ_F32},
+	{&op_softmax, "softmax b256 d32000 f32", {2}, {{256, 32000}}, GPUQ_F32},
+	{&op_price_vectors, "price b1024 a64 f64 f32", {3, 1}, {{1024, 64, 64}, {64}}, GPUQ_F32},
+	{&op_price_vectors, "price b4096 a64 f64 f16", {3, 1}, {{4096, 64, 64}, {64}}, GPUQ_F16},
+};
+
+static uint64_t bytes_of(const struct tensor *t)
+{
+	uint64_t elements, bytes;
+
+	check(tensor_size(t, &elements, &bytes), "tensor_size");
+	return bytes;
+}
+
+static uint64_t next_random(uint64_t *state)
+{
+	*state = *state * 6364136223846793005u + 1442695040888963407u;
+	return *state >> 33;
+}
+
+/* A call with its tensors one after the other from base on, the inputs' contents in `host`. */
+static void make_call(struct op_call *call, const struct shape *shape, char *base, char *host)
+{
+	uint64_t at = 0, state = 1, elements, bytes;
+	uint32_t arg;
+
+	*call = {};
+	call->op = shape->op;
+	for (uint32_t i = 0; i < 2 && shape->ranks[i] > 0; i++) {
+		struct tensor *t = &call->in[i];
+
+		t->dtype = shape->dtype;
+		t->rank = shape->ranks[i];
+		memcpy(t->dims, shape->dims[i], sizeof(shape->dims[i]));
+		check(tensor_size(t, &elements, &bytes), "tensor_size");
+		t->data = base + at;
+		for (uint64_t e = 0; e < elements; e++)
+			element_set(
+				host + at, t->dtype, e, (double)next_random(&state) * 0x1p-30 - 1);
+		at += (bytes + 255) / 256 * 256;
+	}
+	call->params[0].f64 = 1;
+	call->out[0].dtype = GPUQ_F32;
+	call->out[0].rank = UINT32_MAX;
+	check(op_check(call, &arg), "op_check");
+	call->out[0].data = base + at;
+	if (at + bytes_of(&call->out[0]) > ARENA)
+		check(-ENOMEM, "a shape is larger than the arena");
+}
+
+/* The greatest error of a few outputs in units of the greatest output. */
+static double error_of(const struct op_call *call, char *base, char *host, const float *result)
+{
+	const uint64_t count = bytes_of(&call->out[0]) / 4;
+	struct op_call reference = *call;
+	double greatest = 0, error = 0;
+	float *expected = (float *)malloc(count * 4);
+
+	for (uint32_t i = 0; i < call->op->n_inputs; i++) {
+		if (tensor_present(&call->in[i]))
+			reference.in[i].data = host + ((char *)call->in[i].data - base);
+	}
+	reference.out[0].data = expected;
+	call->op->cpu(&reference, 0, call->op->units(&reference));
+	for (uint64_t i = 0; i < count; i++) {
+		greatest = fmax(greatest, fabs((double)expected[i]));
+		error = fmax(error, fabs((double)expected[i] - (double)result[i]));
+		if (isnan(result[i]))
+			error = INFINITY;
+	}
+	free(expected);
+	return error / greatest;
+}
+
+/* --- Launching ---------------------------------------------------------------------------- */
+
+enum way { DIRECT, NODE, HOST_BLOCK, FETCH, WAYS };
+static const char *const way_names[] = {"direct", "node", "host", "fetch"};
+
+struct rig {
+	cudaStream_t stream;
+	struct cuda_scratch *scratch;
+	struct device_args *host_block, *device_block;
+	struct device_completion *completion;
+	char *pinned, *device, *host;
+};
+
+struct work {
+	struct op_launch launch;
+	struct device_kernel kernel;
+	struct cuda_args args;
+	const struct cuda_code *code;
+	cudaGraphExec_t exec;
+	enum way way;
+};
+
+static const struct cuda_code *code_of(const struct op *op)
+{
+	const struct cuda_code *codes[] = {&gemv_batched_cuda, &softmax_cuda, &price_vectors_cuda};
+
+	for (const struct cuda_code *code : codes) {
+		if (strcmp(code->name, op->name) == 0)
+			return code;
+	}
+	check(-ENOENT, op->name);
+	return NULL;
+}
+
+static void capture(struct rig *rig, struct work *work)
+{
+	cudaGraph_t graph;
+
+	work->args.block = work->way == HOST_BLOCK ? rig->host_block : rig->device_block;
+	CHECK(cudaStreamBeginCapture(rig->stream, cudaStreamCaptureModeThreadLocal));
+	if (work->way == FETCH)
+		fetch<<<1, 32, 0, rig->stream>>>(rig->device_block, rig->host_block);
+	check(work->code->launch(&work->kernel, &work->args, rig->stream), "launch in a capture");
+	CHECK(cudaStreamEndCapture(rig->stream, &graph));
+	CHECK(cudaGraphInstantiate(&work->exec, graph, 0));
+	CHECK(cudaGraphUpload(work->exec, rig->stream));
+	CHECK(cudaStreamSynchronize(rig->stream));
+	CHECK(cudaGraphDestroy(graph));
+}
+
+static void prepare(struct rig *rig, struct work *work, const struct op_call *call, enum way way)
+{
+	*work = {};
+	work->way = way;
+	work->code = code_of(call->op);
+	work->launch.call = *call;
+	for (uint8_t i = 0; i < GPUQ_MAX_INPUTS; i++) {
+		work->launch.in[i] = i;
+		work->args.direct.pointers[i] = call->in[i].data;
+	}
+	work->launch.out[0] = GPUQ_MAX_INPUTS;
+	work->args.direct.pointers[GPUQ_MAX_INPUTS] = call->out[0].data;
+	memcpy(work->args.direct.scalars, call->params, sizeof(call->params));
+	work->args.direct.completion = rig->completion;
+	work->args.direct.value = 1;
+	work->args.scratch = rig->scratch;
+	work->kernel.shape = &work->launch;
+	work->kernel.signal = true;
+	*rig->host_block = work->args.direct;
+	CHECK(cudaMemcpy(rig->device_block, rig->host_block, sizeof(struct device_args),
+		cudaMemcpyHostToDevice));
+	if (way != DIRECT)
+		capture(rig, work);
+}
+
+static void launch_once(struct rig *rig, struct work *work, uint64_t value)
+{
+	work->args.direct.value = value;
+	rig->host_block->value = value;
+	if (work->way == DIRECT)
+		check(work->code->launch(&work->kernel, &work->args, rig->stream), "launch");
+	else
+		CHECK(cudaGraphLaunch(work->exec, rig->stream));
+}
+
+static double now_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return 1e9 * (double)now.tv_sec + (double)now.tv_nsec;
+}
+
+/* From the launch to the word; a block that never changes has but one value to write. */
+static double sample(struct rig *rig, struct work *work, uint64_t value)
+{
+	volatile uint64_t *word = &rig->completion->word;
+	const uint64_t written = work->way == NODE ? 1 : value;
+	const double begin = now_ns();
+
+	launch_once(rig, work, value);
+	while (*word != written) {
+		if (now_ns() - begin > 2e9)
+			check(-ETIMEDOUT, "waiting for the completion word");
+	}
+	const double end = now_ns();
+
+	*word = 0;
+	return end - begin;
+}
+
+static int by_value(const void *a, const void *b)
+{
+	const double x = *(const double *)a, y = *(const double *)b;
+
+	return (x > y) - (x < y);
+}
+
+/* --- Small shapes ------------------------------------------------------------------------- */
+
+static void print_sorted(double *ns, uint32_t samples)
+{
+	qsort(ns, samples, sizeof(*ns), by_value);
+	printf(" %7.2f /%7.2f", ns[samples / 2] / 1e3, ns[samples - 1 - samples / 100] / 1e3);
+}
+
+static void time_small(struct rig *rig, const struct shape *shape, bool pinned, uint32_t samples)
+{
+	char *const base = pinned ? rig->pinned : rig->device;
+	double *ns = (double *)malloc(samples * sizeof(*ns)), error = 0;
+	struct op_call call;
+
+	make_call(&call, shape, base, rig->host);
+	CHECK(cudaMemcpy(
+		base, rig->host, (size_t)((char *)call.out[0].data - base), cudaMemcpyDefault));
+	printf("%-24s %-6s", shape->name, pinned ? "pinned" : "device");
+	for (int way = DIRECT; way < WAYS; way++) {
+		const uint64_t bytes = bytes_of(&call.out[0]);
+		struct work work;
+
+		CHECK(cudaMemset(call.out[0].data, 0xff, bytes));
+		prepare(rig, &work, &call, (enum way)way);
+		for (uint32_t i = 0; i < WARM_UP; i++)
+			sample(rig, &work, i + 2);
+		for (uint32_t i = 0; i < samples; i++)
+			ns[i] = sample(rig, &work, WARM_UP + i + 2);
+		print_sorted(ns, samples);
+		CHECK(cudaStreamSynchronize(rig->stream));
+		if (work.exec != NULL)
+			CHECK(cudaGraphExecDestroy(work.exec));
+		CHECK(cudaMemcpy(
+			rig->host + ARENA / 2, call.out[0].data, bytes, cudaMemcpyDefault));
+		error = fmax(error,
+			error_of(&call, base, rig->host, (const float *)(rig->host + ARENA / 2)));
+	}
+	printf("  error %.1e%s\n", error, error < 1e-5 ? "" : " WRONG");
+	free(ns);
+}
+
+/* A kernel that does nothing but write the word, for scale. */
+static void time_nothing(struct rig *rig, uint32_t samples)
+{
+	double *ns = (double *)malloc(samples * sizeof(*ns));
+	struct work work = {};
+
+	work.args.direct.completion = rig->completion;
+	work.args.scratch = rig->scratch;
+	for (uint32_t i = 0; i < WARM_UP + samples; i++) {
+		volatile uint64_t *word = &rig->completion->word;
+		const double begin = now_ns();
+
+		work.args.direct.value = i + 1;
+		check(cuda_signal(&work.args, rig->stream), "launch");
+		while (*word != i + 1) {
+		}
+		if (i >= WARM_UP)
+			ns[i - WARM_UP] = now_ns() - begin;
+	}
+	printf("%-24s %-6s", "nothing but the word", "");
+	print_sorted(ns, samples);
+	printf("\n");
+	*(volatile uint64_t *)&rig->completion->word = 0;
+	free(ns);
+}
+
+/* --- Large shapes ------------------------------------------------------------------------- */
+
+static double time_many_us(struct rig *rig, struct work *work)
+{
+	cudaEvent_t begin, end;
+	float ms;
+
+	CHECK(cudaEventCreate(&begin));
+	CHECK(cudaEventCreate(&end));
+	for (uint32_t i = 0; i < 3; i++)
+		launch_once(rig, work, 1);
+	CHECK(cudaEventRecord(begin, rig->stream));
+	for (uint32_t i = 0; i < LARGE_LAUNCHES; i++)
+		launch_once(rig, work, 1);
+	CHECK(cudaEventRecord(end, rig->stream));
+	CHECK(cudaStreamSynchronize(rig->stream));
+	CHECK(cudaEventElapsedTime(&ms, begin, end));
+	CHECK(cudaEventDestroy(begin));
+	CHECK(cudaEventDestroy(end));
+	return 1e3 * ms / LARGE_LAUNCHES;
+}
+
+static void time_large(struct rig *rig, const struct shape *shape)
+{
+	struct op_call call;
+
+	make_call(&call, shape, rig->device, rig->host);
+	const uint64_t in_bytes = (uint64_t)((char *)call.out[0].data - rig->device);
+	const uint64_t out_bytes = bytes_of(&call.out[0]);
+
+	CHECK(cudaMemcpy(rig->device, rig->host, in_bytes, cudaMemcpyHostToDevice));
+	printf("%-28s %8.2f MB", shape->name, (double)(in_bytes + out_bytes) / 1e6);
+	for (int way = DIRECT; way <= NODE; way++) {
+		float *result = (float *)malloc(out_bytes);
+		struct work work;
+
+		CHECK(cudaMemset(call.out[0].data, 0xff, out_bytes));
+		prepare(rig, &work, &call, (enum way)way);
+		const double us = time_many_us(rig, &work);
+
+		CHECK(cudaMemcpy(result, call.out[0].data, out_bytes, cudaMemcpyDeviceToHost));
+		if (work.exec != NULL)
+			CHECK(cudaGraphExecDestroy(work.exec));
+		const double error = error_of(&call, rig->device, rig->host, result);
+
+		printf("  %s %9.2f us %7.1f GB/s, error %.1e%s", way_names[way], us,
+			(double)(in_bytes + out_bytes) / us / 1e3, error,
+			error < 1e-5 ? "" : " WRONG");
+		free(result);
+	}
+	printf("\n");
+	fflush(stdout);
+}
+
+int main(int argc, char **argv)
+{
+	static const struct option options[] = {{"samples", required_argument, NULL, 'n'}, {}};
+	uint32_t samples = 5000;
+	struct rig rig = {};
+	int option;
+
+	while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
+		if (option != 'n')
+			return 2;
+		samples = (uint32_t)strtoul(optarg, NULL, 0);
+	}
+	CHECK(cudaStreamCreateWithFlags(&rig.stream, cudaStreamNonBlocking));
+	CHECK(cudaMalloc(&rig.scratch, sizeof(*rig.scratch)));
+	CHECK(cudaMemset(rig.scratch, 0, sizeof(*rig.scratch)));
+	CHECK(cudaMalloc(&rig.device_block, sizeof(*rig.device_block)));
+	CHECK(cudaHostAlloc(&rig.host_block, sizeof(*rig.host_block), cudaHostAllocMapped));
+	CHECK(cudaHostAlloc(&rig.completion, sizeof(*rig.completion), cudaHostAllocMapped));
+	CHECK(cudaHostAlloc(&rig.pinned, (size_t)1 << 20, cudaHostAllocMapped));
+	CHECK(cudaMalloc(&rig.device, ARENA));
+	rig.host = (char *)malloc(ARENA);
+	memset(rig.completion, 0, sizeof(*rig.completion));
+	const double begin = now_ns();
+
+	check(gemv_batched_cuda.touch(), "touch");
+	check(softmax_cuda.touch(), "touch");
+	check(price_vectors_cuda.touch(), "touch");
+	printf("loading kernels and cuBLAS took %.0f ms\n\n", (now_ns() - begin) / 1e6);
+	printf("launch to word, us, p50 /p99 %-3s", "");
+	for (const char *name : way_names)
+		printf(" %16s", name);
+	printf("\n");
+	time_nothing(&rig, samples);
+	for (const struct shape &shape : small_shapes) {
+		time_small(&rig, &shape, true, samples);
+		time_small(&rig, &shape, false, samples);
+		fflush(stdout);
+	}
+	printf("\nlarge, in device memory: with known arguments, and from a block\n");
+	for (const struct shape &shape : large_shapes)
+		time_large(&rig, &shape);
+	return 0;
+}
