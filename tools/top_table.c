@@ -19,6 +19,9 @@ static const struct column device_columns[] = {
 	{"EXEC", "executing", COLUMN_COUNT, FIELD(top_device, executing), 5, 2},
 	{"BUSY", "busy_percent", COLUMN_PERCENT, FIELD(top_device, busy_percent), 5, 1},
 	{"FAILED", "failed", COLUMN_COUNT, FIELD(top_device, failed), 6, 1},
+	{"REPLAYS", "graph_hits", COLUMN_COUNT, FIELD(top_device, graph_hits), 7, 5},
+	{"CAPTS", "graph_captures", COLUMN_COUNT, FIELD(top_device, graph_captures), 5, 6},
+	{"GRAPHS", "graph_bytes", COLUMN_BYTES, FIELD(top_device, graph_bytes), 6, 6},
 	{"EPOCH", "epoch", COLUMN_COUNT, FIELD(top_device, epoch), 5, 3},
 	{"PID", "pid", COLUMN_COUNT, FIELD(top_device, pid), 7, 4},
 	{NULL, "completed", COLUMN_COUNT, FIELD(top_device, completed)},
@@ -30,6 +33,11 @@ static const struct column device_columns[] = {
 	{NULL, "doorbells", COLUMN_COUNT, FIELD(top_device, doorbells)},
 	{NULL, "rescues", COLUMN_COUNT, FIELD(top_device, rescues)},
 	{NULL, "poisoned", COLUMN_COUNT, FIELD(top_device, poisoned)},
+	{NULL, "graph_misses", COLUMN_COUNT, FIELD(top_device, graph_misses)},
+	{NULL, "graph_failures", COLUMN_COUNT, FIELD(top_device, graph_failures)},
+	{NULL, "graph_evictions", COLUMN_COUNT, FIELD(top_device, graph_evictions)},
+	{NULL, "graph_budget", COLUMN_BYTES, FIELD(top_device, graph_budget)},
+	{NULL, "captures_stopped", COLUMN_COUNT, FIELD(top_device, captures_stopped)},
 	{"NAME", "name", COLUMN_TEXT, FIELD(top_device, name), 8, 6, true},
 };
 

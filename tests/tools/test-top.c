@@ -99,6 +99,8 @@ static void differences_are_of_the_interval(void **state)
 	update(&m, 0);
 	synthetic_traffic(&s, 50, 9000, 200);
 	s.stats.channels[1].failed += 3;
+	s.stats.devices[0].graph_hits = 40;
+	s.stats.devices[0].graph_bytes = 3 << 20;
 	update(&m, 2 * SECOND_NS);
 	assert_true(channel(&m, 0)->rate == 25.0);
 	assert_near(channel(&m, 0)->queue.p50, 9000); /* not the 100,000 of before */
@@ -110,6 +112,7 @@ static void differences_are_of_the_interval(void **state)
 	assert_near(client(&m, 0)->execute.p99, 200);
 	const struct top_device *d = m.rows[TOP_DEVICES].rows;
 	assert_true(fabs(d->busy_percent - 100.0 * 150 * 200 / 2e9) < 1e-9);
+	assert_true(d->graph_hits == 40 && d->graph_bytes == 3 << 20);
 
 	update(&m, SECOND_NS); /* nothing happened: a rate of 0, and no latency to tell */
 	assert_true(channel(&m, 0)->rate == 0.0);
