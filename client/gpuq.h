@@ -598,7 +598,8 @@ struct gpuq_buf_export {
 
 /*
  * Exports. libgpuq-cuda makes a device pointer of it; the descriptor of the CPU device is a memfd,
- * to be mapped shared. Who has the descriptor can use the memory, also after gpuq_buf_free().
+ * to be mapped shared. Who has it can read and write the memory until the last holder has freed
+ * the buffer; after that its contents are undefined.
  * Errors: -GPUQ_ELOST, -EBUSY, -EMFILE, -ETIMEDOUT, -GPUQ_EGONE.
  */
 GPUQ_EXPORT int gpuq_buf_export(const struct gpuq_buf *buf, struct gpuq_buf_export *ret_export);

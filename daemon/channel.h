@@ -8,6 +8,7 @@
 #ifndef GPUQ_DAEMON_CHANNEL_H
 #define GPUQ_DAEMON_CHANNEL_H
 
+#include "daemon/buffer.h"
 #include "daemon/devlink.h"
 #include "device/device.h"
 #include "kernels/launch.h"
@@ -16,9 +17,19 @@
 
 #include <sys/queue.h>
 
+/* A copy between arena and buffer. */
+struct slot_copy {
+	void *to;
+	const void *from;
+	uint64_t bytes;
+	uint64_t started_ns;
+};
+
 /* An accepted entry that waits for a worker or runs on one. */
 struct slot {
-	struct op_launch launch;
+	struct op_launch launch; /* its call's op is NULL when it is a copy */
+	struct slot_copy copy;
+	struct buffer_uses uses;
 	struct device_completion *completion;
 	uint64_t value;		      /* what completion->word becomes at the end */
 	struct device_stream *stream; /* in which it runs */
@@ -62,6 +73,7 @@ struct channel {
 
 	uint32_t number; /* its record in every table */
 	uint32_t client, client_generation, uid;
+	const struct buffer_table *buffers; /* set before anything is validated */
 	uint32_t priority;
 	struct slot_queue queue;	/* waits for a worker */
 	TAILQ_ENTRY(channel) run_link;	/* among the channels of its priority with a queue */

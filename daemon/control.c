@@ -154,8 +154,9 @@ static int tables_create(struct control *c)
 	if (r == 0)
 		r = channel_table_create(c);
 	if (r == 0)
-		r = buffer_table_create(c);
-	r = registration_table_create(c);
+		r = buffer_records_create(c);
+	if (r == 0)
+		r = registration_table_create(c);
 	if (r == 0)
 		r = c->device.ledger_fd = segment_create("gpuq-ledger", bytes);
 	if (r >= 0) {

@@ -494,7 +494,7 @@ void channel_poisoned(struct control *c, struct channel *ch);
 
 /* --- control_buffer.c --- */
 
-int buffer_table_create(struct control *c);
+int buffer_records_create(struct control *c);
 
 /* MSG_BUFFER_ALLOC, _EXPORT, _GRANT, _ACCEPT, _FREE. */
 void buffer_alloc(struct control *c, struct session *s, const void *msg);

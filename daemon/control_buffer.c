@@ -83,7 +83,7 @@ static bool tell_holder(struct control *c, struct holder *h)
 
 /* --- Records ------------------------------------------------------------------------------- */
 
-int buffer_table_create(struct control *c)
+int buffer_records_create(struct control *c)
 {
 	c->buffers = calloc(c->config->max_buffers, sizeof(*c->buffers));
 	if (c->buffers == NULL)

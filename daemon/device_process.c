@@ -30,8 +30,11 @@
 
 struct link {
 	struct dispatch *dispatch;
+	struct device *device;
+	struct device_info info;
 	struct channel **channels;   /* by number */
 	struct pipeline **pipelines; /* by the number in their handles */
+	struct buffer_table *buffers;
 	struct devlink_start start;
 	struct wire_page *page;
 	struct stats stats;
@@ -43,6 +46,30 @@ static void send_msg(const struct devlink_msg *msg)
 {
 	/* The control process reads promptly; when it is gone, so are we. */
 	if (send(DEVLINK_FD_LINK, msg, sizeof(*msg), MSG_NOSIGNAL) < 0)
+		exit(EXIT_FAILURE);
+}
+
+/* The same with a descriptor. */
+static void send_fd(const struct devlink_msg *msg, int fd)
+{
+	union {
+		struct cmsghdr align;
+		char bytes[CMSG_SPACE(sizeof(int))];
+	} control = {0};
+	struct iovec iov = {.iov_base = (void *)msg, .iov_len = sizeof(*msg)};
+	const struct msghdr h = {
+		.msg_iov = &iov,
+		.msg_iovlen = 1,
+		.msg_control = &control,
+		.msg_controllen = sizeof(control),
+	};
+	struct cmsghdr *c = CMSG_FIRSTHDR(&h);
+
+	c->cmsg_level = SOL_SOCKET;
+	c->cmsg_type = SCM_RIGHTS;
+	c->cmsg_len = CMSG_LEN(sizeof(fd));
+	memcpy(CMSG_DATA(c), &fd, sizeof(fd));
+	if (sendmsg(DEVLINK_FD_LINK, &h, MSG_NOSIGNAL) < 0)
 		exit(EXIT_FAILURE);
 }
 
@@ -191,6 +218,90 @@ static void on_pipeline_remove(struct link *l, const struct devlink_msg *msg)
 	send_msg(&gone);
 }
 
+/* --- Buffers ------------------------------------------------------------------------------- */
+
+static void explain_alloc(struct devlink_msg *m, const struct device_info *info, uint64_t bytes)
+{
+	if (m->status == -EOPNOTSUPP)
+		snprintf(m->text, sizeof(m->text),
+			"device %.32s exports no memory in this form; ask for another", info->kind);
+	else
+		snprintf(m->text, sizeof(m->text), "a buffer of %llu bytes on device %.32s: %s",
+			(unsigned long long)bytes, info->kind,
+			m->status == -ENOMEM ? "it has not so much memory left"
+					     : strerror(-m->status));
+}
+
+static void on_buffer(struct link *l, const struct devlink_msg *msg)
+{
+	const bool lost = msg->status == -GPUQ_ELOST;
+	struct devlink_msg a = {.type = DEVLINK_BUFFER, .handle = msg->handle};
+	struct buffer *b;
+
+	a.status = buffer_create(l->buffers, l->device, msg->handle,
+		(enum device_export_form)msg->form, msg->bytes, lost, &b);
+	if (a.status < 0) {
+		explain_alloc(&a, &l->info, msg->bytes);
+		send_msg(&a);
+		return;
+	}
+	if (lost)
+		return;
+	memcpy(a.ipc, b->export.ipc, sizeof(a.ipc));
+	memcpy(a.uuid, l->info.uuid, sizeof(a.uuid));
+	memcpy(a.driver, l->info.driver, sizeof(a.driver));
+	if (b->export.fd < 0) {
+		send_msg(&a);
+		return;
+	}
+	/* It lives in the control process from here on. */
+	send_fd(&a, b->export.fd);
+	close(b->export.fd);
+	b->export.fd = -1;
+}
+
+static void on_buffer_permit(struct link *l, const struct devlink_msg *msg)
+{
+	const struct devlink_msg a = {
+		.type = msg->type,
+		.handle = msg->handle,
+		.client = msg->client,
+	};
+	struct buffer *b = buffer_get(l->buffers, msg->handle);
+
+	/* Not there: one that was lost, and for whose record there was no memory. */
+	if (b != NULL)
+		buffer_permit(l->buffers, b, msg->client, msg->type == DEVLINK_BUFFER_GRANT);
+	send_msg(&a);
+}
+
+static void answer_buffer_removed(uint32_t handle)
+{
+	const struct devlink_msg a = {.type = DEVLINK_BUFFER_REMOVED, .handle = handle};
+
+	send_msg(&a);
+}
+
+static void on_buffer_remove(struct link *l, const struct devlink_msg *msg)
+{
+	struct buffer *b = buffer_get(l->buffers, msg->handle);
+
+	if (b == NULL)
+		answer_buffer_removed(msg->handle);
+	else
+		dispatch_remove_buffer(l->dispatch, b);
+}
+
+/* --- Events and messages ------------------------------------------------------------------- */
+
+static void on_buffer_removed(struct link *l, struct buffer *b)
+{
+	uint32_t handle = b->handle;
+
+	buffer_destroy(l->device, b);
+	answer_buffer_removed(handle);
+}
+
 static void on_event(struct link *l, const struct dispatch_event *event)
 {
 	struct channel *ch = event->channel;
@@ -211,6 +322,9 @@ static void on_event(struct link *l, const struct dispatch_event *event)
 		break;
 	case DISPATCH_DRAINED:
 		answer(DEVLINK_DRAINED, 0, 0);
+		break;
+	case DISPATCH_BUFFER_REMOVED:
+		on_buffer_removed(l, event->buffer);
 		break;
 	}
 }
@@ -258,8 +372,6 @@ static uint64_t inline_limit_ns(const struct device_info *info)
 /* Opens the device and starts dispatch. Returns 0 or what fail() returned. */
 static int start(struct link *l)
 {
-	struct device_info info;
-	struct device *device;
 	int wake_fd = bell_eventfd();
 	int r = map_shared(l);
 
@@ -272,25 +384,30 @@ static int start(struct link *l)
 		.clock = clock,
 		.wake_fd = wake_fd,
 	};
-	r = device_open(&device_options, &device, NULL);
+	r = device_open(&device_options, &l->device, NULL);
 	if (r < 0)
 		return fail("cannot start the CPU device's workers", r);
-	device_info(device, &info);
+	device_info(l->device, &l->info);
 	r = cost_calibrate(&l->cost);
 	if (r < 0)
 		return fail("cannot measure the operators", r);
+	r = buffer_table_create(l->start.max_buffers, l->start.max_clients, &l->buffers);
+	if (r < 0)
+		return fail("cannot make the table of buffers", r);
 	const struct dispatch_options options = {
-		.device = device,
+		.device = l->device,
 		.page = l->page,
 		.stats = l->stats,
 		.ledger = l->ledger,
+		.buffers = l->buffers,
 		.clock = clock,
 		.cost = &l->cost,
 		.slot = l->start.device,
 		.max_channels = l->start.max_channels,
 		.max_in_flight = l->start.max_in_flight,
+		.max_buffers = l->start.max_buffers,
 		.poll_us = l->start.poll_us,
-		.inline_max_ns = inline_limit_ns(&info),
+		.inline_max_ns = inline_limit_ns(&l->info),
 		.wake_fd = wake_fd,
 	};
 	l->channels = calloc(l->start.max_channels, sizeof(*l->channels));
@@ -298,7 +415,7 @@ static int start(struct link *l)
 	r = l->channels == NULL || l->pipelines == NULL ? -ENOMEM
 							: dispatch_create(&options, &l->dispatch);
 	if (r == 0) {
-		publish_device(l, &info);
+		publish_device(l, &l->info);
 		r = dispatch_start(l->dispatch);
 	}
 	return r < 0 ? fail("cannot start dispatch", r) : 0;
@@ -341,6 +458,16 @@ static void on_message(
 		break;
 	case DEVLINK_DRAIN:
 		dispatch_drain(l->dispatch);
+		break;
+	case DEVLINK_BUFFER:
+		on_buffer(l, msg);
+		break;
+	case DEVLINK_BUFFER_GRANT:
+	case DEVLINK_BUFFER_REVOKE:
+		on_buffer_permit(l, msg);
+		break;
+	case DEVLINK_BUFFER_REMOVE:
+		on_buffer_remove(l, msg);
 		break;
 	default:
 		close_all(fds, n);

@@ -29,13 +29,18 @@
 #define EVENTS 64
 #define TICK_ROUNDS 64u /* rounds between two looks at the clock */
 
-enum { COMMAND_ADD = 1, COMMAND_REMOVE, COMMAND_DRAIN, COMMAND_STOP };
+enum { COMMAND_ADD = 1, COMMAND_REMOVE, COMMAND_REMOVE_BUFFER, COMMAND_DRAIN, COMMAND_STOP };
 
 #define EPOLL_WAKE UINT64_MAX /* the device or the mailbox; channels have their number */
 
 static void tell(struct dispatch *d, enum dispatch_event_type type, struct channel *ch)
 {
 	mailbox_put(&d->out, (struct mail){.what = type, .subject = ch});
+}
+
+void dispatch_tell_buffer(struct dispatch *d, struct buffer *buffer)
+{
+	mailbox_put(&d->out, (struct mail){.what = DISPATCH_BUFFER_REMOVED, .subject = buffer});
 }
 
 /* Parties that want a CPU: clients look at it to decide whether spinning is sensible. */
@@ -145,6 +150,7 @@ static void on_add(struct dispatch *d, struct channel *ch, bool recover)
 	struct epoll_event event = {.events = EPOLLIN | EPOLLET, .data.u64 = ch->number};
 
 	ch->device_stats = d->stats;
+	ch->buffers = d->o.buffers;
 	if (recover) {
 		channel_recover(ch, d->ledger_entries, d->o.max_in_flight);
 		free_reserved_slots(d);
@@ -187,6 +193,12 @@ static void on_remove(struct dispatch *d, struct channel *ch)
 		wait_for_slots(d, ch);
 }
 
+static void on_remove_buffer(struct dispatch *d, struct buffer *buffer)
+{
+	if (buffer_remove(d->o.buffers, buffer))
+		dispatch_tell_buffer(d, buffer);
+}
+
 /* What clients have submitted by now is served, what comes later is refused: both answered. */
 static void on_drain(struct dispatch *d)
 {
@@ -213,6 +225,8 @@ static bool read_mailbox(struct dispatch *d)
 			on_add(d, mail.subject, mail.flag);
 		else if (mail.what == COMMAND_REMOVE)
 			on_remove(d, mail.subject);
+		else if (mail.what == COMMAND_REMOVE_BUFFER)
+			on_remove_buffer(d, mail.subject);
 		else if (mail.what == COMMAND_DRAIN)
 			on_drain(d);
 		else
@@ -488,7 +502,7 @@ static int create_epoll(struct dispatch *d)
 int dispatch_create(const struct dispatch_options *options, struct dispatch **ret_dispatch)
 {
 	struct dispatch *d = calloc(1, sizeof(*d));
-	uint32_t mails = 2 * options->max_channels + 3;
+	uint32_t mails = 2 * options->max_channels + options->max_buffers + 3;
 
 	if (d == NULL)
 		return -ENOMEM;
@@ -504,6 +518,8 @@ int dispatch_create(const struct dispatch_options *options, struct dispatch **re
 	int r = d->channels == NULL || d->active == NULL ? -ENOMEM : create_slots(d);
 	if (r == 0)
 		r = create_streams(d);
+	if (r == 0)
+		r = copy_streams_create(d);
 	if (r == 0)
 		r = create_epoll(d);
 	if (r == 0)
@@ -540,6 +556,7 @@ void dispatch_destroy(struct dispatch *d)
 		close(d->out.wake_fd);
 	while (d->n_streams > 0)
 		device_stream_destroy(d->streams[--d->n_streams]);
+	copy_streams_destroy(d);
 	device_free(d->o.device, DEVICE_PINNED, d->completions);
 	free(d->in.mails);
 	free(d->out.mails);
@@ -559,6 +576,11 @@ void dispatch_remove(struct dispatch *d, struct channel *ch)
 	mailbox_put(&d->in, (struct mail){.what = COMMAND_REMOVE, .subject = ch});
 }
 
+void dispatch_remove_buffer(struct dispatch *d, struct buffer *buffer)
+{
+	mailbox_put(&d->in, (struct mail){.what = COMMAND_REMOVE_BUFFER, .subject = buffer});
+}
+
 void dispatch_drain(struct dispatch *d)
 {
 	mailbox_put(&d->in, (struct mail){.what = COMMAND_DRAIN});
@@ -570,7 +592,11 @@ bool dispatch_take_event(struct dispatch *d, struct dispatch_event *ret_event)
 
 	if (!mailbox_take(&d->out, &mail))
 		return false;
-	*ret_event = (struct dispatch_event){.type = mail.what, .channel = mail.subject};
+	*ret_event = (struct dispatch_event){.type = mail.what};
+	if (mail.what == DISPATCH_BUFFER_REMOVED)
+		ret_event->buffer = mail.subject;
+	else
+		ret_event->channel = mail.subject;
 	return true;
 }
 

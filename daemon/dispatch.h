@@ -20,10 +20,11 @@ struct dispatch_options {
 	struct wire_page *page;
 	struct stats stats;
 	void *ledger;
+	struct buffer_table *buffers;
 	struct clock_line clock;
 	const struct cost_model *cost;
 	uint32_t slot; /* of the device, in page and statistics */
-	uint32_t max_channels, max_in_flight;
+	uint32_t max_channels, max_in_flight, max_buffers;
 	uint32_t poll_us;
 	uint64_t inline_max_ns; /* dispatch itself runs what is predicted to be this short */
 	int wake_fd;		/* eventfd, also given to the device */
@@ -34,11 +35,13 @@ enum dispatch_event_type {
 	DISPATCH_REMOVED,  /* nothing refers to it any more: destroy it */
 	DISPATCH_POISONED, /* it broke a rule; it stays until it is removed */
 	DISPATCH_DRAINED,
+	DISPATCH_BUFFER_REMOVED, /* nothing refers to it any more: destroy it */
 };
 
 struct dispatch_event {
 	enum dispatch_event_type type;
 	struct channel *channel;
+	struct buffer *buffer; /* DISPATCH_BUFFER_REMOVED */
 };
 
 /* Makes a dispatcher; its thread is started by dispatch_start(). 0 or a negative errno. */
@@ -50,10 +53,11 @@ void dispatch_destroy(struct dispatch *d);
 
 /*
  * Requests by the link thread. None waits; each has one event as its answer. At most one ADD and
- * one REMOVE of each channel are under way, so the mailbox cannot overflow.
+ * one REMOVE of each channel and of each buffer are under way, so the mailbox cannot overflow.
  */
 void dispatch_add(struct dispatch *d, struct channel *ch, bool recover);
 void dispatch_remove(struct dispatch *d, struct channel *ch);
+void dispatch_remove_buffer(struct dispatch *d, struct buffer *buffer);
 void dispatch_drain(struct dispatch *d);
 
 /* Takes one event; false when there is none. dispatch_event_fd() becomes readable with one. */

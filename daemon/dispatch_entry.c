@@ -44,9 +44,20 @@ static void run_inline(struct dispatch *d, struct channel *ch, const struct wire
 	count_operator(d, ch, call->op, 0, cqe.queued_ns, cqe.executed_ns);
 }
 
+/* Fills the slot in with what the entry asks for. */
+static int take_arguments(
+	const struct channel *ch, const struct wire_sqe *sqe, struct slot *slot, uint32_t *ret_arg)
+{
+	if (sqe->opcode != WIRE_OP_COPY)
+		return validate_call(ch, sqe, &slot->launch.call, &slot->uses, ret_arg);
+	slot->launch.call.op = NULL;
+	*ret_arg = 0;
+	return validate_copy(ch, sqe, &slot->copy, &slot->uses);
+}
+
 /*
- * An operator: refused, run inline, or put into a slot. False when it must wait for a slot; then
- * nothing has happened.
+ * An operator or a copy: refused, run inline, or put into a slot. False when it must wait for a
+ * slot; then nothing has happened.
  */
 static bool take_call(struct dispatch *d, struct channel *ch, const struct wire_sqe *sqe)
 {
@@ -57,13 +68,15 @@ static bool take_call(struct dispatch *d, struct channel *ch, const struct wire_
 		return false;
 	/* The slot's memory serves for validation; most entries give it back at once. */
 	struct op_call *call = &slot->launch.call;
-	int r = validate_call(ch, sqe, call, &arg);
+	int r = take_arguments(ch, sqe, slot, &arg);
 	uint64_t now_ns = clock_now_ns(&d->o.clock);
 	if (r == 0 && sqe->deadline_ns != 0 && sqe->deadline_ns <= now_ns) {
 		shm_count(&ch->stats->expired, 1);
 		r = -ETIMEDOUT;
 	}
-	uint64_t predicted_ns = r < 0 ? 0 : cost_predict_ns(d->o.cost, call);
+	uint64_t predicted_ns = 0;
+	if (r == 0)
+		predicted_ns = slot_is_copy(slot) ? UINT64_MAX : cost_predict_ns(d->o.cost, call);
 	ch->sq.cons++;
 	/* Never past what the channel has queued: its entries start in order. */
 	if (r == 0 && (predicted_ns > d->o.inline_max_ns || !TAILQ_EMPTY(&ch->queue))) {
@@ -100,7 +113,7 @@ static bool take_entry(
 	bool late = d->draining && (int64_t)(ch->sq.cons - ch->drain_at) >= 0;
 	int r = late ? -GPUQ_EDRAIN : validate_entry(ch, sqe);
 
-	if (r == 0 && sqe->opcode == WIRE_OP_CALL)
+	if (r == 0 && (sqe->opcode == WIRE_OP_CALL || sqe->opcode == WIRE_OP_COPY))
 		return take_call(d, ch, sqe);
 	/* This completes the target and commits: the entry itself is not taken before that. */
 	if (r == 0 && sqe->opcode == WIRE_OP_CANCEL)

@@ -5,6 +5,7 @@
  *   dispatch.c        the thread: mailbox, scan, parking, sleeping
  *   dispatch_entry.c  what happens to one submission until it runs or is refused
  *   dispatch_run.c    what waits for workers, runs there, and ends
+ *   dispatch_copy.c   what runs on copy streams instead
  */
 #ifndef GPUQ_DAEMON_DISPATCH_IMPL_H
 #define GPUQ_DAEMON_DISPATCH_IMPL_H
@@ -17,6 +18,8 @@
 
 /* Launches at once: each has a stream of its own. */
 #define MAX_EXECUTING 64u
+/* Copies at once, beside these. */
+#define COPY_STREAMS 4u
 /* So often others go first before a lower priority has its turn: it is slow, but not starved. */
 #define MAX_PASSED_OVER 15u
 
@@ -43,7 +46,9 @@ struct dispatch {
 	struct device_completion *completions;	       /* one for each slot */
 	struct device_stream *streams[MAX_EXECUTING], *free_streams[MAX_EXECUTING];
 	uint32_t n_streams, n_free_streams, workers;
-	struct slot *executing[MAX_EXECUTING];
+	struct device_stream *copy_streams[COPY_STREAMS], *free_copy_streams[COPY_STREAMS];
+	uint32_t n_copy_streams, n_free_copy_streams;
+	struct slot *executing[MAX_EXECUTING + COPY_STREAMS];
 	uint32_t n_executing;
 	uint64_t launches;
 	struct channel_queue waiting; /* for slots, outside the scan */
@@ -71,6 +76,11 @@ static inline void budget_spend(struct dispatch *d, uint64_t units)
 {
 	d->budget -= units < d->budget ? (uint32_t)units : d->budget;
 }
+
+/* --- dispatch.c --- */
+
+/* Nothing uses the buffer any more, and it has been removed. */
+void dispatch_tell_buffer(struct dispatch *d, struct buffer *buffer);
 
 /* --- dispatch_entry.c --- */
 
@@ -106,5 +116,21 @@ void dispatch_expire(struct dispatch *d, uint64_t now_ns);
 /* Counts an operator's end in the statistics of channel and operator. */
 void count_operator(struct dispatch *d, struct channel *ch, const struct op *op, int status,
 	uint64_t queued_ns, uint64_t executed_ns);
+
+/* --- dispatch_copy.c --- */
+
+int copy_streams_create(struct dispatch *d);
+void copy_streams_destroy(struct dispatch *d);
+
+static inline bool slot_is_copy(const struct slot *slot)
+{
+	return slot->launch.call.op == NULL;
+}
+
+/* Starts a copy; there is a free stream. 0 or a negative error. */
+int copy_launch(struct dispatch *d, struct slot *slot);
+
+/* It has ended. */
+void copy_end(struct dispatch *d, struct slot *slot);
 
 #endif

@@ -19,6 +19,10 @@ static void slot_release(struct dispatch *d, struct slot *slot)
 
 	shm_store_release_u32(&slot->ledger->generation, 0);
 	slot->channel = NULL;
+	for (uint32_t i = 0; i < slot->uses.n; i++) {
+		if (buffer_release(slot->uses.buffers[i]))
+			dispatch_tell_buffer(d, slot->uses.buffers[i]);
+	}
 	TAILQ_INSERT_HEAD(&d->free_slots, slot, link);
 	d->n_free++;
 	d->slot_freed = true;
@@ -31,6 +35,7 @@ void slot_enqueue(struct dispatch *d, struct channel *ch, struct slot *slot)
 	slot->channel = ch;
 	slot->value = 0;
 	slot->completion->word = 0;
+	buffer_hold(&slot->uses);
 	/* Counts only once channel_flush() has committed the index behind it. */
 	*slot->ledger = (struct ledger_entry){
 		.user_data = slot->user_data,
@@ -191,9 +196,15 @@ static bool launch(struct dispatch *d, struct channel *ch)
 		slot_expire(d, slot, now_ns);
 		return true;
 	}
-	if (!launch_call(d, slot))
+	int r = slot_is_copy(slot) ? copy_launch(d, slot) : 0;
+	if (!slot_is_copy(slot) && !launch_call(d, slot))
 		return false;
 	slot_dequeue(d, slot);
+	if (r < 0) {
+		now_ns = clock_now_ns(&d->o.clock);
+		slot_complete(d, slot, r, now_ns, now_ns);
+		return true;
+	}
 	d->executing[d->n_executing++] = slot;
 	shm_count(&d->stats->worker_runs, 1);
 	/* Channels of one priority take turns. */
@@ -219,11 +230,24 @@ static uint32_t next_priority(const struct dispatch *d)
 	return first;
 }
 
+/* The first channel in its turn whose entry does not have to wait for a stream to copy in. */
+static struct channel *next_channel(const struct dispatch *d, uint32_t priority)
+{
+	struct channel *ch;
+
+	TAILQ_FOREACH (ch, &d->runnable[priority], run_link) {
+		if (d->n_free_copy_streams > 0 || !slot_is_copy(TAILQ_FIRST(&ch->queue)))
+			break;
+	}
+	return ch;
+}
+
 static bool launch_next(struct dispatch *d)
 {
 	uint32_t next = next_priority(d);
+	struct channel *ch = next_channel(d, next);
 
-	if (!launch(d, TAILQ_FIRST(&d->runnable[next])))
+	if (ch == NULL || !launch(d, ch))
 		return false;
 	d->passed_over[next] = 0;
 	for (uint32_t p = next + 1; p < MSG_PRIORITIES; p++)
@@ -240,7 +264,10 @@ bool dispatch_run(struct dispatch *d)
 		if (!device_done(slot->completion, slot->value))
 			continue;
 		d->executing[i--] = d->executing[--d->n_executing];
-		d->free_streams[d->n_free_streams++] = slot->stream;
+		if (slot_is_copy(slot))
+			copy_end(d, slot);
+		else
+			d->free_streams[d->n_free_streams++] = slot->stream;
 		const struct device_completion *c = slot->completion;
 		shm_count(&d->stats->busy_ns, c->ended_ns - c->started_ns);
 		slot_complete(d, slot, 0, c->started_ns, c->ended_ns);

@@ -24,6 +24,8 @@ int validate_entry(const struct channel *ch, const struct wire_sqe *sqe)
 	case WIRE_OP_CALL:
 	case WIRE_OP_CANCEL:
 		return 0;
+	case WIRE_OP_COPY:
+		return ch->abi < 3 ? -GPUQ_EOPCODE : 0;
 	default:
 		return -GPUQ_EOPCODE;
 	}
@@ -32,11 +34,13 @@ int validate_entry(const struct channel *ch, const struct wire_sqe *sqe)
 /* The argument block, copied. */
 union args {
 	struct wire_call call;
+	struct wire_copy copy;
 	uint64_t words[WIRE_MAX_ARGS / 8];
 };
 
 static int copy_args(const struct channel *ch, const struct wire_sqe *sqe, union args *args)
 {
+	_Static_assert(sizeof(struct wire_copy) == sizeof(struct wire_call), "least size");
 	if (sqe->args_bytes < sizeof(struct wire_call) || sqe->args_bytes > WIRE_MAX_ARGS ||
 		sqe->args_bytes % 8 != 0)
 		return -GPUQ_EARGS;
@@ -57,8 +61,21 @@ static bool dims_clean(const struct wire_tensor *w)
 	return true;
 }
 
+/* Where a range of the arena or of a buffer (since version 3 of the wire) lies. */
+static int find_range(const struct channel *ch, uint32_t buffer, uint64_t offset, uint64_t bytes,
+	struct buffer_uses *uses, void **ret_data)
+{
+	if (buffer != 0 && ch->abi >= 3)
+		return buffer_find(ch->buffers, ch->client, buffer, offset, bytes, uses, ret_data);
+	if (buffer != 0 || offset > ch->arena_bytes || bytes > ch->arena_bytes - offset)
+		return -GPUQ_EBOUNDS;
+	*ret_data = ch->arena + offset;
+	return 0;
+}
+
 /* One tensor of the block. */
-static int take_tensor(const struct channel *ch, const struct wire_tensor *w, struct tensor *ret)
+static int take_tensor(const struct channel *ch, const struct wire_tensor *w,
+	struct buffer_uses *uses, struct tensor *ret)
 {
 	uint64_t elements, bytes;
 
@@ -81,26 +98,25 @@ static int take_tensor(const struct channel *ch, const struct wire_tensor *w, st
 	int r = tensor_size(ret, &elements, &bytes);
 	if (r < 0)
 		return r;
-	if (w->buffer != 0 || w->offset > ch->arena_bytes || bytes > ch->arena_bytes - w->offset)
-		return -GPUQ_EBOUNDS;
-	if (w->offset % dtype_size(w->dtype) != 0)
-		return -GPUQ_EALIGN;
-	ret->data = ch->arena + w->offset;
-	return 0;
+	r = find_range(ch, w->buffer, w->offset, bytes, uses, &ret->data);
+	if (r == 0 && w->offset % dtype_size(w->dtype) != 0)
+		r = -GPUQ_EALIGN;
+	return r;
 }
 
 static int take_tensors(const struct channel *ch, const struct wire_tensor *w,
-	const struct wire_call *c, struct op_call *call, uint32_t *ret_arg)
+	const struct wire_call *c, struct op_call *call, struct buffer_uses *uses,
+	uint32_t *ret_arg)
 {
 	for (uint32_t i = 0; i < c->n_in; i++) {
 		*ret_arg = 1 + i;
-		int r = take_tensor(ch, &w[i], &call->in[i]);
+		int r = take_tensor(ch, &w[i], uses, &call->in[i]);
 		if (r < 0)
 			return r;
 	}
 	for (uint32_t i = 0; i < c->n_out; i++) {
 		*ret_arg = 1 + GPUQ_MAX_INPUTS + i;
-		int r = take_tensor(ch, &w[c->n_in + i], &call->out[i]);
+		int r = take_tensor(ch, &w[c->n_in + i], uses, &call->out[i]);
 		if (r < 0)
 			return r;
 	}
@@ -139,12 +155,13 @@ static int take_params(
 }
 
 int validate_call(const struct channel *ch, const struct wire_sqe *sqe, struct op_call *ret_call,
-	uint32_t *ret_arg)
+	struct buffer_uses *ret_uses, uint32_t *ret_arg)
 {
 	union args args = {.call = {0}};
 	const struct wire_call *c = &args.call;
 
 	*ret_arg = 0;
+	ret_uses->n = 0;
 	int r = copy_args(ch, sqe, &args);
 	if (r < 0)
 		return r;
@@ -161,7 +178,7 @@ int validate_call(const struct channel *ch, const struct wire_sqe *sqe, struct o
 		return -GPUQ_EARGS;
 
 	ret_call->op = op;
-	r = take_tensors(ch, tensors, c, ret_call, ret_arg);
+	r = take_tensors(ch, tensors, c, ret_call, ret_uses, ret_arg);
 	if (r == 0)
 		r = take_params(params, c->n_params, ret_call, ret_arg);
 	if (r < 0)
@@ -169,4 +186,32 @@ int validate_call(const struct channel *ch, const struct wire_sqe *sqe, struct o
 	r = op_check(ret_call, ret_arg);
 	*ret_arg = r < 0 ? *ret_arg + 1 : 0;
 	return r;
+}
+
+int validate_copy(const struct channel *ch, const struct wire_sqe *sqe, struct slot_copy *ret_copy,
+	struct buffer_uses *ret_uses)
+{
+	union args args = {.call = {0}};
+	const struct wire_copy *c = &args.copy;
+	void *arena, *buffer;
+
+	ret_uses->n = 0;
+	int r = sqe->args_bytes == sizeof(*c) ? copy_args(ch, sqe, &args) : -GPUQ_EARGS;
+	if (r < 0)
+		return r;
+	if (c->to_buffer > 1)
+		return -EINVAL;
+	if (c->buffer == 0)
+		return -GPUQ_EBUFFER;
+	r = find_range(ch, 0, c->arena_offset, c->bytes, ret_uses, &arena);
+	if (r == 0)
+		r = find_range(ch, c->buffer, c->buffer_offset, c->bytes, ret_uses, &buffer);
+	if (r < 0)
+		return r;
+	*ret_copy = (struct slot_copy){
+		.to = c->to_buffer ? buffer : arena,
+		.from = c->to_buffer ? arena : buffer,
+		.bytes = c->bytes,
+	};
+	return 0;
 }

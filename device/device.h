@@ -56,6 +56,7 @@ struct device_info {
 	char kind[GPUQ_NAME_MAX]; /* "cpu" or "cuda" */
 	char name[128];		  /* "AMD EPYC ..., 1 worker"; "NVIDIA H200, 139.8 GiB" */
 	char uuid[64];		  /* of the GPU, as the vendor's tools print it; "" on the CPU */
+	char driver[32];	  /* its driver's version, likewise */
 	uint32_t workers;	  /* CPU threads that compute */
 	uint32_t direct_kernels;  /* so many kernels are launched faster one by one */
 	uint64_t total_bytes, free_bytes; /* memory, now */

@@ -10,9 +10,14 @@
 
 #define PAUSE_MS 5
 #define AWAIT_MS 10000
-#define SEGMENT_NAME "memfd:gpuq-channel"
 /* The C library keeps a little of what was freed, and page tables and stacks warm up. */
 #define PSS_SLACK_KIB 1024
+
+static bool names_segment(const char *text)
+{
+	return strstr(text, "memfd:gpuq-channel") != NULL ||
+		strstr(text, "memfd:gpuq-buffer") != NULL;
+}
 
 /* Threads, but for those in which the kernel executes what was asked of an io_uring. */
 static uint64_t count_threads(pid_t pid)
@@ -47,7 +52,7 @@ static uint64_t count_segment_fds(pid_t pid)
 	while (dir != NULL && (e = readdir(dir)) != NULL) {
 		ssize_t bytes = readlinkat(dirfd(dir), e->d_name, target, sizeof(target) - 1);
 		target[bytes > 0 ? bytes : 0] = '\0';
-		n += strstr(target, SEGMENT_NAME) != NULL;
+		n += names_segment(target);
 	}
 	if (dir != NULL)
 		closedir(dir);
@@ -69,7 +74,7 @@ static uint64_t count_segment_mappings(pid_t pid)
 	FILE *f = open_proc(pid, "maps");
 
 	while (f != NULL && fgets(line, sizeof(line), f) != NULL)
-		n += strstr(line, SEGMENT_NAME) != NULL;
+		n += names_segment(line);
 	if (f != NULL)
 		fclose(f);
 	return n;

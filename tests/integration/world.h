@@ -12,7 +12,7 @@
 /* Of one process. */
 struct world_process {
 	uint64_t fds, threads;
-	uint64_t segments; /* mappings and descriptors of channel segments */
+	uint64_t segments; /* mappings and descriptors of channel segments and buffers */
 	uint64_t pss_kib;
 };
 
