@@ -20,18 +20,26 @@ static void start_dispatch(struct rig *rig)
 	rig->wake_fd = bell_eventfd();
 	const struct clock_line clock = clock_from_page(rig->page);
 	const struct device_options device = {
-		.kind = "cpu", .workers = 1, .clock = clock, .wake_fd = rig->wake_fd};
+		.kind = "cpu",
+		.workers = 1,
+		.clock = clock,
+		.wake_fd = rig->wake_fd,
+		.faults = rig->faults,
+	};
 
+	assert_int_equal(buffer_table_create(RIG_BUFFERS, RIG_USERS, &rig->buffers), 0);
 	assert_int_equal(device_open(&device, &rig->device, NULL), 0);
 	const struct dispatch_options options = {
 		.device = rig->device,
 		.page = rig->page,
 		.stats = rig->stats,
 		.ledger = rig->ledger,
+		.buffers = rig->buffers,
 		.clock = clock,
 		.cost = &rig->cost,
 		.max_channels = RIG_CHANNELS,
 		.max_in_flight = RIG_IN_FLIGHT,
+		.max_buffers = RIG_BUFFERS,
 		.poll_us = 50,
 		.inline_max_ns = 1000,
 		.wake_fd = rig->wake_fd,
@@ -73,6 +81,7 @@ static void stop_dispatch(struct rig *rig)
 {
 	dispatch_destroy(rig->dispatch);
 	device_close(rig->device);
+	buffer_table_destroy(rig->buffers);
 	close(rig->wake_fd);
 }
 

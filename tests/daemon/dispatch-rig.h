@@ -12,6 +12,8 @@
 #define RIG_CHANNELS 16u
 #define RIG_IN_FLIGHT 64u
 #define RIG_ENTRIES 16u
+#define RIG_BUFFERS 4u
+#define RIG_USERS 2u /* of buffers */
 #define RIG_ARENA (1u << 20)
 
 struct rig {
@@ -20,6 +22,8 @@ struct rig {
 	struct wire_page *page;
 	struct stats stats;
 	void *ledger;
+	struct buffer_table *buffers;
+	const char *faults; /* of the next device: see device/fault.h */
 	struct cost_model cost;
 	int wake_fd;
 };

@@ -161,7 +161,7 @@ static void flip_call(struct flip_test *t)
 		FLIPS(softmax.tensor.offset, RIG_ARENA - 4, GPUQ_EBOUNDS);      \
 		FLIPS(softmax.tensor.offset, UINT64_MAX - 3, GPUQ_EBOUNDS);     \
 		FLIPS(softmax.tensor.offset, 2, GPUQ_EALIGN);                   \
-		FLIPS(softmax.tensor.buffer, 1, GPUQ_EBOUNDS);                  \
+		FLIPS(softmax.tensor.buffer, 1, GPUQ_EBUFFER);                  \
 		FLIPS(softmax.tensor.dtype, 0, EINVAL);                         \
 		FLIPS(softmax.tensor.dtype, GPUQ_I32, GPUQ_EDTYPE);             \
 		FLIPS(softmax.tensor.dtype, UINT16_MAX, GPUQ_EDTYPE);           \

@@ -134,6 +134,32 @@ int device_launch(struct device_stream *stream, const struct device_kernel *kern
 	return 0;
 }
 
+/* No test here copies, or has a buffer. */
+int device_copy(struct device_stream *stream, void *to, const void *from, uint64_t bytes)
+{
+	return -EOPNOTSUPP;
+}
+
+int device_signal(struct device_stream *stream, const struct device_args *args)
+{
+	return -EOPNOTSUPP;
+}
+
+int device_stream_wait(struct device_stream *stream)
+{
+	return -EOPNOTSUPP;
+}
+
+int device_export_create(struct device *device, enum device_export_form form, uint64_t bytes,
+	struct device_export *ret_export)
+{
+	return -EOPNOTSUPP;
+}
+
+void device_export_destroy(struct device *device, const struct device_export *export)
+{
+}
+
 /* The work launched last ends first: not in the order of the entries. */
 static void finish_one(struct device *device)
 {

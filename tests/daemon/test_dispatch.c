@@ -113,7 +113,7 @@ static void test_bad_arguments(void **state)
 	REFUSED(t[0].dtype = GPUQ_I64, -GPUQ_EDTYPE, 1);
 	REFUSED(t[0].rank = 9, -GPUQ_ERANK, 1);
 	REFUSED(t[0].dims[3] = 1, -EINVAL, 1);
-	REFUSED(t[0].buffer = 1, -GPUQ_EBOUNDS, 1);
+	REFUSED(t[0].buffer = 1, -GPUQ_EBUFFER, 1);
 	REFUSED(t[0].offset = RIG_ARENA, -GPUQ_EBOUNDS, 1);
 	REFUSED(t[0].offset = UINT64_MAX - 7, -GPUQ_EBOUNDS, 1);
 	REFUSED(t[0].offset += 2, -GPUQ_EALIGN, 1);

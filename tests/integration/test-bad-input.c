@@ -439,7 +439,7 @@ static void test_argument_blocks(void **state)
 	REFUSED(t[1].offset = 1ull << 63, -GPUQ_EBOUNDS, 1 + GPUQ_MAX_INPUTS);
 	REFUSED(t[0].dims[0] = UINT64_MAX / 4, -GPUQ_EOVERFLOW, 1);
 	REFUSED(t[0].dims[0] = ARENA_BYTES, -GPUQ_EBOUNDS, 1);
-	REFUSED(t[0].buffer = 1, -GPUQ_EBOUNDS, 1);
+	REFUSED(t[0].buffer = 1, -GPUQ_EBUFFER, 1);
 	REFUSED(t[0].offset += 1, -GPUQ_EALIGN, 1);
 	REFUSED(t[0].dtype = UINT16_MAX, -GPUQ_EDTYPE, 1);
 	REFUSED(t[0].rank = UINT16_MAX, -GPUQ_ERANK, 1);
