@@ -351,6 +351,9 @@ static void on_completion(struct control *c, const struct io_uring_cqe *cqe)
 	case OP_PUNCH:
 		channel_punched(c, &c->channels[index], cqe->res);
 		break;
+	case OP_PUNCH_BUFFER:
+		buffer_punched(c, &c->buffers[index]);
+		break;
 	case OP_LINK_RECV:
 		device_received(c, cqe->res);
 		break;

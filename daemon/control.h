@@ -16,7 +16,7 @@
  *	channel   FREE -> ALLOCATING -> ADDING -> OPEN -> REMOVING -> PUNCHING -> FREE
  *	          ALLOCATING, PUNCHING: pages come or go in the background (io_uring fallocate)
  *	          ADDING, REMOVING: the device process has been asked
- *	buffer    FREE -> ALLOCATING -> LIVE -> REMOVING -> FREE
+ *	buffer    FREE -> ALLOCATING -> LIVE -> REMOVING -> PUNCHING -> FREE
  *	          ALLOCATING, REMOVING: the device process has been asked
  *	          its holders come and go: see struct holder
  *	pipeline  FREE -> ADDING -> OPEN -> REMOVING -> FREE
@@ -47,12 +47,13 @@ enum op_kind {
 	OP_ACCEPT_READY, /* a connection waits while there are no descriptors; index as above */
 	OP_SIGNAL,
 	OP_TICK,
-	OP_HANDSHAKE, /* the oldest handshake's deadline */
-	OP_DRAIN,     /* the drain's deadline */
-	OP_RECV,      /* index: session */
-	OP_PIDFD,     /* index: session */
-	OP_ALLOCATE,  /* index: channel */
-	OP_PUNCH,     /* index: channel */
+	OP_HANDSHAKE,	 /* the oldest handshake's deadline */
+	OP_DRAIN,	 /* the drain's deadline */
+	OP_RECV,	 /* index: session */
+	OP_PIDFD,	 /* index: session */
+	OP_ALLOCATE,	 /* index: channel */
+	OP_PUNCH,	 /* index: channel */
+	OP_PUNCH_BUFFER, /* index: buffer */
 	OP_LINK_RECV,
 	OP_LINK_ROOM,
 };
@@ -95,7 +96,13 @@ struct channel {
 	TAILQ_ENTRY(channel) in_list; /* control.free_channels */
 };
 
-enum buffer_state { BUFFER_FREE = 0, BUFFER_ALLOCATING, BUFFER_LIVE, BUFFER_REMOVING };
+enum buffer_state {
+	BUFFER_FREE = 0,
+	BUFFER_ALLOCATING,
+	BUFFER_LIVE,
+	BUFFER_REMOVING,
+	BUFFER_PUNCHING
+};
 
 /* A device buffer. Its handle on the wire is its generation and its index. */
 struct buffer {
@@ -508,6 +515,9 @@ void buffer_session_close(struct control *c, struct session *s);
 
 /* The device process answered, with a descriptor in *fd or -1; -1 when it was taken. */
 void buffer_message(struct control *c, const struct devlink_msg *m, int *fd);
+
+/* Completion of OP_PUNCH_BUFFER. */
+void buffer_punched(struct control *c, struct buffer *b);
 
 /* The device process has ended: what it had is lost. A new one is told when it is ready. */
 void buffer_device_down(struct control *c);

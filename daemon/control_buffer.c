@@ -11,6 +11,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -196,13 +197,6 @@ static void buffer_orphan(struct control *c, struct buffer *b)
 	TAILQ_INSERT_TAIL(&c->orphans, b, in_list);
 }
 
-static void descriptor_close(struct buffer *b)
-{
-	if (b->fd >= 0)
-		close(b->fd);
-	b->fd = -1;
-}
-
 /* Its memory is back: so is its record. The holder that waited for that is answered. */
 static void buffer_removed(struct control *c, struct buffer *b)
 {
@@ -212,7 +206,9 @@ static void buffer_removed(struct control *c, struct buffer *b)
 	TAILQ_REMOVE(&c->orphans, b, in_list);
 	c->total_bytes -= b->whole_bytes;
 	device_forget(c, &b->owed);
-	descriptor_close(b);
+	if (b->fd >= 0)
+		close(b->fd);
+	b->fd = -1;
 	b->state = BUFFER_FREE;
 	TAILQ_INSERT_TAIL(&c->free_buffers, b, in_list);
 	if (h == NULL)
@@ -220,6 +216,28 @@ static void buffer_removed(struct control *c, struct buffer *b)
 	answer(c, h);
 	holder_free(c, h);
 	assert(LIST_EMPTY(&b->holders));
+}
+
+/*
+ * The device process has let go of it. A descriptor may linger in some process: the pages go now.
+ * Memory of a GPU has none here, and stays until that process closes it.
+ */
+static void buffer_punch(struct control *c, struct buffer *b)
+{
+	if (b->fd < 0) {
+		buffer_removed(c, b);
+		return;
+	}
+	struct io_uring_sqe *sqe = control_sqe(c);
+	b->state = BUFFER_PUNCHING;
+	io_uring_prep_fallocate(
+		sqe, b->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, (off_t)b->whole_bytes);
+	control_tag(sqe, OP_PUNCH_BUFFER, b->index);
+}
+
+void buffer_punched(struct control *c, struct buffer *b)
+{
+	buffer_removed(c, b);
 }
 
 /* The last holder leaves, or there never was one: what was granted and not accepted is void. */
@@ -233,9 +251,8 @@ static void buffer_remove(struct control *c, struct buffer *b)
 			holder_free(c, h);
 	}
 	b->state = BUFFER_REMOVING;
-	descriptor_close(b);
 	if (!tell_buffer(c, b))
-		buffer_removed(c, b);
+		buffer_punch(c, b);
 }
 
 /* --- Holders that leave -------------------------------------------------------------------- */
@@ -559,7 +576,7 @@ void buffer_message(struct control *c, const struct devlink_msg *m, int *fd)
 	if (m->type == DEVLINK_BUFFER && b->state == BUFFER_ALLOCATING)
 		allocated(c, b, m, fd);
 	else if (m->type == DEVLINK_BUFFER_REMOVED && b->state == BUFFER_REMOVING)
-		buffer_removed(c, b);
+		buffer_punch(c, b);
 	else if (m->type == DEVLINK_BUFFER_GRANT && h != NULL && h->state == HOLDER_JOINING)
 		holder_joined(c, h);
 	else if (m->type == DEVLINK_BUFFER_REVOKE && h != NULL && h->state == HOLDER_LEAVING)
@@ -572,13 +589,12 @@ static void buffer_lose(struct control *c, struct buffer *b)
 	struct holder *h, *next;
 
 	if (b->state == BUFFER_REMOVING) {
-		buffer_removed(c, b);
+		buffer_punch(c, b);
 		return;
 	}
 	if (b->state != BUFFER_LIVE)
 		return;
 	b->lost = true;
-	descriptor_close(b);
 	for (h = LIST_FIRST(&b->holders); h != NULL; h = next) {
 		next = LIST_NEXT(h, of_buffer);
 		/* The last one takes what was granted with it. */
@@ -602,7 +618,7 @@ void buffer_hand_over(struct control *c)
 	for (uint32_t i = 0; i < c->config->max_buffers; i++) {
 		struct buffer *b = &c->buffers[i];
 
-		if (b->state == BUFFER_FREE)
+		if (b->state != BUFFER_ALLOCATING && b->state != BUFFER_LIVE)
 			continue;
 		(void)tell_buffer(c, b);
 		LIST_FOREACH (h, &b->holders, of_buffer) {

@@ -237,8 +237,6 @@ static int cpu_export_create(struct device *device, enum device_export_form form
 
 static void cpu_export_destroy(struct device *device, const struct device_export *export)
 {
-	/* A descriptor may linger in some process: the pages go now. */
-	(void)madvise(export->data, export->bytes, MADV_REMOVE);
 	munmap(export->data, export->bytes);
 }
 
