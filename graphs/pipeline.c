@@ -492,6 +492,11 @@ void pipeline_unref(struct pipeline *p)
 	free(p);
 }
 
+bool pipeline_is_last(const struct pipeline *p)
+{
+	return shm_load_acquire_u32(&p->refs) == 1;
+}
+
 bool pipeline_equal(const struct pipeline *a, const struct pipeline *b)
 {
 	return a->blob_bytes == b->blob_bytes && memcmp(a->wire, b->wire, a->blob_bytes) == 0;

@@ -37,6 +37,9 @@ struct pipeline *pipeline_ref(struct pipeline *p);
 /* The last reference frees it. NULL is fine. Any thread. */
 void pipeline_unref(struct pipeline *p);
 
+/* The caller's reference is the only one: nobody can make others meanwhile. */
+bool pipeline_is_last(const struct pipeline *p);
+
 /* The definitions are the same, names and first shapes included. */
 bool pipeline_equal(const struct pipeline *a, const struct pipeline *b);
 

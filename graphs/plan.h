@@ -16,6 +16,8 @@
 #include "kernels/cost.h"
 #include "kernels/launch.h"
 
+#include <sys/queue.h>
+
 #define PLAN_ALIGN 256u
 #define PLAN_MAX_BYTES (1ull << 46) /* of scratch memory */
 
@@ -31,7 +33,8 @@ struct plan {
 	uint64_t scratch_bytes;
 	uint64_t predicted_ns;
 	uint64_t bytes;	   /* of this struct */
-	struct plan *next; /* in a list of the owner's */
+	struct plan *next; /* these two are the owner's */
+	LIST_ENTRY(plan) link;
 	struct plan_kernel kernels[];
 };
 

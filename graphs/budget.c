@@ -1,0 +1,211 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The budget of executables: how many bytes they may take, who has to go for others, and their
+ * end. Withdrawn executables wait in a list until dispatch no longer looks at them and no replay
+ * of them is on the device; only the capture thread ends them.
+ */
+#include "graphs/impl.h"
+
+#include <stdlib.h>
+
+void exec_destroy(struct graph_exec *exec)
+{
+	if (exec == NULL)
+		return;
+	device_exec_destroy(exec->exec);
+	free(exec);
+}
+
+void budget_publish(struct graphs *g)
+{
+	shm_store_relaxed(&g->options.stats->graph_bytes, g->bytes + g->dying_bytes);
+	shm_store_relaxed(&g->options.stats->graph_budget, g->budget);
+}
+
+void budget_withdraw(struct graphs *g, struct graph_entry *e)
+{
+	bool had = false;
+
+	for (uint32_t i = 0; i < g->options.lanes; i++) {
+		struct graph_exec *exec = entry_exec(e, i);
+
+		if (exec == NULL)
+			continue;
+		shm_store_release(&e->execs[i], 0);
+		exec->next = g->dying;
+		g->dying = exec;
+		g->bytes -= exec->bytes;
+		g->dying_bytes += exec->bytes;
+		had = true;
+	}
+	if (!had)
+		return;
+	shm_store_relaxed(&e->record->bytes, 0);
+	mask_clear(&e->refused, UINT64_MAX);
+	shm_store_release_u32(&e->record->state,
+		e->capturing				    ? MSG_GRAPH_CAPTURING
+			: shm_load_relaxed(&e->wanted) != 0 ? MSG_GRAPH_QUEUED
+							    : MSG_GRAPH_COLD);
+	shm_count(&g->options.stats->graph_evictions, 1);
+	g->hot_list_changed = true;
+}
+
+static int compare_heat(const void *a, const void *b)
+{
+	const struct graph_entry *x = *(struct graph_entry *const *)a;
+	const struct graph_entry *y = *(struct graph_entry *const *)b;
+	const uint64_t heat_x = entry_heat(x), heat_y = entry_heat(y);
+
+	if (heat_x != heat_y)
+		return heat_x > heat_y ? -1 : 1;
+	return x < y ? -1 : 1;
+}
+
+uint32_t budget_sort(struct graphs *g)
+{
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < g->options.max_graphs; i++) {
+		struct graph_entry *e = &g->entries[i];
+
+		if (e->used &&
+			(entry_captured(g, e) || e->capturing || shm_load_relaxed(&e->wanted) != 0))
+			g->sorted[n++] = e;
+	}
+	qsort(g->sorted, n, sizeof(g->sorted[0]), compare_heat);
+	return n;
+}
+
+/* The pinned hot set: the captured shapes that were used most. */
+static void mark_hot(struct graphs *g)
+{
+	const uint32_t n = budget_sort(g);
+	uint32_t marked = 0;
+
+	for (uint32_t i = 0; i < n; i++) {
+		g->sorted[i]->hot = entry_captured(g, g->sorted[i]) && marked < g->options.pinned;
+		marked += g->sorted[i]->hot;
+	}
+}
+
+static bool in_flight(const struct graphs *g, const struct graph_entry *e)
+{
+	for (uint32_t i = 0; i < g->options.lanes; i++) {
+		const struct graph_exec *exec = entry_exec(e, i);
+
+		if (exec != NULL && shm_load_relaxed(&exec->in_flight) != 0)
+			return true;
+	}
+	return false;
+}
+
+/* Who goes first; NULL: nobody can. */
+static struct graph_entry *victim(struct graphs *g)
+{
+	struct graph_entry *oldest = NULL;
+	uint64_t oldest_ns = UINT64_MAX;
+
+	for (uint32_t i = 0; i < g->options.max_graphs; i++) {
+		struct graph_entry *e = &g->entries[i];
+		const uint64_t used_ns = shm_load_relaxed(&e->record->last_used_ns);
+
+		if (!e->used || e->pinned || e->hot || used_ns >= oldest_ns ||
+			!entry_captured(g, e) || in_flight(g, e))
+			continue;
+		oldest = e;
+		oldest_ns = used_ns;
+	}
+	return oldest;
+}
+
+/* Withdraws until at most so many bytes are left. With the lock. */
+static bool withdraw_down_to(struct graphs *g, uint64_t bytes)
+{
+	mark_hot(g);
+	while (g->bytes > bytes) {
+		struct graph_entry *e = victim(g);
+
+		if (e == NULL)
+			return false;
+		budget_withdraw(g, e);
+	}
+	return true;
+}
+
+bool budget_make_room(struct graphs *g, uint64_t bytes)
+{
+	bool fits;
+
+	pthread_mutex_lock(&g->lock);
+	fits = bytes <= g->budget && withdraw_down_to(g, g->budget - bytes);
+	budget_publish(g);
+	pthread_mutex_unlock(&g->lock);
+	return fits;
+}
+
+void budget_shrink(struct graphs *g)
+{
+	/* A quarter is given back, since others need memory too. */
+	(void)withdraw_down_to(g, g->bytes - g->bytes / 4);
+	if (g->budget > g->bytes)
+		g->budget = g->bytes;
+	g->grown_ns = graphs_now_ns(g);
+}
+
+void budget_grow(struct graphs *g, uint64_t now_ns)
+{
+	const uint64_t full = g->options.budget_bytes;
+
+	if (g->budget == full || now_ns - g->grown_ns < g->retry_after_ns)
+		return;
+	g->budget = full - g->budget < full / 8 ? full : g->budget + full / 8;
+	g->grown_ns = now_ns;
+	budget_publish(g);
+}
+
+/* Takes out of the list what nothing uses. With the lock. */
+static struct graph_exec *take_idle(struct graphs *g)
+{
+	struct graph_exec **at = &g->dying, *idle = NULL;
+
+	while (*at != NULL) {
+		struct graph_exec *exec = *at;
+
+		/* Pairs with graphs_finish(). */
+		if (shm_load_acquire(&exec->in_flight) != 0) {
+			at = &exec->next;
+			continue;
+		}
+		*at = exec->next;
+		g->dying_bytes -= exec->bytes;
+		exec->next = idle;
+		idle = exec;
+	}
+	return idle;
+}
+
+bool budget_reap(struct graphs *g)
+{
+	struct graph_exec *idle = NULL;
+	bool left;
+
+	/* A failed device may still be at them: they end with the cache. */
+	if (shm_load_acquire(&g->failed) != 0)
+		return false;
+	pthread_mutex_lock(&g->lock);
+	if (g->dying != NULL) {
+		/* A launch that found one before it was withdrawn has counted itself after this. */
+		section_wait(g);
+		idle = take_idle(g);
+		budget_publish(g);
+	}
+	left = g->dying != NULL;
+	pthread_mutex_unlock(&g->lock);
+	while (idle != NULL) {
+		struct graph_exec *next = idle->next;
+
+		exec_destroy(idle);
+		idle = next;
+	}
+	return left;
+}

@@ -1,0 +1,320 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The cold-launch thread: serves shapes that have no executable, kernel by kernel, on a lane of
+ * its own; plans what is new, enters it into the table, counts its uses, and asks for a capture
+ * when there were enough of them in a short time. So first uses never hold up dispatch.
+ */
+#include "graphs/impl.h"
+
+#include <errno.h>
+#include <unistd.h>
+
+#define ROOM_POLL_NS 10000000 /* between two looks at deadlines while the lane is full */
+
+void work_complete(struct graphs *g, struct graph_work *w, int status)
+{
+	const uint64_t one = 1;
+	const int wake_fd = g->options.wake_fd;
+
+	w->completion->started_ns = 0;
+	w->completion->ended_ns = 0;
+	w->completion->status = status;
+	shm_store_release(&w->completion->word, w->args.value);
+	/* A full counter wakes as well. */
+	if (wake_fd >= 0 && write(wake_fd, &one, sizeof(one)) < 0)
+		return;
+}
+
+/* --- Plans ---------------------------------------------------------------------------------- */
+
+static void free_garbage(struct graphs *g)
+{
+	uint64_t first = shm_load_acquire(&g->plan_garbage);
+
+	/* A failed device may still be reading one. */
+	if (first == 0 || shm_load_acquire(&g->failed) != 0)
+		return;
+	while (!shm_compare_swap(&g->plan_garbage, first, 0))
+		first = shm_load_acquire(&g->plan_garbage);
+	while (first != 0) {
+		struct plan *plan = (struct plan *)(uintptr_t)first;
+
+		first = (uintptr_t)plan->next;
+		LIST_REMOVE(plan, link);
+		plan_destroy(plan);
+	}
+}
+
+static void drop_plan(struct graphs *g, struct graph_entry *e)
+{
+	g->plan_bytes -= e->plan->bytes;
+	plan_release(g, e->plan);
+	e->plan = NULL;
+}
+
+/* Plans of cold shapes are kept as long as there is room: making one again takes longer. */
+static void trim_plans(struct graphs *g, const struct graph_entry *keep)
+{
+	while (g->plan_bytes > PLAN_CACHE_BYTES) {
+		struct graph_entry *oldest = NULL;
+
+		for (uint32_t i = 0; i < g->options.max_graphs; i++) {
+			struct graph_entry *e = &g->entries[i];
+
+			if (e->plan == NULL || e == keep || shm_load_relaxed(&e->direct) != 0)
+				continue;
+			if (oldest == NULL || e->plan_used_ns < oldest->plan_used_ns)
+				oldest = e;
+		}
+		if (oldest == NULL)
+			return;
+		drop_plan(g, oldest);
+	}
+}
+
+/* The entry keeps the plan; a short one without inner tensors is dispatch's from here on. */
+static void adopt_plan(struct graphs *g, struct graph_entry *e, struct plan *plan)
+{
+	e->plan = plan;
+	shm_fetch_add(&plan->refs, 1);
+	e->record->kernels = plan->n_kernels;
+	if (plan->n_kernels <= g->direct_kernels && plan->scratch_bytes == 0) {
+		pthread_mutex_lock(&g->lock);
+		shm_store_release_u32(&e->record->state, MSG_GRAPH_DIRECT);
+		pthread_mutex_unlock(&g->lock);
+		shm_store_release(&e->direct, (uintptr_t)plan);
+		return;
+	}
+	g->plan_bytes += plan->bytes;
+	trim_plans(g, e);
+}
+
+static int make_plan(struct graphs *g, struct graph_work *w, struct plan **ret_plan)
+{
+	struct plan *plan;
+	int err = plan_create(
+		w->pipeline, w->call, g->cold.scratch, g->options.cost, &plan, &w->blame);
+
+	if (err != 0)
+		return err;
+	if (plan->scratch_bytes > g->options.scratch_bytes) {
+		plan_destroy(plan);
+		return -GPUQ_ELIMIT;
+	}
+	LIST_INSERT_HEAD(&g->plans, plan, link);
+	*ret_plan = plan;
+	return 0;
+}
+
+/* Finds or makes the work's entry (none when the table is full) and a reference to its plan. */
+static int find_shape(struct graphs *g, struct graph_work *w, struct graph_entry **ret_entry,
+	struct plan **ret_plan)
+{
+	struct graph_entry *e = table_find(g, w->call, w->hash);
+	int err;
+
+	if (e != NULL && e->plan != NULL) {
+		shm_fetch_add(&e->plan->refs, 1);
+		*ret_plan = e->plan;
+	} else {
+		err = make_plan(g, w, ret_plan);
+		if (err != 0)
+			return err;
+		if (e == NULL)
+			e = table_add(g, w->call, w->pipeline, w->hash);
+		if (e != NULL)
+			adopt_plan(g, e, *ret_plan);
+	}
+	if (e != NULL) {
+		e->plan_used_ns = graphs_now_ns(g);
+		shm_store_relaxed(&e->record->last_used_ns, e->plan_used_ns);
+		w->graph_id = shm_load_relaxed(&e->record->id);
+	}
+	w->entry = e;
+	*ret_entry = e;
+	return 0;
+}
+
+/* --- Promotion ------------------------------------------------------------------------------ */
+
+void entry_want(struct graphs *g, struct graph_entry *e, uint32_t lane, enum urgency urgency,
+	uint64_t wanted_ns)
+{
+	if (shm_load_relaxed(&e->wanted) == 0 || urgency < e->urgency) {
+		e->urgency = urgency;
+		e->wanted_ns = wanted_ns;
+	}
+	mask_clear(&e->refused, 1ull << lane);
+	mask_set(&e->wanted, 1ull << lane);
+	if (!e->capturing && !entry_captured(g, e))
+		shm_store_release_u32(&e->record->state, MSG_GRAPH_QUEUED);
+	sem_post(&g->capture_wake);
+}
+
+/* A shape whose capture failed has to wait longer each time, and is given up in the end. */
+static bool may_promote(const struct graphs *g, const struct graph_entry *e, uint64_t now_ns)
+{
+	return !e->capturing && shm_load_relaxed(&e->wanted) == 0 && !entry_captured(g, e) &&
+		(e->failures == 0 || (e->failures < RETRY_MAX && now_ns >= e->retry_ns));
+}
+
+static void count_cold_use(struct graphs *g, struct graph_entry *e, const struct graph_work *w)
+{
+	const uint64_t now_ns = graphs_now_ns(g);
+
+	if (shm_load_relaxed(&e->direct) != 0)
+		return;
+	shm_count(&g->options.stats->graph_misses, 1);
+	if (now_ns - e->window_ns > g->options.promote_window_ns) {
+		e->window_ns = now_ns;
+		e->window_uses = 0;
+	}
+	e->window_uses++;
+	if (e->window_uses < g->options.promote_uses)
+		return;
+	e->window_uses = 0;
+	pthread_mutex_lock(&g->lock);
+	if (may_promote(g, e, now_ns))
+		entry_want(g, e, lane_of_class(g, w->priority, e->hash), URGENCY_PROMOTED, now_ns);
+	pthread_mutex_unlock(&g->lock);
+}
+
+/* Answers a precapture, or leaves it to the capture thread. */
+static void ask_for_capture(struct graphs *g, struct graph_entry *e, struct graph_work *w)
+{
+	int status = 0;
+
+	if (e == NULL) {
+		work_complete(g, w, -GPUQ_ELIMIT);
+		return;
+	}
+	pthread_mutex_lock(&g->lock);
+	if (shm_load_relaxed(&e->direct) == 0 && !captured_for(g, e, w->priority)) {
+		status = shm_load_relaxed(&g->stopped) != 0 ? -GPUQ_ECAPTURE : 1;
+		if (status == 1) {
+			e->failures = 0;
+			w->next = g->waiters;
+			g->waiters = w;
+			entry_want(g, e, lane_of_class(g, w->priority, e->hash), URGENCY_PRECAPTURE,
+				graphs_now_ns(g));
+		}
+	}
+	pthread_mutex_unlock(&g->lock);
+	if (status <= 0)
+		work_complete(g, w, status);
+}
+
+/* --- Serving -------------------------------------------------------------------------------- */
+
+/* 0, or why the work is not to be started. */
+static int admit(const struct graphs *g, const struct graph_work *w)
+{
+	if (shm_load_relaxed(&w->state) == WORK_CANCELED || shm_load_acquire(&g->stopping) != 0)
+		return -ECANCELED;
+	if (shm_load_acquire(&g->failed) != 0)
+		return -GPUQ_EDEVICE;
+	if (w->deadline_ns != 0 && graphs_now_ns(g) >= w->deadline_ns)
+		return -ETIMEDOUT;
+	return shm_load_relaxed(&g->cold.broken) != 0 ? -EIO : 0;
+}
+
+/* Room in the cold lane is counted by a semaphore: dispatch gives it back. */
+static int wait_for_room(struct graphs *g, struct graph_work *w)
+{
+	for (;;) {
+		struct timespec until;
+		int err = admit(g, w);
+
+		if (err != 0)
+			return err;
+		clock_gettime(CLOCK_MONOTONIC, &until);
+		until.tv_nsec += ROOM_POLL_NS;
+		if (until.tv_nsec >= 1000000000) {
+			until.tv_nsec -= 1000000000;
+			until.tv_sec++;
+		}
+		if (sem_clockwait(&g->cold_room, CLOCK_MONOTONIC, &until) == 0)
+			return 0;
+	}
+}
+
+static int start(struct graphs *g, struct graph_work *w)
+{
+	int err = -ECANCELED;
+
+	if (shm_compare_swap(&w->state, WORK_QUEUED, WORK_RUNNING))
+		err = lane_launch(g, lane_slot(&g->cold), w, w->plan, NULL, true);
+	if (err != 0)
+		sem_post(&g->cold_room);
+	return err;
+}
+
+static int serve(struct graphs *g, struct graph_work *w, struct plan **ret_plan)
+{
+	struct graph_entry *e;
+	int err = admit(g, w);
+
+	if (err == 0)
+		err = find_shape(g, w, &e, ret_plan);
+	if (err == 0 && w->precapture) {
+		plan_release(g, *ret_plan);
+		ask_for_capture(g, e, w);
+		return 0;
+	}
+	if (err == 0 && e != NULL)
+		count_cold_use(g, e, w);
+	if (err == 0)
+		err = wait_for_room(g, w);
+	if (err == 0) {
+		w->plan = *ret_plan;
+		err = start(g, w);
+	}
+	return err;
+}
+
+static struct graph_work *pop(struct graphs *g)
+{
+	const uint64_t cons = g->cold_cons;
+	struct graph_work *w;
+
+	if (cons == shm_load_acquire(&g->cold_prod))
+		return NULL;
+	w = g->cold_ring[cons % GRAPHS_COLD_QUEUE];
+	shm_store_release(&g->cold_cons, cons + 1);
+	return w;
+}
+
+/* One work, from the queue to the device or to its refusal. */
+static bool serve_next(struct graphs *g)
+{
+	struct graph_work *w = pop(g);
+	struct plan *plan = NULL;
+	int err;
+
+	if (w == NULL)
+		return false;
+	err = serve(g, w, &plan);
+	if (err != 0) {
+		w->plan = NULL;
+		if (shm_load_relaxed(&g->cold.broken) == 0)
+			plan_release(g, plan);
+		work_complete(g, w, err);
+	}
+	return true;
+}
+
+void *cold_main(void *graphs)
+{
+	struct graphs *g = graphs;
+
+	pthread_setname_np(pthread_self(), "gpuq-cold");
+	while (shm_load_acquire(&g->stopping) == 0) {
+		while (sem_wait(&g->cold_wake) != 0)
+			;
+		free_garbage(g);
+		(void)serve_next(g);
+	}
+	while (serve_next(g))
+		;
+	return NULL;
+}

@@ -1,0 +1,288 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * impl.h: the graph cache from inside; for the files of this folder and for its tests.
+ *
+ * Who writes what:
+ *   dispatch      lanes but the cold one, graph_exec.in_flight, hits and uses of the records
+ *   cold thread   the table, entries' identity and plans, the cold lane
+ *   any thread    with the lock: executables (publication and withdrawal), states, wishes
+ *   capture thread  executables' making and end, the hot list
+ *
+ * Dispatch takes no lock. It looks at the table and at executables only between section_enter()
+ * and section_leave(); whoever withdraws something from there calls section_wait() before it
+ * reuses or frees it. What dispatch has launched by then is counted: graph_exec.in_flight for
+ * executables, plan.refs for plans.
+ */
+#ifndef GPUQ_GRAPHS_IMPL_H
+#define GPUQ_GRAPHS_IMPL_H
+
+#include "graphs/graphs.h"
+#include "graphs/plan.h"
+
+#include <pthread.h>
+#include <semaphore.h>
+
+#define DIRECT_KERNELS_MAX 8	       /* so few that a lane's stream always has room */
+#define PLAN_CACHE_BYTES (64ull << 20) /* plans that cold shapes may keep */
+#define RETRY_NS 60000000000ull	       /* after a failed capture; doubles */
+#define RETRY_MAX 5		       /* failures in a row, then only a precapture tries again */
+#define SAVE_NS 60000000000ull	       /* between two hot lists */
+#define AGE_NS 600000000000ull	       /* in this time the weight of old uses halves */
+
+enum work_state {
+	WORK_RUNNING = 0, /* or ended: can no longer be cancelled */
+	WORK_QUEUED = 1,
+	WORK_CANCELED = 2,
+};
+
+/* Room for one work in a lane. */
+struct graph_slot {
+	struct graph_lane *lane;
+	uint64_t busy;
+	char *staging;
+	struct device_event *in_done, *work_done;
+	struct device_completion *inner; /* of a replay whose outputs are still to be copied */
+};
+
+struct graph_lane {
+	struct device_stream *stream, *copy_in, *copy_out;
+	void *scratch;
+	char *staging;
+	struct graph_slot slots[GRAPHS_LANE_DEPTH];
+	uint64_t queued; /* works; a hot lane's is dispatch's alone */
+	uint64_t broken; /* 1: its streams hold work whose end nobody will see */
+};
+
+struct graph_exec {
+	struct device_exec *exec;
+	uint64_t bytes;
+	uint64_t in_flight;	 /* written by dispatch */
+	struct graph_exec *next; /* among those that wait for their end */
+};
+
+/* How soon a wish for a capture is fulfilled. */
+enum urgency { URGENCY_HOT_LIST, URGENCY_PRECAPTURE, URGENCY_PROMOTED };
+
+struct graph_entry {
+	/* The key; constant while the entry is in the table. */
+	struct op_call call;
+	struct pipeline *pipeline;
+	uint64_t hash;
+
+	struct stats_graph *record;
+	uint64_t direct; /* struct plan *: dispatch launches these kernels itself */
+	uint64_t execs[GRAPHS_MAX_LANES]; /* struct graph_exec * */
+	uint64_t wanted;		  /* mask of lanes to be captured for */
+	uint64_t refused;		  /* mask of lanes that a further capture failed for */
+
+	/* With the lock. */
+	bool used, capturing, pinned;
+	bool hot; /* of the pinned hot set, when it was last computed */
+	uint32_t urgency;
+	uint64_t wanted_ns; /* or the rank in the hot list */
+	uint32_t failures;
+	uint64_t retry_ns;
+	uint64_t aged, aged_uses; /* see entry_heat() */
+
+	/* The cold thread's. */
+	struct plan *plan;
+	uint64_t plan_used_ns;
+	uint64_t window_ns, window_uses;
+};
+
+struct interned {
+	struct pipeline *pipeline;
+	struct interned *next;
+};
+
+struct graphs {
+	struct graphs_options options;
+	uint32_t direct_kernels;
+	uint32_t n_high; /* lanes 0 .. n_high-1 serve priority 0; n_high..lanes-1 the others */
+	struct graph_lane lanes[GRAPHS_MAX_LANES];
+	struct graph_lane cold;
+	struct device_completion *inner; /* of all slots */
+	uint64_t failed;		 /* 1: the device has, for good */
+	uint64_t stopping;		 /* 1: the threads end */
+
+	/* Dispatch's side. */
+	uint64_t section; /* odd: dispatch looks at the table */
+	uint64_t cold_prod, cold_cons;
+	struct graph_work *cold_ring[GRAPHS_COLD_QUEUE];
+	sem_t cold_wake, cold_room;
+	uint64_t plan_garbage; /* struct plan *: list of plans that dispatch was the last to use */
+
+	/* The table: open addressing, entries lie as near behind their place as they can. */
+	struct graph_entry *entries;
+	uint64_t *table; /* struct graph_entry * */
+	uint64_t table_mask;
+	uint64_t hash_mask;	 /* all ones; tests make hashes collide */
+	LIST_HEAD(, plan) plans; /* all that exist */
+	uint64_t plan_bytes;	 /* of those that cold shapes keep */
+
+	pthread_mutex_t lock;
+	struct graph_exec *dying;
+	struct graph_work *waiters; /* precaptures */
+	struct interned *pipelines;
+	uint64_t next_id;
+	uint64_t stopped; /* captures are */
+	uint64_t bytes;	  /* of published executables */
+	uint64_t dying_bytes;
+	uint64_t budget;
+	bool hot_list_changed;
+
+	/* The capture thread's. */
+	pthread_mutex_t quiet; /* held while it captures */
+	sem_t capture_wake;
+	struct device_stream *warm_stream, *capture_streams[2];
+	void *warm_scratch, *warm_tensors;
+	uint64_t retry_after_ns; /* RETRY_NS; tests shorten it */
+	uint64_t saved_ns, aged_ns, grown_ns;
+	struct graph_entry **sorted; /* room for all */
+	pthread_t cold_thread, capture_thread;
+};
+
+/* --- table.c ------------------------------------------------------------------------------- */
+
+uint64_t key_hash(const struct op_call *call);
+struct graph_entry *table_find(const struct graphs *g, const struct op_call *call, uint64_t hash);
+
+/*
+ * An entry for a new key, or NULL when there is none left and none can be forgotten. Cold thread,
+ * or before it runs.
+ */
+struct graph_entry *table_add(
+	struct graphs *g, const struct op_call *call, struct pipeline *pipeline, uint64_t hash);
+
+/* Forgets an entry that has no executable, no wish and no waiter. With the lock. */
+void table_forget(struct graphs *g, struct graph_entry *e);
+
+static inline void section_enter(struct graphs *g)
+{
+	shm_store_relaxed(&g->section, g->section + 1);
+	/* Pairs with section_wait(): that sees this section, or this section its store. */
+	shm_fence();
+}
+
+static inline void section_leave(struct graphs *g)
+{
+	shm_store_release(&g->section, g->section + 1);
+}
+
+/* What was withdrawn before this call is not being looked at any more when it returns. */
+void section_wait(struct graphs *g);
+
+static inline struct graph_exec *entry_exec(const struct graph_entry *e, uint32_t lane)
+{
+	return (struct graph_exec *)(uintptr_t)shm_load_acquire(&e->execs[lane]);
+}
+
+bool entry_captured(const struct graphs *g, const struct graph_entry *e);
+
+/* Uses, those of long ago counting less. With the lock. */
+uint64_t entry_heat(const struct graph_entry *e);
+
+static inline uint64_t graphs_now_ns(const struct graphs *g)
+{
+	return clock_now_ns(&g->options.clock);
+}
+
+/* Remembers a failed device; returns err. */
+int graphs_saw(struct graphs *g, int err);
+
+/* --- lane.c -------------------------------------------------------------------------------- */
+
+int lane_create(struct graphs *g, struct graph_lane *lane, uint32_t priority,
+	struct device_completion *inner);
+void lane_destroy(struct graphs *g, struct graph_lane *lane);
+
+/* A free slot; NULL: none. */
+struct graph_slot *lane_slot(struct graph_lane *lane);
+
+/*
+ * Gives the work to the lane: the kernels of a plan, or an executable (plan NULL). 0: the slot is
+ * taken, and the completion word will come. Otherwise nothing was given. may_wait: waits while the
+ * stream is full.
+ */
+int lane_launch(struct graphs *g, struct graph_slot *slot, struct graph_work *w, struct plan *plan,
+	struct graph_exec *exec, bool may_wait);
+
+/* --- launch.c, cold.c ---------------------------------------------------------------------- */
+
+/* Drops a reference; the last one's plan goes to the cold thread to be freed. Any thread. */
+void plan_release(struct graphs *g, struct plan *plan);
+
+/* Completes a work that is not on the device. It may be gone when this returns. */
+void work_complete(struct graphs *g, struct graph_work *w, int status);
+
+/* Lanes first..end-1 serve a priority. */
+void lanes_of_class(
+	const struct graphs *g, uint32_t priority, uint32_t *ret_first, uint32_t *ret_end);
+
+/* The lane that a shape is first captured for. */
+uint32_t lane_of_class(const struct graphs *g, uint32_t priority, uint64_t hash);
+
+/* Asks for a capture. With the lock. */
+void entry_want(struct graphs *g, struct graph_entry *e, uint32_t lane, enum urgency urgency,
+	uint64_t wanted_ns);
+
+/* Sets the mask's bits; true when they were not all set. Any thread. */
+bool mask_set(uint64_t *mask, uint64_t bits);
+void mask_clear(uint64_t *mask, uint64_t bits);
+
+void *cold_main(void *graphs);
+
+/* --- capture.c ----------------------------------------------------------------------------- */
+
+void *capture_main(void *graphs);
+
+/* Whether a lane that serves this priority has an executable of the shape. */
+bool captured_for(const struct graphs *g, const struct graph_entry *e, uint32_t priority);
+
+/* --- record.c ------------------------------------------------------------------------------ */
+
+int record_init(struct graphs *g);
+void record_destroy(struct graphs *g);
+
+/*
+ * Makes an executable of a shape for a lane; nothing is published. On failure `why` has the step
+ * that failed.
+ */
+int record_make(struct graphs *g, const struct op_call *call, const struct pipeline *pipeline,
+	uint32_t lane, struct graph_exec **ret_exec, uint32_t *ret_kernels, const char **why);
+
+/* --- budget.c ------------------------------------------------------------------------------ */
+
+/* Withdraws all executables of an entry; they end when nothing uses them. With the lock. */
+void budget_withdraw(struct graphs *g, struct graph_entry *e);
+
+/* Withdraws what was not used for longest until so many more bytes fit. False: they cannot. */
+bool budget_make_room(struct graphs *g, uint64_t bytes);
+
+/* There was no memory: withdraws something, keeps to what is left for a while. With the lock. */
+void budget_shrink(struct graphs *g);
+
+/* Lets the budget grow back. With the lock. */
+void budget_grow(struct graphs *g, uint64_t now_ns);
+
+/* Ends withdrawn executables that nothing uses; true when some are left. Capture thread. */
+bool budget_reap(struct graphs *g);
+
+/* NULL is fine. */
+void exec_destroy(struct graph_exec *exec);
+
+/* Brings the totals up to date. With the lock. */
+void budget_publish(struct graphs *g);
+
+/* Entries with an executable or on the way to one, most used first. With the lock. */
+uint32_t budget_sort(struct graphs *g);
+
+/* --- hot_list.c ---------------------------------------------------------------------------- */
+
+/* Reads the list and asks for its shapes. Before the threads run. `why`: "" or what is wrong. */
+void hot_list_load(struct graphs *g, char why[224]);
+
+/* Writes it. Not with the lock. -ENOMEM or what the file system says. */
+int hot_list_save(struct graphs *g);
+
+#endif

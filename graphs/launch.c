@@ -1,0 +1,289 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Dispatch's side: finds the shape of a work and gives it to the device, or to the cold thread.
+ * Nothing here allocates, takes a lock or waits.
+ */
+#include "graphs/impl.h"
+
+#include <assert.h>
+
+bool mask_set(uint64_t *mask, uint64_t bits)
+{
+	uint64_t old = shm_load_relaxed(mask);
+
+	while ((old & bits) != bits) {
+		if (shm_compare_swap(mask, old, old | bits))
+			return true;
+		old = shm_load_relaxed(mask);
+	}
+	return false;
+}
+
+void mask_clear(uint64_t *mask, uint64_t bits)
+{
+	uint64_t old = shm_load_relaxed(mask);
+
+	while (!shm_compare_swap(mask, old, old & ~bits))
+		old = shm_load_relaxed(mask);
+}
+
+int graphs_saw(struct graphs *g, int err)
+{
+	if (err == -GPUQ_EDEVICE && shm_load_relaxed(&g->failed) == 0) {
+		shm_store_release(&g->failed, 1);
+		/* What waits in their lists is answered now. */
+		sem_post(&g->cold_wake);
+		sem_post(&g->capture_wake);
+	}
+	return err;
+}
+
+void plan_release(struct graphs *g, struct plan *plan)
+{
+	uint64_t first;
+
+	if (plan == NULL || shm_fetch_add(&plan->refs, (uint64_t)-1) != 1)
+		return;
+	do {
+		first = shm_load_relaxed(&g->plan_garbage);
+		plan->next = (struct plan *)(uintptr_t)first;
+	} while (!shm_compare_swap(&g->plan_garbage, first, (uintptr_t)plan));
+}
+
+/* --- Lanes ---------------------------------------------------------------------------------- */
+
+void lanes_of_class(
+	const struct graphs *g, uint32_t priority, uint32_t *ret_first, uint32_t *ret_end)
+{
+	const bool is_high = priority == 0 && g->n_high > 0;
+
+	*ret_first = is_high ? 0 : g->n_high;
+	*ret_end = is_high ? g->n_high : g->options.lanes;
+}
+
+uint32_t lane_of_class(const struct graphs *g, uint32_t priority, uint64_t hash)
+{
+	uint32_t first, end;
+
+	lanes_of_class(g, priority, &first, &end);
+	return first + (uint32_t)((hash >> 32) % (end - first));
+}
+
+static bool usable(const struct graph_lane *lane)
+{
+	return shm_load_relaxed(&lane->broken) == 0;
+}
+
+/* The lane with the fewest works; of those with an executable of e where e is not NULL. */
+static struct graph_lane *least_queued(
+	struct graphs *g, const struct graph_entry *e, uint32_t first, uint32_t end)
+{
+	struct graph_lane *best = NULL;
+
+	for (uint32_t i = first; i < end; i++) {
+		struct graph_lane *lane = &g->lanes[i];
+
+		if (!usable(lane) || (e != NULL && entry_exec(e, i) == NULL))
+			continue;
+		if (best == NULL || lane->queued < best->queued)
+			best = lane;
+	}
+	return best;
+}
+
+/* The shape is hot and its lane busy, while another one has nothing to do. */
+static void wish_for_another_lane(
+	struct graphs *g, struct graph_entry *e, uint32_t first, uint32_t end)
+{
+	/* The wish goes after the executable has come: see capture(). */
+	const uint64_t no = shm_load_relaxed(&e->refused) | shm_load_acquire(&e->wanted);
+
+	for (uint32_t i = first; i < end; i++) {
+		if (g->lanes[i].queued > 0 || !usable(&g->lanes[i]) || (no & 1ull << i) != 0 ||
+			entry_exec(e, i) != NULL)
+			continue;
+		if (mask_set(&e->wanted, 1ull << i))
+			sem_post(&g->capture_wake);
+		return;
+	}
+}
+
+/* --- Launching ------------------------------------------------------------------------------ */
+
+static int push_cold(struct graphs *g, struct graph_work *w)
+{
+	const uint64_t prod = g->cold_prod;
+
+	if (prod - shm_load_acquire(&g->cold_cons) >= GRAPHS_COLD_QUEUE)
+		return -EAGAIN;
+	shm_store_relaxed(&w->state, WORK_QUEUED);
+	g->cold_ring[prod % GRAPHS_COLD_QUEUE] = w;
+	shm_store_release(&g->cold_prod, prod + 1);
+	sem_post(&g->cold_wake);
+	return 0;
+}
+
+static int give(struct graphs *g, struct graph_lane *lane, struct graph_work *w, struct plan *plan,
+	struct graph_exec *exec)
+{
+	struct graph_slot *slot = lane_slot(lane);
+	int err = slot == NULL ? -EAGAIN : lane_launch(g, slot, w, plan, exec, false);
+
+	if (err == 0)
+		lane->queued++;
+	return err;
+}
+
+static int launch_direct(struct graphs *g, struct graph_work *w, struct plan *plan)
+{
+	struct graph_lane *lane;
+	uint32_t first, end;
+	int err;
+
+	lanes_of_class(g, w->priority, &first, &end);
+	lane = least_queued(g, NULL, first, end);
+	if (lane == NULL)
+		return -EIO;
+	shm_fetch_add(&plan->refs, 1);
+	err = give(g, lane, w, plan, NULL);
+	if (err == 0)
+		w->plan = plan;
+	else if (usable(lane)) /* else it may still run there */
+		plan_release(g, plan);
+	return err;
+}
+
+static int launch_exec(
+	struct graphs *g, struct graph_work *w, struct graph_lane *lane, struct graph_exec *exec)
+{
+	int err;
+
+	shm_store_relaxed(&exec->in_flight, exec->in_flight + 1);
+	err = give(g, lane, w, NULL, exec);
+	if (err == 0)
+		w->exec = exec;
+	else if (usable(lane))
+		shm_store_relaxed(&exec->in_flight, exec->in_flight - 1);
+	return err;
+}
+
+static int launch_known(struct graphs *g, struct graph_entry *e, struct graph_work *w)
+{
+	struct plan *direct = (struct plan *)(uintptr_t)shm_load_acquire(&e->direct);
+	struct graph_lane *lane;
+	struct graph_exec *exec;
+	uint32_t first, end;
+
+	w->entry = e;
+	w->graph_id = shm_load_relaxed(&e->record->id);
+	if (direct != NULL)
+		return launch_direct(g, w, direct);
+	lanes_of_class(g, w->priority, &first, &end);
+	lane = least_queued(g, e, first, end);
+	if (lane == NULL)
+		lane = least_queued(g, e, 0, g->options.lanes);
+	/* It may be withdrawn between two looks. */
+	exec = lane == NULL ? NULL : entry_exec(e, (uint32_t)(lane - g->lanes));
+	if (exec == NULL)
+		return push_cold(g, w);
+	if (lane->queued > 0 || lane < &g->lanes[first] || lane >= &g->lanes[end])
+		wish_for_another_lane(g, e, first, end);
+	return launch_exec(g, w, lane, exec);
+}
+
+static void start_work(struct graphs *g, struct graph_work *w)
+{
+	assert(w->completion != NULL && w->args.completion != NULL);
+	w->hash = key_hash(w->call) & g->hash_mask;
+	w->state = WORK_RUNNING;
+	w->blame = 0;
+	w->graph_id = 0;
+	w->entry = NULL;
+	w->exec = NULL;
+	w->slot = NULL;
+	w->plan = NULL;
+	w->precapture = false;
+}
+
+int graphs_launch(struct graphs *g, struct graph_work *w)
+{
+	struct graph_entry *e;
+	int err;
+
+	if (shm_load_relaxed(&g->failed) != 0)
+		return -GPUQ_EDEVICE;
+	start_work(g, w);
+	section_enter(g);
+	e = table_find(g, w->call, w->hash);
+	err = e == NULL ? push_cold(g, w) : launch_known(g, e, w);
+	section_leave(g);
+	return err;
+}
+
+int graphs_precapture(struct graphs *g, struct graph_work *w)
+{
+	if (shm_load_relaxed(&g->failed) != 0)
+		return -GPUQ_EDEVICE;
+	start_work(g, w);
+	w->precapture = true;
+	return push_cold(g, w);
+}
+
+bool graphs_cancel(struct graphs *g, struct graph_work *w)
+{
+	if (!shm_compare_swap(&w->state, WORK_QUEUED, WORK_CANCELED))
+		return false;
+	sem_post(&g->capture_wake);
+	return true;
+}
+
+/* --- The end -------------------------------------------------------------------------------- */
+
+static void count_user(struct stats_graph *r, uint32_t uid)
+{
+	const uint32_t first = shm_load_relaxed_u32(&r->uid);
+
+	if (first == UINT32_MAX)
+		shm_store_release_u32(&r->uid, uid);
+	else if (first != uid && shm_load_relaxed_u32(&r->shared) == 0)
+		shm_store_release_u32(&r->shared, 1);
+}
+
+/* The record may be another shape's by now: its id tells. */
+static void count_use(struct graphs *g, const struct graph_work *w)
+{
+	struct stats_graph *r;
+
+	if (w->slot == NULL || w->graph_id == 0)
+		return;
+	r = w->entry->record;
+	if (shm_load_relaxed(&r->id) != w->graph_id)
+		return;
+	shm_count(&r->uses, 1);
+	shm_store_relaxed(&r->last_used_ns, graphs_now_ns(g));
+	if (w->exec != NULL) {
+		shm_count(&r->hits, 1);
+		shm_count(&g->options.stats->graph_hits, 1);
+	}
+	count_user(r, w->uid);
+}
+
+void graphs_finish(struct graphs *g, struct graph_work *w)
+{
+	count_use(g, w);
+	if (w->slot != NULL) {
+		struct graph_lane *lane = w->slot->lane;
+
+		shm_store_release(&w->slot->busy, 0);
+		if (lane == &g->cold)
+			sem_post(&g->cold_room);
+		else
+			lane->queued--;
+	}
+	if (w->exec != NULL)
+		shm_store_release(&w->exec->in_flight, w->exec->in_flight - 1);
+	plan_release(g, w->plan);
+	w->slot = NULL;
+	w->exec = NULL;
+	w->plan = NULL;
+}

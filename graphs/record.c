@@ -1,0 +1,214 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Makes an executable of a shape: a warm-up run, a recording, an executable, its upload. Nothing
+ * of this touches what serves: the warm-up has scratch memory and tensors of its own, and streams
+ * of its own are recorded, which no other thread knows.
+ */
+#include "graphs/impl.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/*
+ * Recorded kernels keep the priority of the stream that they were recorded in, so there is one for
+ * each class of lanes; warm-up runs come after everything else.
+ */
+int record_init(struct graphs *g)
+{
+	struct device *device = g->options.device;
+	int err = device_stream_create(device, DEVICE_PRIORITY_LOW, &g->warm_stream);
+
+	if (err == 0)
+		err = device_stream_create(device, DEVICE_PRIORITY_HIGH, &g->capture_streams[0]);
+	if (err == 0)
+		err = device_stream_create(device, DEVICE_PRIORITY_NORMAL, &g->capture_streams[1]);
+	if (err == 0)
+		err = device_alloc(device, DEVICE_WORK, g->options.scratch_bytes, &g->warm_scratch);
+	if (err == 0)
+		err = device_alloc(device, DEVICE_WORK, g->options.scratch_bytes, &g->warm_tensors);
+	return err;
+}
+
+void record_destroy(struct graphs *g)
+{
+	if (g->warm_stream != NULL && shm_load_relaxed(&g->failed) == 0)
+		(void)device_stream_wait(g->warm_stream);
+	device_stream_destroy(g->warm_stream);
+	device_stream_destroy(g->capture_streams[0]);
+	device_stream_destroy(g->capture_streams[1]);
+	device_free(g->options.device, DEVICE_WORK, g->warm_scratch);
+	device_free(g->options.device, DEVICE_WORK, g->warm_tensors);
+}
+
+static int launch(struct device_stream *stream, const struct plan_kernel *planned,
+	const struct device_args *args, bool signal)
+{
+	const struct device_kernel kernel = {
+		.code = op_code(planned->launch.call.op),
+		.shape = &planned->launch,
+		.shape_bytes = sizeof(planned->launch),
+		.signal = signal,
+		.units = planned->units,
+		.predicted_ns = planned->predicted_ns,
+	};
+
+	return device_launch(stream, &kernel, args);
+}
+
+/* --- Warming up ----------------------------------------------------------------------------- */
+
+static uint64_t room_of(const struct tensor *t)
+{
+	uint64_t elements, bytes;
+
+	if (!tensor_present(t) || tensor_size(t, &elements, &bytes) != 0)
+		return 0;
+	return bytes > PLAN_MAX_BYTES ? PLAN_MAX_BYTES : (bytes + PLAN_ALIGN - 1) & -PLAN_ALIGN;
+}
+
+/* Stand-ins for the tensors of the call: inputs share one place, results have one each. */
+static bool stand_in(
+	struct graphs *g, const struct op_call *call, struct device_args *args, uint64_t *ret_bytes)
+{
+	uint64_t used = 0;
+
+	for (uint32_t i = 0; i < call->op->n_inputs; i++) {
+		const uint64_t room = room_of(&call->in[i]);
+
+		args->pointers[i] = room == 0 ? NULL : g->warm_tensors;
+		used = room > used ? room : used;
+	}
+	for (uint32_t i = 0; i < call->op->n_outputs; i++) {
+		const uint64_t room = room_of(&call->out[i]);
+
+		if (room > 0)
+			args->pointers[GPUQ_MAX_INPUTS + i] = (char *)g->warm_tensors + used;
+		used += room;
+	}
+	for (uint32_t i = 0; i < call->op->n_params; i++) {
+		const struct op_param *spec = &call->op->params[i];
+		const union op_value preset = spec->type == GPUQ_PARAM_I64
+			? (union op_value){.i64 = (int64_t)spec->preset}
+			: (union op_value){.f64 = spec->preset};
+
+		memcpy(&args->scalars[i], &preset, sizeof(preset));
+	}
+	*ret_bytes = used;
+	return used <= g->options.scratch_bytes;
+}
+
+/*
+ * Runs the kernels once, so that whatever a driver does at a first launch is done. Tensors too
+ * large for the stand-ins are not worth it: their kernels are loaded all the same.
+ */
+static int warm_up(struct graphs *g, const struct op_call *call, const struct plan *plan)
+{
+	struct device_args args = {0};
+	uint64_t bytes;
+	int err = 0;
+
+	if (!stand_in(g, call, &args, &bytes))
+		return 0;
+	if (bytes > 0)
+		err = device_fill(g->warm_stream, g->warm_tensors, 0, bytes);
+	for (uint32_t i = 0; i < plan->n_kernels && err == 0; i++) {
+		err = launch(g->warm_stream, &plan->kernels[i], &args, false);
+		if (err == -EAGAIN) {
+			err = device_stream_wait(g->warm_stream);
+			i--;
+		}
+	}
+	if (err != 0) {
+		/* What was launched reads the plan. */
+		(void)device_stream_wait(g->warm_stream);
+		return err;
+	}
+	return device_stream_wait(g->warm_stream);
+}
+
+/* --- Recording ------------------------------------------------------------------------------ */
+
+static int record_plan(
+	struct device_stream *stream, const struct plan *plan, struct device_graph **ret_graph)
+{
+	int err = device_capture_begin(stream), end;
+
+	if (err != 0)
+		return err;
+	for (uint32_t i = 0; i < plan->n_kernels && err == 0; i++)
+		err = launch(stream, &plan->kernels[i], NULL, i + 1 == plan->n_kernels);
+	end = device_capture_end(stream, ret_graph);
+	if (err != 0 && end == 0)
+		device_graph_destroy(*ret_graph);
+	return err != 0 ? err : end;
+}
+
+static int make_exec(struct graphs *g, const struct device_graph *graph,
+	struct device_stream *stream, struct graph_exec *exec, const char **why)
+{
+	int err;
+
+	*why = "making the executable";
+	err = device_exec_create(g->options.device, graph, &exec->exec);
+	if (err != 0)
+		return err;
+	*why = "uploading the executable";
+	err = device_exec_upload(exec->exec, stream);
+	if (err == 0)
+		err = device_stream_wait(stream);
+	if (err != 0) {
+		device_exec_destroy(exec->exec);
+		return err;
+	}
+	exec->bytes = device_exec_bytes(exec->exec);
+	return 0;
+}
+
+static int record_exec(struct graphs *g, const struct plan *plan, uint32_t lane,
+	struct graph_exec *exec, const char **why)
+{
+	struct device_stream *stream = g->capture_streams[lane < g->n_high ? 0 : 1];
+	struct device_graph *graph;
+	int err;
+
+	*why = "recording";
+	err = record_plan(stream, plan, &graph);
+	if (err != 0)
+		return err;
+	err = make_exec(g, graph, stream, exec, why);
+	device_graph_destroy(graph);
+	return err;
+}
+
+int record_make(struct graphs *g, const struct op_call *call, const struct pipeline *pipeline,
+	uint32_t lane, struct graph_exec **ret_exec, uint32_t *ret_kernels, const char **why)
+{
+	struct graph_exec *exec = NULL;
+	struct plan *plan;
+	uint32_t blame;
+	int err;
+
+	*why = "planning";
+	err = plan_create(pipeline, call, g->warm_scratch, g->options.cost, &plan, &blame);
+	if (err != 0)
+		return err;
+	if (plan->scratch_bytes > g->options.scratch_bytes)
+		err = -GPUQ_ELIMIT;
+	if (err == 0) {
+		exec = calloc(1, sizeof(*exec));
+		err = exec == NULL ? -ENOMEM : 0;
+	}
+	*why = err == 0 ? "the warm-up run" : *why;
+	if (err == 0)
+		err = warm_up(g, call, plan);
+	plan_move(plan, g->warm_scratch, g->lanes[lane].scratch);
+	if (err == 0)
+		err = record_exec(g, plan, lane, exec, why);
+	*ret_kernels = plan->n_kernels;
+	plan_destroy(plan);
+	if (err == 0)
+		*ret_exec = exec;
+	else
+		free(exec);
+	return err;
+}

@@ -1,0 +1,268 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The table of exact shapes: entries lie in an array that never moves; an open-addressing table of
+ * pointers finds them by the hash of their key. One thread changes it (the cold thread), dispatch
+ * reads it without a lock. Removal moves later entries back; a reader that misses one meanwhile
+ * sends its work the cold way, which is slower and right.
+ */
+#include "graphs/impl.h"
+
+#include <assert.h>
+#include <sched.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+static uint64_t mix(uint64_t hash, uint64_t value)
+{
+	hash = (hash ^ value) * 0x9e3779b97f4a7c15u;
+	return hash ^ hash >> 29;
+}
+
+static uint64_t mix_tensor(uint64_t hash, const struct tensor *t)
+{
+	hash = mix(hash, (uint64_t)t->dtype << 32 | t->rank);
+	for (uint32_t i = 0; i < t->rank; i++)
+		hash = mix(hash, t->dims[i]);
+	return hash;
+}
+
+uint64_t key_hash(const struct op_call *call)
+{
+	uint64_t hash = (uintptr_t)call->op;
+
+	for (uint32_t i = 0; i < call->op->n_inputs; i++)
+		hash = mix_tensor(hash, &call->in[i]);
+	for (uint32_t i = 0; i < call->op->n_outputs; i++)
+		hash = mix_tensor(hash, &call->out[i]);
+	return mix(hash, hash >> 32);
+}
+
+static bool tensor_equal(const struct tensor *a, const struct tensor *b)
+{
+	if (a->dtype != b->dtype || a->rank != b->rank)
+		return false;
+	for (uint32_t i = 0; i < a->rank; i++) {
+		if (a->dims[i] != b->dims[i])
+			return false;
+	}
+	return true;
+}
+
+static bool key_equal(const struct op_call *a, const struct op_call *b)
+{
+	bool equal = a->op == b->op;
+
+	for (uint32_t i = 0; equal && i < a->op->n_inputs; i++)
+		equal = tensor_equal(&a->in[i], &b->in[i]);
+	for (uint32_t i = 0; equal && i < a->op->n_outputs; i++)
+		equal = tensor_equal(&a->out[i], &b->out[i]);
+	return equal;
+}
+
+static struct graph_entry *at(const struct graphs *g, uint64_t place)
+{
+	return (struct graph_entry *)(uintptr_t)shm_load_acquire(&g->table[place & g->table_mask]);
+}
+
+struct graph_entry *table_find(const struct graphs *g, const struct op_call *call, uint64_t hash)
+{
+	for (uint64_t i = 0; i <= g->table_mask; i++) {
+		struct graph_entry *e = at(g, hash + i);
+
+		if (e == NULL || (e->hash == hash && key_equal(&e->call, call)))
+			return e;
+	}
+	return NULL;
+}
+
+void section_wait(struct graphs *g)
+{
+	uint64_t section;
+
+	/* Pairs with section_enter(). */
+	shm_fence();
+	section = shm_load_acquire(&g->section);
+	if (section % 2 == 0)
+		return;
+	while (shm_load_acquire(&g->section) == section)
+		sched_yield();
+}
+
+bool entry_captured(const struct graphs *g, const struct graph_entry *e)
+{
+	for (uint32_t i = 0; i < g->options.lanes; i++) {
+		if (entry_exec(e, i) != NULL)
+			return true;
+	}
+	return false;
+}
+
+uint64_t entry_heat(const struct graph_entry *e)
+{
+	return e->aged + shm_load_relaxed(&e->record->uses) - e->aged_uses;
+}
+
+/* --- Changing it --------------------------------------------------------------------------- */
+
+static void insert(struct graphs *g, struct graph_entry *e)
+{
+	uint64_t place = e->hash;
+
+	while (at(g, place) != NULL)
+		place++;
+	shm_store_release(&g->table[place & g->table_mask], (uintptr_t)e);
+}
+
+/* Closes the hole at a place by the next entry that may lie there, and so on. */
+static void close_hole(struct graphs *g, uint64_t hole)
+{
+	for (uint64_t place = hole + 1; at(g, place) != NULL; place++) {
+		struct graph_entry *e = at(g, place);
+		const uint64_t distance = (place - e->hash) & g->table_mask;
+
+		if (distance < place - hole)
+			continue;
+		shm_store_release(&g->table[hole & g->table_mask], (uintptr_t)e);
+		hole = place;
+	}
+	shm_store_release(&g->table[hole & g->table_mask], 0);
+}
+
+static void remove_entry(struct graphs *g, const struct graph_entry *e)
+{
+	uint64_t place = e->hash;
+
+	while (at(g, place) != e)
+		place++;
+	close_hole(g, place);
+}
+
+static void append(char *text, size_t size, size_t *length, const char *format, ...)
+	__attribute__((format(printf, 4, 5)));
+
+static void append(char *text, size_t size, size_t *length, const char *format, ...)
+{
+	va_list args;
+	int n;
+
+	va_start(args, format);
+	n = vsnprintf(text + *length, size - *length, format, args);
+	va_end(args);
+	if (n > 0)
+		*length = *length + (size_t)n < size ? *length + (size_t)n : size - 1;
+}
+
+static void append_tensor(
+	char *text, size_t size, size_t *length, const char *name, const struct tensor *t)
+{
+	if (!tensor_present(t))
+		return;
+	append(text, size, length, " %s[", name);
+	for (uint32_t i = 0; i < t->rank; i++)
+		append(text, size, length, i == 0 ? "%llu" : ",%llu",
+			(unsigned long long)t->dims[i]);
+	append(text, size, length, "]%s", dtype_name(t->dtype));
+}
+
+/* "softmax x[32,64]f32 -> y[32,64]f32" */
+static void describe(const struct op_call *call, char *text, size_t size)
+{
+	size_t length = 0;
+
+	append(text, size, &length, "%s", call->op->name);
+	for (uint32_t i = 0; i < call->op->n_inputs; i++)
+		append_tensor(text, size, &length, call->op->inputs[i].name, &call->in[i]);
+	append(text, size, &length, " ->");
+	for (uint32_t i = 0; i < call->op->n_outputs; i++)
+		append_tensor(text, size, &length, call->op->outputs[i].name, &call->out[i]);
+}
+
+static void start_record(struct graphs *g, struct graph_entry *e)
+{
+	struct stats_graph *r = e->record;
+
+	r->device = g->options.device_index;
+	r->kernels = 0;
+	r->pinned = 0;
+	r->status = 0;
+	shm_store_release_u32(&r->uid, UINT32_MAX); /* not known yet */
+	shm_store_release_u32(&r->shared, 0);
+	describe(&e->call, r->shape, sizeof(r->shape));
+	r->reason[0] = '\0';
+	shm_store_relaxed(&r->uses, 0);
+	shm_store_relaxed(&r->hits, 0);
+	shm_store_relaxed(&r->bytes, 0);
+	shm_store_relaxed(&r->capture_ns, 0);
+	shm_store_relaxed(&r->last_used_ns, graphs_now_ns(g));
+	shm_store_relaxed(&r->id, g->next_id++);
+	shm_store_release_u32(&r->state, MSG_GRAPH_COLD);
+}
+
+static bool may_forget(const struct graphs *g, const struct graph_entry *e)
+{
+	return !e->pinned && !e->capturing && shm_load_relaxed(&e->wanted) == 0 &&
+		!entry_captured(g, e);
+}
+
+void table_forget(struct graphs *g, struct graph_entry *e)
+{
+	struct plan *direct = (struct plan *)(uintptr_t)e->direct;
+
+	assert(may_forget(g, e));
+	remove_entry(g, e);
+	section_wait(g);
+	/* Dispatch may just have wished for a lane: a shape without executables never has one. */
+	shm_store_release_u32(&e->record->state, 0);
+	shm_store_relaxed(&e->record->id, 0);
+	if (e->plan != NULL && direct == NULL)
+		g->plan_bytes -= e->plan->bytes;
+	plan_release(g, e->plan);
+	pipeline_unref(e->pipeline);
+	*e = (struct graph_entry){.record = e->record};
+}
+
+/* A free entry, or the one to forget. */
+static struct graph_entry *choose(struct graphs *g)
+{
+	struct graph_entry *oldest = NULL;
+	uint64_t oldest_ns = UINT64_MAX;
+
+	for (uint32_t i = 0; i < g->options.max_graphs; i++) {
+		struct graph_entry *e = &g->entries[i];
+		const uint64_t used_ns = shm_load_relaxed(&e->record->last_used_ns);
+
+		if (!e->used)
+			return e;
+		if (used_ns < oldest_ns && may_forget(g, e)) {
+			oldest = e;
+			oldest_ns = used_ns;
+		}
+	}
+	return oldest;
+}
+
+struct graph_entry *table_add(
+	struct graphs *g, const struct op_call *call, struct pipeline *pipeline, uint64_t hash)
+{
+	struct graph_entry *e;
+
+	pthread_mutex_lock(&g->lock);
+	e = choose(g);
+	if (e != NULL && e->used)
+		table_forget(g, e);
+	if (e != NULL) {
+		e->used = true;
+		e->call = *call;
+		for (uint32_t i = 0; i < GPUQ_MAX_INPUTS; i++)
+			e->call.in[i].data = NULL;
+		for (uint32_t i = 0; i < GPUQ_MAX_OUTPUTS; i++)
+			e->call.out[i].data = NULL;
+		e->pipeline = pipeline == NULL ? NULL : pipeline_ref(pipeline);
+		e->hash = hash;
+		start_record(g, e);
+		insert(g, e);
+	}
+	pthread_mutex_unlock(&g->lock);
+	return e;
+}
