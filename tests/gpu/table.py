@@ -6,7 +6,8 @@ with what was measured, the target and the verdict.
     table.py DIR STEP...
 
 DIR/STEP.note: status, seconds and a remark, separated by tabs; DIR/STEP.testlog.json: meson's log
-of tests; DIR/STEP.bench.json: what gpuq-bench kept. Exit status 0 when everything is met, 1 when
+of tests; DIR/STEP.bench.json: what gpuq-bench kept; DIR/raw.log: what tests/gpu/measure printed.
+Exit status 0 when everything is met, 1 when
 something failed or was missed, 3 when something only did not run.
 """
 
@@ -53,6 +54,22 @@ def check_row(step, check):
     return (f"{step}: {check['what']}", number(check["value"]), target, verdict)
 
 
+def storm_rows(path):
+    """The same storm without gpuq: p99 to the word of each capturing row over that of "nothing"."""
+    with open(path, encoding="utf-8") as f:
+        cells = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in f]
+    quiet_us = None
+    for row in cells:
+        if len(row) != 10:
+            continue
+        if row[0] == "nothing":
+            quiet_us = float(row[7])
+        match = re.match(r"capture of (\d+) nodes,", row[0])
+        if match and quiet_us:
+            yield (f"raw CUDA, {match.group(1)} nodes: p99 beside captures / quiet",
+                   number(float(row[7]) / quiet_us), "", "reported")
+
+
 def step_rows(folder, step):
     with open(os.path.join(folder, step + ".note"), encoding="utf-8") as f:
         status, seconds, remark = f.read().rstrip("\n").split("\t")
@@ -64,6 +81,8 @@ def step_rows(folder, step):
     if os.path.exists(bench):
         with open(bench, encoding="utf-8") as f:
             rows += [check_row(step, check) for check in json.load(f)["checks"]]
+    if step == "raw":
+        rows += storm_rows(os.path.join(folder, "raw.log"))
     # A step whose rows say what is wrong needs none of its own.
     if status != "ok" and not any(row[3] == "missed" for row in rows):
         rows.append((step, remark or f"see {step}.log", "", status))
