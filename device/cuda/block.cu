@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: MIT */
+/* block.cu: see block.h; and cuda_signal() of code.h. */
+#include "device/cuda/block.h"
+#include "device/cuda/signal.cuh"
+
+#include <errno.h>
+
+#define WORDS (sizeof(struct cuda_block) / sizeof(uint64_t))
+static_assert(WORDS <= 32, "one warp copies it");
+
+static __global__ void bring_block(const __grid_constant__ struct cuda_bring bring)
+{
+	if (threadIdx.x < WORDS)
+		((uint64_t *)bring.to)[threadIdx.x] = ((const uint64_t *)&bring.block)[threadIdx.x];
+}
+
+static __global__ void signal_end(const __grid_constant__ struct cuda_completion completion)
+{
+	cuda_complete(completion);
+}
+
+int cuda_bring(const struct cuda_bring *bring, cudaStream_t stream)
+{
+	bring_block<<<1, 32, 0, stream>>>(*bring);
+	return cuda_error(cudaGetLastError());
+}
+
+void cuda_bring_node(
+	struct cuda_bring *bring, void **value, struct cudaKernelNodeParams *ret_params)
+{
+	*value = bring;
+	*ret_params = {};
+	ret_params->func = (void *)bring_block;
+	ret_params->gridDim = dim3(1);
+	ret_params->blockDim = dim3(32);
+	ret_params->kernelParams = value;
+}
+
+int cuda_signal(const struct cuda_args *args, cudaStream_t stream)
+{
+	const struct cuda_completion completion = {args->block, args->direct.completion,
+		args->direct.value, args->watch, &args->scratch->arrived};
+
+	signal_end<<<1, 1, 0, stream>>>(completion);
+	return cuda_error(cudaGetLastError());
+}
+
+int cuda_block_touch(void)
+{
+	cudaFuncAttributes attributes;
+	cudaError_t err = cudaFuncGetAttributes(&attributes, bring_block);
+
+	if (err == cudaSuccess)
+		err = cudaFuncGetAttributes(&attributes, signal_end);
+	if (err == cudaErrorNoKernelImageForDevice || err == cudaErrorInvalidDeviceFunction) {
+		cudaGetLastError();
+		return -EOPNOTSUPP;
+	}
+	return cuda_error(err);
+}

@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * block.h: the driver's own kernels. The parameter block of a launch travels as the argument of a
+ * kernel that is the first node of its executable, set in the node before each launch: that was
+ * measured faster than fetching the block from the host's memory (docs/cuda-notes.md).
+ */
+#ifndef GPUQ_DEVICE_CUDA_BLOCK_H
+#define GPUQ_DEVICE_CUDA_BLOCK_H
+
+#include "device/cuda/code.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Leaves the block on the device. */
+struct cuda_bring {
+	struct cuda_block *to;
+	struct cuda_block block;
+};
+
+int cuda_bring(const struct cuda_bring *bring, cudaStream_t stream);
+
+/* A node's parameters with which it brings this; both are read until the node has been set. */
+void cuda_bring_node(
+	struct cuda_bring *bring, void **value, struct cudaKernelNodeParams *ret_params);
+
+/* Loads the kernels; -EOPNOTSUPP when this module has no code for the device. */
+int cuda_block_touch(void);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

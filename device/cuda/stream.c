@@ -1,0 +1,250 @@
+/* SPDX-License-Identifier: MIT */
+/* stream.c: streams and events of the CUDA device, and what they are given. */
+#include "device/cuda/module.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct cuda_event {
+	struct device_event base;
+	cudaEvent_t event;
+};
+
+static struct cuda_event *cuda_event(struct device_event *event)
+{
+	return (struct cuda_event *)event;
+}
+
+/* --- Streams ------------------------------------------------------------------------------ */
+
+static int place_take(struct cuda_device *d, uint32_t *ret_place)
+{
+	uint32_t i;
+
+	pthread_mutex_lock(&d->lock);
+	for (i = 0; i < CUDA_MAX_STREAMS && d->places[i].taken; i++)
+		;
+	if (i < CUDA_MAX_STREAMS) {
+		d->places[i].taken = true;
+		if (i == d->n_places)
+			shm_store_release_u32(&d->n_places, i + 1);
+	}
+	pthread_mutex_unlock(&d->lock);
+	if (i == CUDA_MAX_STREAMS)
+		return -ENOMEM;
+	*ret_place = i;
+	return 0;
+}
+
+static void place_put(struct cuda_device *d, uint32_t place)
+{
+	pthread_mutex_lock(&d->lock);
+	/* After a fault, what was in flight never ends. */
+	shm_store_release(&d->places[place].given, shm_load_acquire(&d->ended[place].number));
+	d->places[place].taken = false;
+	pthread_mutex_unlock(&d->lock);
+}
+
+static void stream_free(struct cuda_stream *s)
+{
+	struct cuda_device *d = cuda_device(s->base.device);
+
+	cuda_work_put(d, s->work);
+	place_put(d, s->place);
+	free(s);
+}
+
+int cuda_stream_create(struct device *device, uint32_t priority, struct device_stream **ret)
+{
+	struct cuda_device *d = cuda_device(device);
+	struct cuda_stream *s = calloc(1, sizeof(*s));
+	int r = s == NULL ? -ENOMEM : place_take(d, &s->place);
+
+	if (r < 0) {
+		free(s);
+		return r;
+	}
+	cuda_enter(device);
+	s->base.device = device;
+	r = cuda_work_reserve(d, 1);
+	if (r == 0) {
+		s->work = cuda_work_get(d);
+		r = s->work == NULL ? -ENOMEM : 0;
+	}
+	if (r == 0)
+		r = cuda_error(cudaStreamCreateWithPriority(
+			&s->stream, cudaStreamNonBlocking, d->priorities[priority]));
+	if (r < 0)
+		stream_free(s);
+	else
+		*ret = &s->base;
+	return r;
+}
+
+void cuda_stream_destroy(struct device_stream *stream)
+{
+	struct cuda_stream *s = cuda_stream(stream);
+
+	cuda_enter(stream->device);
+	cuda_error(cudaStreamSynchronize(s->stream));
+	cuda_error(cudaStreamDestroy(s->stream));
+	stream_free(s);
+}
+
+int cuda_stream_query(struct device_stream *stream)
+{
+	cudaError_t err;
+
+	cuda_enter(stream->device);
+	err = cudaStreamQuery(cuda_stream(stream)->stream);
+	return err == cudaErrorNotReady ? 0 : err == cudaSuccess ? 1 : cuda_error(err);
+}
+
+int cuda_stream_wait(struct device_stream *stream)
+{
+	cuda_enter(stream->device);
+	return cuda_error(cudaStreamSynchronize(cuda_stream(stream)->stream));
+}
+
+/* --- Events ------------------------------------------------------------------------------- */
+
+int cuda_event_create(struct device *device, struct device_event **ret_event)
+{
+	struct cuda_event *e = calloc(1, sizeof(*e));
+	int r;
+
+	if (e == NULL)
+		return -ENOMEM;
+	cuda_enter(device);
+	e->base.device = device;
+	r = cuda_error(cudaEventCreateWithFlags(&e->event, cudaEventDisableTiming));
+	if (r < 0)
+		free(e);
+	else
+		*ret_event = &e->base;
+	return r;
+}
+
+void cuda_event_destroy(struct device_event *event)
+{
+	cuda_enter(event->device);
+	cuda_error(cudaEventDestroy(cuda_event(event)->event));
+	free(event);
+}
+
+int cuda_event_record(struct device_event *event, struct device_stream *stream)
+{
+	cuda_enter(stream->device);
+	return cuda_error(cudaEventRecord(cuda_event(event)->event, cuda_stream(stream)->stream));
+}
+
+int cuda_event_await(struct device_event *event, struct device_stream *stream)
+{
+	cuda_enter(stream->device);
+	return cuda_error(
+		cudaStreamWaitEvent(cuda_stream(stream)->stream, cuda_event(event)->event, 0));
+}
+
+int cuda_event_query(struct device_event *event)
+{
+	cudaError_t err;
+
+	cuda_enter(event->device);
+	err = cudaEventQuery(cuda_event(event)->event);
+	return err == cudaErrorNotReady ? 0 : err == cudaSuccess ? 1 : cuda_error(err);
+}
+
+/* --- Work --------------------------------------------------------------------------------- */
+
+int cuda_watch_begin(struct cuda_stream *s, struct cuda_watch *ret_watch)
+{
+	struct cuda_device *d = cuda_device(s->base.device);
+	uint64_t *given = &d->places[s->place].given, number = *given + 1;
+
+	if (!cuda_has_ended(&d->ended[s->place], number - CUDA_STREAM_DEPTH))
+		return -EAGAIN;
+	/* Before the launch: the waiter must not park while it runs. */
+	shm_store_release(given, number);
+	*ret_watch = (struct cuda_watch){&d->ended[s->place].number, number};
+	return 0;
+}
+
+int cuda_watch_done(struct cuda_stream *s, int r)
+{
+	struct cuda_device *d = cuda_device(s->base.device);
+	uint64_t *given = &d->places[s->place].given;
+
+	if (r < 0)
+		shm_store_release(given, *given - 1);
+	else
+		cuda_waiter_kick(d);
+	return r;
+}
+
+/* The arguments of a command that is launched now or recorded. */
+static int command_args(struct cuda_stream *s, const struct device_args *args, bool signal,
+	struct cuda_args *ret_args)
+{
+	memset(ret_args, 0, sizeof(*ret_args));
+	if (s->base.capture != NULL)
+		return cuda_recording_args(s, ret_args);
+	ret_args->direct = *args;
+	ret_args->scratch = &s->work->scratch;
+	return signal ? cuda_watch_begin(s, &ret_args->watch) : 0;
+}
+
+static int command_done(struct cuda_stream *s, bool signal, int r)
+{
+	return signal && s->base.capture == NULL ? cuda_watch_done(s, r) : r;
+}
+
+static const struct cuda_code *find_code(const char *name)
+{
+	for (uint32_t i = 0; i < cuda_codes_count; i++)
+		if (strcmp(cuda_codes[i]->name, name) == 0)
+			return cuda_codes[i];
+	return NULL;
+}
+
+int cuda_launch(struct device_stream *stream, const struct device_kernel *kernel,
+	const struct device_args *args)
+{
+	struct cuda_stream *s = cuda_stream(stream);
+	const struct cuda_code *code = find_code(kernel->code->name);
+	struct cuda_args cuda_args;
+	int r;
+
+	if (code == NULL)
+		return -EOPNOTSUPP;
+	cuda_enter(stream->device);
+	r = command_args(s, args, kernel->signal, &cuda_args);
+	if (r < 0)
+		return r;
+	return command_done(s, kernel->signal, code->launch(kernel, &cuda_args, s->stream));
+}
+
+int cuda_stream_signal(struct device_stream *stream, const struct device_args *args)
+{
+	struct cuda_stream *s = cuda_stream(stream);
+	struct cuda_args cuda_args;
+	int r;
+
+	cuda_enter(stream->device);
+	r = command_args(s, args, true, &cuda_args);
+	if (r < 0)
+		return r;
+	return command_done(s, true, cuda_signal(&cuda_args, s->stream));
+}
+
+int cuda_copy(struct device_stream *stream, void *to, const void *from, uint64_t bytes)
+{
+	cuda_enter(stream->device);
+	return cuda_error(
+		cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, cuda_stream(stream)->stream));
+}
+
+int cuda_fill(struct device_stream *stream, void *data, uint8_t byte, uint64_t bytes)
+{
+	cuda_enter(stream->device);
+	return cuda_error(cudaMemsetAsync(data, byte, bytes, cuda_stream(stream)->stream));
+}
