@@ -163,6 +163,8 @@ static void test_side_by_side(void **state)
 		rig_await(&rig, 1, fast.value);
 		overtaken = !device_done(&rig.words[0], slow.value);
 		rig_await(&rig, 0, slow.value);
+		/* Where all share one CPU only the times tell. */
+		overtaken |= rig.words[1].ended_ns < rig.words[0].ended_ns;
 	}
 	assert_true(overtaken);
 	rig_close(&rig);
