@@ -459,6 +459,8 @@ static void test_operators(void **state)
 			trial_open(&rig, &a, names[i], scale);
 			trial_open(&rig, &b, names[i], scale);
 			b.in[0][0] = 0.25f;
+			if (b.call.op->n_params > 0)
+				b.call.params[0].f64 = 0.5;
 			b.call.out[0].data = b.expected;
 			b.call.op->reference(&b.call);
 			b.call.out[0].data = b.out;
