@@ -37,8 +37,9 @@ struct bench {
 	uint64_t samples; /* 0: the measurement's own default */
 	double seconds;	  /* likewise */
 	const char *gpuqd, *socket, *python;
-	const char *device;  /* "cpu", "cuda", "cuda:N" */
-	const char *command; /* this program's command line */
+	const char *device;	  /* "cpu", "cuda", "cuda:N" */
+	const char *plot, *trace; /* files to write; NULL: none */
+	const char *command;	  /* this program's command line */
 	struct clock_line clock;
 	uint64_t clock_step_ns; /* smallest difference that the clock shows */
 	double clock_cost_ns;
@@ -304,6 +305,7 @@ int bench_sleep(struct bench *b);
 int bench_pipeline(struct bench *b);
 int bench_op(struct bench *b);
 int bench_idle(struct bench *b);
+int bench_graphs(struct bench *b);
 int bench_memory(struct bench *b);
 
 #endif

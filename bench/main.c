@@ -34,6 +34,8 @@ static const struct subcommand subcommands[] = {
 	{"op", bench_op, "small operators through gpuqd, in process, in PyTorch",
 		"p50 <= the kernel in process + 2 null round trips", false},
 	{"idle", bench_idle, "CPU time of gpuqd with 100 idle clients", "< 0.5 % of one CPU", true},
+	{"graphs", bench_graphs, "replays beside captures: none, in the background, by the server",
+		"p99 beside captures in the background <= 1.1 x quiet, with 4 CPUs or more", true},
 	{"memory", bench_memory, "device memory of clients that do not use CUDA (--device cuda)",
 		"0 MiB", true},
 	{"all", bench_all, "all of the above but memory, one summary", NULL, false},
@@ -65,6 +67,8 @@ enum {
 	OPT_SOCKET,
 	OPT_PYTHON,
 	OPT_DEVICE,
+	OPT_PLOT,
+	OPT_TRACE,
 };
 
 static const struct option long_options[] = {
@@ -76,6 +80,8 @@ static const struct option long_options[] = {
 	{"socket", required_argument, NULL, OPT_SOCKET},
 	{"python", required_argument, NULL, OPT_PYTHON},
 	{"device", required_argument, NULL, OPT_DEVICE},
+	{"plot", required_argument, NULL, OPT_PLOT},
+	{"trace", required_argument, NULL, OPT_TRACE},
 	{"help", no_argument, NULL, 'h'},
 	{"version", no_argument, NULL, 'V'},
 	{NULL, 0, NULL, 0},
@@ -100,8 +106,10 @@ static void print_help(void)
 	       "  --json FILE     keep everything, histograms included\n"
 	       "  --gpuqd PATH    the gpuqd to start (beside this program, else in PATH)\n"
 	       "  --socket PATH   use a running gpuqd instead of a private one\n"
-	       "  --python PATH   interpreter for the comparison with PyTorch (python3)\n"
-	       "  --device KIND   cpu, cuda or cuda:N (cpu): op, memory\n"
+	       "  --python PATH   interpreter for PyTorch and for --plot (python3)\n"
+	       "  --device KIND   cpu, cuda or cuda:N (cpu): op, graphs, memory\n"
+	       "  --plot FILE     graphs: draws replays and captures (SVG; needs matplotlib)\n"
+	       "  --trace FILE    graphs: a timeline that Perfetto and chrome://tracing open\n"
 	       "  -h, --help      this text\n"
 	       "  -V, --version   version\n\n"
 	       "Exit status: 0 measured (whether or not targets were met), 1 failed, 2 usage.\n");
@@ -168,6 +176,12 @@ static int take_option(struct bench *b, int option, const char *value, const cha
 		return 0;
 	case OPT_DEVICE:
 		b->device = value;
+		return 0;
+	case OPT_PLOT:
+		b->plot = value;
+		return 0;
+	case OPT_TRACE:
+		b->trace = value;
 		return 0;
 	default:
 		fprintf(stderr, "see gpuq-bench --help\n");

@@ -10,6 +10,7 @@
 #include <jansson.h>
 #include <sched.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -56,8 +57,8 @@ static void need_gpuqd(void)
 static void test_help_names_every_subcommand(void **state)
 {
 	const char *const args[] = {"--help"};
-	const char *const names[] = {
-		"floor", "ring", "null", "sleep", "pipeline", "op", "idle", "memory", "all"};
+	const char *const names[] = {"floor", "ring", "null", "sleep", "pipeline", "op", "idle",
+		"graphs", "memory", "all"};
 	struct harness_output output = run(args, 1);
 
 	assert_int_equal(output.status, 0);
@@ -89,8 +90,8 @@ static void test_missing_gpuqd_is_an_error(void **state)
 	harness_output_free(&output);
 }
 
-/* Runs a subcommand with few samples and returns what it kept. */
-static json_t *measure(const char *subcommand)
+/* Runs a subcommand with few samples, and one more argument, and returns what it kept. */
+static json_t *measure_with(const char *subcommand, const char *argument)
 {
 	char path[300], json[320];
 	json_error_t error;
@@ -98,7 +99,7 @@ static json_t *measure(const char *subcommand)
 	snprintf(path, sizeof(path), "%s/result.json", harness_tmpdir());
 	snprintf(json, sizeof(json), "--json=%s", path);
 	const char *const args[] = {
-		subcommand, "--samples=" SAMPLES, "--seconds=1", json, "--python=/nowhere/python"};
+		subcommand, "--samples=" SAMPLES, "--seconds=1", json, argument};
 	struct harness_output output = run(args, 5);
 
 	if (output.status != 0)
@@ -111,6 +112,11 @@ static json_t *measure(const char *subcommand)
 	assert_string_equal(json_string_value(json_object_get(root, "program")), "gpuq-bench");
 	assert_true(json_is_string(json_object_get(json_object_get(root, "machine"), "kernel")));
 	return root;
+}
+
+static json_t *measure(const char *subcommand)
+{
+	return measure_with(subcommand, "--python=/nowhere/python");
 }
 
 static json_int_t count_samples(const json_t *histogram)
@@ -209,6 +215,123 @@ static void test_idle_reads_the_time_of_gpuqd(void **state)
 	json_decref(root);
 }
 
+/* --- Graphs -------------------------------------------------------------------------------- */
+
+#define TRACKS 3 /* of a process: 0 is its name's, 1 replays, 2 captures */
+#define PROCESSES 4
+
+/* The slices of a trace as far as they have been read, in microseconds. */
+struct trace {
+	double end_us[PROCESSES][TRACKS];
+	uint32_t slices[PROCESSES][TRACKS];
+	uint32_t names[PROCESSES][TRACKS];
+	double replays_us[20000][2]; /* of process 2: while captures run in the background */
+	double captures_us[5000][2];
+};
+
+/* One event of the Chrome trace format: a name, or a slice behind the last one of its track. */
+static void read_event(struct trace *t, const json_t *event)
+{
+	double ts_us, dur_us;
+	const char *ph, *name;
+	int pid, tid;
+
+	assert_int_equal(json_unpack((json_t *)event, "{s:s, s:s, s:i, s:i}", "ph", &ph, "name",
+				 &name, "pid", &pid, "tid", &tid),
+		0);
+	assert_true(pid >= 1 && pid < PROCESSES && tid >= 0 && tid < TRACKS);
+	if (strcmp(ph, "M") == 0) {
+		assert_true(strcmp(name, tid == 0 ? "process_name" : "thread_name") == 0);
+		assert_int_equal(
+			json_unpack((json_t *)event, "{s:{s:s}}", "args", "name", &name), 0);
+		t->names[pid][tid]++;
+		return;
+	}
+	assert_string_equal(ph, "X");
+	assert_string_equal(name, tid == 1 ? "replay" : "capture");
+	assert_int_equal(
+		json_unpack((json_t *)event, "{s:F, s:F}", "ts", &ts_us, "dur", &dur_us), 0);
+	assert_true(dur_us >= 0 && ts_us >= t->end_us[pid][tid] - 0.01);
+	t->end_us[pid][tid] = ts_us + dur_us;
+	uint32_t n = t->slices[pid][tid]++;
+	if (pid != 2)
+		return;
+	double(*list)[2] = tid == 1 ? t->replays_us : t->captures_us;
+	assert_true(n < (tid == 1 ? 20000 : 5000));
+	list[n][0] = ts_us;
+	list[n][1] = ts_us + dur_us;
+}
+
+/* Some capture ran while some replay did. */
+static bool tracks_overlap(const struct trace *t)
+{
+	for (uint32_t c = 0; c < t->slices[2][2]; c++) {
+		for (uint32_t i = 0; i < t->slices[2][1]; i++) {
+			if (t->replays_us[i][0] < t->captures_us[c][1] &&
+				t->captures_us[c][0] < t->replays_us[i][1])
+				return true;
+		}
+	}
+	return false;
+}
+
+static void assert_trace(const char *path)
+{
+	struct trace *t = calloc(1, sizeof(*t));
+	json_error_t error;
+	json_t *root = json_load_file(path, 0, &error);
+	const json_t *events = json_object_get(root, "traceEvents"), *event;
+	size_t i;
+
+	assert_non_null(t);
+	assert_true(json_is_array(events));
+	json_array_foreach(events, i, event) read_event(t, event);
+	for (int pid = 1; pid < PROCESSES; pid++) {
+		for (int tid = 0; tid < TRACKS; tid++)
+			assert_int_equal(t->names[pid][tid], 1);
+		assert_true(t->slices[pid][1] > 0);
+	}
+	assert_int_equal(t->slices[1][2], 0); /* quiet */
+	assert_true(t->slices[2][2] > 0 && t->slices[3][2] > 0);
+	assert_true(tracks_overlap(t));
+	json_decref(root);
+	free(t);
+}
+
+static void test_graphs_measures_beside_captures(void **state)
+{
+	char path[300], trace[320];
+
+	snprintf(path, sizeof(path), "%s/trace.json", harness_tmpdir());
+	snprintf(trace, sizeof(trace), "--trace=%s", path);
+	json_t *root = measure_with("graphs", trace);
+	const json_t *checks = json_object_get(root, "checks"), *check;
+	size_t i;
+
+	/* Three sizes of captures: four rows of new shapes, three of replays. */
+	assert_rows(root, 21);
+	json_array_foreach(checks, i, check)
+	{
+		const char *what = json_string_value(json_object_get(check, "what"));
+
+		if (strstr(what, "replays that overlap") != NULL)
+			assert_true(json_real_value(json_object_get(check, "value")) >= 300);
+	}
+	json_decref(root);
+	assert_trace(path);
+}
+
+static void test_a_drawing_needs_matplotlib(void **state)
+{
+	const char *const args[] = {"graphs", "--samples=100", "--plot=x.svg", "--python=/nowhere"};
+	struct harness_output output = run(args, 4);
+
+	assert_int_equal(output.status, 1);
+	assert_non_null(strstr(output.err, "cannot run /nowhere"));
+	assert_non_null(strstr(output.err, "x.svg is not drawn (see --python)"));
+	harness_output_free(&output);
+}
+
 int main(void)
 {
 	static const struct harness_test tests[] = {
@@ -220,6 +343,8 @@ int main(void)
 		HARNESS_TEST_LONG(test_sleep_measures_gpuqd, 60),
 		HARNESS_TEST_LONG(test_op_agrees_with_the_kernels, 60),
 		HARNESS_TEST_LONG(test_idle_reads_the_time_of_gpuqd, 60),
+		HARNESS_TEST_LONG(test_graphs_measures_beside_captures, 120),
+		HARNESS_TEST_LONG(test_a_drawing_needs_matplotlib, 120),
 	};
 
 	return harness_run("bench", tests, sizeof(tests) / sizeof(tests[0]));
