@@ -268,6 +268,8 @@ static void keep_house(struct graphs *g)
 	const uint64_t now_ns = graphs_now_ns(g);
 	bool save;
 
+	/* What has failed may be all that there was to be waited for. */
+	(void)graphs_saw(g, device_check(g->options.device));
 	pthread_mutex_lock(&g->lock);
 	answer_waiters(g);
 	age(g, now_ns);

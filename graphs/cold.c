@@ -125,6 +125,7 @@ static int find_shape(struct graphs *g, struct graph_work *w, struct graph_entry
 		if (e != NULL)
 			adopt_plan(g, e, *ret_plan);
 	}
+	w->graph_id = 0;
 	if (e != NULL) {
 		e->plan_used_ns = graphs_now_ns(g);
 		shm_store_relaxed(&e->record->last_used_ns, e->plan_used_ns);
@@ -223,8 +224,11 @@ static int wait_for_room(struct graphs *g, struct graph_work *w)
 {
 	for (;;) {
 		struct timespec until;
-		int err = admit(g, w);
+		/* A device that has failed gives no room back. */
+		int err = graphs_saw(g, device_check(g->options.device));
 
+		if (err == 0)
+			err = admit(g, w);
 		if (err != 0)
 			return err;
 		clock_gettime(CLOCK_MONOTONIC, &until);

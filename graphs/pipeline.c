@@ -20,9 +20,9 @@ struct pipeline {
 	uint64_t id;
 	uint32_t n_steps;
 	struct pipeline_step *steps;
-	const struct wire_pipeline *wire; /* the blob */
-	const struct wire_pipeline_tensor *tensors;
-	const struct wire_pipeline_step *wire_steps;
+	struct wire_pipeline *wire; /* the blob */
+	struct wire_pipeline_tensor *tensors;
+	struct wire_pipeline_step *wire_steps;
 	uint64_t blob_bytes;
 };
 
@@ -415,13 +415,40 @@ static int take_blob(struct pipeline *p, const void *blob, uint64_t bytes)
 	if (copy == NULL)
 		return -ENOMEM;
 	memcpy(copy, blob, bytes);
-	p->wire = (const struct wire_pipeline *)copy;
-	p->tensors = (const struct wire_pipeline_tensor *)(copy + sizeof(*p->wire));
-	p->wire_steps = (const struct wire_pipeline_step *)(p->tensors + p->wire->n_tensors);
+	p->wire = (struct wire_pipeline *)copy;
+	p->tensors = (struct wire_pipeline_tensor *)(copy + sizeof(*p->wire));
+	p->wire_steps = (struct wire_pipeline_step *)(p->tensors + p->wire->n_tensors);
 	p->blob_bytes = bytes;
 	p->n_steps = p->wire->n_steps;
 	p->steps = calloc(p->n_steps, sizeof(*p->steps));
 	return p->steps == NULL ? -ENOMEM : 0;
+}
+
+static void clean_name(char name[GPUQ_NAME_MAX])
+{
+	const size_t length = strlen(name);
+
+	memset(name + length, 0, GPUQ_NAME_MAX - length);
+}
+
+/* Zeroes what has no meaning, so that equal definitions are equal bytes. */
+static void clean_blob(struct pipeline *p)
+{
+	clean_name(p->wire->name);
+	for (uint32_t i = 0; i < p->wire->n_tensors; i++) {
+		struct wire_pipeline_tensor *t = &p->tensors[i];
+		const uint32_t rank = i < p->wire->n_inputs ? t->rank : 0;
+
+		clean_name(t->name);
+		t->rank = rank;
+		memset(&t->dims[rank], 0, (GPUQ_MAX_RANK - rank) * sizeof(t->dims[0]));
+	}
+	for (uint32_t i = 0; i < p->n_steps; i++) {
+		for (uint32_t j = 0; j < GPUQ_MAX_PARAMS; j++) {
+			if ((p->wire_steps[i].params_given & 1u << j) == 0)
+				p->wire_steps[i].params[j] = 0;
+		}
+	}
 }
 
 static int check_all(struct pipeline *p, char *why)
@@ -468,6 +495,7 @@ int pipeline_create(const void *blob, uint64_t bytes, struct pipeline **ret_pipe
 		pipeline_unref(p);
 		return err;
 	}
+	clean_blob(p);
 	fill_interface(p);
 	why[0] = '\0';
 	*ret_pipeline = p;
@@ -487,7 +515,7 @@ void pipeline_unref(struct pipeline *p)
 {
 	if (p == NULL || shm_fetch_add_u32(&p->refs, (uint32_t)-1) != 1)
 		return;
-	free((void *)p->wire);
+	free(p->wire);
 	free(p->steps);
 	free(p);
 }

@@ -40,7 +40,7 @@ void pipeline_unref(struct pipeline *p);
 /* The caller's reference is the only one: nobody can make others meanwhile. */
 bool pipeline_is_last(const struct pipeline *p);
 
-/* The definitions are the same, names and first shapes included. */
+/* The definitions say the same, names and first shapes included. */
 bool pipeline_equal(const struct pipeline *a, const struct pipeline *b);
 
 /* Differs between any two pipelines of this process; see graphs_intern() for equal ones. */
@@ -49,7 +49,7 @@ uint64_t pipeline_id(const struct pipeline *p);
 /* The interface; lives as long as the pipeline. */
 const struct op *pipeline_op(const struct pipeline *p);
 
-/* The definition as it was given, and its size. */
+/* The definition, what has no meaning in it being zero, and its size. */
 const void *pipeline_blob(const struct pipeline *p, uint64_t *ret_bytes);
 
 /* Steps in the order in which they run; tensor numbers as in the definition. */
