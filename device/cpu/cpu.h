@@ -39,7 +39,7 @@
 #define CPU_STREAM_DEPTH 64u /* commands; a power of two */
 #define CPU_PRIORITIES 3u
 
-/* What a copy or a fill does: the shape of such a node, and part of it. */
+/* What a copy or a fill does: the shape of such a node. */
 struct cpu_span {
 	char *to;
 	const char *from;
@@ -51,28 +51,30 @@ struct cpu_span {
 struct cpu_node {
 	void (*run)(
 		const void *shape, const struct device_args *args, uint64_t begin, uint64_t end);
-	const void *shape; /* NULL: it is `span` */
+	const void *shape;
 	uint64_t units, predicted_ns;
-	struct cpu_span span;
 };
 
 /*
- * One entry of a stream: its nodes run one after another with the same arguments. It lies there
- * when `number` is its place counted from 1: then a worker that looks for it has the beginning of
- * the command in its cache with the number.
+ * One entry of a stream. It lies there when `number` is its place counted from 1, and with the
+ * number a worker that looks for it gets everything into its cache that a kernel needs besides
+ * its arguments.
  */
 struct cpu_command {
+	struct cpu_node node;
+	uint32_t n_nodes; /* 1 or 0, when it is no launch of an executable */
+	bool completes;	  /* args.completion */
+	bool watched;	  /* streams may be parked until it ends */
+	bool replays;	  /* the nodes of `exec` */
+	bool awaits;	  /* runs when the head of `awaited` is at `position` */
 	uint64_t number;
-	const struct cpu_node *nodes;
-	uint32_t n_nodes;
-	bool completes;		    /* args.completion */
-	bool watched;		    /* streams may be parked until it ends */
-	struct cpu_exec *exec;	    /* one of its launches; NULL: of none */
-	struct cpu_stream *awaited; /* it runs when this one's head is at `position`; NULL: none */
-	uint64_t position;
-	struct cpu_node node; /* where it has one, and it is not an executable's */
 	struct device_args args;
+	struct cpu_exec *exec;
+	struct cpu_stream *awaited;
+	uint64_t position;
+	struct cpu_span span; /* the node's shape, when it copies or fills */
 } __attribute__((aligned(WIRE_LINE)));
+_Static_assert(offsetof(struct cpu_command, args.pointers) == 64, "one cache line");
 
 /* Pieces of the node that the stream is at. */
 struct cpu_cell {

@@ -13,7 +13,7 @@
 
 struct recorded {
 	struct cpu_node node;
-	void *shape; /* a copy; NULL: the node's is its span */
+	void *shape; /* a copy */
 	uint32_t shape_bytes;
 };
 
@@ -46,13 +46,12 @@ int cpu_record(struct device_stream *stream, const struct cpu_node *node, uint32
 
 	if (r < 0)
 		return r;
-	if (node->shape != NULL) {
-		/* At least one byte: NULL means something else. */
-		recorded.shape = malloc(shape_bytes + 1u);
-		if (recorded.shape == NULL)
-			return -ENOMEM;
+	/* One byte more: of none malloc() may make NULL. */
+	recorded.shape = malloc(shape_bytes + 1u);
+	if (recorded.shape == NULL)
+		return -ENOMEM;
+	if (shape_bytes > 0)
 		memcpy(recorded.shape, node->shape, shape_bytes);
-	}
 	g->nodes[g->n_nodes++] = recorded;
 	return 0;
 }
@@ -119,8 +118,6 @@ int cpu_exec_create(
 	for (uint32_t i = 0; i < g->n_nodes; i++) {
 		const struct recorded *recorded = &g->nodes[i];
 		e->nodes[i] = recorded->node;
-		if (recorded->shape == NULL)
-			continue;
 		memcpy(shape, recorded->shape, recorded->shape_bytes);
 		e->nodes[i].shape = shape;
 		shape += shape_room(recorded);

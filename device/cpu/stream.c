@@ -90,12 +90,11 @@ static struct cpu_command *command_begin(struct cpu_stream *s)
 			return NULL;
 	}
 	struct cpu_command *c = &s->commands[s->tail % CPU_STREAM_DEPTH];
-	c->nodes = &c->node;
 	c->n_nodes = 0;
 	c->completes = false;
 	c->watched = false;
-	c->exec = NULL;
-	c->awaited = NULL;
+	c->replays = false;
+	c->awaits = false;
 	return c;
 }
 
@@ -180,15 +179,17 @@ static int enqueue_span(struct device_stream *stream, const struct cpu_span *spa
 		.run = span->from != NULL ? run_copy : run_fill,
 		.units = span->bytes / SPAN_UNIT + (span->bytes % SPAN_UNIT != 0),
 		.predicted_ns = span->bytes / SPAN_BYTES_PER_NS,
-		.span = *span,
+		.shape = span,
 	};
 
 	if (stream->capture != NULL)
-		return cpu_record(stream, &node, 0);
+		return cpu_record(stream, &node, sizeof(*span));
 	struct cpu_command *c = command_begin(cpu_stream(stream));
 	if (c == NULL)
 		return -EAGAIN;
 	c->node = node;
+	c->span = *span;
+	c->node.shape = &c->span;
 	c->n_nodes = 1;
 	command_publish(cpu_stream(stream));
 	return 0;
@@ -229,13 +230,14 @@ int cpu_exec_launch(
 	struct cpu_command *c = command_begin(s);
 	if (c == NULL)
 		return -EAGAIN;
-	c->nodes = e->nodes;
 	c->n_nodes = e->n_nodes;
 	c->completes = true;
 	c->watched = true;
+	c->replays = true;
 	c->exec = e;
 	/* Its launches run one after another: in one stream they do anyway. */
-	if (e->last != s) {
+	if (e->last != NULL && e->last != s) {
+		c->awaits = true;
 		c->awaited = e->last;
 		c->position = e->last_position;
 	}
@@ -302,6 +304,7 @@ int cpu_event_await(struct device_event *event, struct device_stream *stream)
 	struct cpu_command *c = command_begin(s);
 	if (c == NULL)
 		return -EAGAIN;
+	c->awaits = true;
 	c->awaited = e->stream;
 	c->position = e->position;
 	command_publish(s);

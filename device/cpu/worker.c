@@ -58,7 +58,7 @@ static void run_node(struct cpu_device *d, const struct cpu_node *node,
 	if (d->base.fault != NULL && fault_check(d->base.fault, FAULT_WORK) < 0)
 		shm_store_release(&d->base.failed, 1);
 	if (!failed(d))
-		node->run(node->shape != NULL ? node->shape : &node->span, args, begin, end);
+		node->run(node->shape, args, begin, end);
 }
 
 /* Pieces for work of this predicted length: enough for every worker, none too short. */
@@ -93,8 +93,10 @@ static void cell_fill(struct cpu_device *d, struct cpu_stream *s, const struct c
 /* Runs the nodes of the command that are left. False: they were given to the workers in pieces. */
 static bool run_nodes(struct cpu_device *d, struct cpu_stream *s, const struct cpu_command *c)
 {
+	const struct cpu_node *nodes = c->replays ? c->exec->nodes : &c->node;
+
 	for (; s->node < c->n_nodes; s->node++) {
-		const struct cpu_node *node = &c->nodes[s->node];
+		const struct cpu_node *node = &nodes[s->node];
 		uint64_t pieces = pieces_for(d, node);
 		if (pieces > 1 && !failed(d)) {
 			cell_fill(d, s, node, &c->args, pieces);
@@ -185,7 +187,7 @@ static void end_command(struct cpu_device *d, struct cpu_stream *s, const struct
 	const bool completes = c->completes, watched = c->watched;
 
 	/* Who sees the word may launch the executable again, or destroy it. */
-	if (c->exec != NULL)
+	if (c->replays)
 		shm_store_release(&c->exec->ended, shm_load_relaxed(&c->exec->ended) + 1);
 	if (completes)
 		complete(d, s, c);
@@ -214,7 +216,7 @@ static void serve_stream(struct cpu_device *d, struct cpu_stream *s)
 {
 	const struct cpu_command *c = command_at(s, s->head);
 
-	if (c->awaited != NULL && !reached(c->awaited, c->position) && !park(d, s, c))
+	if (c->awaits && !reached(c->awaited, c->position) && !park(d, s, c))
 		return;
 	if (s->started_ns == 0 && (c->n_nodes > 0 || c->completes))
 		s->started_ns = clock_now_ns(&d->base.options.clock);
@@ -250,13 +252,12 @@ static bool take_stream(struct cpu_device *d, struct cpu_stream *s)
 {
 	uint64_t head = shm_load_relaxed(&s->head);
 
-	if (!published(s, head) || shm_load_relaxed(&s->token) != CPU_TOKEN_FREE ||
-		!shm_compare_swap(&s->token, CPU_TOKEN_FREE, CPU_TOKEN_TAKEN))
+	if (!published(s, head) || shm_load_relaxed(&s->token) != CPU_TOKEN_FREE)
 		return false;
-	/* Arguments lie behind what came with the number. */
-	const char *rest = (const char *)command_at(s, head) + WIRE_LINE;
-	__builtin_prefetch(rest);
-	__builtin_prefetch(rest + WIRE_LINE);
+	__builtin_prefetch(command_at(s, head)->args.pointers);
+	__builtin_prefetch(command_at(s, head)->args.scalars);
+	if (!shm_compare_swap(&s->token, CPU_TOKEN_FREE, CPU_TOKEN_TAKEN))
+		return false;
 	/* Another worker may have ended the command meanwhile. */
 	if (!published(s, s->head)) {
 		shm_store_release(&s->token, CPU_TOKEN_FREE);
