@@ -4,8 +4,8 @@
  * the device process's business, which is told of every holder before that holder is answered, so
  * that nobody is refused what was promised, or served what was given up.
  *
- * Every question to the device process about one holder or buffer is answered by it, or by its
- * end: then the buffer is lost, and what was to be given up is gone.
+ * With the device process its buffers are lost. The next one is told of those that have holders,
+ * and asked anew what the last one has not answered.
  */
 #include "daemon/control.h"
 
@@ -583,32 +583,15 @@ void buffer_message(struct control *c, const struct devlink_msg *m, int *fd)
 		holder_left(c, h);
 }
 
-/* What was being given up is gone with the device process. */
-static void buffer_lose(struct control *c, struct buffer *b)
-{
-	struct holder *h, *next;
-
-	if (b->state == BUFFER_REMOVING) {
-		buffer_punch(c, b);
-		return;
-	}
-	if (b->state != BUFFER_LIVE)
-		return;
-	b->lost = true;
-	for (h = LIST_FIRST(&b->holders); h != NULL; h = next) {
-		next = LIST_NEXT(h, of_buffer);
-		/* The last one takes what was granted with it. */
-		if (h->state == HOLDER_LEAVING && !held_by_others(b, h))
-			next = NULL;
-		if (h->state == HOLDER_LEAVING)
-			holder_left(c, h);
-	}
-}
-
 void buffer_device_down(struct control *c)
 {
-	for (uint32_t i = 0; i < c->config->max_buffers; i++)
-		buffer_lose(c, &c->buffers[i]);
+	for (uint32_t i = 0; i < c->config->max_buffers; i++) {
+		struct buffer *b = &c->buffers[i];
+
+		b->lost = b->lost || b->state == BUFFER_LIVE;
+		if (b->state == BUFFER_REMOVING)
+			buffer_punch(c, b);
+	}
 }
 
 void buffer_hand_over(struct control *c)

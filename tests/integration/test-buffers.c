@@ -7,6 +7,7 @@
 #include "tests/integration/world.h"
 
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -550,6 +551,55 @@ static void test_alloc_between_device_processes(void **state)
 	harness_daemon_destroy(daemon);
 }
 
+struct waiting {
+	pthread_t thread;
+	struct gpuq *g;
+	struct gpuq_buf *buf;
+};
+
+static void *free_main(void *arg)
+{
+	struct waiting *w = arg;
+
+	gpuq_buf_free(w->buf);
+	return NULL;
+}
+
+static void *alloc_main(void *arg)
+{
+	struct waiting *w = arg;
+
+	w->buf = alloc_buf(w->g, UNIT);
+	return NULL;
+}
+
+/* The device process has been asked and dies without an answer. */
+static void test_dies_before_it_answers(void **state)
+{
+	struct harness_daemon *daemon = harness_daemon_start(NULL);
+	const struct world before = world_look(daemon);
+	struct client c;
+
+	client_open(&c, NULL);
+	for (uint32_t i = 0; i < 3; i++) {
+		struct waiting frees = {.g = c.g, .buf = alloc_buf(c.g, UNIT)}, allocs = {.g = c.g};
+		pid_t last = world_device_pid(daemon);
+		kill(last, SIGSTOP);
+		/* One at a time on one connection, so either may be the one that was sent. */
+		pthread_create(&frees.thread, NULL, free_main, &frees);
+		pthread_create(&allocs.thread, NULL, alloc_main, &allocs);
+		usleep(20000);
+		kill(last, SIGKILL);
+		pthread_join(frees.thread, NULL);
+		pthread_join(allocs.thread, NULL);
+		raw_await(world_device_pid(daemon) != 0 && world_device_pid(daemon) != last);
+		gpuq_buf_free(allocs.buf);
+	}
+	client_close(&c);
+	world_await(daemon, &before);
+	harness_daemon_destroy(daemon);
+}
+
 static void test_many(void **state)
 {
 	static const char *const args[] = {
@@ -592,6 +642,7 @@ int main(void)
 		HARNESS_TEST(test_connection_frees),
 		HARNESS_TEST(test_device_process_ends),
 		HARNESS_TEST(test_alloc_between_device_processes),
+		HARNESS_TEST(test_dies_before_it_answers),
 		HARNESS_TEST_LONG(test_many, 60),
 	};
 
