@@ -171,8 +171,11 @@ static struct graph_exec *take_idle(struct graphs *g)
 	while (*at != NULL) {
 		struct graph_exec *exec = *at;
 
-		/* Pairs with graphs_finish(). */
-		if (shm_load_acquire(&exec->in_flight) != 0) {
+		/*
+		 * Pairs with graphs_finish(). After a launch that failed together with the device
+		 * the count tells nothing, and the failure was stored before it.
+		 */
+		if (shm_load_acquire(&exec->in_flight) != 0 || shm_load_relaxed(&g->failed) != 0) {
 			at = &exec->next;
 			continue;
 		}

@@ -31,11 +31,11 @@ static void free_garbage(struct graphs *g)
 {
 	uint64_t first = shm_load_acquire(&g->plan_garbage);
 
-	/* A failed device may still be reading one. */
-	if (first == 0 || shm_load_acquire(&g->failed) != 0)
-		return;
-	while (!shm_compare_swap(&g->plan_garbage, first, 0))
+	while (first != 0 && !shm_compare_swap(&g->plan_garbage, first, 0))
 		first = shm_load_acquire(&g->plan_garbage);
+	/* A failed device may still be reading one: they end with the cache. */
+	if (shm_load_acquire(&g->failed) != 0)
+		return;
 	while (first != 0) {
 		struct plan *plan = (struct plan *)(uintptr_t)first;
 
@@ -216,7 +216,7 @@ static int admit(const struct graphs *g, const struct graph_work *w)
 		return -GPUQ_EDEVICE;
 	if (w->deadline_ns != 0 && graphs_now_ns(g) >= w->deadline_ns)
 		return -ETIMEDOUT;
-	return shm_load_relaxed(&g->cold.broken) != 0 ? -EIO : 0;
+	return 0;
 }
 
 /* Room in the cold lane is counted by a semaphore: dispatch gives it back. */
@@ -300,8 +300,7 @@ static bool serve_next(struct graphs *g)
 	err = serve(g, w, &plan);
 	if (err != 0) {
 		w->plan = NULL;
-		if (shm_load_relaxed(&g->cold.broken) == 0)
-			plan_release(g, plan);
+		plan_release(g, plan);
 		work_complete(g, w, err);
 	}
 	return true;

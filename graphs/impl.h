@@ -50,7 +50,6 @@ struct graph_lane {
 	char *staging;
 	struct graph_slot slots[GRAPHS_LANE_DEPTH];
 	uint64_t queued; /* works; a hot lane's is dispatch's alone */
-	uint64_t broken; /* 1: its streams hold work whose end nobody will see */
 };
 
 struct graph_exec {
@@ -64,12 +63,13 @@ struct graph_exec {
 enum urgency { URGENCY_HOT_LIST, URGENCY_PRECAPTURE, URGENCY_PROMOTED };
 
 struct graph_entry {
+	struct stats_graph *record; /* for ever */
+
 	/* The key; constant while the entry is in the table. */
 	struct op_call call;
 	struct pipeline *pipeline;
 	uint64_t hash;
 
-	struct stats_graph *record;
 	uint64_t direct; /* struct plan *: dispatch launches these kernels itself */
 	uint64_t execs[GRAPHS_MAX_LANES]; /* struct graph_exec * */
 	uint64_t wanted;		  /* mask of lanes to be captured for */
@@ -136,6 +136,7 @@ struct graphs {
 	sem_t capture_wake;
 	struct device_stream *warm_stream, *capture_streams[2];
 	void *warm_scratch, *warm_tensors;
+	struct plan *lost;	 /* plans that the device may be reading, nobody knows how long */
 	uint64_t retry_after_ns; /* RETRY_NS; tests shorten it */
 	uint64_t saved_ns, aged_ns, grown_ns;
 	struct graph_entry **sorted; /* room for all */

@@ -6,7 +6,8 @@
  *
  * A call of the device that fails in the middle of this leaves things in the lane that still run.
  * The work is then completed by a signal behind them, with the error as its status, so that
- * nothing is reused too early. Where not even that can be given the lane is retired.
+ * nothing is reused too early. Where not even that can be given, nobody will ever know what still
+ * reads a client's memory: that counts as the failure of the device.
  */
 #include "graphs/impl.h"
 
@@ -221,15 +222,10 @@ static int launch(struct giving *v, const struct plan *plan, struct graph_exec *
 /* Something failed: the work ends behind what has been given already. */
 static int end_badly(struct giving *v, int err)
 {
-	struct graph_lane *lane = v->slot->lane;
-
-	if (v->behind == NULL || err == -GPUQ_EDEVICE)
+	if (v->behind == NULL)
 		return err;
 	v->w->completion->status = err;
-	if (device_signal(v->behind, &v->w->args) == 0)
-		return 0;
-	shm_store_relaxed(&lane->broken, 1);
-	return err;
+	return device_signal(v->behind, &v->w->args) == 0 ? 0 : -GPUQ_EDEVICE;
 }
 
 int lane_launch(struct graphs *g, struct graph_slot *slot, struct graph_work *w, struct plan *plan,

@@ -69,11 +69,6 @@ uint32_t lane_of_class(const struct graphs *g, uint32_t priority, uint64_t hash)
 	return first + (uint32_t)((hash >> 32) % (end - first));
 }
 
-static bool usable(const struct graph_lane *lane)
-{
-	return shm_load_relaxed(&lane->broken) == 0;
-}
-
 /* The lane with the fewest works; of those with an executable of e where e is not NULL. */
 static struct graph_lane *least_queued(
 	struct graphs *g, const struct graph_entry *e, uint32_t first, uint32_t end)
@@ -83,7 +78,7 @@ static struct graph_lane *least_queued(
 	for (uint32_t i = first; i < end; i++) {
 		struct graph_lane *lane = &g->lanes[i];
 
-		if (!usable(lane) || (e != NULL && entry_exec(e, i) == NULL))
+		if (e != NULL && entry_exec(e, i) == NULL)
 			continue;
 		if (best == NULL || lane->queued < best->queued)
 			best = lane;
@@ -99,8 +94,7 @@ static void wish_for_another_lane(
 	const uint64_t no = shm_load_relaxed(&e->refused) | shm_load_acquire(&e->wanted);
 
 	for (uint32_t i = first; i < end; i++) {
-		if (g->lanes[i].queued > 0 || !usable(&g->lanes[i]) || (no & 1ull << i) != 0 ||
-			entry_exec(e, i) != NULL)
+		if (g->lanes[i].queued > 0 || (no & 1ull << i) != 0 || entry_exec(e, i) != NULL)
 			continue;
 		if (mask_set(&e->wanted, 1ull << i))
 			sem_post(&g->capture_wake);
@@ -142,13 +136,11 @@ static int launch_direct(struct graphs *g, struct graph_work *w, struct plan *pl
 
 	lanes_of_class(g, w->priority, &first, &end);
 	lane = least_queued(g, NULL, first, end);
-	if (lane == NULL)
-		return -EIO;
 	shm_fetch_add(&plan->refs, 1);
 	err = give(g, lane, w, plan, NULL);
 	if (err == 0)
 		w->plan = plan;
-	else if (usable(lane)) /* else it may still run there */
+	else
 		plan_release(g, plan);
 	return err;
 }
@@ -162,8 +154,8 @@ static int launch_exec(
 	err = give(g, lane, w, NULL, exec);
 	if (err == 0)
 		w->exec = exec;
-	else if (usable(lane))
-		shm_store_relaxed(&exec->in_flight, exec->in_flight - 1);
+	else
+		shm_store_release(&exec->in_flight, exec->in_flight - 1);
 	return err;
 }
 

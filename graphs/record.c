@@ -34,6 +34,12 @@ void record_destroy(struct graphs *g)
 	if (g->warm_stream != NULL && shm_load_relaxed(&g->failed) == 0)
 		(void)device_stream_wait(g->warm_stream);
 	device_stream_destroy(g->warm_stream);
+	while (g->lost != NULL) {
+		struct plan *plan = g->lost;
+
+		g->lost = plan->next;
+		plan_destroy(plan);
+	}
 	device_stream_destroy(g->capture_streams[0]);
 	device_stream_destroy(g->capture_streams[1]);
 	device_free(g->options.device, DEVICE_WORK, g->warm_scratch);
@@ -97,33 +103,42 @@ static bool stand_in(
 	return used <= g->options.scratch_bytes;
 }
 
-/*
- * Runs the kernels once, so that whatever a driver does at a first launch is done. Tensors too
- * large for the stand-ins are not worth it: their kernels are loaded all the same.
- */
-static int warm_up(struct graphs *g, const struct op_call *call, const struct plan *plan)
+static int launch_warm_up(
+	struct graphs *g, const struct plan *plan, const struct device_args *args, uint64_t bytes)
 {
-	struct device_args args = {0};
-	uint64_t bytes;
 	int err = 0;
 
-	if (!stand_in(g, call, &args, &bytes))
-		return 0;
 	if (bytes > 0)
 		err = device_fill(g->warm_stream, g->warm_tensors, 0, bytes);
 	for (uint32_t i = 0; i < plan->n_kernels && err == 0; i++) {
-		err = launch(g->warm_stream, &plan->kernels[i], &args, false);
+		err = launch(g->warm_stream, &plan->kernels[i], args, false);
 		if (err == -EAGAIN) {
 			err = device_stream_wait(g->warm_stream);
 			i--;
 		}
 	}
-	if (err != 0) {
-		/* What was launched reads the plan. */
-		(void)device_stream_wait(g->warm_stream);
-		return err;
-	}
-	return device_stream_wait(g->warm_stream);
+	return err;
+}
+
+/*
+ * Runs the kernels once, so that whatever a driver does at a first launch is done. Tensors too
+ * large for the stand-ins are not worth it: their kernels are loaded all the same. The plan is
+ * being read as long as *ret_running.
+ */
+static int warm_up(
+	struct graphs *g, const struct op_call *call, const struct plan *plan, bool *ret_running)
+{
+	struct device_args args = {0};
+	uint64_t bytes;
+	int err, wait_err;
+
+	*ret_running = false;
+	if (!stand_in(g, call, &args, &bytes))
+		return 0;
+	err = launch_warm_up(g, plan, &args, bytes);
+	wait_err = device_stream_wait(g->warm_stream);
+	*ret_running = wait_err != 0;
+	return err != 0 ? err : wait_err;
 }
 
 /* --- Recording ------------------------------------------------------------------------------ */
@@ -184,6 +199,7 @@ int record_make(struct graphs *g, const struct op_call *call, const struct pipel
 	uint32_t lane, struct graph_exec **ret_exec, uint32_t *ret_kernels, const char **why)
 {
 	struct graph_exec *exec = NULL;
+	bool running = false;
 	struct plan *plan;
 	uint32_t blame;
 	int err;
@@ -198,14 +214,21 @@ int record_make(struct graphs *g, const struct op_call *call, const struct pipel
 		exec = calloc(1, sizeof(*exec));
 		err = exec == NULL ? -ENOMEM : 0;
 	}
-	*why = err == 0 ? "the warm-up run" : *why;
-	if (err == 0)
-		err = warm_up(g, call, plan);
-	plan_move(plan, g->warm_scratch, g->lanes[lane].scratch);
-	if (err == 0)
-		err = record_exec(g, plan, lane, exec, why);
 	*ret_kernels = plan->n_kernels;
-	plan_destroy(plan);
+	if (err == 0) {
+		*why = "the warm-up run";
+		err = warm_up(g, call, plan, &running);
+	}
+	if (err == 0) {
+		plan_move(plan, g->warm_scratch, g->lanes[lane].scratch);
+		err = record_exec(g, plan, lane, exec, why);
+	}
+	if (running) {
+		plan->next = g->lost;
+		g->lost = plan;
+	} else {
+		plan_destroy(plan);
+	}
 	if (err == 0)
 		*ret_exec = exec;
 	else

@@ -219,7 +219,8 @@ void table_forget(struct graphs *g, struct graph_entry *e)
 		g->plan_bytes -= e->plan->bytes;
 	plan_release(g, e->plan);
 	pipeline_unref(e->pipeline);
-	*e = (struct graph_entry){.record = e->record};
+	/* Not the record: dispatch may be counting a last use there. */
+	memset((char *)e + sizeof(e->record), 0, sizeof(*e) - sizeof(e->record));
 }
 
 /* A free entry, or the one to forget. */

@@ -61,6 +61,12 @@ bool task_done(const struct task *t);
 int task_run(struct rig *rig, struct task *t);
 int task_precapture(struct rig *rig, struct task *t);
 
+/* A counter that another thread may be writing. */
+static inline uint64_t seen(const uint64_t *counter)
+{
+	return shm_load_acquire(counter);
+}
+
 /* The record of the task's shape, NULL: there is none. */
 struct stats_graph *task_record(struct rig *rig, const struct task *t);
 uint32_t task_state(struct rig *rig, const struct task *t);

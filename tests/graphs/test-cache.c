@@ -24,18 +24,18 @@ static void test_cache_from_cold_to_captured(void **state)
 	for (uint32_t i = 0; i < 5; i++)
 		assert_int_equal(task_run(rig, t), 0);
 	r = task_record(rig, t);
-	assert_int_equal(r->uses, 7);
-	assert_int_equal(r->hits, 5);
+	assert_int_equal(seen(&r->uses), 7);
+	assert_int_equal(seen(&r->hits), 5);
 	assert_int_equal(r->kernels, 1);
-	assert_true(r->bytes > 0 && r->capture_ns > 0 && r->id > 0);
+	assert_true(seen(&r->bytes) > 0 && seen(&r->capture_ns) > 0 && seen(&r->id) > 0);
 	assert_string_equal(r->shape, "gemv_batched x[4,32]f32 w[16,32]f32 -> y[4,16]f32");
 	assert_int_equal(r->uid, 1000);
 	assert_int_equal(r->shared, 0);
-	assert_int_equal(rig->stats.graph_hits, 5);
-	assert_int_equal(rig->stats.graph_misses, 2);
-	assert_int_equal(rig->stats.graph_captures, 1);
-	assert_int_equal(rig->stats.graph_bytes, r->bytes);
-	assert_int_equal(rig->stats.graph_budget, rig->options.budget_bytes);
+	assert_int_equal(seen(&rig->stats.graph_hits), 5);
+	assert_int_equal(seen(&rig->stats.graph_misses), 2);
+	assert_int_equal(seen(&rig->stats.graph_captures), 1);
+	assert_int_equal(seen(&rig->stats.graph_bytes), seen(&r->bytes));
+	assert_int_equal(seen(&rig->stats.graph_budget), rig->options.budget_bytes);
 	task_free(rig, t);
 	rig_free(rig);
 }
@@ -48,7 +48,7 @@ static void test_cache_addresses_and_params_are_data(void **state)
 	task_heat(rig, t);
 	other->w.uid = 1001;
 	assert_int_equal(task_run(rig, other), 0);
-	assert_int_equal(task_record(rig, t)->hits, 2);
+	assert_int_equal(seen(&task_record(rig, t)->hits), 2);
 	assert_int_equal(task_record(rig, t)->shared, 1);
 	task_free(rig, t);
 	task_free(rig, other);
@@ -142,13 +142,13 @@ static void test_cache_direct_is_never_captured(void **state)
 	for (uint32_t i = 0; i < 10; i++)
 		assert_int_equal(task_run(rig, t), 0);
 	assert_int_equal(task_state(rig, t), MSG_GRAPH_DIRECT);
-	assert_int_equal(task_record(rig, t)->uses, 10);
+	assert_int_equal(seen(&task_record(rig, t)->uses), 10);
 	pre = task_gemv(rig, 5, 32, 16);
 	assert_int_equal(task_precapture(rig, pre), 0);
 	assert_int_equal(task_wait(rig, pre), 0);
 	assert_int_equal(task_state(rig, pre), MSG_GRAPH_DIRECT);
-	assert_int_equal(rig->stats.graph_captures, 0);
-	assert_int_equal(rig->stats.graph_misses, 0);
+	assert_int_equal(seen(&rig->stats.graph_captures), 0);
+	assert_int_equal(seen(&rig->stats.graph_misses), 0);
 	p = rig_pipeline(rig, definition_layers(4, 8, 16, 3));
 	task_free(rig, t);
 	t = task_pipeline(rig, p, 4, 3);
@@ -167,7 +167,7 @@ static void test_cache_a_second_lane(void **state)
 	uint32_t lanes = 0;
 
 	task_heat(rig, a);
-	for (uint32_t i = 0; i < 200 && rig->stats.graph_captures < 2; i++) {
+	for (uint32_t i = 0; i < 200 && seen(&rig->stats.graph_captures) < 2; i++) {
 		const bool a_runs = task_launch(rig, a) == 0, b_runs = task_launch(rig, b) == 0;
 
 		if (a_runs)
@@ -383,13 +383,13 @@ static void test_cache_precapture(void **state)
 	assert_int_equal(task_precapture(rig, t), 0);
 	assert_int_equal(task_wait(rig, t), 0);
 	assert_int_equal(task_state(rig, t), MSG_GRAPH_CAPTURED);
-	assert_int_equal(task_record(rig, t)->uses, 0);
-	assert_int_equal(rig->stats.graph_misses, 0);
+	assert_int_equal(seen(&task_record(rig, t)->uses), 0);
+	assert_int_equal(seen(&rig->stats.graph_misses), 0);
 	assert_int_equal(task_precapture(rig, t), 0); /* again: at once */
 	assert_int_equal(task_wait(rig, t), 0);
-	assert_int_equal(rig->stats.graph_captures, 1);
+	assert_int_equal(seen(&rig->stats.graph_captures), 1);
 	assert_int_equal(task_run(rig, t), 0);
-	assert_int_equal(task_record(rig, t)->hits, 1);
+	assert_int_equal(seen(&task_record(rig, t)->hits), 1);
 	task_free(rig, t);
 	rig_free(rig);
 }
@@ -405,7 +405,7 @@ static void test_cache_precapture_refusals(void **state)
 	assert_int_equal(task_wait(rig, t), -GPUQ_ESHAPE);
 	t->call.out[0].dims[1] = 3;
 	graphs_stop_captures(rig->g);
-	assert_int_equal(rig->stats.captures_stopped, 1);
+	assert_int_equal(seen(&rig->stats.captures_stopped), 1);
 	assert_int_equal(task_precapture(rig, t), 0);
 	assert_int_equal(task_wait(rig, t), -GPUQ_ECAPTURE);
 	graphs_resume_captures(rig->g);
@@ -457,7 +457,7 @@ static void test_cache_stop_and_resume(void **state)
 	for (uint32_t i = 0; i < 5; i++)
 		assert_int_equal(task_run(rig, t), 0);
 	assert_int_equal(task_state(rig, t), MSG_GRAPH_QUEUED);
-	assert_int_equal(rig->stats.capture_count, 0);
+	assert_int_equal(seen(&rig->stats.capture_count), 0);
 	graphs_resume_captures(rig->g);
 	task_await_state(rig, t, MSG_GRAPH_CAPTURED);
 	task_free(rig, t);
@@ -473,22 +473,22 @@ static void test_cache_evict(void **state)
 	task_heat(rig, b);
 	assert_int_equal(graphs_evict(rig->g, 12345), -ENOENT);
 	assert_int_equal(graphs_pin(rig->g, 12345, true), -ENOENT);
-	assert_int_equal(graphs_evict(rig->g, task_record(rig, a)->id), 0);
+	assert_int_equal(graphs_evict(rig->g, seen(&task_record(rig, a)->id)), 0);
 	assert_int_equal(task_state(rig, a), MSG_GRAPH_COLD);
 	assert_int_equal(task_state(rig, b), MSG_GRAPH_CAPTURED);
-	assert_int_equal(task_record(rig, a)->bytes, 0);
+	assert_int_equal(seen(&task_record(rig, a)->bytes), 0);
 	task_heat(rig, a); /* it comes back */
-	assert_int_equal(graphs_pin(rig->g, task_record(rig, b)->id, true), 0);
+	assert_int_equal(graphs_pin(rig->g, seen(&task_record(rig, b)->id), true), 0);
 	assert_int_equal(task_record(rig, b)->pinned, 1);
 	assert_int_equal(graphs_evict(rig->g, 0), 0);
 	assert_int_equal(task_state(rig, a), MSG_GRAPH_COLD);
 	assert_int_equal(task_state(rig, b), MSG_GRAPH_CAPTURED);
-	assert_int_equal(rig->stats.graph_evictions, 2);
-	assert_int_equal(graphs_pin(rig->g, task_record(rig, b)->id, false), 0);
+	assert_int_equal(seen(&rig->stats.graph_evictions), 2);
+	assert_int_equal(graphs_pin(rig->g, seen(&task_record(rig, b)->id), false), 0);
 	assert_int_equal(graphs_evict(rig->g, 0), 0);
 	for (uint32_t i = 0; i < 2000 && shm_load_acquire(&rig->stats.graph_bytes) > 0; i++)
 		usleep(1000);
-	assert_int_equal(rig->stats.graph_bytes, 0);
+	assert_int_equal(seen(&rig->stats.graph_bytes), 0);
 	task_free(rig, a);
 	task_free(rig, b);
 	rig_free(rig);
@@ -530,12 +530,12 @@ static void test_cache_captures_are_logged(void **state)
 		task_heat(rig, t);
 		c = &rig->captures[(i + 1) % RIG_CAPTURES];
 		assert_int_equal(c->number, i + 1);
-		assert_int_equal(c->graph, task_record(rig, t)->id);
+		assert_int_equal(c->graph, seen(&task_record(rig, t)->id));
 		assert_int_equal(c->kernels, 1);
 		assert_true(c->begin_ns < c->end_ns);
 		task_free(rig, t);
 	}
-	assert_int_equal(rig->stats.capture_count, RIG_CAPTURES + 3);
+	assert_int_equal(seen(&rig->stats.capture_count), RIG_CAPTURES + 3);
 	rig_free(rig);
 }
 
@@ -578,7 +578,7 @@ static void test_cache_hash_collisions(void **state)
 		task_heat(rig, tasks[i]);
 	for (uint32_t i = 0; i < 20; i++) {
 		assert_int_equal(task_run(rig, tasks[i]), 0);
-		assert_int_equal(task_record(rig, tasks[i])->hits, 2);
+		assert_int_equal(seen(&task_record(rig, tasks[i])->hits), 2);
 		for (uint32_t j = 0; j < i; j++)
 			assert_ptr_not_equal(
 				task_record(rig, tasks[i]), task_record(rig, tasks[j]));
@@ -599,10 +599,10 @@ static void test_cache_forgets_the_oldest_cold_shape(void **state)
 	for (uint32_t i = 0; i < 12; i++)
 		tasks[i] = task_softmax(rig, 1 + i, 8);
 	task_heat(rig, tasks[0]);
-	id = task_record(rig, tasks[0])->id;
+	id = seen(&task_record(rig, tasks[0])->id);
 	for (uint32_t i = 1; i < 12; i++)
 		assert_int_equal(task_run(rig, tasks[i]), 0);
-	assert_int_equal(task_record(rig, tasks[0])->id, id); /* captured: it stays */
+	assert_int_equal(seen(&task_record(rig, tasks[0])->id), id); /* captured: it stays */
 	for (uint32_t i = 1; i < 9; i++)
 		assert_null(task_record(rig, tasks[i]));
 	for (uint32_t i = 9; i < 12; i++)
@@ -645,7 +645,7 @@ static uint64_t bytes_of_one(void)
 	uint64_t bytes;
 
 	task_heat(rig, t);
-	bytes = task_record(rig, t)->bytes;
+	bytes = seen(&task_record(rig, t)->bytes);
 	task_free(rig, t);
 	rig_free(rig);
 	return bytes;
@@ -662,14 +662,14 @@ static void test_cache_budget_evicts_the_oldest(void **state)
 	for (uint32_t i = 0; i < 6; i++) {
 		tasks[i] = task_softmax(rig, 1 + i, 8);
 		task_heat(rig, tasks[i]);
-		assert_true(rig->stats.graph_bytes <= rig->options.budget_bytes);
+		assert_true(seen(&rig->stats.graph_bytes) <= rig->options.budget_bytes);
 		assert_int_equal(task_run(rig, tasks[0]), 0); /* the first stays young */
 	}
 	assert_int_equal(task_state(rig, tasks[0]), MSG_GRAPH_CAPTURED);
 	assert_int_equal(task_state(rig, tasks[5]), MSG_GRAPH_CAPTURED);
 	for (uint32_t i = 1; i < 4; i++)
 		assert_int_equal(task_state(rig, tasks[i]), MSG_GRAPH_COLD);
-	assert_int_equal(rig->stats.graph_evictions, 3);
+	assert_int_equal(seen(&rig->stats.graph_evictions), 3);
 	for (uint32_t i = 0; i < 6; i++)
 		task_free(rig, tasks[i]);
 	rig_free(rig);
@@ -687,7 +687,7 @@ static void test_cache_pinned_shapes_stay(void **state)
 	for (uint32_t i = 0; i < 5; i++)
 		tasks[i] = task_softmax(rig, 1 + i, 8);
 	task_heat(rig, tasks[0]);
-	assert_int_equal(graphs_pin(rig->g, task_record(rig, tasks[0])->id, true), 0);
+	assert_int_equal(graphs_pin(rig->g, seen(&task_record(rig, tasks[0])->id), true), 0);
 	task_heat(rig, tasks[1]);
 	for (uint32_t i = 0; i < 20; i++)
 		assert_int_equal(task_run(rig, tasks[1]), 0); /* the most used */
@@ -717,7 +717,7 @@ static void test_cache_larger_than_the_budget(void **state)
 	assert_non_null(strstr(task_record(rig, t)->reason, "budget"));
 	for (uint32_t i = 0; i < 20; i++)
 		assert_int_equal(task_run(rig, t), 0);
-	assert_int_equal(rig->stats.capture_count, 1);
+	assert_int_equal(seen(&rig->stats.capture_count), 1);
 	task_free(rig, t);
 	rig_free(rig);
 }

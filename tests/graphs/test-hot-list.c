@@ -62,7 +62,7 @@ static void test_hot_list_is_captured_first(void **state)
 		rig->records[1].shape, "layers x[6,8]f32 w1[16,8]f32 w2[3,16]f32 -> y[6,3]f32");
 	assert_string_equal(rig->records[2].shape, "softmax x[2,9]f32 -> y[2,9]f32");
 	for (uint32_t i = 0; i < 3; i++) /* captured in the order of their uses */
-		assert_int_equal(rig->captures[1 + i].graph, rig->records[i].id);
+		assert_int_equal(seen(&rig->captures[1 + i].graph), rig->records[i].id);
 	task_free(rig, tasks[0]);
 	pipeline_unref(p);
 	d = definition_layers(4, 8, 16, 3);
@@ -72,10 +72,10 @@ static void test_hot_list_is_captured_first(void **state)
 	tasks[0] = task_pipeline(rig, p, 6, 3);
 	for (uint32_t i = 0; i < 3; i++) {
 		assert_int_equal(task_run(rig, tasks[i]), 0);
-		assert_int_equal(task_record(rig, tasks[i])->hits, 1);
+		assert_int_equal(seen(&task_record(rig, tasks[i])->hits), 1);
 		task_free(rig, tasks[i]);
 	}
-	assert_int_equal(rig->stats.graph_misses, 0);
+	assert_int_equal(seen(&rig->stats.graph_misses), 0);
 	pipeline_unref(p);
 	rig_free(rig);
 }
@@ -110,7 +110,7 @@ static void test_hot_list_ids_are_never_used_again(void **state)
 	rig_start(rig);
 	t = task_softmax(rig, 3, 8);
 	task_heat(rig, t);
-	id = task_record(rig, t)->id;
+	id = seen(&task_record(rig, t)->id);
 	rig_restart(rig);
 	assert_true(rig->records[0].id > id);
 	task_free(rig, t);

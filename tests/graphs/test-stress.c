@@ -118,9 +118,27 @@ static void step(struct rig *rig, struct task *t, bool *running, struct random *
 	}
 }
 
-static void stress(const char *faults, uint64_t stage_bytes)
+/* As dispatch does: whoever ends first is finished first, since the cold lane waits for that. */
+static void drain(struct rig *rig, struct task *tasks[TASKS], bool running[TASKS])
 {
-	struct rig *rig = rig_prepare(faults);
+	uint32_t left = TASKS;
+
+	while (left > 0) {
+		left = 0;
+		for (uint32_t i = 0; i < TASKS; i++) {
+			if (running[i] && task_done(tasks[i])) {
+				(void)task_wait(rig, tasks[i]);
+				running[i] = false;
+			}
+			left += running[i];
+		}
+		usleep(100);
+	}
+}
+
+static void stress(uint64_t stage_bytes)
+{
+	struct rig *rig = rig_prepare(NULL);
 	struct random rng = {5};
 	struct task *tasks[TASKS];
 	bool running[TASKS] = {false};
@@ -144,18 +162,15 @@ static void stress(const char *faults, uint64_t stage_bytes)
 
 		step(rig, tasks[i], &running[i], &rng);
 	}
-	for (uint32_t i = 0; i < TASKS; i++) {
-		if (running[i])
-			(void)task_wait(rig, tasks[i]);
-	}
+	drain(rig, tasks, running);
 	shm_store_release(&meddlers[0].stop, 1);
 	shm_store_release(&meddlers[1].stop, 1);
 	pthread_join(threads[0], NULL);
 	pthread_join(threads[1], NULL);
-	assert_true(rig->stats.graph_captures > 10);
-	assert_true(rig->stats.graph_evictions > 5);
-	assert_true(rig->stats.graph_hits > 50);
-	assert_true(rig->stats.graph_misses > 50);
+	assert_true(seen(&rig->stats.graph_captures) > 10);
+	assert_true(seen(&rig->stats.graph_evictions) > 5);
+	assert_true(seen(&rig->stats.graph_hits) > 50);
+	assert_true(seen(&rig->stats.graph_misses) > 50);
 	for (uint32_t i = 0; i < TASKS; i++)
 		task_free(rig, tasks[i]);
 	rig_free(rig);
@@ -163,12 +178,12 @@ static void stress(const char *faults, uint64_t stage_bytes)
 
 static void test_stress(void **state)
 {
-	stress(NULL, UINT64_MAX);
+	stress(UINT64_MAX);
 }
 
 static void test_stress_staged(void **state)
 {
-	stress(NULL, 512);
+	stress(512);
 }
 
 int main(void)
