@@ -405,5 +405,6 @@ int main(void)
 		HARNESS_TEST(test_journal_prefix),
 	};
 
+	unsetenv("GPUQ_DEVICE"); /* what chooses a device for the other tests */
 	return harness_run("daemon-config", tests, sizeof(tests) / sizeof(tests[0]));
 }
