@@ -56,6 +56,9 @@ int harness_run(const char *suite, const struct harness_test *tests, size_t n);
 /* Ends the running test as skipped. To be called in the test's own process. */
 void harness_skip(const char *reason, ...) __attribute__((noreturn, format(printf, 1, 2)));
 
+/* What is open now is not the test's to close: a library has opened it and keeps it. */
+void harness_keep_fds(void);
+
 /* The running test's private directory; removed with everything in it when the test ends. */
 const char *harness_tmpdir(void);
 

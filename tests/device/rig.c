@@ -54,6 +54,8 @@ void rig_open(struct rig *rig, const char *faults)
 		fail_msg("device_open: %d, %s", r, why);
 	device_info(rig->device, &rig->info);
 	rig->cuda = strcmp(rig->info.kind, "cuda") == 0;
+	if (rig->cuda)
+		harness_keep_fds();
 	rig->heavy_bytes = rig->cuda ? HEAVY_CUDA : HEAVY_CPU;
 	assert_int_equal(
 		device_stream_create(rig->device, DEVICE_PRIORITY_NORMAL, &rig->stream), 0);
