@@ -36,13 +36,32 @@ void cuda_bring_node(
 	ret_params->kernelParams = value;
 }
 
-int cuda_signal(const struct cuda_args *args, cudaStream_t stream)
+int cuda_blank_graph(cudaGraph_t *ret_graph, cudaGraphNode_t *ret_node)
 {
-	const struct cuda_completion completion = {args->block, args->direct.completion,
-		args->direct.value, args->watch, &args->scratch->arrived};
+	struct cuda_bring nowhere = {};
+	cudaKernelNodeParams params;
+	cudaGraph_t graph;
+	cudaError_t err = cudaGraphCreate(&graph, 0);
+	void *value;
 
-	signal_end<<<1, 1, 0, stream>>>(completion);
-	return cuda_error(cudaGetLastError());
+	if (err != cudaSuccess)
+		return cuda_error(err);
+	cuda_bring_node(&nowhere, &value, &params);
+	err = cudaGraphAddKernelNode(ret_node, graph, NULL, 0, &params);
+	if (err != cudaSuccess)
+		cudaGraphDestroy(graph);
+	else
+		*ret_graph = graph;
+	return cuda_error(err);
+}
+
+int cuda_signal(const struct cuda_args *args, const struct cuda_target *to)
+{
+	struct cuda_completion completion = {args->block, args->direct.completion,
+		args->direct.value, args->watch, &args->scratch->arrived};
+	void *values[] = {&completion};
+
+	return cuda_run(to, (const void *)signal_end, 1, 1, values);
 }
 
 int cuda_block_touch(void)

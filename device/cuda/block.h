@@ -21,6 +21,9 @@ struct cuda_bring {
 
 int cuda_bring(const struct cuda_bring *bring, cudaStream_t stream);
 
+/* A graph of one kernel, for cuda_run(). */
+int cuda_blank_graph(cudaGraph_t *ret_graph, cudaGraphNode_t *ret_node);
+
 /* A node's parameters with which it brings this; both are read until the node has been set. */
 void cuda_bring_node(
 	struct cuda_bring *bring, void **value, struct cudaKernelNodeParams *ret_params);

@@ -33,7 +33,8 @@ struct cuda_scratch {
  * launches have ended, whatever their words are used for by then.
  */
 struct cuda_watch {
-	uint64_t *ended; /* pinned memory; takes the number; NULL: nobody watches */
+	/* Pinned; [0] takes the number before the completion word is written, [1] after it. */
+	uint64_t *ended; /* NULL: nobody watches */
 	uint64_t number;
 };
 
@@ -51,16 +52,23 @@ struct cuda_args {
 	struct cuda_scratch *scratch; /* device memory */
 };
 
+/* Where kernels go. */
+struct cuda_target {
+	cudaStream_t stream;
+	cudaGraphExec_t exec; /* an executable of one kernel, its node; NULL in a capture */
+	cudaGraphNode_t node;
+};
+
 struct cuda_code {
 	const char *name;
 
 	/*
-	 * Launches the kernel, and whatever else the work takes, into the stream. Returns 0,
-	 * -EOPNOTSUPP when there is no form for the shape, or as cuda_error() says. Neither
-	 * allocates nor waits.
+	 * Launches the kernel, and whatever else the work takes, by cuda_run() or into the stream.
+	 * Returns 0, -EOPNOTSUPP when there is no form for the shape, or as cuda_error() says.
+	 * Neither allocates nor waits.
 	 */
 	int (*launch)(const struct device_kernel *kernel, const struct cuda_args *args,
-		cudaStream_t stream);
+		const struct cuda_target *to);
 
 	/* Loads everything that launch() may need; called once for each device that is opened. */
 	int (*touch)(void);
@@ -70,7 +78,14 @@ extern const struct cuda_code *const cuda_codes[];
 extern const uint32_t cuda_codes_count;
 
 /* Completes the launch of args when all before it in the stream has ended: a kernel of its own. */
-int cuda_signal(const struct cuda_args *args, cudaStream_t stream);
+int cuda_signal(const struct cuda_args *args, const struct cuda_target *to);
+
+/*
+ * Launches a kernel, blocks and threads in one dimension. Setting the one node of an executable to
+ * it and launching that is more than a microsecond faster than launching it (docs/cuda-notes.md).
+ */
+int cuda_run(const struct cuda_target *to, const void *kernel, uint32_t blocks, uint32_t threads,
+	void **args);
 
 /*
  * 0, -ENOMEM, -GPUQ_EDEVICE for what ends a context, or another negative error; the thread's last

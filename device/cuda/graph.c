@@ -26,7 +26,7 @@ struct cuda_recording {
 	cudaGraphNode_t head;				 /* brings the block */
 	struct cuda_work *works[DEVICE_CAPTURE_STREAMS]; /* of each stream; the block is [0]'s */
 	pthread_mutex_t lock;
-	const struct cuda_exec *last; /* launched; and when it was, or NULL */
+	const struct cuda_exec *last; /* that was launched, and when; NULL: none */
 	struct cuda_watch last_watch;
 };
 
@@ -40,11 +40,11 @@ struct cuda_exec {
 	cudaGraphExec_t exec;
 	struct cuda_recording *recording;
 	struct cuda_bring bring;
-	struct cuda_watch recent[DEVICE_EXEC_DEPTH]; /* of the last launches */
+	struct cuda_watch recent[DEVICE_EXEC_DEPTH]; /* the last ones */
 	uint64_t launches;
 };
 
-static bool watch_ended(const struct cuda_watch *watch)
+static bool has_ended(const struct cuda_watch *watch)
 {
 	return watch->ended == NULL ||
 		cuda_has_ended((const struct cuda_ended *)watch->ended, watch->number);
@@ -158,8 +158,10 @@ int cuda_capture_end(struct device_stream *stream, struct device_graph **ret_gra
 
 void cuda_graph_destroy(struct device_graph *graph)
 {
-	cuda_enter(graph->device);
+	enum cudaStreamCaptureMode mode = cuda_relax(graph->device);
+
 	recording_unref(((struct cuda_graph *)graph)->recording);
+	cuda_restore(mode);
 	free(graph);
 }
 
@@ -218,7 +220,7 @@ static int launch_locked(struct cuda_exec *e, struct cuda_stream *s, const struc
 	void *value;
 	int r;
 
-	if (rec->last != e && !watch_ended(&rec->last_watch))
+	if (rec->last != e && !has_ended(&rec->last_watch))
 		return -EAGAIN;
 	r = cuda_watch_begin(s, &e->bring.block.watch);
 	if (r < 0)
@@ -242,7 +244,7 @@ int cuda_exec_launch(
 	struct cuda_watch *oldest = &e->recent[e->launches % DEVICE_EXEC_DEPTH];
 	int r;
 
-	if (!watch_ended(oldest))
+	if (!has_ended(oldest))
 		return -EAGAIN;
 	cuda_enter(stream->device);
 	/* Held against other executables of the same graph only: hardly ever. */
@@ -261,12 +263,14 @@ void cuda_exec_destroy(struct device_exec *exec)
 	struct cuda_exec *e = (struct cuda_exec *)exec;
 	struct cuda_recording *rec = e->recording;
 
-	cuda_enter(exec->device);
+	enum cudaStreamCaptureMode mode = cuda_relax(exec->device);
+
 	cuda_error(cudaGraphExecDestroy(e->exec));
 	pthread_mutex_lock(&rec->lock);
 	if (rec->last == e)
 		rec->last = NULL;
 	pthread_mutex_unlock(&rec->lock);
 	recording_unref(rec);
+	cuda_restore(mode);
 	free(e);
 }

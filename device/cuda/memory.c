@@ -136,11 +136,13 @@ int cuda_alloc(struct device *device, enum device_memory kind, uint64_t bytes, v
 
 void cuda_free(struct device *device, enum device_memory kind, void *data)
 {
-	cuda_enter(device);
+	enum cudaStreamCaptureMode mode = cuda_relax(device);
+
 	if (kind == DEVICE_WORK)
 		range_destroy(cuda_device(device), data);
 	else
 		cuda_error(cudaFreeHost(data));
+	cuda_restore(mode);
 }
 
 int cuda_register(struct device *device, void *base, uint64_t bytes, void **ret)
@@ -163,8 +165,10 @@ int cuda_register(struct device *device, void *base, uint64_t bytes, void **ret)
 
 void cuda_unregister(struct device *device, void *base)
 {
-	cuda_enter(device);
+	enum cudaStreamCaptureMode mode = cuda_relax(device);
+
 	cuda_error(cudaHostUnregister(base));
+	cuda_restore(mode);
 }
 
 /* --- Exported ----------------------------------------------------------------------------- */
@@ -234,11 +238,13 @@ int cuda_export_create(struct device *device, enum device_export_form form, uint
 
 void cuda_export_destroy(struct device *device, const struct device_export *export)
 {
-	cuda_enter(device);
+	enum cudaStreamCaptureMode mode = cuda_relax(device);
+
 	if (export->form == DEVICE_EXPORT_FD)
 		range_destroy(cuda_device(device), export->data);
 	else
 		cuda_error(cudaFree(export->data));
+	cuda_restore(mode);
 }
 
 /* --- Scratch of kernels ------------------------------------------------------------------- */

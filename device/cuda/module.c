@@ -94,24 +94,31 @@ void cuda_enter(const struct device *device)
 	ordinal = wanted;
 }
 
-int cuda_check(struct device *device)
+enum cudaStreamCaptureMode cuda_relax(const struct device *device)
 {
 	enum cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
-	cudaError_t err;
-	int r;
 
 	cuda_enter(device);
-	/* Otherwise the question would break a capture of this thread. */
-	r = cuda_error(cudaThreadExchangeStreamCaptureMode(&mode));
-	if (r < 0)
-		return r;
-	err = cudaStreamQuery(cuda_device(device)->aux);
-	cudaThreadExchangeStreamCaptureMode(&mode);
-	if (err != cudaErrorNotReady && cuda_error(err) == -GPUQ_EDEVICE) {
-		shm_store_release(&device->failed, 1);
-		return -GPUQ_EDEVICE;
-	}
-	return 0;
+	cuda_error(cudaThreadExchangeStreamCaptureMode(&mode));
+	return mode;
+}
+
+void cuda_restore(enum cudaStreamCaptureMode mode)
+{
+	cuda_error(cudaThreadExchangeStreamCaptureMode(&mode));
+}
+
+int cuda_check(struct device *device)
+{
+	enum cudaStreamCaptureMode mode = cuda_relax(device);
+	cudaError_t err = cudaStreamQuery(cuda_device(device)->aux);
+	int r = err == cudaErrorNotReady ? 0 : cuda_error(err);
+
+	cuda_restore(mode);
+	if (r != -GPUQ_EDEVICE)
+		return 0;
+	shm_store_release(&device->failed, 1);
+	return r;
 }
 
 /* --- What there is ------------------------------------------------------------------------ */

@@ -36,14 +36,14 @@
 
 /* In pinned memory; the GPU writes, anyone reads. */
 struct cuda_ended {
-	uint64_t number;
-	uint8_t pad[120];
+	uint64_t number[2]; /* see struct cuda_watch */
+	uint8_t pad[112];
 };
 
 /* Numbers go on when a place is given to another stream. */
 struct cuda_place {
 	uint64_t given; /* written by the stream's thread */
-	uint64_t seen;	/* the waiter's: as cuda_ended was when dispatch last knew */
+	uint64_t seen;	/* the waiter's: number[1] when dispatch last knew */
 	bool taken;
 };
 
@@ -79,6 +79,8 @@ struct cuda_device {
 struct cuda_stream {
 	struct device_stream base;
 	cudaStream_t stream;
+	cudaGraph_t blank; /* of which `to` is an executable */
+	struct cuda_target to;
 	struct cuda_work *work; /* device memory, of what is launched directly */
 	uint32_t place;
 	struct cuda_recording *recording; /* of the capture that began here */
@@ -112,6 +114,13 @@ extern struct cuda_calls cuda_calls;
 
 /* First thing in every call: this thread works on the device, and never in mode Global. */
 void cuda_enter(const struct device *device);
+
+/*
+ * For destructors, which also work in a capture: this thread may call anything until
+ * cuda_restore() of what this returned. (That breaks no capture; the front sees to that.)
+ */
+enum cudaStreamCaptureMode cuda_relax(const struct device *device);
+void cuda_restore(enum cudaStreamCaptureMode mode);
 
 /* As cuda_error(), for a call of the driver. */
 int cuda_driver_error(CUresult result);
@@ -154,7 +163,7 @@ int cuda_stream_signal(struct device_stream *stream, const struct device_args *a
 /* Whether the number of that place has ended; numbers only grow. */
 static inline bool cuda_has_ended(const struct cuda_ended *ended, uint64_t number)
 {
-	return (int64_t)(shm_load_acquire(&ended->number) - number) >= 0;
+	return (int64_t)(shm_load_acquire(&ended->number[0]) - number) >= 0;
 }
 
 /* Takes the stream's next number for a launch. -EAGAIN when the stream is full. */

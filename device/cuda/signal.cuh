@@ -57,14 +57,19 @@ static __device__ inline bool cuda_last_of(uint32_t *counter, uint32_t count)
 	return true;
 }
 
-/* Who sees the word also sees that the driver has been told. */
+/*
+ * Who sees the word finds that the driver knows; who sees that the driver's waiter knows also sees
+ * the word: so nobody sleeps for a word that is there.
+ */
 static __device__ inline void cuda_store_words(
 	const struct cuda_watch &watch, struct device_completion *completion, uint64_t value)
 {
 	if (watch.ended != NULL)
-		cuda_store_relaxed(watch.ended, watch.number);
+		cuda_store_relaxed(&watch.ended[0], watch.number);
 	if (completion != NULL)
 		cuda_store_release(&completion->word, value);
+	if (watch.ended != NULL)
+		cuda_store_release(&watch.ended[1], watch.number);
 }
 
 /* The last thing that every thread of every block does. The grid and its blocks are 1-D. */

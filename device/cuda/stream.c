@@ -40,7 +40,7 @@ static void place_put(struct cuda_device *d, uint32_t place)
 {
 	pthread_mutex_lock(&d->lock);
 	/* After a fault, what was in flight never ends. */
-	shm_store_release(&d->places[place].given, shm_load_acquire(&d->ended[place].number));
+	shm_store_release(&d->places[place].given, shm_load_acquire(&d->ended[place].number[0]));
 	d->places[place].taken = false;
 	pthread_mutex_unlock(&d->lock);
 }
@@ -49,16 +49,43 @@ static void stream_free(struct cuda_stream *s)
 {
 	struct cuda_device *d = cuda_device(s->base.device);
 
+	if (s->to.exec != NULL)
+		cuda_error(cudaGraphExecDestroy(s->to.exec));
+	if (s->blank != NULL)
+		cuda_error(cudaGraphDestroy(s->blank));
+	if (s->stream != NULL)
+		cuda_error(cudaStreamDestroy(s->stream));
 	cuda_work_put(d, s->work);
 	place_put(d, s->place);
 	free(s);
 }
 
+static int stream_set_up(struct cuda_stream *s, uint32_t priority)
+{
+	struct cuda_device *d = cuda_device(s->base.device);
+	int r = cuda_work_reserve(d, 1);
+
+	if (r < 0)
+		return r;
+	s->work = cuda_work_get(d);
+	if (s->work == NULL)
+		return -ENOMEM;
+	r = cuda_error(cudaStreamCreateWithPriority(
+		&s->stream, cudaStreamNonBlocking, d->priorities[priority]));
+	if (r == 0)
+		r = cuda_blank_graph(&s->blank, &s->to.node);
+	if (r == 0)
+		r = cuda_error(cudaGraphInstantiate(&s->to.exec, s->blank, 0));
+	if (r == 0)
+		r = cuda_error(cudaGraphUpload(s->to.exec, s->stream));
+	s->to.stream = s->stream;
+	return r;
+}
+
 int cuda_stream_create(struct device *device, uint32_t priority, struct device_stream **ret)
 {
-	struct cuda_device *d = cuda_device(device);
 	struct cuda_stream *s = calloc(1, sizeof(*s));
-	int r = s == NULL ? -ENOMEM : place_take(d, &s->place);
+	int r = s == NULL ? -ENOMEM : place_take(cuda_device(device), &s->place);
 
 	if (r < 0) {
 		free(s);
@@ -66,14 +93,7 @@ int cuda_stream_create(struct device *device, uint32_t priority, struct device_s
 	}
 	cuda_enter(device);
 	s->base.device = device;
-	r = cuda_work_reserve(d, 1);
-	if (r == 0) {
-		s->work = cuda_work_get(d);
-		r = s->work == NULL ? -ENOMEM : 0;
-	}
-	if (r == 0)
-		r = cuda_error(cudaStreamCreateWithPriority(
-			&s->stream, cudaStreamNonBlocking, d->priorities[priority]));
+	r = stream_set_up(s, priority);
 	if (r < 0)
 		stream_free(s);
 	else
@@ -84,11 +104,11 @@ int cuda_stream_create(struct device *device, uint32_t priority, struct device_s
 void cuda_stream_destroy(struct device_stream *stream)
 {
 	struct cuda_stream *s = cuda_stream(stream);
+	enum cudaStreamCaptureMode mode = cuda_relax(stream->device);
 
-	cuda_enter(stream->device);
 	cuda_error(cudaStreamSynchronize(s->stream));
-	cuda_error(cudaStreamDestroy(s->stream));
 	stream_free(s);
+	cuda_restore(mode);
 }
 
 int cuda_stream_query(struct device_stream *stream)
@@ -127,8 +147,10 @@ int cuda_event_create(struct device *device, struct device_event **ret_event)
 
 void cuda_event_destroy(struct device_event *event)
 {
-	cuda_enter(event->device);
+	enum cudaStreamCaptureMode mode = cuda_relax(event->device);
+
 	cuda_error(cudaEventDestroy(cuda_event(event)->event));
+	cuda_restore(mode);
 	free(event);
 }
 
@@ -165,7 +187,7 @@ int cuda_watch_begin(struct cuda_stream *s, struct cuda_watch *ret_watch)
 		return -EAGAIN;
 	/* Before the launch: the waiter must not park while it runs. */
 	shm_store_release(given, number);
-	*ret_watch = (struct cuda_watch){&d->ended[s->place].number, number};
+	*ret_watch = (struct cuda_watch){d->ended[s->place].number, number};
 	return 0;
 }
 
@@ -198,6 +220,26 @@ static int command_done(struct cuda_stream *s, bool signal, int r)
 	return signal && s->base.capture == NULL ? cuda_watch_done(s, r) : r;
 }
 
+/* What the stream records must be launched in it. */
+static struct cuda_target target(const struct cuda_stream *s)
+{
+	return s->base.capture != NULL ? (struct cuda_target){.stream = s->stream} : s->to;
+}
+
+int cuda_run(const struct cuda_target *to, const void *kernel, uint32_t blocks, uint32_t threads,
+	void **args)
+{
+	const dim3 grid = {blocks, 1, 1}, block = {threads, 1, 1};
+	const struct cudaKernelNodeParams params = {
+		.func = (void *)kernel, .gridDim = grid, .blockDim = block, .kernelParams = args};
+	int r;
+
+	if (to->exec == NULL)
+		return cuda_error(cudaLaunchKernel(kernel, grid, block, args, 0, to->stream));
+	r = cuda_error(cudaGraphExecKernelNodeSetParams(to->exec, to->node, &params));
+	return r < 0 ? r : cuda_error(cudaGraphLaunch(to->exec, to->stream));
+}
+
 static const struct cuda_code *find_code(const char *name)
 {
 	for (uint32_t i = 0; i < cuda_codes_count; i++)
@@ -211,6 +253,7 @@ int cuda_launch(struct device_stream *stream, const struct device_kernel *kernel
 {
 	struct cuda_stream *s = cuda_stream(stream);
 	const struct cuda_code *code = find_code(kernel->code->name);
+	const struct cuda_target to = target(s);
 	struct cuda_args cuda_args;
 	int r;
 
@@ -220,12 +263,13 @@ int cuda_launch(struct device_stream *stream, const struct device_kernel *kernel
 	r = command_args(s, args, kernel->signal, &cuda_args);
 	if (r < 0)
 		return r;
-	return command_done(s, kernel->signal, code->launch(kernel, &cuda_args, s->stream));
+	return command_done(s, kernel->signal, code->launch(kernel, &cuda_args, &to));
 }
 
 int cuda_stream_signal(struct device_stream *stream, const struct device_args *args)
 {
 	struct cuda_stream *s = cuda_stream(stream);
+	const struct cuda_target to = target(s);
 	struct cuda_args cuda_args;
 	int r;
 
@@ -233,7 +277,7 @@ int cuda_stream_signal(struct device_stream *stream, const struct device_args *a
 	r = command_args(s, args, true, &cuda_args);
 	if (r < 0)
 		return r;
-	return command_done(s, true, cuda_signal(&cuda_args, s->stream));
+	return command_done(s, true, cuda_signal(&cuda_args, &to));
 }
 
 int cuda_copy(struct device_stream *stream, void *to, const void *from, uint64_t bytes)

@@ -62,17 +62,24 @@ static __device__ inline double arg_f64(const struct device_args *block, struct 
 		(long long)(arg.index == OP_FIXED ? arg.value : block->scalars[arg.index]));
 }
 
-/* What launch() of a struct cuda_code returns after <<<>>>. */
-static inline int launched(void)
+/* cuda_run() of a kernel with its arguments, which are converted as for any call. */
+template <typename T> struct as {
+	using type = T;
+};
+template <typename... P>
+static int run(const struct cuda_target *to, void (*kernel)(P...), uint32_t blocks,
+	uint32_t threads, typename as<P>::type... args)
 {
-	return cuda_error(cudaGetLastError());
+	void *values[] = {(void *)&args...};
+
+	return cuda_run(to, (const void *)kernel, blocks, threads, values);
 }
 
 /* Nothing to compute: only the end of the launch may be left to tell. */
-static inline int launch_nothing(
-	const struct device_kernel *kernel, const struct cuda_args *args, cudaStream_t stream)
+static inline int launch_nothing(const struct device_kernel *kernel, const struct cuda_args *args,
+	const struct cuda_target *to)
 {
-	return kernel->signal ? cuda_signal(args, stream) : 0;
+	return kernel->signal ? cuda_signal(args, to) : 0;
 }
 
 static inline uint64_t blocks_of(uint64_t count, uint64_t per_block)

@@ -318,7 +318,7 @@ static struct dot_cut cut_for(const struct dot_task *task, uint64_t groups, uint
 
 template <typename T>
 static int launch_long(const struct dot_task *task, const struct device_kernel *kernel,
-	const struct cuda_args *args, cudaStream_t stream)
+	const struct cuda_args *args, const struct cuda_target *to)
 {
 	const uint32_t rows = rows_for(task);
 	const uint64_t groups = blocks_of(task->count, rows);
@@ -328,46 +328,41 @@ static int launch_long(const struct dot_task *task, const struct device_kernel *
 	const uint32_t blocks = (uint32_t)groups * cut.parts;
 
 	if (rows == 1)
-		dot_long<T, 1><<<blocks, THREADS, 0, stream>>>(*task, cut, args->scratch, done);
-	else
-		dot_long<T, DOT_LONG_ROWS>
-			<<<blocks, THREADS, 0, stream>>>(*task, cut, args->scratch, done);
-	return launched();
+		return run(to, dot_long<T, 1>, blocks, THREADS, *task, cut, args->scratch, done);
+	return run(
+		to, dot_long<T, DOT_LONG_ROWS>, blocks, THREADS, *task, cut, args->scratch, done);
 }
 
 template <typename T, bool SHARED>
 static int launch_short(const struct dot_task *task, const struct device_kernel *kernel,
-	const struct cuda_args *args, cudaStream_t stream)
+	const struct cuda_args *args, const struct cuda_target *to)
 {
 	const uint32_t shift = shift_for(task->n, vec_elements<T>), teams = THREADS >> shift;
 	const uint64_t count = task->count;
 	const struct cuda_completion done = cuda_completion(kernel, args);
 
 	if (count < teams * DOT_SHORT_ROWS)
-		dot_short<T, SHARED, 1><<<(uint32_t)blocks_of(count, teams), THREADS, 0, stream>>>(
+		return run(to, dot_short<T, SHARED, 1>, (uint32_t)blocks_of(count, teams), THREADS,
 			*task, shift, done);
-	else
-		dot_short<T, SHARED, DOT_SHORT_ROWS>
-			<<<(uint32_t)blocks_of(count, teams * DOT_SHORT_ROWS), THREADS, 0,
-				stream>>>(*task, shift, done);
-	return launched();
+	return run(to, dot_short<T, SHARED, DOT_SHORT_ROWS>,
+		(uint32_t)blocks_of(count, teams * DOT_SHORT_ROWS), THREADS, *task, shift, done);
 }
 
 int dot_launch(const struct dot_task *task, uint32_t dtype, const struct device_kernel *kernel,
-	const struct cuda_args *args, cudaStream_t stream)
+	const struct cuda_args *args, const struct cuda_target *to)
 {
 	if (task->count == 0)
-		return launch_nothing(kernel, args, stream);
+		return launch_nothing(kernel, args, to);
 	if (task->count > INT_MAX)
 		return -EOPNOTSUPP;
 	return with_type(dtype, [&](auto type) {
 		using T = decltype(type);
 
 		if (task->n > DOT_SHORT_BYTES / sizeof(T))
-			return launch_long<T>(task, kernel, args, stream);
+			return launch_long<T>(task, kernel, args, to);
 		if (task->vec_shared)
-			return launch_short<T, true>(task, kernel, args, stream);
-		return launch_short<T, false>(task, kernel, args, stream);
+			return launch_short<T, true>(task, kernel, args, to);
+		return launch_short<T, false>(task, kernel, args, to);
 	});
 }
 

@@ -38,7 +38,7 @@ struct dot_task {
  * outputs than INT_MAX are -EOPNOTSUPP.
  */
 int dot_launch(const struct dot_task *task, uint32_t dtype, const struct device_kernel *kernel,
-	const struct cuda_args *args, cudaStream_t stream);
+	const struct cuda_args *args, const struct cuda_target *to);
 
 /* Loads the kernels. */
 int dot_touch(void);

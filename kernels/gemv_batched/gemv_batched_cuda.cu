@@ -216,7 +216,7 @@ __global__ void BOUNDS(THREADS)
 }
 
 static int launch_bias(
-	const struct task *task, const struct blas_product *product, cudaStream_t stream)
+	const struct task *task, const struct blas_product *product, const struct cuda_target *to)
 {
 	const uint64_t blocks_in_row = blocks_of(task->outputs, THREADS);
 	const uint32_t blocks = (uint32_t)(blocks_in_row * task->batch); /* see blas_takes() */
@@ -225,15 +225,14 @@ static int launch_bias(
 	return with_type(product->in_dtype, [&](auto type) {
 		using T = decltype(type);
 
-		spread_bias<T><<<blocks, THREADS, 0, stream>>>((const T *)bias, (char *)product->y,
+		return run(to, spread_bias<T>, blocks, THREADS, (const T *)bias, (char *)product->y,
 			task->outputs, (uint32_t)blocks_in_row, task->wide);
-		return launched();
 	});
 }
 
 /* -EOPNOTSUPP: cuBLAS does not take it, and nothing has been launched. */
 static int launch_blas(const struct task *task, uint32_t dtype, const struct device_kernel *kernel,
-	const struct cuda_args *args, cudaStream_t stream)
+	const struct cuda_args *args, const struct cuda_target *to)
 {
 	const struct blas_product product = {.x = arg_known(task->x),
 		.w = arg_known(task->w),
@@ -252,11 +251,11 @@ static int launch_blas(const struct task *task, uint32_t dtype, const struct dev
 	if (!blas_takes(&product, &plan))
 		return -EOPNOTSUPP;
 	if (task->has_bias)
-		err = launch_bias(task, &product, stream);
+		err = launch_bias(task, &product, to);
 	if (err == 0)
-		err = blas_run(&product, &plan, stream);
+		err = blas_run(&product, &plan, to->stream);
 	if (err == 0 && kernel->signal)
-		err = cuda_signal(args, stream);
+		err = cuda_signal(args, to);
 	return err;
 }
 
@@ -269,20 +268,19 @@ static uint64_t tiles(const struct task *task, uint32_t per)
 
 template <typename T, uint32_t PER>
 static int launch_tiles(
-	const struct task *task, const struct cuda_completion &done, cudaStream_t stream)
+	const struct task *task, const struct cuda_completion &done, const struct cuda_target *to)
 {
 	struct task copy = *task;
 
 	copy.row_tiles = (uint32_t)blocks_of(task->batch, SIDE * PER);
 	if (tiles(task, PER) > INT_MAX)
 		return -EOPNOTSUPP;
-	gemv_tile<T, PER><<<(uint32_t)tiles(task, PER), THREADS, 0, stream>>>(copy, done);
-	return launched();
+	return run(to, gemv_tile<T, PER>, (uint32_t)tiles(task, PER), THREADS, copy, done);
 }
 
 /* The greatest tiles that are still enough to keep the machine busy. */
 static int launch_tiled(const struct task *task, uint32_t dtype, const struct device_kernel *kernel,
-	const struct cuda_args *args, cudaStream_t stream)
+	const struct cuda_args *args, const struct cuda_target *to)
 {
 	const struct cuda_completion done = cuda_completion(kernel, args);
 
@@ -290,16 +288,17 @@ static int launch_tiled(const struct task *task, uint32_t dtype, const struct de
 		using T = decltype(type);
 
 		if (tiles(task, 4) >= 2 * machine_processors())
-			return launch_tiles<T, 4>(task, done, stream);
+			return launch_tiles<T, 4>(task, done, to);
 		if (tiles(task, 2) >= machine_processors())
-			return launch_tiles<T, 2>(task, done, stream);
-		return launch_tiles<T, 1>(task, done, stream);
+			return launch_tiles<T, 2>(task, done, to);
+		return launch_tiles<T, 1>(task, done, to);
 	});
 }
 
 /* shared: one matrix for all rows. */
 static int launch_dots(const struct task *task, bool shared, uint32_t dtype,
-	const struct device_kernel *kernel, const struct cuda_args *args, cudaStream_t stream)
+	const struct device_kernel *kernel, const struct cuda_args *args,
+	const struct cuda_target *to)
 {
 	struct dot_task dots = {};
 
@@ -314,7 +313,7 @@ static int launch_dots(const struct task *task, bool shared, uint32_t dtype,
 	dots.rows_repeat = shared && !dots.vec_shared;
 	dots.has_bias = task->has_bias;
 	dots.wide = task->wide;
-	return dot_launch(&dots, dtype, kernel, args, stream);
+	return dot_launch(&dots, dtype, kernel, args, to);
 }
 
 static bool few_and_long(const struct task *task)
@@ -322,8 +321,8 @@ static bool few_and_long(const struct task *task)
 	return task->n >= LONG_INPUTS && 4 * tiles(task, 1) < machine_processors();
 }
 
-static int launch(
-	const struct device_kernel *kernel, const struct cuda_args *args, cudaStream_t stream)
+static int launch(const struct device_kernel *kernel, const struct cuda_args *args,
+	const struct cuda_target *to)
 {
 	const struct op_launch *op = (const struct op_launch *)kernel->shape;
 	const struct tensor *in = op->call.in, *y = &op->call.out[0];
@@ -342,13 +341,13 @@ static int launch(
 	task.n = in[0].dims[1];
 	task.wide = y->dtype == GPUQ_F32;
 	if (task.batch == 0 || task.outputs == 0)
-		return launch_nothing(kernel, args, stream);
+		return launch_nothing(kernel, args, to);
 	if (!shared || task.batch == 1 || few_and_long(&task))
-		return launch_dots(&task, shared, in[0].dtype, kernel, args, stream);
-	err = launch_blas(&task, in[0].dtype, kernel, args, stream);
+		return launch_dots(&task, shared, in[0].dtype, kernel, args, to);
+	err = launch_blas(&task, in[0].dtype, kernel, args, to);
 	if (err != -EOPNOTSUPP)
 		return err;
-	return launch_tiled(&task, in[0].dtype, kernel, args, stream);
+	return launch_tiled(&task, in[0].dtype, kernel, args, to);
 }
 
 template <typename T> static int touch_type(void)

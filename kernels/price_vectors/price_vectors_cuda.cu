@@ -4,8 +4,8 @@
 #include "kernels/cuda/dot.cuh"
 #include "kernels/cuda/machine.h"
 
-static int launch(
-	const struct device_kernel *kernel, const struct cuda_args *args, cudaStream_t stream)
+static int launch(const struct device_kernel *kernel, const struct cuda_args *args,
+	const struct cuda_target *to)
 {
 	const struct op_launch *op = (const struct op_launch *)kernel->shape;
 	const struct tensor *prices = &op->call.in[0], *weights = &op->call.in[1];
@@ -21,7 +21,7 @@ static int launch(
 	task.vec_by_place = !task.vec_shared;
 	task.period = task.vec_shared ? 0 : (uint32_t)scores->dims[1];
 	task.wide = scores->dtype == GPUQ_F32;
-	return dot_launch(&task, prices->dtype, kernel, args, stream);
+	return dot_launch(&task, prices->dtype, kernel, args, to);
 }
 
 static int touch(void)

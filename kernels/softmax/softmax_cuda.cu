@@ -257,7 +257,8 @@ static uint32_t shift_for(uint64_t n, uint32_t items)
 }
 
 template <typename T>
-static int launch_rows(const struct task *task, struct cuda_completion done, cudaStream_t stream)
+static int launch_rows(
+	const struct task *task, struct cuda_completion done, const struct cuda_target *to)
 {
 	const uint32_t items = task->n <= WARP * FEW ? FEW : MANY;
 	const uint32_t shift = shift_for(min(task->n, (uint64_t)WARP * MANY), items);
@@ -269,18 +270,16 @@ static int launch_rows(const struct task *task, struct cuda_completion done, cud
 	const uint32_t grid = (uint32_t)blocks;
 
 	if (by_warps && items == FEW)
-		softmax_kept<T, FEW, 0><<<grid, THREADS, 0, stream>>>(*task, shift, done);
-	else if (by_warps)
-		softmax_kept<T, MANY, 0><<<grid, THREADS, 0, stream>>>(*task, shift, done);
-	else if (task->n <= TEAM_MAX)
-		softmax_kept<T, MANY, BLOCK><<<grid, BLOCK, 0, stream>>>(*task, 0, done);
-	else
-		softmax_long<T><<<grid, BLOCK, 0, stream>>>(*task, done);
-	return launched();
+		return run(to, softmax_kept<T, FEW, 0>, grid, THREADS, *task, shift, done);
+	if (by_warps)
+		return run(to, softmax_kept<T, MANY, 0>, grid, THREADS, *task, shift, done);
+	if (task->n <= TEAM_MAX)
+		return run(to, softmax_kept<T, MANY, BLOCK>, grid, BLOCK, *task, 0, done);
+	return run(to, softmax_long<T>, grid, BLOCK, *task, done);
 }
 
-static int launch(
-	const struct device_kernel *kernel, const struct cuda_args *args, cudaStream_t stream)
+static int launch(const struct device_kernel *kernel, const struct cuda_args *args,
+	const struct cuda_target *to)
 {
 	const struct op_launch *op = (const struct op_launch *)kernel->shape;
 	const struct tensor *x = &op->call.in[0], *y = &op->call.out[0];
@@ -296,9 +295,9 @@ static int launch(
 	for (uint32_t i = 0; i + 1 < x->rank; i++)
 		task.rows *= x->dims[i];
 	if (task.n == 0 || task.rows == 0)
-		return launch_nothing(kernel, args, stream);
-	return with_type(x->dtype,
-		[&](auto type) { return launch_rows<decltype(type)>(&task, done, stream); });
+		return launch_nothing(kernel, args, to);
+	return with_type(
+		x->dtype, [&](auto type) { return launch_rows<decltype(type)>(&task, done, to); });
 }
 
 template <typename T> static int touch_type(void)

@@ -50,13 +50,19 @@ static __global__ void fetch(struct device_args *to, const struct device_args *f
 		((uint64_t *)to)[threadIdx.x] = ((const volatile uint64_t *)from)[threadIdx.x];
 }
 
-extern "C" int cuda_signal(const struct cuda_args *args, cudaStream_t stream)
+extern "C" int cuda_run(const struct cuda_target *to, const void *kernel, uint32_t blocks,
+	uint32_t threads, void **args)
+{
+	return cuda_error(cudaLaunchKernel(kernel, blocks, threads, args, 0, to->stream));
+}
+
+extern "C" int cuda_signal(const struct cuda_args *args, const struct cuda_target *to)
 {
 	struct device_kernel kernel = {};
 
 	kernel.signal = true;
-	signal_only<<<1, 32, 0, stream>>>(cuda_completion(&kernel, args));
-	return launched();
+	signal_only<<<1, 32, 0, to->stream>>>(cuda_completion(&kernel, args));
+	return cuda_error(cudaGetLastError());
 }
 
 static void check(int err, const char *what)
@@ -183,7 +189,7 @@ enum way { DIRECT, NODE, HOST_BLOCK, FETCH, WAYS };
 static const char *const way_names[] = {"direct", "node", "host", "fetch"};
 
 struct rig {
-	cudaStream_t stream;
+	struct cuda_target to;
 	struct cuda_scratch *scratch;
 	struct device_args *host_block, *device_block;
 	struct device_completion *completion;
@@ -216,14 +222,14 @@ static void capture(struct rig *rig, struct work *work)
 	cudaGraph_t graph;
 
 	work->args.block = work->way == HOST_BLOCK ? rig->host_block : rig->device_block;
-	CHECK(cudaStreamBeginCapture(rig->stream, cudaStreamCaptureModeThreadLocal));
+	CHECK(cudaStreamBeginCapture(rig->to.stream, cudaStreamCaptureModeThreadLocal));
 	if (work->way == FETCH)
-		fetch<<<1, 32, 0, rig->stream>>>(rig->device_block, rig->host_block);
-	check(work->code->launch(&work->kernel, &work->args, rig->stream), "launch in a capture");
-	CHECK(cudaStreamEndCapture(rig->stream, &graph));
+		fetch<<<1, 32, 0, rig->to.stream>>>(rig->device_block, rig->host_block);
+	check(work->code->launch(&work->kernel, &work->args, &rig->to), "launch in a capture");
+	CHECK(cudaStreamEndCapture(rig->to.stream, &graph));
 	CHECK(cudaGraphInstantiate(&work->exec, graph, 0));
-	CHECK(cudaGraphUpload(work->exec, rig->stream));
-	CHECK(cudaStreamSynchronize(rig->stream));
+	CHECK(cudaGraphUpload(work->exec, rig->to.stream));
+	CHECK(cudaStreamSynchronize(rig->to.stream));
 	CHECK(cudaGraphDestroy(graph));
 }
 
@@ -257,9 +263,9 @@ static void launch_once(struct rig *rig, struct work *work, uint64_t value)
 	work->args.direct.value = value;
 	rig->host_block->value = value;
 	if (work->way == DIRECT)
-		check(work->code->launch(&work->kernel, &work->args, rig->stream), "launch");
+		check(work->code->launch(&work->kernel, &work->args, &rig->to), "launch");
 	else
-		CHECK(cudaGraphLaunch(work->exec, rig->stream));
+		CHECK(cudaGraphLaunch(work->exec, rig->to.stream));
 }
 
 static double now_ns(void)
@@ -324,7 +330,7 @@ static void time_small(struct rig *rig, const struct shape *shape, bool pinned, 
 		for (uint32_t i = 0; i < samples; i++)
 			ns[i] = sample(rig, &work, WARM_UP + i + 2);
 		print_sorted(ns, samples);
-		CHECK(cudaStreamSynchronize(rig->stream));
+		CHECK(cudaStreamSynchronize(rig->to.stream));
 		if (work.exec != NULL)
 			CHECK(cudaGraphExecDestroy(work.exec));
 		CHECK(cudaMemcpy(
@@ -349,7 +355,7 @@ static void time_nothing(struct rig *rig, uint32_t samples)
 		const double begin = now_ns();
 
 		work.args.direct.value = i + 1;
-		check(cuda_signal(&work.args, rig->stream), "launch");
+		check(cuda_signal(&work.args, &rig->to), "launch");
 		while (*word != i + 1) {
 		}
 		if (i >= WARM_UP)
@@ -373,11 +379,11 @@ static double time_many_us(struct rig *rig, struct work *work)
 	CHECK(cudaEventCreate(&end));
 	for (uint32_t i = 0; i < 3; i++)
 		launch_once(rig, work, 1);
-	CHECK(cudaEventRecord(begin, rig->stream));
+	CHECK(cudaEventRecord(begin, rig->to.stream));
 	for (uint32_t i = 0; i < LARGE_LAUNCHES; i++)
 		launch_once(rig, work, 1);
-	CHECK(cudaEventRecord(end, rig->stream));
-	CHECK(cudaStreamSynchronize(rig->stream));
+	CHECK(cudaEventRecord(end, rig->to.stream));
+	CHECK(cudaStreamSynchronize(rig->to.stream));
 	CHECK(cudaEventElapsedTime(&ms, begin, end));
 	CHECK(cudaEventDestroy(begin));
 	CHECK(cudaEventDestroy(end));
@@ -428,7 +434,7 @@ int main(int argc, char **argv)
 			return 2;
 		samples = (uint32_t)strtoul(optarg, NULL, 0);
 	}
-	CHECK(cudaStreamCreateWithFlags(&rig.stream, cudaStreamNonBlocking));
+	CHECK(cudaStreamCreateWithFlags(&rig.to.stream, cudaStreamNonBlocking));
 	CHECK(cudaMalloc(&rig.scratch, sizeof(*rig.scratch)));
 	CHECK(cudaMemset(rig.scratch, 0, sizeof(*rig.scratch)));
 	CHECK(cudaMalloc(&rig.device_block, sizeof(*rig.device_block)));

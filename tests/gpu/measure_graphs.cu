@@ -63,7 +63,7 @@ static cudaGraph_t build_nodes(struct bench *b, int nodes)
 	return graph;
 }
 
-enum how { BY_CAPTURE, EXPLICITLY, KEEPING };
+enum how { BY_CAPTURE, EXPLICITLY, KEEPING, UPDATING };
 
 static void storm_graphs(struct storm *s, int nodes, enum how how)
 {
@@ -74,16 +74,22 @@ static void storm_graphs(struct storm *s, int nodes, enum how how)
 	graph = how == EXPLICITLY ? build_nodes(s->bench, nodes)
 				  : capture_nodes(s->stream, s->bench, nodes, &s->phase);
 	s->phase = INSTANTIATE;
-	CHECK(cudaGraphInstantiate(&exec, graph, 0));
+	if (how != UPDATING || s->kept.empty()) {
+		CHECK(cudaGraphInstantiate(&exec, graph, 0));
+	} else {
+		cudaGraphExecUpdateResultInfo result;
+		exec = s->kept[0];
+		CHECK(cudaGraphExecUpdate(exec, graph, &result));
+	}
 	s->phase = UPLOAD;
 	CHECK(cudaGraphUpload(exec, s->stream));
 	s->phase = WAIT;
 	CHECK(cudaStreamSynchronize(s->stream));
 	s->phase = DESTROY;
 	CHECK(cudaGraphDestroy(graph));
-	if (how == KEEPING)
+	if (how == KEEPING || (how == UPDATING && s->kept.empty()))
 		s->kept.push_back(exec);
-	else
+	else if (how != UPDATING)
 		CHECK(cudaGraphExecDestroy(exec));
 }
 
@@ -244,6 +250,7 @@ static const struct {
 	{"100 nodes built explicitly", 100, EXPLICITLY, 0},
 	{"capture of 100 nodes, none destroyed", 100, KEEPING, 0},
 	{"capture of 500 nodes, none destroyed", 500, KEEPING, 0},
+	{"capture of 100 nodes, one executable updated", 100, UPDATING, 0},
 	{"capture of 20 nodes, 1 ms pause", 20, BY_CAPTURE, 1000000},
 	{"capture of 20 nodes, 1 ms pause, none destroyed", 20, KEEPING, 1000000},
 };
@@ -396,8 +403,8 @@ static cudaGraphExec_t graph_of_kernel(struct bench *b, struct args args)
 	return bench_finish(b, graph);
 }
 
-/* One kernel whose arguments are edited in the executable before each launch. */
-static void signal_of_edited_graph(struct bench *b)
+/* One kernel whose arguments, or itself too, are edited in the executable before each launch. */
+static void signal_of_edited_graph(struct bench *b, bool in_turn)
 {
 	struct args args = bench_direct(b, true);
 	bool signal = true;
@@ -418,10 +425,16 @@ static void signal_of_edited_graph(struct bench *b)
 	CHECK(cudaGraphInstantiate(&exec, graph, 0));
 	bench_run(b, &s, 20000, SECOND, [&] {
 		args = bench_direct(b, true);
+		if (in_turn) {
+			params.func = b->value % 2 ? (void *)work : (void *)work_after;
+			params.gridDim = 1 + b->value % 2;
+		}
 		CHECK(cudaGraphExecKernelNodeSetParams(exec, node, &params));
 		CHECK(cudaGraphLaunch(exec, b->stream));
 	});
-	print_samples("graph: kernel whose arguments are set in the node", &s);
+	print_samples(in_turn ? "graph: two kernels in turn set in the node"
+			      : "graph: kernel whose arguments are set in the node",
+		&s);
 	CHECK(cudaGraphExecDestroy(exec));
 	CHECK(cudaGraphDestroy(graph));
 }
@@ -604,7 +617,8 @@ void measure_signals(void)
 	signals_of_driver(&b);
 	signals_of_graphs(&b);
 	b.value = *b.word;
-	signal_of_edited_graph(&b);
+	signal_of_edited_graph(&b, false);
+	signal_of_edited_graph(&b, true);
 	signal_of_resident(&b);
 	signals_of_streams(&b);
 	bench_run(&b, &s[3], 5000, SECOND, [&] {
