@@ -57,6 +57,7 @@ static void channel_attach_rings(struct channel *ch, const struct devlink_msg *m
 	ch->sqes = (void *)(base + layout.sqe_offset);
 	ch->cqes = (void *)(base + layout.cqe_offset);
 	ch->arena = base + layout.arena_offset;
+	ch->device_arena = ch->arena;
 	ch->arena_bytes = msg->arena_bytes;
 }
 

@@ -10,7 +10,9 @@
 
 #include "daemon/buffer.h"
 #include "daemon/devlink.h"
+#include "daemon/pipelines.h"
 #include "device/device.h"
+#include "graphs/graphs.h"
 #include "kernels/launch.h"
 #include "shm/ring.h"
 #include "shm/stats.h"
@@ -22,21 +24,23 @@ struct slot_copy {
 	void *to;
 	const void *from;
 	uint64_t bytes;
-	uint64_t started_ns;
 };
 
-/* An accepted entry that waits for a worker or runs on one. */
+/* An accepted entry that waits for its turn, or was given to the graph cache or a copy stream. */
 struct slot {
-	struct op_launch launch; /* its call's op is NULL when it is a copy */
+	struct op_call call; /* op NULL: a copy */
+	struct graph_work work;
 	struct slot_copy copy;
 	struct buffer_uses uses;
+	struct known_pipeline *pipeline; /* NULL: an operator or a copy */
+	bool capture;			 /* only its graph is wanted */
 	struct device_completion *completion;
-	uint64_t value;		      /* what completion->word becomes at the end */
-	struct device_stream *stream; /* in which it runs */
+	uint64_t value; /* what completion->word becomes at the end; 0: it waits for its turn */
+	uint64_t started_ns;
+	struct device_stream *stream; /* of a copy */
 	struct channel *channel;
 	struct ledger_entry *ledger;
 	uint64_t user_data, submit_ns, deadline_ns;
-	uint64_t predicted_ns;
 	bool reserved;		/* its ledger record still holds a dead process's note */
 	TAILQ_ENTRY(slot) link; /* in the free list, or in its channel's queue */
 };
@@ -54,6 +58,7 @@ struct channel {
 	const struct wire_sqe *sqes;
 	struct wire_cqe *cqes;
 	char *arena;
+	char *device_arena; /* the same, as the device reaches it */
 	uint64_t arena_bytes;
 	struct ledger_channel *ledger;
 	struct stats_channel *stats;
@@ -73,7 +78,8 @@ struct channel {
 
 	uint32_t number; /* its record in every table */
 	uint32_t client, client_generation, uid;
-	const struct buffer_table *buffers; /* set before anything is validated */
+	const struct buffer_table *buffers;	/* set before anything is validated */
+	const struct pipeline_table *pipelines; /* likewise */
 	uint32_t priority;
 	struct slot_queue queue;	/* waits for a worker */
 	TAILQ_ENTRY(channel) run_link;	/* among the channels of its priority with a queue */

@@ -148,7 +148,7 @@ static void send_start(const struct control *c)
 		.list_devices = c->device.n_present == 0,
 	};
 
-	snprintf(start.kind, sizeof(start.kind), "cpu");
+	snprintf(start.kind, sizeof(start.kind), "%s", config->device);
 	snprintf(start.hot_list, sizeof(start.hot_list), "%s", c->hot_list);
 	/* What replaces a process that failed is to be seen working. */
 	if (c->device.epoch == 1)

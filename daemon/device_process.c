@@ -7,7 +7,7 @@
 #include "daemon/device_process.h"
 
 #include "daemon/dispatch.h"
-#include "graphs/pipeline.h"
+#include "daemon/log.h"
 #include "shm/segment.h"
 #include "shm/wait.h"
 
@@ -28,12 +28,24 @@
 #define LINK_FDS 3	/* segment, eventfd, pipe */
 #define MAX_PRESENT 17u /* devices of a machine */
 
+#define CUDA_LANES 8u
+/* Tensors below this are read and written by the GPU where they are: in the client's arena. */
+#define CUDA_STAGE_BYTES (64u << 10)
+#define CUDA_STAGING_BYTES (4u << 20)
+
+/* Between two looks at the device's health, and how long dispatch may take to hear of it. */
+#define CHECK_BUSY_MS 100
+#define CHECK_IDLE_MS 500
+#define FAIL_MS 300
+
 struct link {
 	struct dispatch *dispatch;
 	struct device *device;
 	struct device_info info;
-	struct channel **channels;   /* by number */
-	struct pipeline **pipelines; /* by the number in their handles */
+	struct channel **channels;	   /* by number */
+	struct known_pipeline **pipelines; /* by the number in their handles */
+	struct pipeline_table *table;	   /* the same, dispatch's */
+	struct graphs *graphs;
 	struct buffer_table *buffers;
 	struct devlink_start start;
 	struct wire_page *page;
@@ -84,13 +96,18 @@ static void answer(enum devlink_type type, uint32_t channel, uint32_t generation
 	send_msg(&msg);
 }
 
-static int fail(const char *what, int error)
+static int fail_because(const char *what, const char *why)
 {
 	struct devlink_msg msg = {.type = DEVLINK_FAILED};
 
-	snprintf(msg.text, sizeof(msg.text), "%s: %s", what, strerror(-error));
+	snprintf(msg.text, sizeof(msg.text), "%s%s%s", what, why[0] != '\0' ? ": " : "", why);
 	send_msg(&msg);
 	return EXIT_FAILURE;
+}
+
+static int fail(const char *what, int error)
+{
+	return fail_because(what, strerror(-error));
 }
 
 /* Receives one message and up to LINK_FDS descriptors. False at the end of the link. */
@@ -138,6 +155,52 @@ static void forget_notes(struct link *l, const struct devlink_msg *msg)
 	}
 }
 
+/*
+ * Makes the arena reachable for the device, in place. Away from captures: host memory must not be
+ * registered while one is under way.
+ */
+static int arena_register(struct link *l, struct channel *ch)
+{
+	uint64_t bytes = ch->bytes - (uint64_t)(ch->arena - (char *)ch->base);
+	void *base;
+
+	if (bytes == 0)
+		return 0;
+	graphs_quiet_begin(l->graphs);
+	int r = device_register(l->device, ch->arena, bytes, &base);
+	graphs_quiet_end(l->graphs);
+	if (r == 0)
+		ch->device_arena = base;
+	return r;
+}
+
+static void arena_unregister(struct link *l, struct channel *ch)
+{
+	if (ch->bytes == (uint64_t)(ch->arena - (char *)ch->base))
+		return;
+	graphs_quiet_begin(l->graphs);
+	device_unregister(l->device, ch->arena);
+	graphs_quiet_end(l->graphs);
+}
+
+static int channel_take(struct link *l, const struct devlink_msg *msg, const int fds[LINK_FDS],
+	struct channel **ret_channel)
+{
+	struct channel *ch;
+	int r = channel_create(
+		msg, fds, &l->ledger[msg->channel], &l->stats.channels[msg->channel], &ch);
+
+	if (r < 0)
+		return r;
+	r = arena_register(l, ch);
+	if (r < 0) {
+		channel_destroy(ch);
+		return r;
+	}
+	*ret_channel = ch;
+	return 0;
+}
+
 static void on_add(struct link *l, const struct devlink_msg *msg, const int fds[LINK_FDS], int n)
 {
 	struct channel *ch;
@@ -147,9 +210,9 @@ static void on_add(struct link *l, const struct devlink_msg *msg, const int fds[
 		answer(DEVLINK_POISONED, msg->channel, msg->generation);
 		return;
 	}
-	int r = channel_create(
-		msg, fds, &l->ledger[msg->channel], &l->stats.channels[msg->channel], &ch);
+	int r = channel_take(l, msg, fds, &ch);
 	if (r < 0) {
+		log_error("channel %u cannot be taken over: %s", msg->channel, strerror(-r));
 		forget_notes(l, msg);
 		answer(DEVLINK_POISONED, msg->channel, msg->generation);
 		return;
@@ -170,11 +233,6 @@ static void on_remove(struct link *l, const struct devlink_msg *msg)
 		dispatch_remove(l->dispatch, ch);
 }
 
-static uint32_t pipeline_place(uint32_t handle)
-{
-	return handle & 0xffffu;
-}
-
 /* Makes a pipeline of the definition in a memfd. */
 static int pipeline_load(int fd, uint64_t bytes, struct pipeline **ret, char why[PIPELINE_MAX_WHY])
 {
@@ -191,31 +249,74 @@ static int pipeline_load(int fd, uint64_t bytes, struct pipeline **ret, char why
 	return r;
 }
 
+/* Likewise, for dispatch. */
+static int pipeline_know(struct link *l, const struct devlink_msg *msg, int fd,
+	struct known_pipeline **ret, char why[PIPELINE_MAX_WHY])
+{
+	struct known_pipeline *known = calloc(1, sizeof(*known));
+	struct pipeline *p = NULL;
+	int r = known == NULL ? -ENOMEM : pipeline_load(fd, msg->bytes, &p, why);
+
+	if (r == 0)
+		known->pipeline = graphs_intern(l->graphs, p);
+	if (r == 0 && known->pipeline == NULL)
+		r = -ENOMEM;
+	if (r < 0) {
+		pipeline_unref(p);
+		free(known);
+		return r;
+	}
+	known->handle = msg->handle;
+	known->client = msg->client;
+	known->client_generation = msg->client_generation;
+	*ret = known;
+	return 0;
+}
+
 static void on_pipeline(
 	struct link *l, const struct devlink_msg *msg, const int fds[LINK_FDS], int n)
 {
-	struct devlink_msg result = {.type = DEVLINK_PIPELINE, .handle = msg->handle};
+	struct devlink_msg refusal = {.type = DEVLINK_PIPELINE, .handle = msg->handle};
+	uint32_t place = pipeline_place(msg->handle);
 
-	_Static_assert(sizeof(result.text) >= PIPELINE_MAX_WHY, "room for the reason");
-	if (n != 1 || pipeline_place(msg->handle) >= l->start.max_pipelines)
-		result.status = -GPUQ_EPIPELINE;
+	_Static_assert(sizeof(refusal.text) >= PIPELINE_MAX_WHY, "room for the reason");
+	if (n != 1 || place >= l->start.max_pipelines || l->pipelines[place] != NULL)
+		refusal.status = -GPUQ_EPIPELINE;
 	else
-		result.status = pipeline_load(fds[0], msg->bytes,
-			&l->pipelines[pipeline_place(msg->handle)], result.text);
+		refusal.status = pipeline_know(l, msg, fds[0], &l->pipelines[place], refusal.text);
 	close_all(fds, n);
-	send_msg(&result);
+	if (refusal.status < 0)
+		send_msg(&refusal);
+	else
+		dispatch_add_pipeline(l->dispatch, l->pipelines[place]);
+}
+
+static void answer_pipeline(enum devlink_type type, uint32_t handle)
+{
+	const struct devlink_msg a = {.type = type, .handle = handle};
+
+	send_msg(&a);
 }
 
 static void on_pipeline_remove(struct link *l, const struct devlink_msg *msg)
 {
-	const struct devlink_msg gone = {.type = DEVLINK_PIPELINE_REMOVED, .handle = msg->handle};
 	uint32_t place = pipeline_place(msg->handle);
 
-	if (place < l->start.max_pipelines) {
-		pipeline_unref(l->pipelines[place]);
-		l->pipelines[place] = NULL;
-	}
-	send_msg(&gone);
+	/* Not there: one that was refused. */
+	if (place < l->start.max_pipelines && l->pipelines[place] != NULL)
+		dispatch_remove_pipeline(l->dispatch, l->pipelines[place]);
+	else
+		answer_pipeline(DEVLINK_PIPELINE_REMOVED, msg->handle);
+}
+
+static void on_pipeline_removed(struct link *l, struct known_pipeline *known)
+{
+	uint32_t handle = known->handle;
+
+	l->pipelines[pipeline_place(handle)] = NULL;
+	pipeline_unref(known->pipeline);
+	free(known);
+	answer_pipeline(DEVLINK_PIPELINE_REMOVED, handle);
 }
 
 /* --- Buffers ------------------------------------------------------------------------------- */
@@ -238,8 +339,10 @@ static void on_buffer(struct link *l, const struct devlink_msg *msg)
 	struct devlink_msg a = {.type = DEVLINK_BUFFER, .handle = msg->handle};
 	struct buffer *b;
 
+	graphs_quiet_begin(l->graphs);
 	a.status = buffer_create(l->buffers, l->device, msg->handle,
 		(enum device_export_form)msg->form, msg->bytes, lost, &b);
+	graphs_quiet_end(l->graphs);
 	if (a.status < 0) {
 		explain_alloc(&a, &l->info, msg->bytes);
 		send_msg(&a);
@@ -298,27 +401,39 @@ static void on_buffer_removed(struct link *l, struct buffer *b)
 {
 	uint32_t handle = b->handle;
 
+	graphs_quiet_begin(l->graphs);
 	buffer_destroy(l->device, b);
+	graphs_quiet_end(l->graphs);
 	answer_buffer_removed(handle);
+}
+
+static void __attribute__((noreturn)) end_failed(void)
+{
+	(void)fail_because("the device has failed, with what ran on it", "");
+	_exit(EXIT_FAILURE);
+}
+
+static void on_removed(struct link *l, struct channel *ch)
+{
+	uint32_t number = ch->number, generation = ch->generation;
+
+	l->channels[number] = NULL;
+	arena_unregister(l, ch);
+	channel_destroy(ch);
+	answer(DEVLINK_REMOVED, number, generation);
 }
 
 static void on_event(struct link *l, const struct dispatch_event *event)
 {
-	struct channel *ch = event->channel;
-	uint32_t number = ch != NULL ? ch->number : 0;
-	uint32_t generation = ch != NULL ? ch->generation : 0;
-
 	switch (event->type) {
 	case DISPATCH_ADDED:
-		answer(DEVLINK_ADDED, number, generation);
+		answer(DEVLINK_ADDED, event->channel->number, event->channel->generation);
 		break;
 	case DISPATCH_POISONED:
-		answer(DEVLINK_POISONED, number, generation);
+		answer(DEVLINK_POISONED, event->channel->number, event->channel->generation);
 		break;
 	case DISPATCH_REMOVED:
-		l->channels[number] = NULL;
-		channel_destroy(ch);
-		answer(DEVLINK_REMOVED, number, generation);
+		on_removed(l, event->channel);
 		break;
 	case DISPATCH_DRAINED:
 		answer(DEVLINK_DRAINED, 0, 0);
@@ -326,6 +441,14 @@ static void on_event(struct link *l, const struct dispatch_event *event)
 	case DISPATCH_BUFFER_REMOVED:
 		on_buffer_removed(l, event->buffer);
 		break;
+	case DISPATCH_PIPELINE_ADDED:
+		answer_pipeline(DEVLINK_PIPELINE, event->pipeline->handle);
+		break;
+	case DISPATCH_PIPELINE_REMOVED:
+		on_pipeline_removed(l, event->pipeline);
+		break;
+	case DISPATCH_FAILED:
+		end_failed();
 	}
 }
 
@@ -350,7 +473,7 @@ static void publish_device(struct link *l, const struct device_info *info)
 	s->pid = (uint32_t)getpid();
 	s->epoch = l->page->devices[l->start.device].epoch;
 	s->workers = info->workers;
-	memcpy(s->kind, l->start.kind, sizeof(s->kind));
+	memcpy(s->kind, info->kind, sizeof(s->kind));
 	snprintf(s->name, sizeof(s->name), "%s", info->name);
 	for (uint32_t i = 0; i < op_count && i < l->stats.header->max_ops; i++) {
 		snprintf(l->stats.ops[i].name, GPUQ_NAME_MAX, "%s", op_table[i]->name);
@@ -369,6 +492,115 @@ static uint64_t inline_limit_ns(const struct device_info *info)
 	return info->workers + 2 <= wait_shared_cpus() ? INLINE_NS : INLINE_CROWDED_NS;
 }
 
+static bool is_cpu(const struct link *l)
+{
+	return strcmp(l->info.kind, "cpu") == 0;
+}
+
+/* Two for each worker: one of priority 0, one for the others. */
+static uint32_t count_lanes(const struct link *l)
+{
+	uint32_t n = is_cpu(l) ? 2 * l->info.workers : CUDA_LANES;
+
+	return n < 2 ? 2 : n < GRAPHS_MAX_LANES ? n : GRAPHS_MAX_LANES;
+}
+
+static int start_graphs(struct link *l, struct clock_line clock, int wake_fd)
+{
+	const struct graphs_options options = {
+		.device = l->device,
+		.clock = clock,
+		.cost = is_cpu(l) ? &l->cost : NULL,
+		.device_index = l->start.device,
+		.stats = &l->stats.devices[l->start.device],
+		.records = l->stats.graphs,
+		.max_graphs = l->stats.header->max_graphs,
+		.captures = l->stats.captures,
+		.max_captures = l->stats.header->max_captures,
+		.budget_bytes = l->start.graph_bytes,
+		.scratch_bytes = l->start.scratch_bytes,
+		.lanes = count_lanes(l),
+		.promote_uses = l->start.promote_uses,
+		.promote_window_ns = l->start.promote_window_ms * 1000000ull,
+		.pinned = l->start.pinned,
+		.direct_kernels = UINT32_MAX,
+		.stage_bytes = is_cpu(l) ? UINT64_MAX : CUDA_STAGE_BYTES,
+		.staging_bytes = is_cpu(l) ? 0 : CUDA_STAGING_BYTES,
+		.hot_list = l->start.hot_list[0] != '\0' ? l->start.hot_list : NULL,
+		.wake_fd = wake_fd,
+	};
+	char why[224] = "";
+	int r = graphs_create(&options, &l->graphs, why);
+
+	if (r == 0 && why[0] != '\0')
+		log_warn("the hot list %s is not used: %s", l->start.hot_list, why);
+	return r;
+}
+
+static int start_device(struct link *l, struct clock_line clock, int wake_fd)
+{
+	const struct device_options options = {
+		.kind = l->start.kind,
+		.workers = l->start.workers,
+		.clock = clock,
+		.wake_fd = wake_fd,
+		.faults = l->start.faults[0] != '\0' ? l->start.faults : NULL,
+	};
+	char why[192] = "";
+	int r = device_open(&options, &l->device, why);
+
+	if (r < 0)
+		return fail_because(why[0] != '\0' ? why : strerror(-r), "");
+	device_info(l->device, &l->info);
+	r = is_cpu(l) ? cost_calibrate(&l->cost) : 0;
+	if (r < 0)
+		return fail("cannot measure the operators", r);
+	r = start_graphs(l, clock, wake_fd);
+	return r < 0 ? fail("cannot make the graph cache", r) : 0;
+}
+
+static int start_dispatch(struct link *l, struct clock_line clock, int wake_fd)
+{
+	const struct dispatch_options options = {
+		.device = l->device,
+		.graphs = l->graphs,
+		.page = l->page,
+		.stats = l->stats,
+		.ledger = l->ledger,
+		.buffers = l->buffers,
+		.pipelines = l->table,
+		.clock = clock,
+		.cost = is_cpu(l) ? &l->cost : NULL,
+		.slot = l->start.device,
+		.max_channels = l->start.max_channels,
+		.max_in_flight = l->start.max_in_flight,
+		.max_buffers = l->start.max_buffers,
+		.max_pipelines = l->start.max_pipelines,
+		.poll_us = l->start.poll_us,
+		.inline_max_ns = inline_limit_ns(&l->info),
+		.wake_fd = wake_fd,
+	};
+	int r = dispatch_create(&options, &l->dispatch);
+
+	if (r < 0)
+		return r;
+	publish_device(l, &l->info);
+	return dispatch_start(l->dispatch);
+}
+
+static int make_tables(struct link *l)
+{
+	int r = buffer_table_create(l->start.max_buffers, l->start.max_clients, &l->buffers);
+
+	if (r == 0)
+		r = pipeline_table_create(l->start.max_pipelines, &l->table);
+	l->channels = calloc(l->start.max_channels, sizeof(struct channel *));
+	l->pipelines = calloc(l->start.max_pipelines, sizeof(struct known_pipeline *));
+	if (l->channels == NULL || l->pipelines == NULL)
+		r = -ENOMEM;
+	return r;
+}
+
 /* Opens the device and starts dispatch. Returns 0 or what fail() returned. */
 static int start(struct link *l)
 {
@@ -378,46 +610,12 @@ static int start(struct link *l)
 	if (r < 0)
 		return fail("cannot map shared memory", r);
 	const struct clock_line clock = clock_from_page(l->page);
-	const struct device_options device_options = {
-		.kind = "cpu",
-		.workers = l->start.workers,
-		.clock = clock,
-		.wake_fd = wake_fd,
-	};
-	r = device_open(&device_options, &l->device, NULL);
-	if (r < 0)
-		return fail("cannot start the CPU device's workers", r);
-	device_info(l->device, &l->info);
-	r = cost_calibrate(&l->cost);
-	if (r < 0)
-		return fail("cannot measure the operators", r);
-	r = buffer_table_create(l->start.max_buffers, l->start.max_clients, &l->buffers);
-	if (r < 0)
-		return fail("cannot make the table of buffers", r);
-	const struct dispatch_options options = {
-		.device = l->device,
-		.page = l->page,
-		.stats = l->stats,
-		.ledger = l->ledger,
-		.buffers = l->buffers,
-		.clock = clock,
-		.cost = &l->cost,
-		.slot = l->start.device,
-		.max_channels = l->start.max_channels,
-		.max_in_flight = l->start.max_in_flight,
-		.max_buffers = l->start.max_buffers,
-		.poll_us = l->start.poll_us,
-		.inline_max_ns = inline_limit_ns(&l->info),
-		.wake_fd = wake_fd,
-	};
-	l->channels = calloc(l->start.max_channels, sizeof(*l->channels));
-	l->pipelines = calloc(l->start.max_pipelines, sizeof(struct pipeline *));
-	r = l->channels == NULL || l->pipelines == NULL ? -ENOMEM
-							: dispatch_create(&options, &l->dispatch);
-	if (r == 0) {
-		publish_device(l, &l->info);
-		r = dispatch_start(l->dispatch);
-	}
+	r = start_device(l, clock, wake_fd);
+	if (r != 0)
+		return r;
+	r = make_tables(l);
+	if (r == 0)
+		r = start_dispatch(l, clock, wake_fd);
 	return r < 0 ? fail("cannot start dispatch", r) : 0;
 }
 
@@ -469,9 +667,49 @@ static void on_message(
 	case DEVLINK_BUFFER_REMOVE:
 		on_buffer_remove(l, msg);
 		break;
+	case DEVLINK_CAPTURE:
+		if (msg->id != 0)
+			graphs_stop_captures(l->graphs);
+		else
+			graphs_resume_captures(l->graphs);
+		break;
+	case DEVLINK_EVICT:
+		/* A shape that is gone meanwhile has nothing to drop. */
+		(void)graphs_evict(l->graphs, msg->id);
+		break;
 	default:
 		close_all(fds, n);
 	}
+}
+
+static void take_events(struct link *l)
+{
+	struct dispatch_event event;
+	uint64_t count;
+	ssize_t got = read(dispatch_event_fd(l->dispatch), &count, sizeof(count));
+
+	(void)got;
+	while (dispatch_take_event(l->dispatch, &event))
+		on_event(l, &event);
+}
+
+/*
+ * A device that has failed writes no completion word any more: somebody must look. Dispatch then
+ * answers everybody, unless it is stuck itself; the successor does it then.
+ */
+static void check_device(struct link *l)
+{
+	struct pollfd p = {.fd = dispatch_event_fd(l->dispatch), .events = POLLIN};
+	uint64_t until_ns = clock_monotonic_ns() + FAIL_MS * 1000000ull;
+
+	if (device_check(l->device) != -GPUQ_EDEVICE)
+		return;
+	dispatch_fail(l->dispatch);
+	while (clock_monotonic_ns() < until_ns) {
+		(void)poll(&p, 1, FAIL_MS);
+		take_events(l);
+	}
+	end_failed();
 }
 
 /* Serves the link until it ends. */
@@ -481,24 +719,34 @@ static void serve(struct link *l)
 		{.fd = DEVLINK_FD_LINK, .events = POLLIN},
 		{.fd = dispatch_event_fd(l->dispatch), .events = POLLIN},
 	};
-	struct dispatch_event event;
+	uint64_t checked_ns = clock_monotonic_ns();
 	struct devlink_msg msg;
 	int fds[LINK_FDS], n;
 
 	for (;;) {
-		if (poll(polls, 2, -1) < 0 && errno != EINTR)
+		bool busy = dispatch_is_busy(l->dispatch);
+		if (poll(polls, 2, busy ? CHECK_BUSY_MS : CHECK_IDLE_MS) < 0 && errno != EINTR)
 			return;
-		uint64_t count;
-		ssize_t got = read(polls[1].fd, &count, sizeof(count));
-		(void)got;
-		while (dispatch_take_event(l->dispatch, &event))
-			on_event(l, &event);
+		if (clock_monotonic_ns() - checked_ns > CHECK_BUSY_MS * 1000000ull) {
+			check_device(l);
+			checked_ns = clock_monotonic_ns();
+		}
+		take_events(l);
 		if ((polls[0].revents & (POLLIN | POLLHUP)) == 0)
 			continue;
 		if (!receive(&msg, fds, &n))
 			return;
 		on_message(l, &msg, fds, n);
 	}
+}
+
+/* An orderly end keeps the hot list. With work in flight there is nothing to wait for. */
+static void end_graphs(struct link *l)
+{
+	if (dispatch_is_busy(l->dispatch))
+		return;
+	dispatch_destroy(l->dispatch);
+	graphs_destroy(l->graphs);
 }
 
 int device_process_main(void)
@@ -519,6 +767,7 @@ int device_process_main(void)
 		tell_present();
 	answer(DEVLINK_READY, 0, 0);
 	serve(&l);
+	end_graphs(&l);
 	/* Threads and mappings end with the process; nothing outlives it. */
 	_exit(EXIT_SUCCESS);
 }

@@ -14,6 +14,7 @@
 #include "shm/robust.h"
 #include "shm/wait.h"
 
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -29,7 +30,16 @@
 #define EVENTS 64
 #define TICK_ROUNDS 64u /* rounds between two looks at the clock */
 
-enum { COMMAND_ADD = 1, COMMAND_REMOVE, COMMAND_REMOVE_BUFFER, COMMAND_DRAIN, COMMAND_STOP };
+enum {
+	COMMAND_ADD = 1,
+	COMMAND_REMOVE,
+	COMMAND_REMOVE_BUFFER,
+	COMMAND_ADD_PIPELINE,
+	COMMAND_REMOVE_PIPELINE,
+	COMMAND_DRAIN,
+	COMMAND_FAIL,
+	COMMAND_STOP,
+};
 
 #define EPOLL_WAKE UINT64_MAX /* the device or the mailbox; channels have their number */
 
@@ -41,6 +51,16 @@ static void tell(struct dispatch *d, enum dispatch_event_type type, struct chann
 void dispatch_tell_buffer(struct dispatch *d, struct buffer *buffer)
 {
 	mailbox_put(&d->out, (struct mail){.what = DISPATCH_BUFFER_REMOVED, .subject = buffer});
+}
+
+void dispatch_tell_pipeline(struct dispatch *d, struct known_pipeline *pipeline)
+{
+	mailbox_put(&d->out, (struct mail){.what = DISPATCH_PIPELINE_REMOVED, .subject = pipeline});
+}
+
+static uint32_t in_flight(const struct dispatch *d)
+{
+	return d->n_executing + d->n_capturing + d->n_queued;
 }
 
 /* Parties that want a CPU: clients look at it to decide whether spinning is sensible. */
@@ -151,6 +171,7 @@ static void on_add(struct dispatch *d, struct channel *ch, bool recover)
 
 	ch->device_stats = d->stats;
 	ch->buffers = d->o.buffers;
+	ch->pipelines = d->o.pipelines;
 	if (recover) {
 		channel_recover(ch, d->ledger_entries, d->o.max_in_flight);
 		free_reserved_slots(d);
@@ -199,18 +220,61 @@ static void on_remove_buffer(struct dispatch *d, struct buffer *buffer)
 		dispatch_tell_buffer(d, buffer);
 }
 
+static void on_add_pipeline(struct dispatch *d, struct known_pipeline *pipeline)
+{
+	pipeline_table_add(d->o.pipelines, pipeline);
+	mailbox_put(&d->out, (struct mail){.what = DISPATCH_PIPELINE_ADDED, .subject = pipeline});
+}
+
+static void on_remove_pipeline(struct dispatch *d, struct known_pipeline *pipeline)
+{
+	if (pipeline_table_remove(d->o.pipelines, pipeline))
+		dispatch_tell_pipeline(d, pipeline);
+}
+
 /* What clients have submitted by now is served, what comes later is refused: both answered. */
 static void on_drain(struct dispatch *d)
 {
 	uint64_t now_ns = clock_now_ns(&d->o.clock);
 
 	d->draining = true;
+	dispatch_cancel_captures(d);
 	for (uint32_t i = 0; i < d->o.max_channels; i++) {
 		struct channel *ch = d->channels[i];
 		if (ch == NULL)
 			continue;
 		ch->drain_at = ring_refresh(&ch->sq) > 0 ? ch->sq.prod : ch->sq.cons;
 		activate(d, ch, now_ns);
+	}
+}
+
+static void on_mail(struct dispatch *d, const struct mail *mail)
+{
+	switch (mail->what) {
+	case COMMAND_ADD:
+		on_add(d, mail->subject, mail->flag);
+		break;
+	case COMMAND_REMOVE:
+		on_remove(d, mail->subject);
+		break;
+	case COMMAND_REMOVE_BUFFER:
+		on_remove_buffer(d, mail->subject);
+		break;
+	case COMMAND_ADD_PIPELINE:
+		on_add_pipeline(d, mail->subject);
+		break;
+	case COMMAND_REMOVE_PIPELINE:
+		on_remove_pipeline(d, mail->subject);
+		break;
+	case COMMAND_DRAIN:
+		on_drain(d);
+		break;
+	case COMMAND_FAIL:
+		d->failed = true;
+		break;
+	case COMMAND_STOP:
+		d->stop = true;
+		break;
 	}
 }
 
@@ -221,16 +285,7 @@ static bool read_mailbox(struct dispatch *d)
 
 	while (mailbox_take(&d->in, &mail)) {
 		any = true;
-		if (mail.what == COMMAND_ADD)
-			on_add(d, mail.subject, mail.flag);
-		else if (mail.what == COMMAND_REMOVE)
-			on_remove(d, mail.subject);
-		else if (mail.what == COMMAND_REMOVE_BUFFER)
-			on_remove_buffer(d, mail.subject);
-		else if (mail.what == COMMAND_DRAIN)
-			on_drain(d);
-		else
-			d->stop = true;
+		on_mail(d, &mail);
 	}
 	return any;
 }
@@ -274,11 +329,11 @@ static bool round_once(struct dispatch *d)
 	bool progress = !mailbox_empty(&d->in) && read_mailbox(d);
 
 	progress |= scan(d);
-	if (d->n_executing + d->n_queued > 0)
+	if (in_flight(d) > 0)
 		progress |= dispatch_run(d);
 	if (d->slot_freed)
 		after_slots_freed(d);
-	if (d->draining && !d->drained_told && !progress && d->n_executing + d->n_queued == 0) {
+	if (d->draining && !d->drained_told && !progress && in_flight(d) == 0) {
 		d->drained_told = true;
 		tell(d, DISPATCH_DRAINED, NULL);
 	}
@@ -323,7 +378,8 @@ static void publish_stats(struct dispatch *d, uint64_t now_ns)
 	shm_store_relaxed(&d->stats->passes, d->passes);
 	shm_store_release_u32(&d->stats->active_channels, d->n_active);
 	shm_store_relaxed(&d->stats->queued, d->n_queued);
-	shm_store_relaxed(&d->stats->executing, d->n_executing);
+	shm_store_relaxed(&d->stats->executing, d->n_executing + d->n_capturing);
+	shm_store_relaxed(&d->in_flight, in_flight(d));
 }
 
 /*
@@ -372,12 +428,8 @@ static void tick(struct dispatch *d, uint64_t now_ns)
 
 static bool anything_done(const struct dispatch *d)
 {
-	for (uint32_t i = 0; i < d->n_executing; i++) {
-		if (device_done(d->executing[i]->completion, d->executing[i]->value))
-			return true;
-	}
 	/* Slots may have become free since the last round: of late entries, say. */
-	return d->slot_freed || !mailbox_empty(&d->in);
+	return d->slot_freed || !mailbox_empty(&d->in) || dispatch_has_ended(d);
 }
 
 static void sleep_until_wanted(struct dispatch *d)
@@ -396,6 +448,26 @@ static void sleep_until_wanted(struct dispatch *d)
 	tick(d, clock_now_ns(&d->o.clock));
 }
 
+/* The device has failed: nobody is left waiting, and nothing new is taken. */
+static void fail(struct dispatch *d)
+{
+	struct pollfd p = {.fd = d->o.wake_fd, .events = POLLIN};
+	struct mail mail;
+	uint64_t count;
+
+	dispatch_lose_all(d);
+	tell(d, DISPATCH_FAILED, NULL);
+	while (!d->stop) {
+		if (!mailbox_take(&d->in, &mail)) {
+			(void)poll(&p, 1, -1);
+			ssize_t got = read(d->o.wake_fd, &count, sizeof(count));
+			(void)got;
+		} else if (mail.what == COMMAND_STOP) {
+			d->stop = true;
+		}
+	}
+}
+
 static void *dispatch_main(void *arg)
 {
 	struct dispatch *d = arg;
@@ -408,6 +480,10 @@ static void *dispatch_main(void *arg)
 	while (!d->stop) {
 		bool progress = round_once(d);
 		d->passes++;
+		if (__builtin_expect(d->failed, 0)) {
+			fail(d);
+			break;
+		}
 		if (++rounds % TICK_ROUNDS == 0) {
 			uint64_t now_ns = clock_now_ns(&d->o.clock);
 			if (now_ns - d->tick_ns > TICK_NS) {
@@ -452,7 +528,8 @@ static int create_mailbox(struct mailbox *m, uint32_t mails, int wake_fd)
 static int create_slots(struct dispatch *d)
 {
 	d->slots = calloc(d->o.max_in_flight, sizeof(*d->slots));
-	if (d->slots == NULL)
+	d->capturing = calloc(d->o.max_in_flight, sizeof(struct slot *));
+	if (d->slots == NULL || d->capturing == NULL)
 		return -ENOMEM;
 	const uint64_t bytes = d->o.max_in_flight * sizeof(*d->completions);
 	int r = device_alloc(d->o.device, DEVICE_PINNED, bytes, (void **)&d->completions);
@@ -472,23 +549,6 @@ static int create_slots(struct dispatch *d)
 	return 0;
 }
 
-/* Two for each worker: one runs, the next is at hand when it ends. */
-static int create_streams(struct dispatch *d)
-{
-	struct device_info info;
-	int r = 0;
-
-	device_info(d->o.device, &info);
-	d->workers = info.workers;
-	while (r == 0 && d->n_streams < 2 * d->workers && d->n_streams < MAX_EXECUTING) {
-		struct device_stream **s = &d->streams[d->n_streams];
-		r = device_stream_create(d->o.device, DEVICE_PRIORITY_NORMAL, s);
-		if (r == 0)
-			d->free_streams[d->n_free_streams++] = d->streams[d->n_streams++];
-	}
-	return r;
-}
-
 static int create_epoll(struct dispatch *d)
 {
 	struct epoll_event event = {.events = EPOLLIN, .data.u64 = EPOLL_WAKE};
@@ -502,7 +562,9 @@ static int create_epoll(struct dispatch *d)
 int dispatch_create(const struct dispatch_options *options, struct dispatch **ret_dispatch)
 {
 	struct dispatch *d = calloc(1, sizeof(*d));
-	uint32_t mails = 2 * options->max_channels + options->max_buffers + 3;
+	uint32_t mails =
+		2 * options->max_channels + options->max_buffers + 2 * options->max_pipelines + 4;
+	struct device_info info;
 
 	if (d == NULL)
 		return -ENOMEM;
@@ -513,11 +575,11 @@ int dispatch_create(const struct dispatch_options *options, struct dispatch **re
 	d->page = &d->o.page->devices[d->o.slot];
 	d->stats = &d->o.stats.devices[d->o.slot];
 	d->cpus = wait_shared_cpus();
+	device_info(d->o.device, &info);
+	d->workers = info.workers;
 	d->channels = calloc(d->o.max_channels, sizeof(*d->channels));
 	d->active = calloc(d->o.max_channels, sizeof(*d->active));
 	int r = d->channels == NULL || d->active == NULL ? -ENOMEM : create_slots(d);
-	if (r == 0)
-		r = create_streams(d);
 	if (r == 0)
 		r = copy_streams_create(d);
 	if (r == 0)
@@ -554,12 +616,11 @@ void dispatch_destroy(struct dispatch *d)
 		close(d->epoll_fd);
 	if (d->out.wake_fd >= 0)
 		close(d->out.wake_fd);
-	while (d->n_streams > 0)
-		device_stream_destroy(d->streams[--d->n_streams]);
 	copy_streams_destroy(d);
 	device_free(d->o.device, DEVICE_PINNED, d->completions);
 	free(d->in.mails);
 	free(d->out.mails);
+	free(d->capturing);
 	free(d->slots);
 	free(d->active);
 	free(d->channels);
@@ -581,6 +642,26 @@ void dispatch_remove_buffer(struct dispatch *d, struct buffer *buffer)
 	mailbox_put(&d->in, (struct mail){.what = COMMAND_REMOVE_BUFFER, .subject = buffer});
 }
 
+void dispatch_add_pipeline(struct dispatch *d, struct known_pipeline *pipeline)
+{
+	mailbox_put(&d->in, (struct mail){.what = COMMAND_ADD_PIPELINE, .subject = pipeline});
+}
+
+void dispatch_remove_pipeline(struct dispatch *d, struct known_pipeline *pipeline)
+{
+	mailbox_put(&d->in, (struct mail){.what = COMMAND_REMOVE_PIPELINE, .subject = pipeline});
+}
+
+void dispatch_fail(struct dispatch *d)
+{
+	mailbox_put(&d->in, (struct mail){.what = COMMAND_FAIL});
+}
+
+bool dispatch_is_busy(const struct dispatch *d)
+{
+	return shm_load_relaxed(&d->in_flight) > 0;
+}
+
 void dispatch_drain(struct dispatch *d)
 {
 	mailbox_put(&d->in, (struct mail){.what = COMMAND_DRAIN});
@@ -592,11 +673,7 @@ bool dispatch_take_event(struct dispatch *d, struct dispatch_event *ret_event)
 
 	if (!mailbox_take(&d->out, &mail))
 		return false;
-	*ret_event = (struct dispatch_event){.type = mail.what};
-	if (mail.what == DISPATCH_BUFFER_REMOVED)
-		ret_event->buffer = mail.subject;
-	else
-		ret_event->channel = mail.subject;
+	*ret_event = (struct dispatch_event){.type = mail.what, .channel = mail.subject};
 	return true;
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * dispatch.h: the thread that serves the rings. It scans the active channels, copies and
- * validates entries, runs small operators itself, hands larger ones to the device's workers, and
+ * validates entries, runs small operators itself, hands larger ones to the graph cache, and
  * posts completions. Between start and end it neither allocates nor blocks, except to sleep when
  * there is nothing to do.
  *
@@ -11,20 +11,22 @@
 #define GPUQ_DAEMON_DISPATCH_H
 
 #include "daemon/channel.h"
-#include "kernels/cost.h"
+#include "graphs/graphs.h"
 
 struct dispatch;
 
 struct dispatch_options {
 	struct device *device;
+	struct graphs *graphs;
 	struct wire_page *page;
 	struct stats stats;
 	void *ledger;
 	struct buffer_table *buffers;
+	struct pipeline_table *pipelines;
 	struct clock_line clock;
-	const struct cost_model *cost;
-	uint32_t slot; /* of the device, in page and statistics */
-	uint32_t max_channels, max_in_flight, max_buffers;
+	const struct cost_model *cost; /* NULL: nothing is run by dispatch itself */
+	uint32_t slot;		       /* of the device, in page and statistics */
+	uint32_t max_channels, max_in_flight, max_buffers, max_pipelines;
 	uint32_t poll_us;
 	uint64_t inline_max_ns; /* dispatch itself runs what is predicted to be this short */
 	int wake_fd;		/* eventfd, also given to the device */
@@ -36,12 +38,18 @@ enum dispatch_event_type {
 	DISPATCH_POISONED, /* it broke a rule; it stays until it is removed */
 	DISPATCH_DRAINED,
 	DISPATCH_BUFFER_REMOVED, /* nothing refers to it any more: destroy it */
+	DISPATCH_PIPELINE_ADDED,
+	DISPATCH_PIPELINE_REMOVED, /* likewise */
+	DISPATCH_FAILED,	   /* the device has; everybody is answered, nothing more is done */
 };
 
 struct dispatch_event {
 	enum dispatch_event_type type;
-	struct channel *channel;
-	struct buffer *buffer; /* DISPATCH_BUFFER_REMOVED */
+	union {
+		struct channel *channel;
+		struct buffer *buffer;
+		struct known_pipeline *pipeline;
+	};
 };
 
 /* Makes a dispatcher; its thread is started by dispatch_start(). 0 or a negative errno. */
@@ -53,12 +61,20 @@ void dispatch_destroy(struct dispatch *d);
 
 /*
  * Requests by the link thread. None waits; each has one event as its answer. At most one ADD and
- * one REMOVE of each channel and of each buffer are under way, so the mailbox cannot overflow.
+ * one REMOVE of each channel, buffer and pipeline are under way, so the mailbox cannot overflow.
  */
 void dispatch_add(struct dispatch *d, struct channel *ch, bool recover);
 void dispatch_remove(struct dispatch *d, struct channel *ch);
 void dispatch_remove_buffer(struct dispatch *d, struct buffer *buffer);
+void dispatch_add_pipeline(struct dispatch *d, struct known_pipeline *pipeline);
+void dispatch_remove_pipeline(struct dispatch *d, struct known_pipeline *pipeline);
 void dispatch_drain(struct dispatch *d);
+
+/* The device has failed: DISPATCH_FAILED is the answer. Once. */
+void dispatch_fail(struct dispatch *d);
+
+/* Something is in flight, or was a moment ago. */
+bool dispatch_is_busy(const struct dispatch *d);
 
 /* Takes one event; false when there is none. dispatch_event_fd() becomes readable with one. */
 bool dispatch_take_event(struct dispatch *d, struct dispatch_event *ret_event);

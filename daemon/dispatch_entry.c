@@ -44,13 +44,23 @@ static void run_inline(struct dispatch *d, struct channel *ch, const struct wire
 	count_operator(d, ch, call->op, 0, cqe.queued_ns, cqe.executed_ns);
 }
 
+/* Short operators, but never past what the channel has queued: its entries start in order. */
+static bool runs_inline(const struct dispatch *d, const struct channel *ch, const struct slot *slot)
+{
+	return d->o.cost != NULL && slot->call.op != NULL && slot->pipeline == NULL &&
+		!slot->capture && TAILQ_EMPTY(&ch->queue) &&
+		cost_predict_ns(d->o.cost, &slot->call) <= d->o.inline_max_ns;
+}
+
 /* Fills the slot in with what the entry asks for. */
 static int take_arguments(
 	const struct channel *ch, const struct wire_sqe *sqe, struct slot *slot, uint32_t *ret_arg)
 {
+	slot->capture = sqe->opcode == WIRE_OP_CAPTURE;
 	if (sqe->opcode != WIRE_OP_COPY)
-		return validate_call(ch, sqe, &slot->launch.call, &slot->uses, ret_arg);
-	slot->launch.call.op = NULL;
+		return validate_call(ch, sqe, &slot->call, &slot->pipeline, &slot->uses, ret_arg);
+	slot->call.op = NULL;
+	slot->pipeline = NULL;
 	*ret_arg = 0;
 	return validate_copy(ch, sqe, &slot->copy, &slot->uses);
 }
@@ -67,23 +77,18 @@ static bool take_call(struct dispatch *d, struct channel *ch, const struct wire_
 	if (slot == NULL)
 		return false;
 	/* The slot's memory serves for validation; most entries give it back at once. */
-	struct op_call *call = &slot->launch.call;
+	struct op_call *call = &slot->call;
 	int r = take_arguments(ch, sqe, slot, &arg);
 	uint64_t now_ns = clock_now_ns(&d->o.clock);
 	if (r == 0 && sqe->deadline_ns != 0 && sqe->deadline_ns <= now_ns) {
 		shm_count(&ch->stats->expired, 1);
 		r = -ETIMEDOUT;
 	}
-	uint64_t predicted_ns = 0;
-	if (r == 0)
-		predicted_ns = slot_is_copy(slot) ? UINT64_MAX : cost_predict_ns(d->o.cost, call);
 	ch->sq.cons++;
-	/* Never past what the channel has queued: its entries start in order. */
-	if (r == 0 && (predicted_ns > d->o.inline_max_ns || !TAILQ_EMPTY(&ch->queue))) {
+	if (r == 0 && !runs_inline(d, ch, slot)) {
 		slot->user_data = sqe->user_data;
 		slot->submit_ns = sqe->submit_ns;
 		slot->deadline_ns = sqe->deadline_ns;
-		slot->predicted_ns = predicted_ns;
 		slot_enqueue(d, ch, slot);
 		return true;
 	}
@@ -113,7 +118,7 @@ static bool take_entry(
 	bool late = d->draining && (int64_t)(ch->sq.cons - ch->drain_at) >= 0;
 	int r = late ? -GPUQ_EDRAIN : validate_entry(ch, sqe);
 
-	if (r == 0 && (sqe->opcode == WIRE_OP_CALL || sqe->opcode == WIRE_OP_COPY))
+	if (r == 0 && sqe->opcode != WIRE_OP_NULL && sqe->opcode != WIRE_OP_CANCEL)
 		return take_call(d, ch, sqe);
 	/* This completes the target and commits: the entry itself is not taken before that. */
 	if (r == 0 && sqe->opcode == WIRE_OP_CANCEL)

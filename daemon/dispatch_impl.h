@@ -4,7 +4,7 @@
  *
  *   dispatch.c        the thread: mailbox, scan, parking, sleeping
  *   dispatch_entry.c  what happens to one submission until it runs or is refused
- *   dispatch_run.c    what waits for workers, runs there, and ends
+ *   dispatch_run.c    what waits for its turn, goes to the graph cache, and ends
  *   dispatch_copy.c   what runs on copy streams instead
  */
 #ifndef GPUQ_DAEMON_DISPATCH_IMPL_H
@@ -16,10 +16,15 @@
 
 #include <pthread.h>
 
-/* Launches at once: each has a stream of its own. */
-#define MAX_EXECUTING 64u
+/* What the graph cache can hold at once, captures aside. */
+#define MAX_WORKS ((GRAPHS_MAX_LANES + 1) * GRAPHS_LANE_DEPTH + GRAPHS_COLD_QUEUE)
 /* Copies at once, beside these. */
 #define COPY_STREAMS 4u
+#define MAX_EXECUTING (MAX_WORKS + COPY_STREAMS)
+/* So many channels of one priority may find no room before the others of it wait too. */
+#define MAX_TRIES 8u
+/* Captures that are looked at in one round. */
+#define CAPTURES_AT_ONCE 16u
 /* So often others go first before a lower priority has its turn: it is slow, but not starved. */
 #define MAX_PASSED_OVER 15u
 
@@ -44,12 +49,15 @@ struct dispatch {
 	uint32_t passed_over[MSG_PRIORITIES];	       /* launches of others while it waited */
 	uint32_t n_queued, n_deadlines;		       /* of these, with a deadline */
 	struct device_completion *completions;	       /* one for each slot */
-	struct device_stream *streams[MAX_EXECUTING], *free_streams[MAX_EXECUTING];
-	uint32_t n_streams, n_free_streams, workers;
+	uint32_t workers;
 	struct device_stream *copy_streams[COPY_STREAMS], *free_copy_streams[COPY_STREAMS];
 	uint32_t n_copy_streams, n_free_copy_streams;
-	struct slot *executing[MAX_EXECUTING + COPY_STREAMS];
+	struct slot *executing[MAX_EXECUTING];
 	uint32_t n_executing;
+	struct slot **capturing; /* [max_in_flight] */
+	uint32_t n_capturing, capturing_at;
+	uint64_t in_flight; /* executing, capturing or queued, now and then brought up to date */
+	bool failed;	    /* the device has, for good */
 	uint64_t launches;
 	struct channel_queue waiting; /* for slots, outside the scan */
 	bool slot_freed;	      /* they may go on */
@@ -79,8 +87,9 @@ static inline void budget_spend(struct dispatch *d, uint64_t units)
 
 /* --- dispatch.c --- */
 
-/* Nothing uses the buffer any more, and it has been removed. */
+/* Nothing uses the buffer or the pipeline any more, and it has been removed. */
 void dispatch_tell_buffer(struct dispatch *d, struct buffer *buffer);
+void dispatch_tell_pipeline(struct dispatch *d, struct known_pipeline *pipeline);
 
 /* --- dispatch_entry.c --- */
 
@@ -101,10 +110,16 @@ struct slot *slot_take(struct dispatch *d, struct channel *ch);
  */
 void slot_enqueue(struct dispatch *d, struct channel *ch, struct slot *slot);
 
-/* Cancels the channel's first queued entry with this user_data: 0, -EALREADY or -ENOENT. */
+/*
+ * Cancels the channel's first entry with this user_data that has not started: 0, -EALREADY or
+ * -ENOENT.
+ */
 int slot_cancel(struct dispatch *d, struct channel *ch, uint64_t user_data);
 
-/* Drops everything that the channel has queued, without completions. */
+/*
+ * Drops everything that the channel has queued, without completions; what has not started though
+ * it left the queue ends soon.
+ */
 void slot_discard_queue(struct dispatch *d, struct channel *ch);
 
 /* Completes what has ended and launches what fits. True when something happened. */
@@ -112,6 +127,15 @@ bool dispatch_run(struct dispatch *d);
 
 /* Completes queued entries whose deadline has passed. Looks at every slot if one has any. */
 void dispatch_expire(struct dispatch *d, uint64_t now_ns);
+
+/* True when something has ended that dispatch_run() has not seen. */
+bool dispatch_has_ended(const struct dispatch *d);
+
+/* Asks all captures that are waited for to end soon. */
+void dispatch_cancel_captures(struct dispatch *d);
+
+/* The device has failed: everything in flight ends with -GPUQ_EDEVICE. */
+void dispatch_lose_all(struct dispatch *d);
 
 /* Counts an operator's end in the statistics of channel and operator. */
 void count_operator(struct dispatch *d, struct channel *ch, const struct op *op, int status,
@@ -124,10 +148,10 @@ void copy_streams_destroy(struct dispatch *d);
 
 static inline bool slot_is_copy(const struct slot *slot)
 {
-	return slot->launch.call.op == NULL;
+	return slot->call.op == NULL;
 }
 
-/* Starts a copy; there is a free stream. 0 or a negative error. */
+/* Starts a copy. -EAGAIN: no stream is free; or another negative error. */
 int copy_launch(struct dispatch *d, struct slot *slot);
 
 /* It has ended. */

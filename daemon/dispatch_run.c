@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What waits for workers, runs there, and ends. */
+/* What waits for its turn, goes to the graph cache or a copy stream, and ends. */
 #include "daemon/dispatch_impl.h"
 
 struct slot *slot_take(struct dispatch *d, struct channel *ch)
@@ -23,6 +23,8 @@ static void slot_release(struct dispatch *d, struct slot *slot)
 		if (buffer_release(slot->uses.buffers[i]))
 			dispatch_tell_buffer(d, slot->uses.buffers[i]);
 	}
+	if (slot->pipeline != NULL && pipeline_release(slot->pipeline))
+		dispatch_tell_pipeline(d, slot->pipeline);
 	TAILQ_INSERT_HEAD(&d->free_slots, slot, link);
 	d->n_free++;
 	d->slot_freed = true;
@@ -34,8 +36,11 @@ void slot_enqueue(struct dispatch *d, struct channel *ch, struct slot *slot)
 {
 	slot->channel = ch;
 	slot->value = 0;
-	slot->completion->word = 0;
+	slot->work.blame = 0;
+	*slot->completion = (struct device_completion){0};
 	buffer_hold(&slot->uses);
+	if (slot->pipeline != NULL)
+		slot->pipeline->in_flight++;
 	/* Counts only once channel_flush() has committed the index behind it. */
 	*slot->ledger = (struct ledger_entry){
 		.user_data = slot->user_data,
@@ -92,6 +97,7 @@ static void slot_complete(
 	struct wire_cqe cqe = {
 		.user_data = slot->user_data,
 		.status = status,
+		.flags = status < 0 ? slot->work.blame << WIRE_CQE_ARG_SHIFT : 0,
 		.executed_ns = end_ns - start_ns,
 	};
 
@@ -102,8 +108,25 @@ static void slot_complete(
 		channel_post(ch, &cqe);
 		channel_flush(ch);
 	}
-	count_operator(d, ch, slot->launch.call.op, status, cqe.queued_ns, cqe.executed_ns);
+	if (!slot->capture)
+		count_operator(d, ch, slot->call.op, status, cqe.queued_ns, cqe.executed_ns);
 	slot_release(d, slot);
+}
+
+/* Likewise of what has left the queue: 0 when it had not started. */
+static int cancel_given(struct dispatch *d, struct slot *const *slots, uint32_t n,
+	const struct channel *ch, uint64_t user_data)
+{
+	for (uint32_t i = 0; i < n; i++) {
+		struct slot *slot = slots[i];
+		if (slot->channel != ch || slot->user_data != user_data)
+			continue;
+		if (slot_is_copy(slot) || !graphs_cancel(d->o.graphs, &slot->work))
+			return -EALREADY;
+		shm_count(&ch->stats->cancelled, 1);
+		return 0;
+	}
+	return -ENOENT;
 }
 
 int slot_cancel(struct dispatch *d, struct channel *ch, uint64_t user_data)
@@ -120,11 +143,26 @@ int slot_cancel(struct dispatch *d, struct channel *ch, uint64_t user_data)
 		slot_complete(d, slot, -ECANCELED, now_ns, now_ns);
 		return 0;
 	}
-	for (uint32_t i = 0; i < d->n_executing; i++) {
-		if (d->executing[i]->channel == ch && d->executing[i]->user_data == user_data)
-			return -EALREADY;
+	int r = cancel_given(d, d->executing, d->n_executing, ch, user_data);
+	if (r != -ENOENT)
+		return r;
+	budget_spend(d, d->n_capturing / BUDGET_UNIT_SLOTS);
+	return cancel_given(d, d->capturing, d->n_capturing, ch, user_data);
+}
+
+/* Asks the graph cache not to start what it has of a channel, or of all (NULL). */
+static void cancel_all(
+	struct dispatch *d, struct slot *const *slots, uint32_t n, const struct channel *ch)
+{
+	for (uint32_t i = 0; i < n; i++) {
+		if ((ch == NULL || slots[i]->channel == ch) && !slot_is_copy(slots[i]))
+			(void)graphs_cancel(d->o.graphs, &slots[i]->work);
 	}
-	return -ENOENT;
+}
+
+void dispatch_cancel_captures(struct dispatch *d)
+{
+	cancel_all(d, d->capturing, d->n_capturing, NULL);
 }
 
 void slot_discard_queue(struct dispatch *d, struct channel *ch)
@@ -135,6 +173,23 @@ void slot_discard_queue(struct dispatch *d, struct channel *ch)
 		slot_dequeue(d, slot);
 		slot_release(d, slot);
 	}
+	cancel_all(d, d->executing, d->n_executing, ch);
+	cancel_all(d, d->capturing, d->n_capturing, ch);
+}
+
+void dispatch_lose_all(struct dispatch *d)
+{
+	uint64_t now_ns = clock_now_ns(&d->o.clock);
+
+	for (uint32_t i = 0; i < d->o.max_in_flight; i++) {
+		struct slot *slot = &d->slots[i];
+		if (slot->channel == NULL)
+			continue;
+		if (slot->value == 0)
+			slot_dequeue(d, slot);
+		slot_complete(d, slot, -GPUQ_EDEVICE, now_ns, now_ns);
+	}
+	d->n_executing = d->n_capturing = 0;
 }
 
 /* A queued entry is too late to start: completes it. */
@@ -159,54 +214,77 @@ void dispatch_expire(struct dispatch *d, uint64_t now_ns)
 	}
 }
 
-/* Gives the slot's call to a stream. False: none is free. */
-static bool launch_call(struct dispatch *d, struct slot *slot)
+/* The pointers that lie in the channel's arena: memory of the host. */
+static uint32_t in_host(const struct channel *ch, const struct device_args *args)
 {
-	const struct op_call *call = &slot->launch.call;
-	const struct device_kernel kernel = {
-		.code = op_code(call->op),
-		.shape = &slot->launch,
-		.shape_bytes = sizeof(slot->launch),
-		.signal = true,
-		.units = call->op->units(call),
-		.predicted_ns = slot->predicted_ns,
-	};
-	struct device_args args;
+	uint32_t mask = 0;
 
-	if (d->n_free_streams == 0)
-		return false;
-	op_launch_init(&slot->launch, call);
-	op_args(&args, call);
-	args.completion = slot->completion;
-	args.value = d->launches + 1;
-	slot->stream = d->free_streams[d->n_free_streams - 1];
-	if (device_launch(slot->stream, &kernel, &args) < 0)
-		return false;
-	slot->value = ++d->launches;
-	d->n_free_streams--;
-	return true;
+	for (uint32_t i = 0; i < DEVICE_MAX_POINTERS; i++) {
+		uint64_t at = (uintptr_t)args->pointers[i] - (uintptr_t)ch->device_arena;
+		mask |= (uint32_t)(at < ch->arena_bytes) << i;
+	}
+	return mask;
 }
 
-/* Starts the first entry of a channel, or ends it when it is late. False: the device is full. */
+/* Gives the slot's call to the graph cache. -EAGAIN: there is no room now. */
+static int launch_call(struct dispatch *d, struct slot *slot)
+{
+	const struct channel *ch = slot->channel;
+	struct graph_work *w = &slot->work;
+
+	w->call = &slot->call;
+	w->pipeline = slot->pipeline != NULL ? slot->pipeline->pipeline : NULL;
+	w->completion = slot->completion;
+	w->deadline_ns = slot->deadline_ns;
+	w->priority = ch->priority;
+	w->uid = ch->uid;
+	op_args(&w->args, &slot->call);
+	w->in_host = in_host(ch, &w->args);
+	w->args.completion = slot->completion;
+	w->args.value = d->launches + 1;
+	int r = slot->capture ? graphs_precapture(d->o.graphs, w) : graphs_launch(d->o.graphs, w);
+	if (r == 0)
+		slot->value = ++d->launches;
+	return r;
+}
+
+/* Keeps what has left the queue until it ends. */
+static void keep(struct dispatch *d, struct slot *slot)
+{
+	if (slot->capture) {
+		d->capturing[d->n_capturing++] = slot;
+	} else {
+		d->executing[d->n_executing++] = slot;
+		shm_count(&d->stats->worker_runs, 1);
+	}
+}
+
+/*
+ * Starts the first entry of a channel, or ends it when it is late or refused. False: there is no
+ * room for it, or there will never be any again.
+ */
 static bool launch(struct dispatch *d, struct channel *ch)
 {
 	struct slot *slot = TAILQ_FIRST(&ch->queue);
-	uint64_t now_ns = slot->deadline_ns != 0 ? clock_now_ns(&d->o.clock) : 0;
+	uint64_t now_ns = clock_now_ns(&d->o.clock);
+	int r = -EAGAIN;
+
 	if (slot_late(slot, now_ns)) {
 		slot_expire(d, slot, now_ns);
 		return true;
 	}
-	int r = slot_is_copy(slot) ? copy_launch(d, slot) : 0;
-	if (!slot_is_copy(slot) && !launch_call(d, slot))
+	if (d->n_executing < MAX_EXECUTING)
+		r = slot_is_copy(slot) ? copy_launch(d, slot) : launch_call(d, slot);
+	d->failed |= r == -GPUQ_EDEVICE;
+	if (r == -EAGAIN || d->failed)
 		return false;
 	slot_dequeue(d, slot);
 	if (r < 0) {
-		now_ns = clock_now_ns(&d->o.clock);
 		slot_complete(d, slot, r, now_ns, now_ns);
 		return true;
 	}
-	d->executing[d->n_executing++] = slot;
-	shm_count(&d->stats->worker_runs, 1);
+	slot->started_ns = now_ns;
+	keep(d, slot);
 	/* Channels of one priority take turns. */
 	if (!TAILQ_EMPTY(&ch->queue)) {
 		TAILQ_REMOVE(&d->runnable[ch->priority], ch, run_link);
@@ -215,13 +293,16 @@ static bool launch(struct dispatch *d, struct channel *ch)
 	return true;
 }
 
-/* The first priority with work, unless one behind it has been passed over for too long. */
-static uint32_t next_priority(const struct dispatch *d)
+/*
+ * The first priority with work, unless one behind it has been passed over for too long. Those in
+ * the mask `full` have found no room; MSG_PRIORITIES: there is no other.
+ */
+static uint32_t next_priority(const struct dispatch *d, uint32_t full)
 {
 	uint32_t first = MSG_PRIORITIES;
 
 	for (uint32_t p = MSG_PRIORITIES; p-- > 0;) {
-		if (TAILQ_EMPTY(&d->runnable[p]))
+		if (TAILQ_EMPTY(&d->runnable[p]) || (full & 1u << p) != 0)
 			continue;
 		if (d->passed_over[p] >= MAX_PASSED_OVER)
 			return p;
@@ -230,50 +311,109 @@ static uint32_t next_priority(const struct dispatch *d)
 	return first;
 }
 
-/* The first channel in its turn whose entry does not have to wait for a stream to copy in. */
-static struct channel *next_channel(const struct dispatch *d, uint32_t priority)
+/* Starts something of a priority: of the first channel in its turn for which there is room. */
+static bool launch_of(struct dispatch *d, uint32_t priority)
 {
-	struct channel *ch;
+	struct channel *ch = TAILQ_FIRST(&d->runnable[priority]), *next;
 
-	TAILQ_FOREACH (ch, &d->runnable[priority], run_link) {
-		if (d->n_free_copy_streams > 0 || !slot_is_copy(TAILQ_FIRST(&ch->queue)))
-			break;
+	for (uint32_t i = 0; i < MAX_TRIES && ch != NULL && !d->failed; i++, ch = next) {
+		next = TAILQ_NEXT(ch, run_link);
+		if (launch(d, ch))
+			return true;
 	}
-	return ch;
+	return false;
 }
 
-static bool launch_next(struct dispatch *d)
+/* Starts what there is room for. True when something was started. */
+static bool launch_all(struct dispatch *d)
 {
-	uint32_t next = next_priority(d);
-	struct channel *ch = next_channel(d, next);
+	uint32_t full = 0, next;
+	bool any = false;
 
-	if (ch == NULL || !launch(d, ch))
-		return false;
-	d->passed_over[next] = 0;
-	for (uint32_t p = next + 1; p < MSG_PRIORITIES; p++)
-		d->passed_over[p] += !TAILQ_EMPTY(&d->runnable[p]);
-	return true;
+	while (d->n_queued > 0 && (next = next_priority(d, full)) < MSG_PRIORITIES) {
+		if (!launch_of(d, next)) {
+			full |= 1u << next;
+			continue;
+		}
+		any = true;
+		d->passed_over[next] = 0;
+		for (uint32_t p = next + 1; p < MSG_PRIORITIES; p++)
+			d->passed_over[p] += !TAILQ_EMPTY(&d->runnable[p]);
+	}
+	return any;
+}
+
+static bool slot_ended(const struct slot *slot)
+{
+	return device_done(slot->completion, slot->value);
+}
+
+/* What was given away has come back. */
+static void finish(struct dispatch *d, struct slot *slot)
+{
+	const struct device_completion *c = slot->completion;
+	uint64_t start_ns = c->started_ns, end_ns = c->ended_ns;
+	int status = (int)c->status;
+
+	if (slot_is_copy(slot))
+		copy_end(d, slot);
+	else
+		graphs_finish(d->o.graphs, &slot->work);
+	/* Not every device can tell, and what was refused late has not run. */
+	if (start_ns == 0 || slot_is_copy(slot)) {
+		start_ns = slot->started_ns;
+		end_ns = clock_now_ns(&d->o.clock);
+	}
+	if (!slot->capture)
+		shm_count(&d->stats->busy_ns, end_ns - start_ns);
+	if (status == -ETIMEDOUT)
+		shm_count(&slot->channel->stats->expired, 1);
+	d->failed |= status == -GPUQ_EDEVICE;
+	slot_complete(d, slot, status, start_ns, end_ns);
+}
+
+/* Those that wait for captures may be many, and wait long: a few in each round. */
+static bool finish_captures(struct dispatch *d)
+{
+	bool any = false;
+
+	for (uint32_t i = 0; i < CAPTURES_AT_ONCE && d->n_capturing > 0; i++) {
+		if (d->capturing_at >= d->n_capturing)
+			d->capturing_at = 0;
+		struct slot *slot = d->capturing[d->capturing_at++];
+		if (!slot_ended(slot))
+			continue;
+		d->capturing[--d->capturing_at] = d->capturing[--d->n_capturing];
+		finish(d, slot);
+		any = true;
+	}
+	return any;
+}
+
+bool dispatch_has_ended(const struct dispatch *d)
+{
+	for (uint32_t i = 0; i < d->n_executing; i++) {
+		if (slot_ended(d->executing[i]))
+			return true;
+	}
+	for (uint32_t i = 0; i < d->n_capturing; i++) {
+		if (slot_ended(d->capturing[i]))
+			return true;
+	}
+	return false;
 }
 
 bool dispatch_run(struct dispatch *d)
 {
-	bool progress = false;
+	bool progress = finish_captures(d);
 
 	for (uint32_t i = 0; i < d->n_executing; i++) {
 		struct slot *slot = d->executing[i];
-		if (!device_done(slot->completion, slot->value))
+		if (!slot_ended(slot))
 			continue;
 		d->executing[i--] = d->executing[--d->n_executing];
-		if (slot_is_copy(slot))
-			copy_end(d, slot);
-		else
-			d->free_streams[d->n_free_streams++] = slot->stream;
-		const struct device_completion *c = slot->completion;
-		shm_count(&d->stats->busy_ns, c->ended_ns - c->started_ns);
-		slot_complete(d, slot, 0, c->started_ns, c->ended_ns);
+		finish(d, slot);
 		progress = true;
 	}
-	while (d->n_queued > 0 && launch_next(d))
-		progress = true;
-	return progress;
+	return (!d->failed && launch_all(d)) || progress;
 }

@@ -25,6 +25,7 @@ int validate_entry(const struct channel *ch, const struct wire_sqe *sqe)
 	case WIRE_OP_CANCEL:
 		return 0;
 	case WIRE_OP_COPY:
+	case WIRE_OP_CAPTURE:
 		return ch->abi < 3 ? -GPUQ_EOPCODE : 0;
 	default:
 		return -GPUQ_EOPCODE;
@@ -69,7 +70,7 @@ static int find_range(const struct channel *ch, uint32_t buffer, uint64_t offset
 		return buffer_find(ch->buffers, ch->client, buffer, offset, bytes, uses, ret_data);
 	if (buffer != 0 || offset > ch->arena_bytes || bytes > ch->arena_bytes - offset)
 		return -GPUQ_EBOUNDS;
-	*ret_data = ch->arena + offset;
+	*ret_data = ch->device_arena + offset;
 	return 0;
 }
 
@@ -154,8 +155,45 @@ static int take_params(
 	return 0;
 }
 
+/* The operator or the pipeline that a call names. */
+static int find_op(const struct channel *ch, uint32_t number, const struct op **ret_op,
+	struct known_pipeline **ret_pipeline)
+{
+	if ((number & WIRE_PIPELINE) != 0 && ch->abi >= 3) {
+		*ret_pipeline = pipeline_table_find(
+			ch->pipelines, number, ch->client, ch->client_generation);
+		if (*ret_pipeline == NULL)
+			return -GPUQ_EPIPELINE;
+		*ret_op = pipeline_op((*ret_pipeline)->pipeline);
+		return 0;
+	}
+	if (number >= op_count)
+		return -GPUQ_EOP;
+	*ret_pipeline = NULL;
+	*ret_op = op_table[number];
+	return 0;
+}
+
+/* What can be said of a pipeline's call before it is planned: its tensors are as declared. */
+static int check_interface(const struct op_call *call, uint32_t *ret_arg)
+{
+	for (uint32_t i = 0; i < call->op->n_inputs + call->op->n_outputs; i++) {
+		bool in = i < call->op->n_inputs;
+		uint32_t at = in ? i : i - call->op->n_inputs;
+		const struct op_tensor *spec = in ? &call->op->inputs[at] : &call->op->outputs[at];
+		const struct tensor *t = in ? &call->in[at] : &call->out[at];
+
+		*ret_arg = in ? at : GPUQ_MAX_INPUTS + at;
+		if (!tensor_present(t))
+			return -GPUQ_EMISSING;
+		if ((spec->dtypes & GPUQ_DTYPE_BIT(t->dtype)) == 0)
+			return -GPUQ_EDTYPE;
+	}
+	return 0;
+}
+
 int validate_call(const struct channel *ch, const struct wire_sqe *sqe, struct op_call *ret_call,
-	struct buffer_uses *ret_uses, uint32_t *ret_arg)
+	struct known_pipeline **ret_pipeline, struct buffer_uses *ret_uses, uint32_t *ret_arg)
 {
 	union args args = {.call = {0}};
 	const struct wire_call *c = &args.call;
@@ -167,9 +205,10 @@ int validate_call(const struct channel *ch, const struct wire_sqe *sqe, struct o
 		return r;
 	if (c->reserved0 != 0 || c->reserved1 != 0 || c->reserved2[0] != 0 || c->reserved2[1] != 0)
 		return -EINVAL;
-	if (c->op >= op_count)
-		return -GPUQ_EOP;
-	const struct op *op = op_table[c->op];
+	const struct op *op;
+	r = find_op(ch, c->op, &op, ret_pipeline);
+	if (r < 0)
+		return r;
 	if (c->n_in != op->n_inputs || c->n_out != op->n_outputs || c->n_params > op->n_params)
 		return -GPUQ_EARGS;
 	const struct wire_tensor *tensors = (const void *)(c + 1);
@@ -183,7 +222,8 @@ int validate_call(const struct channel *ch, const struct wire_sqe *sqe, struct o
 		r = take_params(params, c->n_params, ret_call, ret_arg);
 	if (r < 0)
 		return r;
-	r = op_check(ret_call, ret_arg);
+	r = *ret_pipeline == NULL ? op_check(ret_call, ret_arg)
+				  : check_interface(ret_call, ret_arg);
 	*ret_arg = r < 0 ? *ret_arg + 1 : 0;
 	return r;
 }

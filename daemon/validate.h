@@ -14,13 +14,14 @@
 int validate_entry(const struct channel *ch, const struct wire_sqe *sqe);
 
 /*
- * Builds the call of a WIRE_OP_CALL entry: every tensor lies in the channel's arena or in a buffer
- * that its client may use, aligned, with a shape and a dtype that the operator takes. 0, or a
- * negative error; *ret_arg is the argument to blame plus 1, or 0 when it is none: what
- * WIRE_CQE_ARG_SHIFT holds.
+ * Builds the call of a WIRE_OP_CALL or WIRE_OP_CAPTURE entry: every tensor lies in the channel's
+ * arena or in a buffer, aligned, with a shape and a dtype that the operator takes. A pipeline's
+ * shapes are checked when the call is planned. 0, or a negative error; *ret_arg is the argument to
+ * blame plus 1, or 0 when it is none: what WIRE_CQE_ARG_SHIFT holds. *ret_pipeline: NULL for an
+ * operator.
  */
 int validate_call(const struct channel *ch, const struct wire_sqe *sqe, struct op_call *ret_call,
-	struct buffer_uses *ret_uses, uint32_t *ret_arg);
+	struct known_pipeline **ret_pipeline, struct buffer_uses *ret_uses, uint32_t *ret_arg);
 
 /* The same for a WIRE_OP_COPY entry. */
 int validate_copy(const struct channel *ch, const struct wire_sqe *sqe, struct slot_copy *ret_copy,

@@ -15,6 +15,31 @@
 #define PATIENCE_MS 10000
 #define SCORES 7 /* different inputs of a softmax */
 
+static void start_graphs(struct rig *rig, struct clock_line clock)
+{
+	const struct graphs_options options = {
+		.device = rig->device,
+		.clock = clock,
+		.cost = &rig->cost,
+		.stats = &rig->stats.devices[0],
+		.records = rig->stats.graphs,
+		.max_graphs = rig->stats.header->max_graphs,
+		.captures = rig->stats.captures,
+		.max_captures = rig->stats.header->max_captures,
+		.budget_bytes = 64u << 20,
+		.scratch_bytes = 1u << 20,
+		.lanes = 2,
+		.promote_uses = 3,
+		.promote_window_ns = 1000000000u,
+		.direct_kernels = UINT32_MAX,
+		.stage_bytes = UINT64_MAX,
+		.wake_fd = rig->wake_fd,
+	};
+	char why[224];
+
+	assert_int_equal(graphs_create(&options, &rig->graphs, why), 0);
+}
+
 static void start_dispatch(struct rig *rig)
 {
 	rig->wake_fd = bell_eventfd();
@@ -29,17 +54,22 @@ static void start_dispatch(struct rig *rig)
 
 	assert_int_equal(buffer_table_create(RIG_BUFFERS, RIG_USERS, &rig->buffers), 0);
 	assert_int_equal(device_open(&device, &rig->device, NULL), 0);
+	assert_int_equal(pipeline_table_create(RIG_PIPELINES, &rig->pipelines), 0);
+	start_graphs(rig, clock);
 	const struct dispatch_options options = {
 		.device = rig->device,
+		.graphs = rig->graphs,
 		.page = rig->page,
 		.stats = rig->stats,
 		.ledger = rig->ledger,
 		.buffers = rig->buffers,
+		.pipelines = rig->pipelines,
 		.clock = clock,
 		.cost = &rig->cost,
 		.max_channels = RIG_CHANNELS,
 		.max_in_flight = RIG_IN_FLIGHT,
 		.max_buffers = RIG_BUFFERS,
+		.max_pipelines = RIG_PIPELINES,
 		.poll_us = 50,
 		.inline_max_ns = 1000,
 		.wake_fd = rig->wake_fd,
@@ -80,8 +110,10 @@ void rig_start(struct rig *rig)
 static void stop_dispatch(struct rig *rig)
 {
 	dispatch_destroy(rig->dispatch);
+	graphs_destroy(rig->graphs);
 	device_close(rig->device);
 	buffer_table_destroy(rig->buffers);
+	pipeline_table_destroy(rig->pipelines);
 	close(rig->wake_fd);
 }
 
@@ -137,6 +169,7 @@ static void guard(struct channel *ch)
 	ch->sqes = (const void *)((const char *)ch->sqes + by);
 	ch->cqes = (void *)((char *)ch->cqes + by);
 	ch->arena += by;
+	ch->device_arena += by;
 }
 
 static void unguard(const struct channel *ch)

@@ -13,6 +13,7 @@
 #define RIG_IN_FLIGHT 64u
 #define RIG_ENTRIES 16u
 #define RIG_BUFFERS 4u
+#define RIG_PIPELINES 8u
 #define RIG_USERS 2u /* of buffers */
 #define RIG_ARENA (1u << 20)
 
@@ -23,6 +24,8 @@ struct rig {
 	struct stats stats;
 	void *ledger;
 	struct buffer_table *buffers;
+	struct pipeline_table *pipelines;
+	struct graphs *graphs;
 	const char *faults; /* of the next device: see device/fault.h */
 	struct cost_model cost;
 	int wake_fd;

@@ -139,7 +139,7 @@ static void check_flips(struct flip_test *t, const struct block *wrong, int erro
 static void flip_call(struct flip_test *t)
 {
 	FLIPS(softmax.call.op, op_count, GPUQ_EOP);
-	FLIPS(softmax.call.op, UINT32_MAX, GPUQ_EOP);
+	FLIPS(softmax.call.op, UINT32_MAX, GPUQ_EPIPELINE);
 	FLIPS(softmax.call.n_in, 2, GPUQ_EARGS);
 	FLIPS(softmax.call.n_in, UINT16_MAX, GPUQ_EARGS);
 	FLIPS(softmax.call.n_out, 0, GPUQ_EARGS);

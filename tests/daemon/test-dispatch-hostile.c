@@ -228,7 +228,7 @@ static bool status_is_typed(int status)
 	case ENOENT:
 		return true;
 	default:
-		return -status >= GPUQ_ESTALE && -status <= GPUQ_EMISSING;
+		return -status >= GPUQ_ESTALE && -status <= GPUQ_ECAPTURE;
 	}
 }
 

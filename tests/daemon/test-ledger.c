@@ -122,16 +122,37 @@ void device_sleep_prepare(struct device *device, bool asleep)
 {
 }
 
-int device_launch(struct device_stream *stream, const struct device_kernel *kernel,
-	const struct device_args *args)
+/* In place of the graph cache, which holds two works of any shape. */
+int graphs_launch(struct graphs *g, struct graph_work *w)
 {
-	struct device *device = (struct device *)stream;
+	struct device *device = (struct device *)g;
 
-	assert_true(device->n < 2);
-	kernel->code->cpu(kernel->shape, args, 0, kernel->units);
-	device->completions[device->n] = args->completion;
-	device->values[device->n++] = args->value;
+	if (device->n == 2)
+		return -EAGAIN;
+	w->call->op->cpu(w->call, 0, w->call->op->units(w->call));
+	device->completions[device->n] = w->completion;
+	device->values[device->n++] = w->args.value;
 	return 0;
+}
+
+void graphs_finish(struct graphs *g, struct graph_work *w)
+{
+}
+
+/* No test here cancels, captures, or has a pipeline. */
+bool graphs_cancel(struct graphs *g, struct graph_work *w)
+{
+	return false;
+}
+
+int graphs_precapture(struct graphs *g, struct graph_work *w)
+{
+	return -EOPNOTSUPP;
+}
+
+const struct op *pipeline_op(const struct pipeline *p)
+{
+	return NULL;
 }
 
 /* No test here copies, or has a buffer. */
@@ -540,6 +561,7 @@ static void start_world(struct world *w)
 	memset(page, 0, sizeof(*page));
 	w->options = (struct dispatch_options){
 		.device = &w->device,
+		.graphs = (struct graphs *)&w->device,
 		.page = page,
 		.ledger = w->ledger,
 		.cost = &w->cost,

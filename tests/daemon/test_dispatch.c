@@ -101,7 +101,8 @@ static void test_bad_arguments(void **state)
 		assert_int_equal(cqe.flags >> WIRE_CQE_ARG_SHIFT, blame); \
 	} while (0)
 	REFUSED((void)0, 0, 0);
-	REFUSED(call->op = UINT32_MAX, -GPUQ_EOP, 0);
+	REFUSED(call->op = op_count, -GPUQ_EOP, 0);
+	REFUSED(call->op = UINT32_MAX, -GPUQ_EPIPELINE, 0);
 	REFUSED(call->n_in = 2, -GPUQ_EARGS, 0);
 	REFUSED(call->n_out = UINT16_MAX, -GPUQ_EARGS, 0);
 	REFUSED(call->n_params = 1, -GPUQ_EARGS, 0);

@@ -427,7 +427,7 @@ static void test_argument_blocks(void **state)
 		expect_error(&street, &c, 3, status, blame); \
 	} while (0)
 	REFUSED(call->op = 1000, -GPUQ_EOP, 0);
-	REFUSED(call->op = UINT32_MAX, -GPUQ_EOP, 0);
+	REFUSED(call->op = UINT32_MAX, -GPUQ_EPIPELINE, 0);
 	REFUSED(call->n_in = UINT16_MAX, -GPUQ_EARGS, 0);
 	REFUSED(call->n_out = 0, -GPUQ_EARGS, 0);
 	REFUSED(call->n_params = 9, -GPUQ_EARGS, 0);

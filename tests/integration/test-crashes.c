@@ -60,6 +60,33 @@ struct crashes {
 
 /* --- The process that dies ----------------------------------------------------------------- */
 
+static struct graphs *create_graphs(
+	struct crashes *t, struct device *device, int wake_fd, struct clock_line clock)
+{
+	const struct graphs_options options = {
+		.device = device,
+		.clock = clock,
+		.cost = &t->cost,
+		.stats = &t->stats.devices[0],
+		.records = t->stats.graphs,
+		.max_graphs = t->stats.header->max_graphs,
+		.captures = t->stats.captures,
+		.max_captures = t->stats.header->max_captures,
+		.scratch_bytes = WIRE_PAGE_SIZE,
+		.lanes = 2,
+		.promote_uses = UINT32_MAX,
+		.direct_kernels = UINT32_MAX,
+		.stage_bytes = UINT64_MAX,
+		.wake_fd = wake_fd,
+	};
+	struct graphs *g;
+	char why[224];
+
+	if (graphs_create(&options, &g, why) < 0)
+		_exit(1);
+	return g;
+}
+
 static struct dispatch *create_dispatch(struct crashes *t)
 {
 	const struct clock_line clock = clock_from_page(t->page);
@@ -78,7 +105,10 @@ static struct dispatch *create_dispatch(struct crashes *t)
 	};
 	struct dispatch *d;
 
-	if (device_open(&device, &options.device, NULL) < 0 || dispatch_create(&options, &d) < 0)
+	if (device_open(&device, &options.device, NULL) < 0)
+		_exit(1);
+	options.graphs = create_graphs(t, options.device, device.wake_fd, clock);
+	if (dispatch_create(&options, &d) < 0)
 		_exit(1);
 	return d;
 }
