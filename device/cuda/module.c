@@ -229,6 +229,7 @@ static void info(struct device *device, struct device_info *ret_info)
 {
 	struct cudaDeviceProp prop;
 	size_t free_bytes = 0, total_bytes = 0;
+	int driver;
 
 	cuda_enter(device);
 	*ret_info = (struct device_info){.kind = "cuda", .direct_kernels = 1};
@@ -236,6 +237,9 @@ static void info(struct device *device, struct device_info *ret_info)
 		return;
 	format_name(&prop, ret_info->name, sizeof(ret_info->name));
 	format_uuid(&prop.uuid, ret_info->uuid, sizeof(ret_info->uuid));
+	if (cuda_error(cudaDriverGetVersion(&driver)) == 0)
+		snprintf(ret_info->driver, sizeof(ret_info->driver), "%d.%d", driver / 1000,
+			driver % 1000 / 10);
 	cuda_error(cudaMemGetInfo(&free_bytes, &total_bytes));
 	ret_info->total_bytes = total_bytes;
 	ret_info->free_bytes = free_bytes;

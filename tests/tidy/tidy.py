@@ -28,6 +28,7 @@ LAYERS = {
     "shm": [],
     "client": ["shm"],
     "client/text": ["client"],
+    "client/cuda": ["client"],
     "client/examples": ["client"],
     "device": ["shm"],
     "kernels": ["shm", "device"],
