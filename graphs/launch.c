@@ -241,15 +241,18 @@ static void count_user(struct stats_graph *r, uint32_t uid)
 		shm_store_release_u32(&r->shared, 1);
 }
 
-/* The record may be another shape's by now: its id tells. */
+/* Whose shape it is, and that it was used. The record may be another's by now: its id tells. */
 static void count_use(struct graphs *g, const struct graph_work *w)
 {
 	struct stats_graph *r;
 
-	if (w->slot == NULL || w->graph_id == 0)
+	if ((w->slot == NULL && !w->precapture) || w->graph_id == 0)
 		return;
 	r = w->entry->record;
 	if (shm_load_relaxed(&r->id) != w->graph_id)
+		return;
+	count_user(r, w->uid);
+	if (w->precapture)
 		return;
 	shm_count(&r->uses, 1);
 	shm_store_relaxed(&r->last_used_ns, graphs_now_ns(g));
@@ -257,7 +260,6 @@ static void count_use(struct graphs *g, const struct graph_work *w)
 		shm_count(&r->hits, 1);
 		shm_count(&g->options.stats->graph_hits, 1);
 	}
-	count_user(r, w->uid);
 }
 
 void graphs_finish(struct graphs *g, struct graph_work *w)
