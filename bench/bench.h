@@ -39,6 +39,7 @@ struct bench {
 	const char *gpuqd, *socket, *python;
 	const char *device;	  /* "cpu", "cuda", "cuda:N" */
 	const char *plot, *trace; /* files to write; NULL: none */
+	bool many_cpus;		  /* gpuqd may use all CPUs */
 	const char *command;	  /* this program's command line */
 	struct clock_line clock;
 	uint64_t clock_step_ns; /* smallest difference that the clock shows */
@@ -140,8 +141,15 @@ void pair_end(pid_t pid);
 
 /* --- machine.c ----------------------------------------------------------------------------- */
 
-/* The first two CPUs that this process may use; the same one twice when there is no other. */
+/*
+ * The first CPU that this process may use and the first other one, of another core if there is
+ * one; the same one twice when there is no other.
+ */
 void cpus_default(int *ret_first, int *ret_second);
+
+/* How many these were at the start of this program, and lets this thread use all of them again. */
+uint32_t cpus_count(void);
+void cpus_free(void);
 
 /* Pins a thread (0: the calling one) to up to two CPUs. 0 or a negative errno. */
 int cpus_pin(pid_t tid, int first, int second);
@@ -200,7 +208,10 @@ struct daemon {
 	bool private;
 };
 
-/* Starts (or finds) gpuqd; its dispatcher is pinned to the second CPU. 0 or a told error. */
+/*
+ * Starts (or finds) gpuqd; its dispatcher is pinned to the second CPU, and on a CPU device that is
+ * not to have `many_cpus` its other threads to both. 0 or a told error.
+ */
 int daemon_start(const struct bench *b, struct daemon *ret_daemon);
 void daemon_stop(struct daemon *d);
 

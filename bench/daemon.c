@@ -48,7 +48,9 @@ static _Noreturn void exec_gpuqd(const struct bench *b, const struct daemon *d)
 	const char *program = find_gpuqd(b, path, sizeof(path));
 
 	prctl(PR_SET_PDEATHSIG, SIGTERM);
-	cpus_pin(0, b->client_cpu, b->server_cpu);
+	cpus_free();
+	if (strcmp(b->device, "cpu") == 0 && !b->many_cpus)
+		cpus_pin(0, b->client_cpu, b->server_cpu);
 	snprintf(log, sizeof(log), "%s/log", d->directory);
 	snprintf(socket, sizeof(socket), "--socket=%s", d->socket);
 	snprintf(device, sizeof(device), "--device=%s", b->device);
@@ -57,7 +59,7 @@ static _Noreturn void exec_gpuqd(const struct bench *b, const struct daemon *d)
 		dup2(fd, STDOUT_FILENO);
 		dup2(fd, STDERR_FILENO);
 	}
-	execlp(program, "gpuqd", socket, device, "--max-channels=2048",
+	execlp(program, "gpuqd", socket, device, "--hot-list=", "--max-channels=2048",
 		"--max-channels-per-client=64", "--max-channels-per-user=2048",
 		"--max-clients=1024", "--max-clients-per-user=1024", NULL);
 	dprintf(STDERR_FILENO, "cannot run %s: %s\n", program, strerror(errno));

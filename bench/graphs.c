@@ -7,7 +7,6 @@
 
 #include <errno.h>
 #include <math.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,8 +21,7 @@
 #define LEAST_INTERVAL_NS 20000u
 #define COLD_SHAPES 20u
 
-static const uint32_t sizes[] = {20, 100, 500};
-#define SIZES (sizeof(sizes) / sizeof(sizes[0]))
+const uint32_t storm_kernels[STORM_CHAINS] = {20, 100, 500};
 
 static const char *const mode_names[] = {
 	"(a) quiet", "(b) captures in background", "(c) captures by the server"};
@@ -44,13 +42,6 @@ struct storm {
 	struct tally tally[MODES];
 	uint64_t *ns; /* the samples of a round */
 };
-
-static bool judged(void)
-{
-	cpu_set_t set;
-
-	return sched_getaffinity(0, sizeof(set), &set) == 0 && CPU_COUNT(&set) >= TARGET_CPUS;
-}
 
 /* --- One round ----------------------------------------------------------------------------- */
 
@@ -88,6 +79,19 @@ static int compare_spans(const void *a, const void *b)
 	const struct span *x = a, *y = b;
 
 	return x->begin_ns < y->begin_ns ? -1 : x->begin_ns > y->begin_ns;
+}
+
+void round_captures(struct round *round, const struct stats_capture *captures, uint32_t max,
+	uint64_t *seen, uint64_t last)
+{
+	for (uint64_t n = *seen + 1; n <= last && round->n_captures < round->max_captures; n++) {
+		const struct stats_capture *c = &captures[n % max];
+
+		/* Another one has its place when more than `max` are new. */
+		if (shm_load_acquire(&c->number) == n)
+			round_capture(round, c->begin_ns, c->end_ns, c->kernels);
+	}
+	*seen = last;
 }
 
 /* Writes latencies of the replays that overlap a capture, or of those that overlap none. */
@@ -212,7 +216,7 @@ static void report_storm(struct storm *s, uint32_t modes)
 		s->kernels);
 	report_table(s->b, title, "a", set, n);
 	report_overlap(s, modes);
-	report_check_if(s->b, judged(), p99_ratio(s, BACKGROUND), TARGET_RATIO,
+	report_check_if(s->b, cpus_count() >= TARGET_CPUS, p99_ratio(s, BACKGROUND), TARGET_RATIO,
 		"%s, %u kernels: p99 beside captures / quiet", s->server->name, s->kernels);
 	if (modes > INLINE)
 		report_figure(s->b, p99_ratio(s, INLINE),
@@ -255,27 +259,20 @@ static void storm_free(struct storm *s)
 
 /* --- Captures of all sizes ------------------------------------------------------------------ */
 
-/* Twice and a half the median of quiet requests one after the other, so that few meet. */
+/*
+ * Requests one after the other, with nothing else going on, take `mean_ns`: twice and a half as
+ * long lets few meet, also where a busy machine makes some late.
+ */
 static int choose_interval(const struct server *server, uint64_t *ret_ns)
 {
-	enum { TRIES = 500 };
-	struct bench quiet = {.clock_step_ns = 1, .seed = 1};
-	struct series series = {0};
-	uint64_t ns[TRIES];
-	double unit_ns = 0;
+	enum { TRIES = 2000 };
+	uint64_t begin_ns = clock_now_ns(&server->clock);
+	int r = 0;
 
-	for (uint32_t i = 0; i < TRIES; i++) {
-		uint64_t begin_ns = clock_now_ns(&server->clock);
-		int r = server->replay(server->state);
-		if (r < 0)
-			return r;
-		ns[i] = clock_now_ns(&server->clock) - begin_ns;
-	}
-	int r = series_add(&quiet, &series, ns, TRIES, false, &unit_ns);
-	free(series.ns);
-	free(series.milli);
-	uint64_t interval_ns = (uint64_t)(2.5 * unit_ns);
-	*ret_ns = interval_ns > LEAST_INTERVAL_NS ? interval_ns : LEAST_INTERVAL_NS;
+	for (uint32_t i = 0; i < TRIES && r == 0; i++)
+		r = server->replay(server->state);
+	uint64_t mean_ns = (clock_now_ns(&server->clock) - begin_ns) / TRIES;
+	*ret_ns = mean_ns * 5 / 2 > LEAST_INTERVAL_NS ? mean_ns * 5 / 2 : LEAST_INTERVAL_NS;
 	return r;
 }
 
@@ -299,9 +296,13 @@ static int storms(struct bench *b, const struct server *server, uint32_t modes, 
 	uint64_t interval_ns;
 	int r = choose_interval(server, &interval_ns);
 
-	for (uint32_t i = 0; i < SIZES && r == 0; i++) {
-		struct storm s = {
-			.b = b, .server = server, .kernels = sizes[i], .interval_ns = interval_ns};
+	if (r < 0)
+		complain(r, "%s", server->name);
+	for (uint32_t i = 0; i < STORM_CHAINS && r == 0; i++) {
+		struct storm s = {.b = b,
+			.server = server,
+			.kernels = storm_kernels[i],
+			.interval_ns = interval_ns};
 
 		r = storm_prepare(&s);
 		if (r == 0)
@@ -310,7 +311,7 @@ static int storms(struct bench *b, const struct server *server, uint32_t modes, 
 		if (r == 0)
 			report_storm(&s, modes);
 		/* The middle size is what is drawn. */
-		if (r == 0 && i == SIZES / 2 && kept != NULL)
+		if (r == 0 && i == STORM_CHAINS / 2 && kept != NULL)
 			r = keep_rounds(b, &s, modes, kept);
 		storm_free(&s);
 	}
@@ -367,19 +368,41 @@ static int in_process(struct bench *b, json_t *kept)
 	if (r < 0)
 		return r;
 	rig_server(rig, &server);
-	for (uint32_t i = 0; i < SIZES && r == 0; i++)
-		r = cold_shapes(b, rig, sizes[i]);
+	for (uint32_t i = 0; i < STORM_CHAINS && r == 0; i++)
+		r = cold_shapes(b, rig, storm_kernels[i]);
 	if (r == 0)
 		r = storms(b, &server, MODES, kept);
 	rig_destroy(rig);
 	return r;
 }
 
+static int through_gpuqd(struct bench *b)
+{
+	struct remote *remote;
+	struct server server;
+	int r;
+
+	b->many_cpus = true;
+	r = remote_create(b, &remote);
+	b->many_cpus = false;
+
+	if (r < 0)
+		return r;
+	remote_server(remote, &server);
+	r = storms(b, &server, INLINE, NULL);
+	remote_destroy(remote);
+	return r;
+}
+
 int bench_graphs(struct bench *b)
 {
 	json_t *kept = json_array();
-	int r = in_process(b, kept);
+	/* First, while this process does not use the device itself. */
+	int r = through_gpuqd(b);
 
+	cpus_free();
+	if (r == 0)
+		r = in_process(b, kept);
 	if (r == 0 && b->plot != NULL)
 		r = plot_write(b, kept);
 	json_decref(kept);

@@ -11,12 +11,21 @@
 #include "bench/bench.h"
 
 #include "graphs/pipeline.h"
+#include "shm/stats.h"
 
 /* --- chain.c: pipelines of so many kernels, GEMV and softmax in turn ------------------------- */
 
 #define CHAIN_WIDTH 64
 #define CHAIN_ROWS 256 /* at most */
 #define STORM_ROWS 192 /* shapes of 1 .. so many rows are captured; more are new to anyone */
+
+#define HOT_KERNELS 8
+#define HOT_ROWS 8
+#define STORM_CHAINS 3
+#define STORM_WORKS 2 /* captures asked for at once, so that the capture thread never waits */
+
+/* How many kernels the captured shapes have. */
+extern const uint32_t storm_kernels[STORM_CHAINS];
 
 struct chain {
 	struct pipeline *pipeline;
@@ -65,6 +74,13 @@ static inline void round_capture(struct round *r, uint64_t begin_ns, uint64_t en
 		r->captures[r->n_captures++] = (struct span){begin_ns, end_ns, n};
 }
 
+/*
+ * Takes over the captures that a cache has noted from *seen + 1 to `last`, and brings *seen up to
+ * that; `captures` is its ring of `max`.
+ */
+void round_captures(struct round *round, const struct stats_capture *captures, uint32_t max,
+	uint64_t *seen, uint64_t last);
+
 /* Who serves: the graph cache in this process, or gpuqd. */
 struct server {
 	const char *name;
@@ -95,6 +111,14 @@ struct cold {
 
 /* Asks for a shape of more than STORM_ROWS rows, new to the cache, then has it captured. */
 int rig_cold(struct rig *r, uint32_t kernels, uint64_t rows, struct cold *ret_cold);
+
+/* --- remote.c: through a gpuqd, with a second client that asks for captures ------------------- */
+
+struct remote;
+
+int remote_create(struct bench *b, struct remote **ret_remote);
+void remote_destroy(struct remote *r);
+void remote_server(struct remote *r, struct server *ret_server);
 
 /* --- timeline.c: files ------------------------------------------------------------------------ */
 

@@ -9,29 +9,6 @@
 #include <string.h>
 #include <sys/utsname.h>
 
-void cpus_default(int *ret_first, int *ret_second)
-{
-	cpu_set_t set;
-	int found[2] = {0, 0}, n = 0;
-
-	if (sched_getaffinity(0, sizeof(set), &set) == 0)
-		for (int cpu = 0; cpu < CPU_SETSIZE && n < 2; cpu++)
-			if (CPU_ISSET(cpu, &set))
-				found[n++] = cpu;
-	*ret_first = found[0];
-	*ret_second = n == 2 ? found[1] : found[0];
-}
-
-int cpus_pin(pid_t tid, int first, int second)
-{
-	cpu_set_t set;
-
-	CPU_ZERO(&set);
-	CPU_SET(first, &set);
-	CPU_SET(second, &set);
-	return sched_setaffinity(tid, sizeof(set), &set) < 0 ? -errno : 0;
-}
-
 /* The first line of a file without its end, or "" when it cannot be read. */
 static const char *first_line(char *line, size_t size, const char *path)
 {
@@ -46,6 +23,71 @@ static const char *first_line(char *line, size_t size, const char *path)
 	fclose(f);
 	return line;
 }
+
+/* --- CPUs ---------------------------------------------------------------------------------- */
+
+static cpu_set_t usable; /* what this process was given */
+
+/* Two threads of one core disturb each other too much to stand for two parties. */
+static bool share_core(int a, int b)
+{
+	static const char *const files[] = {"core_id", "physical_package_id"};
+	char path[96], first[32], second[32];
+
+	for (uint32_t i = 0; i < sizeof(files) / sizeof(files[0]); i++) {
+		snprintf(path, sizeof(path), "/sys/devices/system/cpu/cpu%d/topology/%s", a,
+			files[i]);
+		first_line(first, sizeof(first), path);
+		snprintf(path, sizeof(path), "/sys/devices/system/cpu/cpu%d/topology/%s", b,
+			files[i]);
+		first_line(second, sizeof(second), path);
+		if (first[0] == '\0' || strcmp(first, second) != 0)
+			return false;
+	}
+	return true;
+}
+
+void cpus_default(int *ret_first, int *ret_second)
+{
+	int first = -1, second = -1, sibling = -1;
+
+	if (sched_getaffinity(0, sizeof(usable), &usable) < 0)
+		CPU_ZERO(&usable);
+	for (int cpu = 0; cpu < CPU_SETSIZE && second < 0; cpu++) {
+		if (!CPU_ISSET(cpu, &usable))
+			continue;
+		if (first < 0)
+			first = cpu;
+		else if (!share_core(first, cpu))
+			second = cpu;
+		else if (sibling < 0)
+			sibling = cpu;
+	}
+	*ret_first = first < 0 ? 0 : first;
+	*ret_second = second >= 0 ? second : sibling >= 0 ? sibling : *ret_first;
+}
+
+uint32_t cpus_count(void)
+{
+	return (uint32_t)CPU_COUNT(&usable);
+}
+
+void cpus_free(void)
+{
+	sched_setaffinity(0, sizeof(usable), &usable);
+}
+
+int cpus_pin(pid_t tid, int first, int second)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(first, &set);
+	CPU_SET(second, &set);
+	return sched_setaffinity(tid, sizeof(set), &set) < 0 ? -errno : 0;
+}
+
+/* --- What the numbers depend on --------------------------------------------------------------- */
 
 static void set_line(json_t *o, const char *key, const char *path)
 {

@@ -49,6 +49,7 @@ static int bench_all(struct bench *b)
 	for (size_t i = 0; i < N_SUBCOMMANDS; i++) {
 		if (subcommands[i].run == bench_all || subcommands[i].run == bench_memory)
 			continue;
+		cpus_free();
 		int r = subcommands[i].run(b);
 		if (r < 0 && first_error == 0)
 			first_error = r;
@@ -100,7 +101,7 @@ static void print_help(void)
 			printf("  %-10s   target: %s\n", "", s->target);
 	}
 	printf("\nOptions:\n"
-	       "  --cpus A,B      CPU of the client, CPU of the other side (first two allowed)\n"
+	       "  --cpus A,B      CPU of the client, CPU of the other side (first two cores)\n"
 	       "  --samples N     samples of each row (1,000,000); rows that sleep take fewer\n"
 	       "  --seconds S     length of each timed run (pipeline 5, idle 10)\n"
 	       "  --json FILE     keep everything, histograms included\n"

@@ -17,10 +17,6 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#define HOT_KERNELS 8
-#define HOT_ROWS 8
-#define STORM_WORKS 2 /* asked for at once, so that the capture thread never waits */
-#define STORM_CHAINS 3
 #define MAX_EXECS 128 /* kept by the inline storm until the round is over */
 #define MAX_CAPTURES 4096u
 #define MAX_GRAPHS 2048u
@@ -130,7 +126,7 @@ static int request_await(struct rig *r, struct request *q)
 		}
 		if (end_ns == 0)
 			end_ns = now_ns(r) + ANSWER_NS;
-		if (now_ns(r) > end_ns || device_check(r->device) < 0)
+		if (now_ns(r) > end_ns)
 			return -ETIMEDOUT;
 		sched_yield();
 	}
@@ -185,19 +181,6 @@ static int storm_end(struct rig *r)
 		first = first < 0 ? first : e;
 	}
 	return first;
-}
-
-/* Takes over what the capture thread has noted since the last time. */
-static void take_captures(struct rig *r, struct round *round)
-{
-	uint64_t last = shm_load_acquire(&r->stats.capture_count);
-
-	for (uint64_t n = r->captures_seen + 1; n <= last; n++) {
-		const struct stats_capture *c = &r->captures[n % MAX_CAPTURES];
-		if (shm_load_acquire(&c->number) == n)
-			round_capture(round, c->begin_ns, c->end_ns, c->kernels);
-	}
-	r->captures_seen = last;
 }
 
 /* --- Captures on this thread --------------------------------------------------------------- */
@@ -335,7 +318,8 @@ static int rig_end(void *state, enum mode mode, struct round *round)
 	struct rig *r = state;
 	int e = mode == BACKGROUND ? storm_end(r) : 0;
 
-	take_captures(r, round);
+	round_captures(round, r->captures, MAX_CAPTURES, &r->captures_seen,
+		shm_load_acquire(&r->stats.capture_count));
 	destroy_execs(r);
 	return e;
 }
@@ -385,7 +369,8 @@ int rig_cold(struct rig *r, uint32_t kernels, uint64_t rows, struct cold *ret_co
 	/* The first replay brings the executable into the caches. */
 	for (uint32_t i = 0; i < 2 && e == 0; i++)
 		e = timed(r, q, &cold.replay_ns);
-	take_captures(r, &round);
+	round_captures(&round, r->captures, MAX_CAPTURES, &r->captures_seen,
+		shm_load_acquire(&r->stats.capture_count));
 	if (e == 0 && round.n_captures == 0)
 		e = -ENODATA;
 	if (e < 0)
@@ -486,11 +471,10 @@ static int create_chain(struct rig *r, uint32_t kernels, struct chain *ret_chain
 
 static int create_chains(struct rig *r)
 {
-	static const uint32_t kernels[STORM_CHAINS] = {20, 100, 500};
 	int e = create_chain(r, HOT_KERNELS, &r->hot);
 
 	for (uint32_t i = 0; i < STORM_CHAINS && e == 0; i++)
-		e = create_chain(r, kernels[i], &r->storms[i]);
+		e = create_chain(r, storm_kernels[i], &r->storms[i]);
 	if (e < 0)
 		return e;
 	request_prepare(r, &r->hot_request, &r->words[0], &r->hot);
@@ -527,6 +511,8 @@ int rig_create(struct bench *b, struct rig **ret_rig)
 		rig_destroy(r);
 		return e;
 	}
+	/* Now that the threads of device and cache are there, which go where the kernel wants. */
+	cpus_pin(0, b->client_cpu, b->client_cpu);
 	*ret_rig = r;
 	return 0;
 }

@@ -302,14 +302,16 @@ static void test_graphs_measures_beside_captures(void **state)
 {
 	char path[300], trace[320];
 
+	need_two_cpus();
+	need_gpuqd();
 	snprintf(path, sizeof(path), "%s/trace.json", harness_tmpdir());
 	snprintf(trace, sizeof(trace), "--trace=%s", path);
 	json_t *root = measure_with("graphs", trace);
 	const json_t *checks = json_object_get(root, "checks"), *check;
 	size_t i;
 
-	/* Three sizes of captures: four rows of new shapes, three of replays. */
-	assert_rows(root, 21);
+	/* Three sizes of captures: two rows through gpuqd; four of new shapes; three of replays. */
+	assert_rows(root, 27);
 	json_array_foreach(checks, i, check)
 	{
 		const char *what = json_string_value(json_object_get(check, "what"));
@@ -324,8 +326,10 @@ static void test_graphs_measures_beside_captures(void **state)
 static void test_a_drawing_needs_matplotlib(void **state)
 {
 	const char *const args[] = {"graphs", "--samples=100", "--plot=x.svg", "--python=/nowhere"};
-	struct harness_output output = run(args, 4);
 
+	need_two_cpus();
+	need_gpuqd();
+	struct harness_output output = run(args, 4);
 	assert_int_equal(output.status, 1);
 	assert_non_null(strstr(output.err, "cannot run /nowhere"));
 	assert_non_null(strstr(output.err, "x.svg is not drawn (see --python)"));
