@@ -55,7 +55,7 @@ static void drop_plan(struct graphs *g, struct graph_entry *e)
 /* Plans of cold shapes are kept as long as there is room: making one again takes longer. */
 static void trim_plans(struct graphs *g, const struct graph_entry *keep)
 {
-	while (g->plan_bytes > PLAN_CACHE_BYTES) {
+	while (g->plan_bytes > g->plan_bytes_max) {
 		struct graph_entry *oldest = NULL;
 
 		for (uint32_t i = 0; i < g->options.max_graphs; i++) {
@@ -75,13 +75,16 @@ static void trim_plans(struct graphs *g, const struct graph_entry *keep)
 /* The entry keeps the plan; a short one without inner tensors is dispatch's from here on. */
 static void adopt_plan(struct graphs *g, struct graph_entry *e, struct plan *plan)
 {
+	const bool direct = plan->n_kernels <= g->direct_kernels && plan->scratch_bytes == 0;
+
 	e->plan = plan;
 	shm_fetch_add(&plan->refs, 1);
+	pthread_mutex_lock(&g->lock);
 	e->record->kernels = plan->n_kernels;
-	if (plan->n_kernels <= g->direct_kernels && plan->scratch_bytes == 0) {
-		pthread_mutex_lock(&g->lock);
+	if (direct)
 		shm_store_release_u32(&e->record->state, MSG_GRAPH_DIRECT);
-		pthread_mutex_unlock(&g->lock);
+	pthread_mutex_unlock(&g->lock);
+	if (direct) {
 		shm_store_release(&e->direct, (uintptr_t)plan);
 		return;
 	}

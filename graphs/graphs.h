@@ -4,7 +4,8 @@
  * it to the device. Its key is the sequence and the exact type, rank and dimensions of every
  * tensor; addresses and parameters are data. A request never waits for a capture: while its shape
  * is cold its kernels are launched one by one, on a lane kept for that; after some uses the
- * capture thread makes an executable in the background and publishes it by one atomic store.
+ * capture thread makes an executable in the background and publishes it by one atomic store. A
+ * cold shape is not padded to a larger captured one: no operator says where that would be exact.
  *
  * Sequences of a few kernels without tensors between them are launched kernel by kernel by the
  * caller itself once they are planned (MSG_GRAPH_DIRECT), where the device is faster that way.
@@ -108,7 +109,9 @@ void graphs_destroy(struct graphs *g);
  * Starts a work. 0: it is the cache's until its completion word has its value; status is then 0,
  * or a refusal that came later (-GPUQ_ESHAPE, -GPUQ_ELIMIT, -ENOMEM, -ETIMEDOUT, -ECANCELED, ...).
  * -EAGAIN: there is no room in any lane that it could take, try again after another work has
- * ended. Any other error: nothing happened, nothing will. -GPUQ_EDEVICE: the device has failed.
+ * ended. -GPUQ_EDEVICE: the device has failed, or something on it that still uses this work's
+ * memory will never be seen to end; only the end of the process helps. Any other error: nothing
+ * happened, nothing will.
  */
 int graphs_launch(struct graphs *g, struct graph_work *w);
 

@@ -119,6 +119,7 @@ struct graphs {
 	uint64_t hash_mask;	 /* all ones; tests make hashes collide */
 	LIST_HEAD(, plan) plans; /* all that exist */
 	uint64_t plan_bytes;	 /* of those that cold shapes keep */
+	uint64_t plan_bytes_max; /* PLAN_CACHE_BYTES; tests have less */
 
 	pthread_mutex_t lock;
 	struct graph_exec *dying;

@@ -519,6 +519,25 @@ static void test_cache_evict_while_it_runs(void **state)
 	rig_free(rig);
 }
 
+/* Dispatch looks at an executable while it is withdrawn: it ends after that look. */
+static void test_cache_evict_while_dispatch_looks(void **state)
+{
+	struct rig *rig = rig_new(NULL);
+	struct task *t = task_softmax(rig, 2, 16);
+
+	task_heat(rig, t);
+	section_enter(rig->g);
+	assert_int_equal(graphs_evict(rig->g, 0), 0);
+	usleep(20000);
+	assert_true(seen(&rig->stats.graph_bytes) > 0);
+	section_leave(rig->g);
+	for (uint32_t i = 0; i < 2000 && seen(&rig->stats.graph_bytes) > 0; i++)
+		usleep(1000);
+	assert_int_equal(seen(&rig->stats.graph_bytes), 0);
+	task_free(rig, t);
+	rig_free(rig);
+}
+
 static void test_cache_captures_are_logged(void **state)
 {
 	struct rig *rig = rig_new(NULL);
@@ -800,6 +819,7 @@ int main(void)
 		HARNESS_TEST(test_cache_stop_and_resume),
 		HARNESS_TEST(test_cache_evict),
 		HARNESS_TEST(test_cache_evict_while_it_runs),
+		HARNESS_TEST(test_cache_evict_while_dispatch_looks),
 		HARNESS_TEST(test_cache_captures_are_logged),
 		HARNESS_TEST(test_cache_equal_pipelines_are_one),
 		HARNESS_TEST(test_cache_hash_collisions),

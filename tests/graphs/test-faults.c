@@ -15,6 +15,16 @@ static void run_often(struct rig *rig, struct task *t, uint32_t n)
 		assert_int_equal(task_run(rig, t), 0);
 }
 
+/* From here on failed captures may be tried again, and the budget grows back, at once. */
+static void hurry(struct rig *rig, const struct task *t)
+{
+	pthread_mutex_lock(&rig->g->lock);
+	rig->g->retry_after_ns = 1;
+	if (t != NULL)
+		table_find(rig->g, &t->call, key_hash(&t->call))->retry_ns = 0;
+	pthread_mutex_unlock(&rig->g->lock);
+}
+
 /* --- Captures that fail ---------------------------------------------------------------------- */
 
 static void check_failed_capture(const char *faults, int status, const char *reason)
@@ -62,7 +72,7 @@ static void test_faults_captures_are_given_up(void **state)
 	struct rig *rig = rig_new("exec_create:1+=EIO");
 	struct task *t = task_softmax(rig, 2, 8);
 
-	rig->g->retry_after_ns = 1;
+	hurry(rig, NULL);
 	for (uint32_t i = 0; i < 100; i++) {
 		assert_int_equal(task_run(rig, t), 0);
 		usleep(500);
@@ -83,8 +93,7 @@ static void test_faults_captures_are_retried_later(void **state)
 
 	run_often(rig, t, 2);
 	task_await_state(rig, t, MSG_GRAPH_FAILED);
-	rig->g->retry_after_ns = 1;
-	table_find(rig->g, &t->call, key_hash(&t->call))->retry_ns = 0;
+	hurry(rig, t);
 	run_often(rig, t, 2);
 	task_await_state(rig, t, MSG_GRAPH_CAPTURED);
 	task_free(rig, t);
@@ -138,7 +147,7 @@ static void test_faults_out_of_memory(void **state)
 	for (uint32_t i = 0; i < 5; i++)
 		run_often(rig, tasks[i], 3);
 	/* It grows back in time, and captures with it. */
-	rig->g->retry_after_ns = 1;
+	hurry(rig, NULL);
 	tasks[5] = task_softmax(rig, 6, 8);
 	for (uint32_t i = 0; i < 16; i++) {
 		graphs_resume_captures(rig->g); /* wakes the capture thread */

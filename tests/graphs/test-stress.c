@@ -153,6 +153,7 @@ static void stress(uint64_t stage_bytes)
 	rig->options.staging_bytes = 64u << 10;
 	rig_start(rig);
 	rig->g->hash_mask = 15;
+	rig->g->plan_bytes_max = 60u << 10;
 	make_tasks(rig, tasks, &rng);
 	pthread_create(&threads[0], NULL, meddle, &meddlers[0]);
 	pthread_create(&threads[1], NULL, register_things, &meddlers[1]);
