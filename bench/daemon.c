@@ -18,7 +18,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define START_TRIES 500
+#define START_TRIES 3000
 #define TRY_NS 10000000u
 #define DISPATCH_THREAD "gpuqd-dispatch"
 

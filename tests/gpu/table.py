@@ -63,8 +63,10 @@ def storm_rows(path):
         if len(row) != 10:
             continue
         if row[0] == "nothing":
+            if quiet_us:
+                return  # the next table: launches without a graph
             quiet_us = float(row[7])
-        match = re.match(r"capture of (\d+) nodes,", row[0])
+        match = re.fullmatch(r"capture of (\d+) nodes, \d+/s", row[0])
         if match and quiet_us:
             yield (f"raw CUDA, {match.group(1)} nodes: p99 beside captures / quiet",
                    number(float(row[7]) / quiet_us), "", "reported")
