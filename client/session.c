@@ -218,7 +218,8 @@ static void drop_late(struct gpuq *g, struct session_message *m)
 	} else if (m->h.type == MSG_PIPELINE_OK && m->pipeline.handle != 0) {
 		struct msg_pipeline_handle close_it = {.handle = m->pipeline.handle};
 		transmit_unheard(g, &close_it.h, MSG_PIPELINE_CLOSE, sizeof(close_it));
-	} else if (m->h.type == MSG_BUFFER && !buf_known(g, m->buffer.handle)) {
+	} else if (m->h.type == MSG_BUFFER && m->buffer.handle != 0 &&
+		!buf_known(g, m->buffer.handle)) {
 		struct msg_buffer_handle free_it = {.handle = m->buffer.handle};
 		transmit_unheard(g, &free_it.h, MSG_BUFFER_FREE, sizeof(free_it));
 	}

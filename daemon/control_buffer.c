@@ -180,6 +180,8 @@ static void answer(struct control *c, const struct holder *h)
 		.whole_bytes = b->whole_bytes,
 	};
 
+	if (h->state == HOLDER_LEAVING)
+		m = (struct msg_buffer){0}; /* of no more use to it */
 	if (!h->closing)
 		session_send(c, h->session, &m, MSG_BUFFER, sizeof(m), h->serial, NULL, 0);
 }

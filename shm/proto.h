@@ -317,7 +317,7 @@ struct msg_buffer_handle {
 	uint32_t pid; /* MSG_BUFFER_GRANT: of the process that may accept it */
 };
 
-/* The answer to all of these; fields that an answer does not need are zero. */
+/* The answer to all of these. Fields that do not count are zero: all in that to MSG_BUFFER_FREE. */
 struct msg_buffer {
 	struct msg_header h;
 	uint32_t handle, device;

@@ -324,6 +324,34 @@ static void on_admin_stop(int fd, const struct msg_header *h)
 	answer(fd, h, &m, NULL, 0);
 }
 
+static void on_buffer(int fd, const struct msg_header *h)
+{
+	const struct msg_buffer_handle *about = (const void *)h;
+	const struct msg_buffer_alloc *alloc = (const void *)h;
+	struct msg_buffer m = {
+		.h = {.type = MSG_BUFFER, .bytes = sizeof(m)},
+		.handle = about->handle,
+		.form = MSG_BUFFER_FD,
+		.whole_bytes = WIRE_PAGE_SIZE,
+	};
+	int memory = -1;
+
+	shm_fetch_add(&control->buffer_requests, 1);
+	shm_fetch_add(&control->buffer_frees, h->type == MSG_BUFFER_FREE);
+	if (h->type == MSG_BUFFER_FREE)
+		m = (struct msg_buffer){.h = m.h};
+	if (h->type == MSG_BUFFER_ALLOC) {
+		m.handle = FAKE_BUFFER + (uint32_t)shm_fetch_add(&control->buffers, 1);
+		m.device = alloc->device;
+		m.bytes = alloc->bytes;
+	}
+	if (h->type == MSG_BUFFER_EXPORT)
+		memory = make_memory(WIRE_PAGE_SIZE, FAKE_NO_FAULT);
+	answer(fd, h, &m.h, &memory, memory >= 0);
+	if (memory >= 0)
+		close(memory);
+}
+
 static void on_pipeline(int fd, const struct msg_pipeline *p)
 {
 	struct msg_pipeline_handle m = {.h = {.type = MSG_PIPELINE_OK, .bytes = sizeof(m)}};
@@ -421,6 +449,8 @@ static void on_message(int fd, const struct msg_header *h)
 		on_query(fd, (const struct msg_query *)h);
 	else if (h->type == MSG_ADMIN_STOP)
 		on_admin_stop(fd, h);
+	else if (h->type >= MSG_BUFFER_ALLOC && h->type <= MSG_BUFFER_FREE)
+		on_buffer(fd, h);
 	else if (h->type == MSG_PIPELINE)
 		on_pipeline(fd, (const struct msg_pipeline *)h);
 	else if (h->type == MSG_PIPELINE_CLOSE)

@@ -8,6 +8,8 @@
  *		copies the bytes of x's first dimension, counted in bytes, to y
  *	fail	completes with the status and the blamed argument that its parameters name
  *
+ * A buffer is a handle and a memfd; copies to and from it do nothing, and complete.
+ *
  * A pipeline, whatever its definition says, copies its first input to its first output. There are
  * FAKE_GRAPHS shapes, all captured, and two devices, the second of which cannot be used.
  */
@@ -20,6 +22,7 @@
 #include <sys/types.h>
 
 #define FAKE_GRAPHS 14
+#define FAKE_BUFFER (3u << 16)			 /* the handle of the first one; then 1 more */
 #define FAKE_PIPELINE (WIRE_PIPELINE | 7u << 16) /* the handle of the first one; then 1 more */
 
 /* What goes wrong, once each time that a message of type `fault_at` arrives. */
@@ -63,6 +66,7 @@ struct fake_control {
 	uint64_t let_go;   /* closes every connection and pipe, saying goodbye */
 	/* What it has seen. */
 	uint64_t hellos, acks, opens, closes, queries, taken, completed, bells, stops;
+	uint64_t buffers, buffer_requests, buffer_frees;
 	uint64_t pieces, pipelines, pipeline_closes, evicts;
 	uint64_t capture_stopped;     /* as MSG_ADMIN_CAPTURE left it */
 	uint64_t evicted;	      /* id of the last MSG_ADMIN_EVICT */
