@@ -290,11 +290,15 @@ int torch_row(const json_t *torch, const char *way, const char *title, double un
 
 /* --- raw.c: operators on a device, by this process itself ------------------------------------- */
 
+struct device;
 struct op_call;
 struct raw;
 
-int raw_open(const struct bench *b, struct raw **ret_raw); /* 0 or a told error */
-void raw_close(struct raw *r);				   /* NULL is fine */
+/* Says which device it is, to people and in the JSON file. */
+void report_device(struct bench *b, struct device *device);
+
+int raw_open(struct bench *b, struct raw **ret_raw); /* 0 or a told error */
+void raw_close(struct raw *r);			     /* NULL is fine */
 
 /* Memory that host and device reach. */
 int raw_alloc(struct raw *r, uint64_t bytes, void **ret_data);

@@ -22,7 +22,18 @@ struct raw {
 	struct device_args args;
 };
 
-int raw_open(const struct bench *b, struct raw **ret_raw)
+void report_device(struct bench *b, struct device *device)
+{
+	struct device_info info;
+
+	device_info(device, &info);
+	report_line("device: %s, %s\n", info.kind, info.name);
+	report_json(b, "device",
+		json_pack("{s:s, s:s, s:s}", "kind", info.kind, "name", info.name, "uuid",
+			info.uuid));
+}
+
+int raw_open(struct bench *b, struct raw **ret_raw)
 {
 	const struct device_options options = {
 		.kind = b->device, .workers = 1, .clock = b->clock, .wake_fd = -1};
@@ -40,6 +51,7 @@ int raw_open(const struct bench *b, struct raw **ret_raw)
 		raw_close(r);
 		return e;
 	}
+	report_device(b, r->device);
 	r->completion = completion;
 	memset(completion, 0, sizeof(*r->completion));
 	*ret_raw = r;

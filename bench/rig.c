@@ -391,6 +391,8 @@ static int open_device(struct rig *r)
 
 	if (e < 0)
 		complain(e, "device %s: %s", r->b->device, why);
+	else
+		report_device(r->b, r->device);
 	return e;
 }
 
