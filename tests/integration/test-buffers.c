@@ -249,6 +249,68 @@ static void test_every_operator(void **state)
 	harness_daemon_destroy(daemon);
 }
 
+/* A pipeline whose tensors all lie in one buffer, as in the arena; one is missing, then found. */
+static void test_pipeline(void **state)
+{
+	enum { N = 48 };
+	static const struct gpuq_pipeline_tensor tensors[] = {
+		{"x", GPUQ_PIPELINE_INPUT, GPUQ_F32, 2, {4, N}},
+		{"w", GPUQ_PIPELINE_INPUT, GPUQ_F32, 2, {N, N}},
+		{"scores", GPUQ_PIPELINE_INNER, GPUQ_F32},
+		{"p", GPUQ_PIPELINE_OUTPUT, GPUQ_F32},
+	};
+	static const struct gpuq_pipeline_step steps[] = {
+		{.op = "gemv_batched", .inputs = {"x", "w"}, .outputs = {"scores"}},
+		{.op = "softmax", .inputs = {"scores"}, .outputs = {"p"}},
+	};
+	struct harness_daemon *daemon = harness_daemon_start(NULL);
+	struct gpuq_pipeline *pipeline;
+	struct gpuq_call *call;
+	float got[4 * N];
+	struct client c;
+
+	client_open(&c, NULL);
+	if (gpuq_pipeline_create(c.g, 0, "classify", tensors, 4, steps, 2, &pipeline) < 0)
+		fail_msg("%s", gpuq_error_detail());
+	struct gpuq_tensor in[] = {
+		f32(floats(&c, 4 * N, 0), 2, 4, N, 0), f32(floats(&c, N * N, 1), 2, N, N, 0)};
+	struct gpuq_tensor out = f32(floats(&c, 4 * N, 9), 2, 4, N, 0);
+	const float *want = out.data;
+	assert_int_equal(gpuq_pipeline_call_create(c.ch, pipeline, in, 2, &out, 1, &call), 0);
+	assert_int_equal(run(&c, call).status, 0);
+	gpuq_call_destroy(call);
+	struct gpuq_buf *buf = alloc_buf(c.g, UNIT), *gone = alloc_buf(c.g, 1);
+	move_tensor(&c, &in[0], buf, 0);
+	move_tensor(&c, &in[1], buf, 65536);
+	out.data = NULL;
+	out.buffer = buf;
+	out.offset = MIB;
+	assert_int_equal(gpuq_pipeline_call_create(c.ch, pipeline, in, 2, &out, 1, &call), 0);
+	/* Often enough to be captured, and beyond. */
+	for (uint32_t i = 0; i < 50; i++) {
+		memset(got, 0, sizeof(got));
+		assert_int_equal(gpuq_buf_write(c.ch, buf, MIB, got, sizeof(got)), 0);
+		assert_int_equal(run(&c, call).status, 0);
+		assert_int_equal(gpuq_buf_read(c.ch, buf, MIB, got, sizeof(got)), 0);
+		assert_memory_equal(got, want, sizeof(got));
+	}
+	gpuq_call_destroy(call);
+	in[1].buffer = gone;
+	in[1].offset = 0;
+	assert_int_equal(gpuq_pipeline_call_create(c.ch, pipeline, in, 2, &out, 1, &call), 0);
+	struct gpuq_completion done = run(&c, call);
+	assert_int_equal(done.status, -GPUQ_EBOUNDS);
+	gpuq_buf_free(gone);
+	done = run(&c, call);
+	assert_int_equal(done.status, -GPUQ_EBUFFER);
+	char text[256];
+	assert_non_null(strstr(gpuq_explain(call, &done, text, sizeof(text)), "input w:"));
+	gpuq_call_destroy(call);
+	gpuq_buf_free(buf);
+	client_close(&c);
+	harness_daemon_destroy(daemon);
+}
+
 /* --- Refusals ------------------------------------------------------------------------------ */
 
 /* The status with which a softmax of [n] fails, x at `offset` of the buffer. */
@@ -634,6 +696,7 @@ int main(void)
 		HARNESS_TEST(test_write_and_read),
 		HARNESS_TEST(test_copies_as_calls),
 		HARNESS_TEST(test_every_operator),
+		HARNESS_TEST(test_pipeline),
 		HARNESS_TEST(test_bounds),
 		HARNESS_TEST(test_freed_handle),
 		HARNESS_TEST(test_limits),
