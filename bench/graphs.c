@@ -57,8 +57,8 @@ static int serve(struct storm *s, enum mode mode, struct round *round)
 	while (due_ns < end_ns && round->n_replays < round->max_replays && r >= 0) {
 		struct replay *replay = &round->replays[round->n_replays];
 
-		if (clock_now_ns(&server->clock) < due_ns)
-			r = server->between(server->state, mode, round);
+		/* Also when the next one is due already: captures wait for nobody. */
+		r = server->between(server->state, mode, round);
 		while (clock_now_ns(&server->clock) < due_ns)
 			shm_pause();
 		if (r < 0)

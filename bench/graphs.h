@@ -91,7 +91,7 @@ struct server {
 	/* Around a round of captures of so many kernels; end waits for the last one. */
 	int (*begin)(void *state, enum mode mode, uint32_t kernels);
 	int (*end)(void *state, enum mode mode, struct round *round);
-	/* Between two requests, with nothing due. */
+	/* Between two requests. */
 	int (*between)(void *state, enum mode mode, struct round *round);
 };
 
