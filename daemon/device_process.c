@@ -21,6 +21,7 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #define INLINE_NS 2000u
@@ -37,6 +38,7 @@
 #define CHECK_BUSY_MS 100
 #define CHECK_IDLE_MS 500
 #define FAIL_MS 300
+#define END_MS 200 /* in which what was in flight a moment ago ends */
 
 struct link {
 	struct dispatch *dispatch;
@@ -56,9 +58,9 @@ struct link {
 
 static void send_msg(const struct devlink_msg *msg)
 {
-	/* The control process reads promptly; when it is gone, so are we. */
+	/* The control process reads promptly; when it is gone, serve() sees the end of the link. */
 	if (send(DEVLINK_FD_LINK, msg, sizeof(*msg), MSG_NOSIGNAL) < 0)
-		exit(EXIT_FAILURE);
+		shutdown(DEVLINK_FD_LINK, SHUT_RDWR);
 }
 
 /* The same with a descriptor. */
@@ -82,7 +84,7 @@ static void send_fd(const struct devlink_msg *msg, int fd)
 	c->cmsg_len = CMSG_LEN(sizeof(fd));
 	memcpy(CMSG_DATA(c), &fd, sizeof(fd));
 	if (sendmsg(DEVLINK_FD_LINK, &h, MSG_NOSIGNAL) < 0)
-		exit(EXIT_FAILURE);
+		shutdown(DEVLINK_FD_LINK, SHUT_RDWR);
 }
 
 static void answer(enum devlink_type type, uint32_t channel, uint32_t generation)
@@ -743,6 +745,10 @@ static void serve(struct link *l)
 /* An orderly end keeps the hot list. With work in flight there is nothing to wait for. */
 static void end_graphs(struct link *l)
 {
+	const struct timespec nap = {.tv_nsec = 1000000};
+
+	for (int i = 0; i < END_MS && dispatch_is_busy(l->dispatch); i++)
+		nanosleep(&nap, NULL);
 	if (dispatch_is_busy(l->dispatch))
 		return;
 	dispatch_destroy(l->dispatch);

@@ -1,0 +1,452 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * test-graphs.c: what is captured, seen and steered from outside: promotion, captures ahead of
+ * time, stop, resume, eviction, who sees what, the hot list over a restart, and faults: no memory,
+ * captures that fail, and a device that breaks in the middle of a replay.
+ */
+#include "shm/clock.h"
+#include "tests/integration/children.h"
+#include "tests/integration/classify.h"
+#include "tests/integration/world.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define NOBODY 65534
+#define SHAPES 8u
+
+struct rig {
+	struct harness_daemon *daemon;
+	struct client c;
+	struct gpuq *admin;
+	struct gpuq_pipeline *p;
+	struct random rng;
+};
+
+static void connect_rig(struct rig *rig)
+{
+	client_open(&rig->c, NULL);
+	assert_int_equal(gpuq_connect(&(struct gpuq_options){.admin = true}, &rig->admin), 0);
+	rig->p = classify_register(rig->c.g, "classify");
+}
+
+static void start(struct rig *rig, const char *const *args)
+{
+	rig->rng = (struct random){(uint64_t)getpid()};
+	rig->daemon = harness_daemon_start(args);
+	connect_rig(rig);
+}
+
+static void disconnect_rig(struct rig *rig)
+{
+	client_close(&rig->c);
+	gpuq_disconnect(rig->admin);
+}
+
+static void stop(struct rig *rig)
+{
+	disconnect_rig(rig);
+	harness_daemon_destroy(rig->daemon);
+}
+
+/* The shape of classify that has this batch, as a client sees it; id 0: none. */
+static struct gpuq_graph_info look(struct gpuq *g, uint32_t b)
+{
+	struct gpuq_graph_info infos[64];
+	char wanted[32];
+	int n = gpuq_graphs(g, 0, 0, infos, 64);
+
+	if (n < 0)
+		fail_msg("gpuq_graphs: %s", gpuq_error_detail());
+	snprintf(wanted, sizeof(wanted), "classify x[%u,", b);
+	for (int i = 0; i < n; i++) {
+		if (strncmp(infos[i].shape, wanted, strlen(wanted)) == 0)
+			return infos[i];
+	}
+	return (struct gpuq_graph_info){0};
+}
+
+static int precapture(struct rig *rig, struct classify *job)
+{
+	assert_int_equal(gpuq_precapture(rig->c.ch, job->call, 5), 0);
+	const struct gpuq_completion c = classify_wait(rig->c.ch);
+	assert_int_equal(c.user_data, 5);
+	return c.status;
+}
+
+static struct classify job_of(struct rig *rig, uint32_t b)
+{
+	struct classify job;
+
+	classify_create(&job, rig->c.ch, rig->p, b, 16, 8);
+	return job;
+}
+
+/* --- Ahead of time, and by use ------------------------------------------------------------- */
+
+static void test_precapture(void **state)
+{
+	struct rig rig;
+
+	start(&rig, NULL);
+	struct classify job = job_of(&rig, 3), other = job_of(&rig, 4);
+	assert_int_equal(look(rig.c.g, 3).id, 0);
+	classify_fill(&job, &rig.rng);
+	assert_int_equal(precapture(&rig, &job), 0);
+	/* Nothing was executed. */
+	assert_true(job.y[0] < 0);
+	struct gpuq_graph_info info = look(rig.c.g, 3);
+	assert_int_equal(info.state, GPUQ_GRAPH_CAPTURED);
+	assert_int_equal(info.kernels, 2);
+	assert_int_equal(info.hits, 0);
+	assert_true(info.bytes > 0 && info.capture_ns > 0);
+	assert_string_equal(info.shape, "classify x[3,16]f32 w[8,16]f32 -> y[3,8]f32");
+	for (uint32_t k = 0; k < 10; k++)
+		classify_run(&job, &rig.rng);
+	info = look(rig.c.g, 3);
+	assert_int_equal(info.hits, 10);
+	assert_int_equal(info.uses, 10);
+	/* Again: at once. */
+	assert_int_equal(precapture(&rig, &job), 0);
+	assert_int_equal(look(rig.c.g, 4).id, 0);
+	classify_run(&other, &rig.rng);
+	assert_int_equal(look(rig.c.g, 4).uses, 1);
+	/* A single operator may need no graph: that is fine too. */
+	struct gpuq_tensor x = {.data = job.x, .dtype = GPUQ_F32, .rank = 1, .dims = {8}};
+	struct gpuq_tensor y = {.data = job.y, .dtype = GPUQ_F32, .rank = 1, .dims = {8}};
+	struct classify softmax = {.ch = rig.c.ch};
+	assert_int_equal(
+		gpuq_call_create(rig.c.ch, "softmax", &x, 1, &y, 1, NULL, 0, &softmax.call), 0);
+	assert_int_equal(precapture(&rig, &softmax), 0);
+	stop(&rig);
+}
+
+static void test_promotion(void **state)
+{
+	static const char *const args[] = {
+		"--graph-promote-uses", "5", "--graph-promote-window-ms", "60000", NULL};
+	struct rig rig;
+
+	start(&rig, args);
+	struct classify job = job_of(&rig, 3);
+	for (uint32_t k = 0; k < 4; k++)
+		classify_run(&job, &rig.rng);
+	usleep(50000);
+	struct gpuq_graph_info info = look(rig.c.g, 3);
+	assert_int_equal(info.state, GPUQ_GRAPH_COLD);
+	assert_int_equal(info.uses, 4);
+	classify_run(&job, &rig.rng);
+	raw_await(look(rig.c.g, 3).state == GPUQ_GRAPH_CAPTURED);
+	classify_run(&job, &rig.rng);
+	assert_int_equal(look(rig.c.g, 3).hits, 1);
+	struct stats s = raw_stats(rig.daemon);
+	assert_int_equal(shm_load_relaxed(&s.devices[0].graph_captures), 1);
+	assert_true(shm_load_relaxed(&s.devices[0].graph_bytes) > 0);
+	stats_close(&s);
+	stop(&rig);
+}
+
+/* Many wishes at once, some of them cancelled, between work that goes on. */
+static void test_many_precaptures(void **state)
+{
+	struct rig rig;
+
+	start(&rig, NULL);
+	for (uint32_t b = 1; b <= SHAPES; b++) {
+		struct classify job = job_of(&rig, b);
+		assert_int_equal(gpuq_precapture(rig.c.ch, job.call, b), 0);
+		assert_int_equal(gpuq_precapture(rig.c.ch, job.call, 100 + b), 0);
+		assert_int_equal(gpuq_cancel(rig.c.ch, 100 + b, 200 + b), 0);
+	}
+	for (uint32_t k = 0; k < 3 * SHAPES; k++) {
+		const struct gpuq_completion c = classify_wait(rig.c.ch);
+		if (c.user_data < 100)
+			assert_int_equal(c.status, 0);
+		else if (c.user_data < 200)
+			assert_true(c.status == 0 || c.status == -ECANCELED);
+		else
+			assert_true(c.status == 0 || c.status == -EALREADY || c.status == -ENOENT);
+	}
+	for (uint32_t b = 1; b <= SHAPES; b++)
+		assert_int_equal(look(rig.c.g, b).state, GPUQ_GRAPH_CAPTURED);
+	stop(&rig);
+}
+
+/* --- Administration ------------------------------------------------------------------------ */
+
+static void test_stop_and_resume(void **state)
+{
+	struct rig rig;
+
+	start(&rig, NULL);
+	struct classify captured = job_of(&rig, 2), job = job_of(&rig, 3);
+	assert_int_equal(precapture(&rig, &captured), 0);
+	assert_int_equal(gpuq_admin_capture(rig.c.g, 0, true), -EPERM);
+	assert_int_equal(gpuq_admin_capture(rig.admin, 0, true), 0);
+	/* The device process hears of it a moment later. */
+	struct stats s = raw_stats(rig.daemon);
+	raw_await(shm_load_relaxed(&s.devices[0].captures_stopped) == 1);
+	assert_int_equal(precapture(&rig, &job), -GPUQ_ECAPTURE);
+	for (uint32_t k = 0; k < 10; k++)
+		classify_run(&job, &rig.rng);
+	assert_int_equal(look(rig.c.g, 3).hits, 0);
+	classify_run(&captured, &rig.rng);
+	assert_int_equal(look(rig.c.g, 2).hits, 1);
+	/* It stays so when the device process is replaced. */
+	pid_t pid = world_device_pid(rig.daemon);
+	assert_int_equal(kill(pid, SIGKILL), 0);
+	raw_await(world_device_pid(rig.daemon) != 0 && world_device_pid(rig.daemon) != pid);
+	raw_await(shm_load_relaxed(&s.devices[0].captures_stopped) == 1);
+	assert_int_equal(precapture(&rig, &job), -GPUQ_ECAPTURE);
+	assert_int_equal(gpuq_admin_capture(rig.admin, 0, false), 0);
+	raw_await(shm_load_relaxed(&s.devices[0].captures_stopped) == 0);
+	assert_int_equal(precapture(&rig, &job), 0);
+	stats_close(&s);
+	stop(&rig);
+}
+
+static void test_evict(void **state)
+{
+	static const char *const args[] = {"--graph-pinned", "0", NULL};
+	struct rig rig;
+
+	start(&rig, args);
+	struct classify a = job_of(&rig, 2), b = job_of(&rig, 3);
+	assert_int_equal(precapture(&rig, &a), 0);
+	assert_int_equal(precapture(&rig, &b), 0);
+	uint64_t id = look(rig.c.g, 2).id;
+	assert_int_equal(gpuq_admin_evict(rig.c.g, 0, id), -EPERM);
+	assert_int_equal(gpuq_admin_evict(rig.admin, 0, id + 1000), -ENOENT);
+	assert_int_equal(gpuq_admin_evict(rig.admin, 0, id), 0);
+	raw_await(look(rig.c.g, 2).state != GPUQ_GRAPH_CAPTURED);
+	assert_int_equal(look(rig.c.g, 3).state, GPUQ_GRAPH_CAPTURED);
+	classify_run(&a, &rig.rng);
+	assert_int_equal(gpuq_admin_evict(rig.admin, 0, 0), 0);
+	raw_await(look(rig.c.g, 3).state != GPUQ_GRAPH_CAPTURED);
+	classify_run(&b, &rig.rng);
+	struct stats s = raw_stats(rig.daemon);
+	raw_await(shm_load_relaxed(&s.devices[0].graph_bytes) == 0);
+	stats_close(&s);
+	assert_int_equal(precapture(&rig, &a), 0);
+	assert_int_equal(look(rig.c.g, 2).state, GPUQ_GRAPH_CAPTURED);
+	stop(&rig);
+}
+
+/* Under another user id: uses one shape alone, and one that root uses too. */
+static void nobody_main(struct child *child)
+{
+	struct random rng = {child->seed};
+	struct classify own, shared;
+	struct client c;
+
+	assert_int_equal(setgid(NOBODY), 0);
+	assert_int_equal(setuid(NOBODY), 0);
+	client_open(&c, NULL);
+	struct gpuq_pipeline *p = classify_register(c.g, "classify");
+	assert_int_equal(look(c.g, 2).id, 0);
+	assert_int_equal(look(c.g, 5).id, 0);
+	classify_create(&own, c.ch, p, 3, 16, 8);
+	classify_create(&shared, c.ch, p, 5, 16, 8);
+	classify_run(&own, &rng);
+	classify_run(&shared, &rng);
+	raw_await(look(c.g, 5).uses == 2);
+	assert_int_equal(look(c.g, 3).uses, 1);
+	assert_int_equal(look(c.g, 2).id, 0);
+	child_say_ready(child);
+	while (!child_should_stop(child))
+		raw_pause();
+	client_close(&c);
+}
+
+static void test_who_sees_what(void **state)
+{
+	static const char *const args[] = {"--socket-mode", "0666", NULL};
+	struct child child = {.run = nobody_main, .seed = 1};
+	struct rig rig;
+
+	if (geteuid() != 0)
+		harness_skip("only root can take another user id");
+	assert_int_equal(chmod(harness_tmpdir(), 0711), 0);
+	start(&rig, args);
+	struct classify own = job_of(&rig, 2), shared = job_of(&rig, 5);
+	classify_run(&own, &rig.rng);
+	classify_run(&shared, &rig.rng);
+	child_start(&child);
+	child_await_ready(&child);
+	assert_int_equal(look(rig.c.g, 2).uses, 1);
+	assert_int_equal(look(rig.c.g, 5).uses, 2);
+	assert_int_equal(look(rig.c.g, 3).id, 0);
+	/* An administrator sees all. */
+	assert_int_equal(look(rig.admin, 3).uses, 1);
+	child_stop(&child);
+	child_free(&child);
+	stop(&rig);
+}
+
+/* --- Over a restart ------------------------------------------------------------------------ */
+
+static void test_hot_list(void **state)
+{
+	struct rig rig;
+	char path[300];
+
+	start(&rig, NULL);
+	struct classify job = job_of(&rig, 3);
+	assert_int_equal(precapture(&rig, &job), 0);
+	for (uint32_t k = 0; k < 10; k++)
+		classify_run(&job, &rig.rng);
+	disconnect_rig(&rig);
+	assert_int_equal(harness_daemon_stop(rig.daemon), 0);
+	snprintf(path, sizeof(path), "%s/gpuq", harness_tmpdir());
+	assert_int_equal(access(path, F_OK), 0);
+	harness_daemon_destroy(rig.daemon);
+	/* Captured before anybody asks; the pipeline is not even registered again yet. */
+	rig.daemon = harness_daemon_start(NULL);
+	client_open(&rig.c, NULL);
+	assert_int_equal(gpuq_connect(&(struct gpuq_options){.admin = true}, &rig.admin), 0);
+	raw_await(look(rig.admin, 3).state == GPUQ_GRAPH_CAPTURED);
+	rig.p = classify_register(rig.c.g, "classify");
+	job = job_of(&rig, 3);
+	classify_run(&job, &rig.rng);
+	assert_int_equal(look(rig.c.g, 3).hits, 1);
+	stop(&rig);
+}
+
+/* A list that is none is left alone, and gpuqd says so. */
+static void test_a_broken_hot_list(void **state)
+{
+	char path[300];
+	const char *const args[] = {"--hot-list", path, NULL};
+	struct rig rig;
+
+	snprintf(path, sizeof(path), "%s/hot.json", harness_tmpdir());
+	FILE *f = fopen(path, "we");
+	assert_non_null(f);
+	fputs("{ this is no list", f);
+	fclose(f);
+	start(&rig, args);
+	f = fopen(rig.daemon->log, "re");
+	char line[512];
+	bool told = false;
+	while (fgets(line, sizeof(line), f) != NULL)
+		told |= strstr(line, path) != NULL;
+	fclose(f);
+	assert_true(told);
+	struct classify job = job_of(&rig, 3);
+	assert_int_equal(precapture(&rig, &job), 0);
+	classify_run(&job, &rig.rng);
+	stop(&rig);
+}
+
+/* --- Faults -------------------------------------------------------------------------------- */
+
+static void test_no_memory_for_a_graph(void **state)
+{
+	static const char *const args[] = {
+		"--test-faults", "exec_create:7=ENOMEM", "--graph-pinned", "0", NULL};
+	struct classify jobs[7];
+	struct rig rig;
+
+	start(&rig, args);
+	for (uint32_t k = 0; k < 7; k++) {
+		jobs[k] = job_of(&rig, 2 + k);
+		assert_int_equal(precapture(&rig, &jobs[k]) == 0, k < 6);
+	}
+	struct stats s = raw_stats(rig.daemon);
+	assert_true(shm_load_relaxed(&s.devices[0].graph_evictions) > 0);
+	assert_true(shm_load_relaxed(&s.devices[0].graph_budget) < 6 * look(rig.c.g, 7).bytes);
+	stats_close(&s);
+	for (uint32_t k = 0; k < 70; k++)
+		classify_run(&jobs[k % 7], &rig.rng);
+	/* There is room for less than before: one makes place for the other. */
+	raw_await(precapture(&rig, &jobs[6]) == 0);
+	classify_run(&jobs[6], &rig.rng);
+	stop(&rig);
+}
+
+static void test_a_capture_that_fails(void **state)
+{
+	static const char *const args[] = {"--test-faults", "capture_end:1+=EIO", NULL};
+	struct rig rig;
+
+	start(&rig, args);
+	struct classify job = job_of(&rig, 3);
+	assert_int_equal(precapture(&rig, &job), -GPUQ_ECAPTURE);
+	struct gpuq_graph_info info = look(rig.c.g, 3);
+	assert_int_equal(info.state, GPUQ_GRAPH_FAILED);
+	assert_true(info.status < 0);
+	assert_true(info.reason[0] != '\0');
+	/* It is served, and nobody tries again and again. */
+	struct stats s = raw_stats(rig.daemon);
+	uint64_t failures = shm_load_relaxed(&s.devices[0].graph_failures);
+	for (uint32_t k = 0; k < 50; k++)
+		classify_run(&job, &rig.rng);
+	usleep(100000);
+	assert_int_equal(shm_load_relaxed(&s.devices[0].graph_failures), failures);
+	stats_close(&s);
+	stop(&rig);
+}
+
+/*
+ * The device breaks in the middle of a replay: everybody hears of it within a second, also who
+ * submits nothing more; and is served within three.
+ */
+static void test_a_fault_in_a_replay(void **state)
+{
+	static const char *const args[] = {"--test-faults", "work:200=GPUQ_EDEVICE", NULL};
+	struct rig rig;
+	uint64_t lost = 0;
+
+	start(&rig, args);
+	struct classify job = job_of(&rig, 3);
+	assert_int_equal(precapture(&rig, &job), 0);
+	classify_fill(&job, &rig.rng);
+	for (uint32_t n = 0; lost == 0; n++) {
+		assert_true(n < 300);
+		uint64_t before_ns = clock_monotonic_ns();
+		for (uint32_t k = 0; k < 3; k++)
+			classify_submit(&job, k);
+		for (uint32_t k = 0; k < 3; k++) {
+			const int status = classify_wait(rig.c.ch).status;
+			assert_true(status == 0 || status == -GPUQ_EDEVICE);
+			lost += status != 0;
+		}
+		if (lost > 0)
+			assert_true(
+				clock_monotonic_ns() - before_ns < SECOND_NS * harness_slowness());
+	}
+	assert_int_equal(gpuq_alive(rig.c.g), 0);
+	uint64_t before_ns = clock_monotonic_ns();
+	classify_run(&job, &rig.rng);
+	assert_true(clock_monotonic_ns() - before_ns < 3 * SECOND_NS * harness_slowness());
+	/* The new one captures too, and does not break. */
+	assert_int_equal(precapture(&rig, &job), 0);
+	for (uint32_t k = 0; k < 300; k++)
+		classify_run(&job, &rig.rng);
+	const struct world w = world_look(rig.daemon);
+	assert_int_equal(w.device_restarts, 1);
+	stop(&rig);
+}
+
+int main(void)
+{
+	static const struct harness_test tests[] = {
+		HARNESS_TEST(test_precapture),
+		HARNESS_TEST(test_promotion),
+		HARNESS_TEST(test_many_precaptures),
+		HARNESS_TEST(test_stop_and_resume),
+		HARNESS_TEST(test_evict),
+		HARNESS_TEST(test_who_sees_what),
+		HARNESS_TEST(test_hot_list),
+		HARNESS_TEST(test_a_broken_hot_list),
+		HARNESS_TEST(test_no_memory_for_a_graph),
+		HARNESS_TEST(test_a_capture_that_fails),
+		HARNESS_TEST(test_a_fault_in_a_replay),
+	};
+
+	return harness_run("graphs", tests, sizeof(tests) / sizeof(tests[0]));
+}
