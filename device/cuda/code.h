@@ -52,11 +52,25 @@ struct cuda_args {
 	struct cuda_scratch *scratch; /* device memory */
 };
 
+/*
+ * An executable of one kernel. Setting its node to the same kernel with other arguments and
+ * launching it is more than a microsecond faster than launching the kernel; setting it to another
+ * kernel is slower (docs/cuda-notes.md).
+ */
+#define CUDA_LAUNCHERS 4
+struct cuda_launcher {
+	cudaGraphExec_t exec;
+	cudaGraph_t graph;
+	cudaGraphNode_t node;
+	const void *kernel; /* that the node is set to */
+	uint32_t blocks, threads;
+	uint32_t misses; /* kernels in a row that were others */
+};
+
 /* Where kernels go. */
 struct cuda_target {
 	cudaStream_t stream;
-	cudaGraphExec_t exec; /* an executable of one kernel, its node; NULL in a capture */
-	cudaGraphNode_t node;
+	struct cuda_launcher *launchers; /* CUDA_LAUNCHERS of the stream's; NULL in a capture */
 };
 
 struct cuda_code {
@@ -80,10 +94,7 @@ extern const uint32_t cuda_codes_count;
 /* Completes the launch of args when all before it in the stream has ended: a kernel of its own. */
 int cuda_signal(const struct cuda_args *args, const struct cuda_target *to);
 
-/*
- * Launches a kernel, blocks and threads in one dimension. Setting the one node of an executable to
- * it and launching that is more than a microsecond faster than launching it (docs/cuda-notes.md).
- */
+/* Launches a kernel; blocks and threads are in one dimension. */
 int cuda_run(const struct cuda_target *to, const void *kernel, uint32_t blocks, uint32_t threads,
 	void **args);
 

@@ -5,6 +5,7 @@
  *   module.c   what the module exports; opening, closing, listing, errors
  *   memory.c   memory, registration, exported allocations, scratch of kernels
  *   stream.c   streams, events, and what they are given
+ *   launcher.c how kernels are launched one by one
  *   graph.c    captures and executables
  *   waiter.c   the thread that wakes dispatch
  *   block.cu   own kernels: bring a parameter block, signal (block.h)
@@ -55,6 +56,7 @@ struct cuda_work {
 
 struct cuda_range;
 struct cuda_slab;
+struct cuda_shell;
 
 struct cuda_device {
 	struct device base;
@@ -68,6 +70,8 @@ struct cuda_device {
 	uint32_t n_places; /* that were ever taken */
 	struct cuda_range *ranges;
 	struct cuda_slab *slabs;
+	struct cuda_shell *shells; /* executables for reuse */
+	uint32_t shell_nodes;	   /* of them together */
 
 	pthread_t waiter;
 	pthread_mutex_t waiter_lock;
@@ -79,8 +83,7 @@ struct cuda_device {
 struct cuda_stream {
 	struct device_stream base;
 	cudaStream_t stream;
-	cudaGraph_t blank; /* of which `to` is an executable */
-	struct cuda_target to;
+	struct cuda_launcher launchers[CUDA_LAUNCHERS];
 	struct cuda_work *work; /* device memory, of what is launched directly */
 	uint32_t place;
 	struct cuda_recording *recording; /* of the capture that began here */
@@ -171,7 +174,15 @@ int cuda_watch_begin(struct cuda_stream *s, struct cuda_watch *ret_watch);
 /* After the launch: r < 0 gives the number back. Returns r. */
 int cuda_watch_done(struct cuda_stream *s, int r);
 
+/* --- launcher.c --------------------------------------------------------------------------- */
+
+/* The launchers of a stream, zeroed before; to be freed also when this fails. */
+int cuda_launchers_create(struct cuda_launcher *launchers, cudaStream_t stream);
+void cuda_launchers_free(struct cuda_launcher *launchers);
+
 /* --- graph.c ------------------------------------------------------------------------------ */
+
+void cuda_shells_free(struct cuda_device *d);
 
 /* The block and the scratch of a command that the stream records. -ENOMEM. */
 int cuda_recording_args(struct cuda_stream *s, struct cuda_args *ret_args);

@@ -49,10 +49,7 @@ static void stream_free(struct cuda_stream *s)
 {
 	struct cuda_device *d = cuda_device(s->base.device);
 
-	if (s->to.exec != NULL)
-		cuda_error(cudaGraphExecDestroy(s->to.exec));
-	if (s->blank != NULL)
-		cuda_error(cudaGraphDestroy(s->blank));
+	cuda_launchers_free(s->launchers);
 	if (s->stream != NULL)
 		cuda_error(cudaStreamDestroy(s->stream));
 	cuda_work_put(d, s->work);
@@ -72,14 +69,7 @@ static int stream_set_up(struct cuda_stream *s, uint32_t priority)
 		return -ENOMEM;
 	r = cuda_error(cudaStreamCreateWithPriority(
 		&s->stream, cudaStreamNonBlocking, d->priorities[priority]));
-	if (r == 0)
-		r = cuda_blank_graph(&s->blank, &s->to.node);
-	if (r == 0)
-		r = cuda_error(cudaGraphInstantiate(&s->to.exec, s->blank, 0));
-	if (r == 0)
-		r = cuda_error(cudaGraphUpload(s->to.exec, s->stream));
-	s->to.stream = s->stream;
-	return r;
+	return r < 0 ? r : cuda_launchers_create(s->launchers, s->stream);
 }
 
 int cuda_stream_create(struct device *device, uint32_t priority, struct device_stream **ret)
@@ -221,23 +211,9 @@ static int command_done(struct cuda_stream *s, bool signal, int r)
 }
 
 /* What the stream records must be launched in it. */
-static struct cuda_target target(const struct cuda_stream *s)
+static struct cuda_target target(struct cuda_stream *s)
 {
-	return s->base.capture != NULL ? (struct cuda_target){.stream = s->stream} : s->to;
-}
-
-int cuda_run(const struct cuda_target *to, const void *kernel, uint32_t blocks, uint32_t threads,
-	void **args)
-{
-	const dim3 grid = {blocks, 1, 1}, block = {threads, 1, 1};
-	const struct cudaKernelNodeParams params = {
-		.func = (void *)kernel, .gridDim = grid, .blockDim = block, .kernelParams = args};
-	int r;
-
-	if (to->exec == NULL)
-		return cuda_error(cudaLaunchKernel(kernel, grid, block, args, 0, to->stream));
-	r = cuda_error(cudaGraphExecKernelNodeSetParams(to->exec, to->node, &params));
-	return r < 0 ? r : cuda_error(cudaGraphLaunch(to->exec, to->stream));
+	return (struct cuda_target){s->stream, s->base.capture == NULL ? s->launchers : NULL};
 }
 
 static const struct cuda_code *find_code(const char *name)

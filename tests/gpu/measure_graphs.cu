@@ -403,8 +403,12 @@ static cudaGraphExec_t graph_of_kernel(struct bench *b, struct args args)
 	return bench_finish(b, graph);
 }
 
-/* One kernel whose arguments, or itself too, are edited in the executable before each launch. */
-static void signal_of_edited_graph(struct bench *b, bool in_turn)
+enum turn { ARGUMENTS, GRIDS, KERNELS };
+static const char *const turn_names[] = {"graph: kernel whose arguments are set in the node",
+	"graph: the same, 1 and 2 blocks in turn", "graph: the same, two kernels in turn"};
+
+/* One kernel that is edited in the executable before each launch. */
+static void signal_of_edited_graph(struct bench *b, enum turn turn)
 {
 	struct args args = bench_direct(b, true);
 	bool signal = true;
@@ -425,16 +429,14 @@ static void signal_of_edited_graph(struct bench *b, bool in_turn)
 	CHECK(cudaGraphInstantiate(&exec, graph, 0));
 	bench_run(b, &s, 20000, SECOND, [&] {
 		args = bench_direct(b, true);
-		if (in_turn) {
+		if (turn == KERNELS)
 			params.func = b->value % 2 ? (void *)work : (void *)work_after;
+		else if (turn == GRIDS)
 			params.gridDim = 1 + b->value % 2;
-		}
 		CHECK(cudaGraphExecKernelNodeSetParams(exec, node, &params));
 		CHECK(cudaGraphLaunch(exec, b->stream));
 	});
-	print_samples(in_turn ? "graph: two kernels in turn set in the node"
-			      : "graph: kernel whose arguments are set in the node",
-		&s);
+	print_samples(turn_names[turn], &s);
 	CHECK(cudaGraphExecDestroy(exec));
 	CHECK(cudaGraphDestroy(graph));
 }
@@ -617,8 +619,8 @@ void measure_signals(void)
 	signals_of_driver(&b);
 	signals_of_graphs(&b);
 	b.value = *b.word;
-	signal_of_edited_graph(&b, false);
-	signal_of_edited_graph(&b, true);
+	for (enum turn turn : {ARGUMENTS, GRIDS, KERNELS})
+		signal_of_edited_graph(&b, turn);
 	signal_of_resident(&b);
 	signals_of_streams(&b);
 	bench_run(&b, &s[3], 5000, SECOND, [&] {

@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * launcher.c: how kernels are launched one by one. A kernel that comes again and again, with the
+ * same grid, gets a launcher of its stream; what comes in between is launched the usual way.
+ */
+#include "device/cuda/module.h"
+
+#define MISSES 3u /* a launcher is set to the third kernel in a row that is another */
+
+int cuda_launchers_create(struct cuda_launcher *launchers, cudaStream_t stream)
+{
+	int r = 0;
+
+	for (uint32_t i = 0; i < CUDA_LAUNCHERS && r == 0; i++) {
+		struct cuda_launcher *l = &launchers[i];
+
+		r = cuda_blank_graph(&l->graph, &l->node);
+		if (r == 0)
+			r = cuda_error(cudaGraphInstantiate(&l->exec, l->graph, 0));
+		if (r == 0)
+			r = cuda_error(cudaGraphUpload(l->exec, stream));
+	}
+	return r < 0 ? r : cuda_error(cudaStreamSynchronize(stream));
+}
+
+void cuda_launchers_free(struct cuda_launcher *launchers)
+{
+	for (uint32_t i = 0; i < CUDA_LAUNCHERS; i++) {
+		if (launchers[i].exec != NULL)
+			cuda_error(cudaGraphExecDestroy(launchers[i].exec));
+		if (launchers[i].graph != NULL)
+			cuda_error(cudaGraphDestroy(launchers[i].graph));
+	}
+}
+
+/* The launcher that is set to the kernel; NULL: none, and it is not time yet to set one. */
+static struct cuda_launcher *find(
+	struct cuda_launcher *launchers, const void *kernel, uint32_t blocks, uint32_t threads)
+{
+	const uint64_t hash = (((uintptr_t)kernel >> 4) ^ ((uint64_t)blocks << 20)) *
+		UINT64_C(0x9e3779b97f4a7c15);
+	struct cuda_launcher *l = &launchers[hash >> 62];
+
+	_Static_assert(CUDA_LAUNCHERS == 4, "two bits of the hash");
+	if (l->kernel == kernel && l->blocks == blocks && l->threads == threads) {
+		l->misses = 0;
+		return l;
+	}
+	if (++l->misses < MISSES)
+		return NULL;
+	l->misses = 0;
+	l->kernel = kernel;
+	l->blocks = blocks;
+	l->threads = threads;
+	return l;
+}
+
+int cuda_run(const struct cuda_target *to, const void *kernel, uint32_t blocks, uint32_t threads,
+	void **args)
+{
+	const struct cudaKernelNodeParams params = {.func = (void *)kernel,
+		.gridDim = {blocks, 1, 1},
+		.blockDim = {threads, 1, 1},
+		.kernelParams = args};
+	struct cuda_launcher *l = NULL;
+	int r;
+
+	if (to->launchers != NULL)
+		l = find(to->launchers, kernel, blocks, threads);
+	if (l == NULL)
+		return cuda_error(cudaLaunchKernel(
+			kernel, params.gridDim, params.blockDim, args, 0, to->stream));
+	r = cuda_error(cudaGraphExecKernelNodeSetParams(l->exec, l->node, &params));
+	if (r < 0) {
+		l->kernel = NULL;
+		return r;
+	}
+	return cuda_error(cudaGraphLaunch(l->exec, to->stream));
+}
