@@ -167,10 +167,5 @@ int main(int argc, char **argv)
 	/* The device process hears of the level in the same way. */
 	setenv("GPUQ_LOG", config.log, 1);
 	log_init("gpuqd");
-	if (strncmp(config.device, "cuda", 4) == 0) {
-		log_error("device %s: this gpuqd is built without CUDA; use --device cpu",
-			config.device);
-		return EXIT_FAILURE;
-	}
 	return control_main(&config);
 }

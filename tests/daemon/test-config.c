@@ -344,12 +344,19 @@ static void test_help_and_version(void **state)
 	expect(version, "gpuqd 0.");
 }
 
-static void test_device_that_is_not_built(void **state)
+/* What the device says is gpuqd's last word; one that may choose takes the CPU. */
+static void test_device_that_is_not_there(void **state)
 {
 	const char *const args[] = {"--device", "cuda:0", NULL};
+	const char *const choose[] = {"--device", "auto", NULL};
 
-	expect_error(
-		args, 1, "device cuda:0: this gpuqd is built without CUDA; use --device cpu", "");
+	assert_int_equal(setenv("GPUQ_CUDA_MODULE", "/nowhere", 1), 0);
+	struct harness_output o = run(args);
+	assert_int_equal(o.status, 1);
+	assert_non_null(strstr(o.err, "the device cannot be used: the CUDA module is missing"));
+	harness_output_free(&o);
+	struct harness_daemon *daemon = harness_daemon_start(choose);
+	harness_daemon_destroy(daemon);
 }
 
 /* The journal wants the priority in front of a line; people want the name. */
@@ -366,6 +373,8 @@ static void test_journal_prefix(void **state)
 	snprintf(stream, sizeof(stream), "%llu:%llu", (unsigned long long)st.st_dev,
 		(unsigned long long)st.st_ino);
 	assert_int_equal(setenv("JOURNAL_STREAM", stream, 1), 0);
+	/* It ends at once, with an error. */
+	assert_int_equal(setenv("GPUQ_CUDA_MODULE", "/nowhere", 1), 0);
 	pid_t pid = fork();
 	if (pid == 0) {
 		dup2(fd, STDERR_FILENO);
@@ -374,12 +383,12 @@ static void test_journal_prefix(void **state)
 	}
 	assert_int_equal(waitpid(pid, &status, 0), pid);
 	assert_true(pread(fd, line, sizeof(line) - 1, 0) > 0);
-	assert_memory_equal(line, "<3>device cuda:", 15);
+	assert_memory_equal(line, "<3>the device", 13);
 	close(fd);
 	/* Somebody else's stream, inherited in the environment, is not ours. */
 	const char *const args[] = {"--device", "cuda", NULL};
 	struct harness_output o = run(args);
-	assert_memory_equal(o.err, "gpuqd: device cuda:", 19);
+	assert_memory_equal(o.err, "gpuqd: the device", 17);
 	harness_output_free(&o);
 }
 
@@ -401,7 +410,7 @@ int main(void)
 		HARNESS_TEST(test_print_is_a_file),
 		HARNESS_TEST(test_manual_names_every_key),
 		HARNESS_TEST(test_help_and_version),
-		HARNESS_TEST(test_device_that_is_not_built),
+		HARNESS_TEST(test_device_that_is_not_there),
 		HARNESS_TEST(test_journal_prefix),
 	};
 
