@@ -87,6 +87,17 @@ static inline uint64_t blocks_of(uint64_t count, uint64_t per_block)
 	return count / per_block + (count % per_block != 0);
 }
 
+/*
+ * Threads of a block when so many are wanted: one block where that is enough, which needs not count
+ * how many have ended; else blocks of a size of which a multiprocessor takes several.
+ */
+#define BLOCK_MAX 1024u
+#define BLOCK_USUAL 256u
+static inline uint32_t threads_for(uint64_t wanted)
+{
+	return wanted <= BLOCK_MAX ? (uint32_t)blocks_of(wanted, 32) * 32 : BLOCK_USUAL;
+}
+
 /* Loads a kernel now, so that its first launch does not. */
 template <typename Kernel> static int touch_kernel(Kernel *kernel)
 {

@@ -6,6 +6,7 @@
 
 #define THREADS 256u
 #define WARPS (THREADS / WARP)
+#define MAX_THREADS 1024u /* of a block of the short form */
 #define DOT_SHORT_BYTES 4096u
 #define DOT_SHORT_ROWS 4u
 #define DOT_LONG_ROWS 4u
@@ -94,7 +95,7 @@ __device__ inline void short_by_element(
 
 /* A row is shared by 1 << shift lanes. */
 template <typename T, bool SHARED, uint32_t ROWS>
-__global__ void BOUNDS(THREADS) dot_short(const __grid_constant__ struct dot_task task,
+__global__ void BOUNDS(MAX_THREADS) dot_short(const __grid_constant__ struct dot_task task,
 	uint32_t shift, const __grid_constant__ struct cuda_completion done)
 {
 	const T *base = (const T *)arg_pointer(done.block, task.rows);
@@ -102,7 +103,7 @@ __global__ void BOUNDS(THREADS) dot_short(const __grid_constant__ struct dot_tas
 	const T *biases = task.has_bias ? (const T *)arg_pointer(done.block, task.bias) : NULL;
 	char *out = arg_pointer(done.block, task.out);
 	const uint32_t lanes = 1u << shift, lane = threadIdx.x & (lanes - 1);
-	const uint32_t teams = THREADS >> shift, n = (uint32_t)task.n;
+	const uint32_t teams = blockDim.x >> shift, n = (uint32_t)task.n;
 	const uint32_t first = blockIdx.x * teams * ROWS + (threadIdx.x >> shift);
 	struct short_rows<T, ROWS> rows;
 	T bias[ROWS];
@@ -337,15 +338,15 @@ template <typename T, bool SHARED>
 static int launch_short(const struct dot_task *task, const struct device_kernel *kernel,
 	const struct cuda_args *args, const struct cuda_target *to)
 {
-	const uint32_t shift = shift_for(task->n, vec_elements<T>), teams = THREADS >> shift;
+	const uint32_t shift = shift_for(task->n, vec_elements<T>);
 	const uint64_t count = task->count;
+	const uint32_t rows = count << shift <= MAX_THREADS ? 1 : DOT_SHORT_ROWS;
 	const struct cuda_completion done = cuda_completion(kernel, args);
+	const uint32_t threads = threads_for(blocks_of(count, rows) << shift);
 
-	if (count < teams * DOT_SHORT_ROWS)
-		return run(to, dot_short<T, SHARED, 1>, (uint32_t)blocks_of(count, teams), THREADS,
-			*task, shift, done);
-	return run(to, dot_short<T, SHARED, DOT_SHORT_ROWS>,
-		(uint32_t)blocks_of(count, teams * DOT_SHORT_ROWS), THREADS, *task, shift, done);
+	return run(to, rows == 1 ? dot_short<T, SHARED, 1> : dot_short<T, SHARED, DOT_SHORT_ROWS>,
+		(uint32_t)blocks_of(count, (uint64_t)rows * (threads >> shift)), threads, *task,
+		shift, done);
 }
 
 int dot_launch(const struct dot_task *task, uint32_t dtype, const struct device_kernel *kernel,

@@ -6,10 +6,11 @@
  * - few outputs with many inputs: dot products too, which blocks can share.
  * - many rows and outputs of addresses that are known: cuBLAS (blas.h).
  * - else tiles of PER x 16 rows and as many outputs. CHUNK inputs of both go through shared memory
- *   while those of the next chunk are on their way. Small tiles for small calls: such a call is
- *   read in place over the bus, by few blocks, in one trip of it.
+ *   while those of the next chunk are on their way. A small call is read in place over the bus, in
+ *   one trip of it, and best by one block: on an H200 a second one costs 0.5 us, to see which of
+ *   them is last, and saves less.
  *
- * In tiles no product passes through more than 40 additions that round: 32 in a chunk, then those
+ * In tiles no product passes through more than 70 additions that round: 64 in a chunk, then those
  * to a compensated sum, and the bias.
  */
 #include "kernels/cuda/arg.cuh"
@@ -21,6 +22,7 @@
 
 #define SIDE 16u /* threads along either side of a tile */
 #define THREADS (SIDE * SIDE)
+#define SHORT_INPUTS 128u /* up to here larger tiles beat more blocks */
 #define LONG_INPUTS 4096u /* from here on few outputs are shared among blocks */
 
 struct task {
@@ -278,7 +280,7 @@ static int launch_tiles(
 	return run(to, gemv_tile<T, PER>, (uint32_t)tiles(task, PER), THREADS, copy, done);
 }
 
-/* The greatest tiles that are still enough to keep the machine busy. */
+/* The greatest tiles that are still enough to keep the machine busy; few for short rows. */
 static int launch_tiled(const struct task *task, uint32_t dtype, const struct device_kernel *kernel,
 	const struct cuda_args *args, const struct cuda_target *to)
 {
@@ -289,7 +291,7 @@ static int launch_tiled(const struct task *task, uint32_t dtype, const struct de
 
 		if (tiles(task, 4) >= 2 * machine_processors())
 			return launch_tiles<T, 4>(task, done, to);
-		if (tiles(task, 2) >= machine_processors())
+		if (tiles(task, 2) >= machine_processors() || task->n <= SHORT_INPUTS)
 			return launch_tiles<T, 2>(task, done, to);
 		return launch_tiles<T, 1>(task, done, to);
 	});

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * softmax in CUDA. A team works on a row: up to 32 lanes of a warp, or a block. Up to TEAM_MAX
- * elements are read once and stay in registers; longer rows are read three times, for their
- * maximum, their sum and their quotients, and all but the first time from the cache.
+ * softmax in CUDA. A team works on a row: up to 32 lanes of a warp, or a block, of which the
+ * smallest that can keep the row in FEW registers of a thread: more rows are then under way. Up to
+ * TEAM_MAX elements are read once and stay in registers; longer rows are read three times, for
+ * their maximum, their sum and their quotients, and all but the first time from the cache.
  *
  * The sum of a row passes an exponential through at most 32 additions that round in a thread (a
  * compensated sum where rows are longer), and 10 between threads.
@@ -11,11 +12,12 @@
 #include "kernels/cuda/codes.h"
 #include "kernels/cuda/element.cuh"
 
-#define THREADS 256u /* where teams are parts of a warp */
-#define BLOCK 512u   /* where a team is a block */
-#define FEW 8u	     /* elements of a row that a thread keeps */
+#define TEAM 128u /* where a team is a block, by the length of its row */
+#define BLOCK 512u
+#define GREAT 1024u
+#define FEW 8u /* elements of a row that a thread keeps */
 #define MANY 32u
-#define TEAM_MAX (BLOCK * MANY)
+#define TEAM_MAX (GREAT * MANY)
 
 struct task {
 	struct arg x, y, temperature;
@@ -149,7 +151,7 @@ __device__ inline void store_group(char *y, uint64_t at, const float *v, bool wi
 }
 
 template <typename T, uint32_t ITEMS, uint32_t COUNT>
-__global__ void BOUNDS(COUNT == 0 ? THREADS : COUNT)
+__global__ void BOUNDS(COUNT == 0 ? BLOCK_MAX : COUNT)
 	softmax_kept(const __grid_constant__ struct task task, uint32_t shift,
 		const __grid_constant__ struct cuda_completion done)
 {
@@ -260,21 +262,26 @@ template <typename T>
 static int launch_rows(
 	const struct task *task, struct cuda_completion done, const struct cuda_target *to)
 {
-	const uint32_t items = task->n <= WARP * FEW ? FEW : MANY;
-	const uint32_t shift = shift_for(min(task->n, (uint64_t)WARP * MANY), items);
-	const bool by_warps = task->n <= WARP * MANY;
-	const uint64_t blocks = blocks_of(task->rows, by_warps ? THREADS >> shift : 1);
+	const uint32_t shift = shift_for(min(task->n, (uint64_t)WARP * FEW), FEW);
+	const uint32_t grid = (uint32_t)task->rows;
 
-	if (blocks > INT_MAX)
+	if (task->rows > INT_MAX)
 		return -EOPNOTSUPP;
-	const uint32_t grid = (uint32_t)blocks;
+	if (task->n <= WARP * FEW) {
+		const uint32_t threads = threads_for(task->rows << shift);
 
-	if (by_warps && items == FEW)
-		return run(to, softmax_kept<T, FEW, 0>, grid, THREADS, *task, shift, done);
-	if (by_warps)
-		return run(to, softmax_kept<T, MANY, 0>, grid, THREADS, *task, shift, done);
-	if (task->n <= TEAM_MAX)
+		return run(to, softmax_kept<T, FEW, 0>,
+			(uint32_t)blocks_of(task->rows, threads >> shift), threads, *task, shift,
+			done);
+	}
+	if (task->n <= TEAM * FEW)
+		return run(to, softmax_kept<T, FEW, TEAM>, grid, TEAM, *task, 0, done);
+	if (task->n <= BLOCK * FEW)
+		return run(to, softmax_kept<T, FEW, BLOCK>, grid, BLOCK, *task, 0, done);
+	if (task->n <= BLOCK * MANY)
 		return run(to, softmax_kept<T, MANY, BLOCK>, grid, BLOCK, *task, 0, done);
+	if (task->n <= TEAM_MAX)
+		return run(to, softmax_kept<T, MANY, GREAT>, grid, GREAT, *task, 0, done);
 	return run(to, softmax_long<T>, grid, BLOCK, *task, done);
 }
 
@@ -305,9 +312,13 @@ template <typename T> static int touch_type(void)
 	int err = touch_kernel(softmax_kept<T, FEW, 0>);
 
 	if (err == 0)
-		err = touch_kernel(softmax_kept<T, MANY, 0>);
+		err = touch_kernel(softmax_kept<T, FEW, TEAM>);
+	if (err == 0)
+		err = touch_kernel(softmax_kept<T, FEW, BLOCK>);
 	if (err == 0)
 		err = touch_kernel(softmax_kept<T, MANY, BLOCK>);
+	if (err == 0)
+		err = touch_kernel(softmax_kept<T, MANY, GREAT>);
 	return err != 0 ? err : touch_kernel(softmax_long<T>);
 }
 
