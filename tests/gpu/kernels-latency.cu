@@ -6,10 +6,9 @@
  *
  * Small shapes, in pinned host memory that is read and written in place and in device memory: from
  * the call that launches to the completion word seen by the same thread. Each as
- *   direct: a kernel launch with its arguments;
- *   node:   a graph of the kernel alone, its parameter block in device memory and never changed;
- *   host:   likewise, its block in pinned memory, so that it may change;
- *   fetch:  a graph of two kernels: one fetches the block, the other works.
+ *   launch: a kernel launch with its arguments;
+ *   set:    an executable of one kernel, set to this one each time, then launched;
+ *   block:  a graph of the kernel alone, its parameter block in device memory and never changed.
  * Large shapes, in device memory: time of one launch among many, by events, with arguments that
  * are known (where cuBLAS may serve) and from a block (own kernels).
  * Results are compared with the reference once for each.
@@ -42,18 +41,21 @@ static __global__ void signal_only(const __grid_constant__ struct cuda_completio
 	cuda_complete(done);
 }
 
-static __global__ void fetch(struct device_args *to, const struct device_args *from)
-{
-	const uint32_t words = sizeof(*to) / 8;
-
-	if (threadIdx.x < words)
-		((uint64_t *)to)[threadIdx.x] = ((const volatile uint64_t *)from)[threadIdx.x];
-}
-
 extern "C" int cuda_run(const struct cuda_target *to, const void *kernel, uint32_t blocks,
 	uint32_t threads, void **args)
 {
-	return cuda_error(cudaLaunchKernel(kernel, blocks, threads, args, 0, to->stream));
+	struct cuda_launcher *l = to->launchers;
+	cudaKernelNodeParams params = {};
+	cudaError_t err;
+
+	if (l == NULL)
+		return cuda_error(cudaLaunchKernel(kernel, blocks, threads, args, 0, to->stream));
+	params.func = (void *)kernel;
+	params.gridDim = blocks;
+	params.blockDim = threads;
+	params.kernelParams = args;
+	err = cudaGraphExecKernelNodeSetParams(l->exec, l->node, &params);
+	return cuda_error(err != cudaSuccess ? err : cudaGraphLaunch(l->exec, to->stream));
 }
 
 extern "C" int cuda_signal(const struct cuda_args *args, const struct cuda_target *to)
@@ -61,8 +63,7 @@ extern "C" int cuda_signal(const struct cuda_args *args, const struct cuda_targe
 	struct device_kernel kernel = {};
 
 	kernel.signal = true;
-	signal_only<<<1, 32, 0, to->stream>>>(cuda_completion(&kernel, args));
-	return cuda_error(cudaGetLastError());
+	return run(to, signal_only, 1, 32, cuda_completion(&kernel, args));
 }
 
 static void check(int err, const char *what)
@@ -93,6 +94,8 @@ static const struct shape small_shapes[] = {
 	{&op_gemv_batched, "gemv b1 i64 o64 f32", {2, 2}, {{1, 64}, {64, 64}}, GPUQ_F32},
 	{&op_softmax, "softmax b32 d64 f32", {2}, {{32, 64}}, GPUQ_F32},
 	{&op_softmax, "softmax b1 d4000 f32", {2}, {{1, 4000}}, GPUQ_F32},
+	{&op_softmax, "softmax b64 d128 f32", {2}, {{64, 128}}, GPUQ_F32},
+	{&op_price_vectors, "price b32 a1 f64 f32", {3, 1}, {{32, 1, 64}, {64}}, GPUQ_F32},
 	{&op_price_vectors, "price b32 a64 f32 f32", {3, 1}, {{32, 64, 32}, {32}}, GPUQ_F32},
 	{&op_price_vectors, "price b32 a64 f32 f16", {3, 1}, {{32, 64, 32}, {32}}, GPUQ_F16},
 	{&op_price_vectors, "price b2 a64 f32 f32", {3, 1}, {{2, 64, 32}, {32}}, GPUQ_F32},
@@ -185,13 +188,14 @@ static double error_of(const struct op_call *call, char *base, char *host, const
 
 /* --- Launching ---------------------------------------------------------------------------- */
 
-enum way { DIRECT, NODE, HOST_BLOCK, FETCH, WAYS };
-static const char *const way_names[] = {"direct", "node", "host", "fetch"};
+enum way { LAUNCH, SET, BLOCK };
+static const char *const way_names[] = {"launch", "set", "block"};
 
 struct rig {
-	struct cuda_target to;
+	cudaStream_t stream;
+	struct cuda_launcher launcher;
 	struct cuda_scratch *scratch;
-	struct device_args *host_block, *device_block;
+	struct device_args *block;
 	struct device_completion *completion;
 	char *pinned, *device, *host;
 };
@@ -217,19 +221,39 @@ static const struct cuda_code *code_of(const struct op *op)
 	return NULL;
 }
 
+static void launch_into(struct rig *rig, const struct work *work, struct cuda_launcher *launcher)
+{
+	const struct cuda_target to = {rig->stream, launcher};
+
+	check(work->code->launch(&work->kernel, &work->args, &to), "launch");
+}
+
+/* The executable that cuda_run() sets, of any kernel. */
+static void make_launcher(struct rig *rig)
+{
+	cudaGraph_t graph;
+	size_t count = 1;
+
+	CHECK(cudaStreamBeginCapture(rig->stream, cudaStreamCaptureModeThreadLocal));
+	signal_only<<<1, 32, 0, rig->stream>>>((struct cuda_completion){});
+	CHECK(cudaStreamEndCapture(rig->stream, &graph));
+	CHECK(cudaGraphGetRootNodes(graph, &rig->launcher.node, &count));
+	CHECK(cudaGraphInstantiate(&rig->launcher.exec, graph, 0));
+	CHECK(cudaGraphUpload(rig->launcher.exec, rig->stream));
+	CHECK(cudaStreamSynchronize(rig->stream));
+}
+
 static void capture(struct rig *rig, struct work *work)
 {
 	cudaGraph_t graph;
 
-	work->args.block = work->way == HOST_BLOCK ? rig->host_block : rig->device_block;
-	CHECK(cudaStreamBeginCapture(rig->to.stream, cudaStreamCaptureModeThreadLocal));
-	if (work->way == FETCH)
-		fetch<<<1, 32, 0, rig->to.stream>>>(rig->device_block, rig->host_block);
-	check(work->code->launch(&work->kernel, &work->args, &rig->to), "launch in a capture");
-	CHECK(cudaStreamEndCapture(rig->to.stream, &graph));
+	work->args.block = rig->block;
+	CHECK(cudaStreamBeginCapture(rig->stream, cudaStreamCaptureModeThreadLocal));
+	launch_into(rig, work, NULL);
+	CHECK(cudaStreamEndCapture(rig->stream, &graph));
 	CHECK(cudaGraphInstantiate(&work->exec, graph, 0));
-	CHECK(cudaGraphUpload(work->exec, rig->to.stream));
-	CHECK(cudaStreamSynchronize(rig->to.stream));
+	CHECK(cudaGraphUpload(work->exec, rig->stream));
+	CHECK(cudaStreamSynchronize(rig->stream));
 	CHECK(cudaGraphDestroy(graph));
 }
 
@@ -251,21 +275,19 @@ static void prepare(struct rig *rig, struct work *work, const struct op_call *ca
 	work->args.scratch = rig->scratch;
 	work->kernel.shape = &work->launch;
 	work->kernel.signal = true;
-	*rig->host_block = work->args.direct;
-	CHECK(cudaMemcpy(rig->device_block, rig->host_block, sizeof(struct device_args),
+	CHECK(cudaMemcpy(rig->block, &work->args.direct, sizeof(struct device_args),
 		cudaMemcpyHostToDevice));
-	if (way != DIRECT)
+	if (way == BLOCK)
 		capture(rig, work);
 }
 
 static void launch_once(struct rig *rig, struct work *work, uint64_t value)
 {
 	work->args.direct.value = value;
-	rig->host_block->value = value;
-	if (work->way == DIRECT)
-		check(work->code->launch(&work->kernel, &work->args, &rig->to), "launch");
+	if (work->way == BLOCK)
+		CHECK(cudaGraphLaunch(work->exec, rig->stream));
 	else
-		CHECK(cudaGraphLaunch(work->exec, rig->to.stream));
+		launch_into(rig, work, work->way == SET ? &rig->launcher : NULL);
 }
 
 static double now_ns(void)
@@ -280,7 +302,7 @@ static double now_ns(void)
 static double sample(struct rig *rig, struct work *work, uint64_t value)
 {
 	volatile uint64_t *word = &rig->completion->word;
-	const uint64_t written = work->way == NODE ? 1 : value;
+	const uint64_t written = work->way == BLOCK ? 1 : value;
 	const double begin = now_ns();
 
 	launch_once(rig, work, value);
@@ -319,18 +341,18 @@ static void time_small(struct rig *rig, const struct shape *shape, bool pinned, 
 	CHECK(cudaMemcpy(
 		base, rig->host, (size_t)((char *)call.out[0].data - base), cudaMemcpyDefault));
 	printf("%-24s %-6s", shape->name, pinned ? "pinned" : "device");
-	for (int way = DIRECT; way < WAYS; way++) {
+	for (enum way way : {LAUNCH, SET, BLOCK}) {
 		const uint64_t bytes = bytes_of(&call.out[0]);
 		struct work work;
 
 		CHECK(cudaMemset(call.out[0].data, 0xff, bytes));
-		prepare(rig, &work, &call, (enum way)way);
+		prepare(rig, &work, &call, way);
 		for (uint32_t i = 0; i < WARM_UP; i++)
 			sample(rig, &work, i + 2);
 		for (uint32_t i = 0; i < samples; i++)
 			ns[i] = sample(rig, &work, WARM_UP + i + 2);
 		print_sorted(ns, samples);
-		CHECK(cudaStreamSynchronize(rig->to.stream));
+		CHECK(cudaStreamSynchronize(rig->stream));
 		if (work.exec != NULL)
 			CHECK(cudaGraphExecDestroy(work.exec));
 		CHECK(cudaMemcpy(
@@ -343,8 +365,9 @@ static void time_small(struct rig *rig, const struct shape *shape, bool pinned, 
 }
 
 /* A kernel that does nothing but write the word, for scale. */
-static void time_nothing(struct rig *rig, uint32_t samples)
+static void time_nothing(struct rig *rig, struct cuda_launcher *launcher, uint32_t samples)
 {
+	const struct cuda_target to = {rig->stream, launcher};
 	double *ns = (double *)malloc(samples * sizeof(*ns));
 	struct work work = {};
 
@@ -355,15 +378,13 @@ static void time_nothing(struct rig *rig, uint32_t samples)
 		const double begin = now_ns();
 
 		work.args.direct.value = i + 1;
-		check(cuda_signal(&work.args, &rig->to), "launch");
+		check(cuda_signal(&work.args, &to), "launch");
 		while (*word != i + 1) {
 		}
 		if (i >= WARM_UP)
 			ns[i - WARM_UP] = now_ns() - begin;
 	}
-	printf("%-24s %-6s", "nothing but the word", "");
 	print_sorted(ns, samples);
-	printf("\n");
 	*(volatile uint64_t *)&rig->completion->word = 0;
 	free(ns);
 }
@@ -379,11 +400,11 @@ static double time_many_us(struct rig *rig, struct work *work)
 	CHECK(cudaEventCreate(&end));
 	for (uint32_t i = 0; i < 3; i++)
 		launch_once(rig, work, 1);
-	CHECK(cudaEventRecord(begin, rig->to.stream));
+	CHECK(cudaEventRecord(begin, rig->stream));
 	for (uint32_t i = 0; i < LARGE_LAUNCHES; i++)
 		launch_once(rig, work, 1);
-	CHECK(cudaEventRecord(end, rig->to.stream));
-	CHECK(cudaStreamSynchronize(rig->to.stream));
+	CHECK(cudaEventRecord(end, rig->stream));
+	CHECK(cudaStreamSynchronize(rig->stream));
 	CHECK(cudaEventElapsedTime(&ms, begin, end));
 	CHECK(cudaEventDestroy(begin));
 	CHECK(cudaEventDestroy(end));
@@ -400,12 +421,12 @@ static void time_large(struct rig *rig, const struct shape *shape)
 
 	CHECK(cudaMemcpy(rig->device, rig->host, in_bytes, cudaMemcpyHostToDevice));
 	printf("%-28s %8.2f MB", shape->name, (double)(in_bytes + out_bytes) / 1e6);
-	for (int way = DIRECT; way <= NODE; way++) {
+	for (enum way way : {SET, BLOCK}) {
 		float *result = (float *)malloc(out_bytes);
 		struct work work;
 
 		CHECK(cudaMemset(call.out[0].data, 0xff, out_bytes));
-		prepare(rig, &work, &call, (enum way)way);
+		prepare(rig, &work, &call, way);
 		const double us = time_many_us(rig, &work);
 
 		CHECK(cudaMemcpy(result, call.out[0].data, out_bytes, cudaMemcpyDeviceToHost));
@@ -434,11 +455,10 @@ int main(int argc, char **argv)
 			return 2;
 		samples = (uint32_t)strtoul(optarg, NULL, 0);
 	}
-	CHECK(cudaStreamCreateWithFlags(&rig.to.stream, cudaStreamNonBlocking));
+	CHECK(cudaStreamCreateWithFlags(&rig.stream, cudaStreamNonBlocking));
 	CHECK(cudaMalloc(&rig.scratch, sizeof(*rig.scratch)));
 	CHECK(cudaMemset(rig.scratch, 0, sizeof(*rig.scratch)));
-	CHECK(cudaMalloc(&rig.device_block, sizeof(*rig.device_block)));
-	CHECK(cudaHostAlloc(&rig.host_block, sizeof(*rig.host_block), cudaHostAllocMapped));
+	CHECK(cudaMalloc(&rig.block, sizeof(*rig.block)));
 	CHECK(cudaHostAlloc(&rig.completion, sizeof(*rig.completion), cudaHostAllocMapped));
 	CHECK(cudaHostAlloc(&rig.pinned, (size_t)1 << 20, cudaHostAllocMapped));
 	CHECK(cudaMalloc(&rig.device, ARENA));
@@ -446,6 +466,7 @@ int main(int argc, char **argv)
 	memset(rig.completion, 0, sizeof(*rig.completion));
 	const double begin = now_ns();
 
+	make_launcher(&rig);
 	check(gemv_batched_cuda.touch(), "touch");
 	check(softmax_cuda.touch(), "touch");
 	check(price_vectors_cuda.touch(), "touch");
@@ -454,7 +475,10 @@ int main(int argc, char **argv)
 	for (const char *name : way_names)
 		printf(" %16s", name);
 	printf("\n");
-	time_nothing(&rig, samples);
+	printf("%-24s %-6s", "nothing but the word", "");
+	time_nothing(&rig, NULL, samples);
+	time_nothing(&rig, &rig.launcher, samples);
+	printf("\n");
 	for (const struct shape &shape : small_shapes) {
 		time_small(&rig, &shape, true, samples);
 		time_small(&rig, &shape, false, samples);
