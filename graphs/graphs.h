@@ -28,8 +28,9 @@
 
 #define GRAPHS_MAX_LANES 16
 #define GRAPHS_LANE_DEPTH 2
-#define GRAPHS_COLD_QUEUE 256 /* works that may wait for the cold-launch thread */
-#define GRAPHS_HOT_LIST 256   /* shapes in the hot list */
+/* Works that may wait for the cold-launch thread: few, since only the caller knows who is first. */
+#define GRAPHS_COLD_QUEUE 8
+#define GRAPHS_HOT_LIST 256 /* shapes in the hot list */
 
 struct graphs_options {
 	struct device *device;

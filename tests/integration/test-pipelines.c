@@ -351,30 +351,35 @@ static void test_deadlines(void **state)
 	harness_daemon_destroy(daemon);
 }
 
-/* One of the first priority does not wait behind those of the last. */
+/*
+ * One of the first priority does not wait behind those of the last, whose shape stays cold; nor
+ * does one whose own shape is new.
+ */
 static void test_priorities(void **state)
 {
-	enum { N = 40 };
+	enum { N = 60 };
+	static const char *const args[] = {
+		"--workers", "1", "--graph-promote-uses", "1000000", NULL};
 	const struct gpuq_channel_options last = {.priority = 3, .arena_bytes = 64ull << 20};
-	struct harness_daemon *daemon = harness_daemon_start(one_worker);
+	struct harness_daemon *daemon = harness_daemon_start(args);
 	struct random rng = seed();
 	struct gpuq_completion done;
 	struct gpuq_channel *ch;
 	struct classify slow, quick;
 	struct client c;
+	int ended = 0, n;
 
 	client_open(&c, &last);
 	assert_int_equal(gpuq_channel_open(c.g, NULL, &ch), 0);
 	struct gpuq_pipeline *p = classify_register(c.g, "classify");
 	classify_create(&slow, c.ch, p, SLOW_B, SLOW_I, SLOW_O);
 	classify_create(&quick, ch, p, 1, 8, 4);
-	/* Its shape is known. */
-	classify_run(&quick, &rng);
 	classify_fill(&slow, &rng);
 	for (uint32_t k = 0; k < N; k++)
 		classify_submit(&slow, k);
+	/* The first ones run, and as many wait as gpuqd gives away. */
+	usleep(5000);
 	classify_run(&quick, &rng);
-	int ended = 0, n;
 	while ((n = gpuq_poll(c.ch, &done, 1)) > 0)
 		ended += n;
 	assert_true(ended < N / 2);
