@@ -61,4 +61,13 @@ else
 	number=$((number + 1))
 	echo "ok $number - install: cxx11 consumer # SKIP no C++ compiler"
 fi
+# Not there where the build was told to leave CUDA out.
+if pkg-config --exists gpuq-cuda; then
+	# shellcheck disable=SC2046
+	"${CC:-cc}" -std=c11 -Wall -Wextra -pedantic -Werror -o "$root/cuda" \
+		"$source/tests/install/consumer-cuda.c" -Wl,-rpath-link,"$libdir" \
+		$(pkg-config --cflags --libs gpuq-cuda) >"$root/log" 2>&1 || fail "libgpuq-cuda: compiles"
+	LD_LIBRARY_PATH=$libdir "$root/cuda" >"$root/log" 2>&1 || fail "libgpuq-cuda: runs"
+	pass "libgpuq-cuda consumer"
+fi
 echo "1..$number"

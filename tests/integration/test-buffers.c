@@ -453,6 +453,24 @@ static void test_limits(void **state)
 	harness_daemon_destroy(daemon);
 }
 
+/* A device that has no memory says so; nothing is counted, and the next one may have some. */
+static void test_no_memory(void **state)
+{
+	static const char *const args[] = {"--max-client-bytes", "6M", "--test-faults",
+		"export_create:1=ENOMEM,export_create:2=EIO", NULL};
+	struct harness_daemon *daemon = harness_daemon_start(args);
+	struct client c;
+
+	client_open(&c, NULL);
+	assert_int_equal(try_alloc(c.g, 4 * MIB, 0, 0), -ENOMEM);
+	assert_non_null(strstr(gpuq_error_detail(), "it has not so much memory left"));
+	assert_int_equal(try_alloc(c.g, 4 * MIB, 0, 0), -EIO);
+	assert_int_equal(try_alloc(c.g, 4 * MIB, 0, 0), 0);
+	client_check_works(&c);
+	client_close(&c);
+	harness_daemon_destroy(daemon);
+}
+
 /* --- Exports ------------------------------------------------------------------------------- */
 
 static void test_export(void **state)
@@ -700,6 +718,7 @@ int main(void)
 		HARNESS_TEST(test_bounds),
 		HARNESS_TEST(test_freed_handle),
 		HARNESS_TEST(test_limits),
+		HARNESS_TEST(test_no_memory),
 		HARNESS_TEST(test_export),
 		HARNESS_TEST(test_hostile_descriptor),
 		HARNESS_TEST(test_connection_frees),
