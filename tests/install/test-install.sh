@@ -66,7 +66,8 @@ if pkg-config --exists gpuq-cuda; then
 	# shellcheck disable=SC2046
 	"${CC:-cc}" -std=c11 -Wall -Wextra -pedantic -Werror -o "$root/cuda" \
 		"$source/tests/install/consumer-cuda.c" -Wl,-rpath-link,"$libdir" \
-		$(pkg-config --cflags --libs gpuq-cuda) >"$root/log" 2>&1 || fail "libgpuq-cuda: compiles"
+		$(pkg-config --cflags --libs gpuq-cuda) >"$root/log" 2>&1 ||
+		fail "libgpuq-cuda: compiles"
 	LD_LIBRARY_PATH=$libdir "$root/cuda" >"$root/log" 2>&1 || fail "libgpuq-cuda: runs"
 	pass "libgpuq-cuda consumer"
 fi
