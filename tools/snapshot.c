@@ -150,9 +150,6 @@ static int read_tables(int fd, struct snapshot *s)
 	if (r == 0)
 		r = table_read(fd, h->ops_offset, h->max_ops, h->op_bytes,
 			offsetof(struct stats_op, execute_hist), &s->ops);
-	if (r == 0)
-		r = table_read(fd, h->graphs_offset, h->max_graphs, h->graph_bytes, h->graph_bytes,
-			&s->graphs);
 	return r;
 }
 

@@ -23,7 +23,7 @@ struct snapshot {
 	uint64_t clock_ns; /* the same moment on gpuqd's clock, that of the times in the records */
 	uint64_t realtime_ns; /* the same moment, CLOCK_REALTIME */
 	bool process_exists;  /* a process has the number of gpuqd's control process */
-	struct snapshot_table devices, clients, channels, ops, graphs;
+	struct snapshot_table devices, clients, channels, ops;
 };
 
 #define SNAPSHOT_PLACES_MAX 3

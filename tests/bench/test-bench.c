@@ -24,7 +24,8 @@ static struct harness_output run(const char *const *args, size_t n)
 	struct harness_output output;
 
 	assert_true(n <= 6);
-	memcpy(&argv[1], args, n * sizeof(*args));
+	for (size_t i = 0; i < n; i++)
+		argv[1 + i] = args[i];
 	harness_exec(argv, &output);
 	return output;
 }
