@@ -155,15 +155,35 @@ static bool told(int fd)
 	return poll(&p, 1, 0) != 0;
 }
 
+/* Makes all shapes new again but the hot one, which clients cannot pin. */
+static int evict_storm(struct stormer *s)
+{
+	struct gpuq_graph_info infos[64];
+	const int page = sizeof(infos) / sizeof(infos[0]);
+	uint64_t after = 0;
+	int n = s->admin == NULL ? 0 : page;
+
+	while (n == page) {
+		n = gpuq_graphs(s->admin, 0, after, infos, (uint32_t)page);
+		for (int i = 0; i < n; i++) {
+			after = infos[i].id;
+			if (infos[i].state != GPUQ_GRAPH_CAPTURED ||
+				infos[i].kernels == HOT_KERNELS)
+				continue;
+			int r = gpuq_admin_evict(s->admin, 0, infos[i].id);
+			if (r < 0 && r != -ENOENT)
+				return r;
+		}
+	}
+	return n < 0 ? n : 0;
+}
+
 /* Asks for one shape after the other until the next order is there. */
 static int storm_until_told(struct stormer *s, const struct remote_chain *chain, int order_fd)
 {
 	uint32_t in_flight = 0;
 	int r = 0;
 
-	/* So that all shapes are new again; the hot one is pinned, since it is used most. */
-	if (s->admin != NULL)
-		r = gpuq_admin_evict(s->admin, 0, 0);
 	for (; in_flight < STORM_WORKS && r >= 0; in_flight++)
 		r = storm_ask(s, chain, in_flight);
 	while (r >= 0 && in_flight > 0) {
@@ -192,19 +212,33 @@ static int stormer_open(struct stormer *s, const struct daemon *d)
 	return r;
 }
 
+/* The pipeline of so many kernels, NULL for 0. */
+static const struct remote_chain *find_chain(const struct stormer *s, uint32_t kernels)
+{
+	for (uint32_t i = 0; i < STORM_CHAINS; i++)
+		if (storm_kernels[i] == kernels)
+			return &s->chains[i];
+	return NULL;
+}
+
+/* Answers each order when it is ready for what it says; storms until the next one. */
 static _Noreturn void stormer_child(const struct daemon *d, int order_fd, int answer_fd)
 {
 	static struct stormer s;
+	const struct remote_chain *chain = NULL;
 	uint32_t kernels;
 	int r;
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	r = stormer_open(&s, d);
-	while (write(answer_fd, &r, sizeof(r)) == sizeof(r) &&
-		read(order_fd, &kernels, sizeof(kernels)) == sizeof(kernels)) {
-		for (uint32_t i = 0; i < STORM_CHAINS; i++)
-			if (storm_kernels[i] == kernels)
-				r = storm_until_told(&s, &s.chains[i], order_fd);
+	while (write(answer_fd, &r, sizeof(r)) == sizeof(r)) {
+		if (r == 0 && chain != NULL)
+			r = storm_until_told(&s, chain, order_fd);
+		if (read(order_fd, &kernels, sizeof(kernels)) != sizeof(kernels))
+			break;
+		chain = find_chain(&s, kernels);
+		if (r == 0 && chain != NULL)
+			r = evict_storm(&s);
 		if (r < 0)
 			complain(r, "captures through gpuqd: %s", gpuq_error_detail());
 	}
@@ -244,10 +278,12 @@ static int stormer_start(struct remote *r)
 	return r->stormer < 0 ? -errno : stormer_answer(r);
 }
 
-/* 0 kernels: no more. */
+/* 0 kernels: no more. Waits until it is so. */
 static int stormer_order(const struct remote *r, uint32_t kernels)
 {
-	return write(r->order_fd, &kernels, sizeof(kernels)) == sizeof(kernels) ? 0 : -EPIPE;
+	if (write(r->order_fd, &kernels, sizeof(kernels)) != sizeof(kernels))
+		return -EPIPE;
+	return stormer_answer(r);
 }
 
 /* --- The server ---------------------------------------------------------------------------- */
@@ -283,14 +319,8 @@ static int remote_between(void *state, enum mode mode, struct round *round)
 static int remote_end(void *state, enum mode mode, struct round *round)
 {
 	struct remote *r = state;
-	int e = 0;
+	int e = mode == BACKGROUND ? stormer_order(r, 0) : 0;
 
-	/* It is told that the next order is there, ends, and takes the order. */
-	if (mode == BACKGROUND) {
-		e = stormer_order(r, 0);
-		for (int i = 0; i < 2 && e == 0; i++)
-			e = stormer_answer(r);
-	}
 	round_captures(round, r->stats.captures, r->stats.header->max_captures, &r->captures_seen,
 		shm_load_acquire(capture_count(r)));
 	return e;
