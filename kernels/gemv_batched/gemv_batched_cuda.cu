@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * gemv_batched in CUDA. Four ways:
+ * gemv_batched in CUDA. Five ways:
  *
  * - one row, or weights of their own for each: dot products (dot.cuh).
  * - few outputs with many inputs: dot products too, which blocks can share.
  * - many rows and outputs of addresses that are known: cuBLAS (blas.h).
+ * - few rows and outputs of up to SHORT inputs: tiles of 32 x 32, whose inputs are all on their way
+ *   at once: one trip over the bus, where small calls are read in place. Best by one block: on an
+ *   H200 a second one costs 0.5 us, to see which of them is last, and saves less.
  * - else tiles of PER x 16 rows and as many outputs. CHUNK inputs of both go through shared memory
- *   while those of the next chunk are on their way. A small call is read in place over the bus, in
- *   one trip of it, and best by one block: on an H200 a second one costs 0.5 us, to see which of
- *   them is last, and saves less.
+ *   while those of the next chunk are on their way.
  *
  * In tiles no product passes through more than 70 additions that round: 64 in a chunk, then those
  * to a compensated sum, and the bias.
@@ -23,6 +24,7 @@
 #define SIDE 16u /* threads along either side of a tile */
 #define THREADS (SIDE * SIDE)
 #define SHORT_INPUTS 128u /* up to here larger tiles beat more blocks */
+#define SHORT 64u	  /* and up to here a block has all of them at once */
 #define LONG_INPUTS 4096u /* from here on few outputs are shared among blocks */
 
 struct task {
@@ -203,6 +205,154 @@ __global__ void __launch_bounds__(THREADS, PER < 4 ? 1 : 2)
 	cuda_complete(done);
 }
 
+/* --- Short rows --------------------------------------------------------------------------- */
+
+/*
+ * A block has 32 rows and 32 outputs, in 64 tiles of 4 x 4. SLICES lanes share a tile: each adds
+ * the products of some inputs, and in the end has two of its sums. What shared memory delivers to
+ * registers is the limit, so tiles of 4 x 4: half as much for a product as 2 x 2.
+ */
+#define SHORT_SIDE 32u
+#define SLICES 8u
+#define SHORT_THREADS (SHORT_SIDE / 4 * SHORT_SIDE / 4 * SLICES)
+
+/* The rows of x, then those of w; rows keep clear of each other's banks. */
+struct short_memory {
+	float of[2 * SHORT_SIDE][SHORT + 4];
+};
+
+/* Where a block's rows of either matrix begin, how many there are, and their inputs. */
+template <typename T> struct short_inputs {
+	const T *x, *w;
+	uint32_t rows, outputs, n;
+};
+
+/* Brings what a thread loads, UNIT elements at a time; what is beyond the matrices is 0. */
+template <typename T, bool VECTOR>
+__device__ inline void short_bring(const struct short_inputs<T> &in, struct short_memory &memory)
+{
+	constexpr uint32_t UNIT = VECTOR ? vec_elements<T> : 1, ACROSS = SHORT / UNIT;
+	constexpr uint32_t COUNT = 2 * SHORT_SIDE * ACROSS / SHORT_THREADS;
+	vec<T> vecs[VECTOR ? COUNT : 1];
+	T elements[VECTOR ? 1 : COUNT];
+
+#pragma unroll
+	for (uint32_t i = 0; i < COUNT; i++) {
+		const uint32_t unit = threadIdx.x + i * SHORT_THREADS, row = unit / ACROSS;
+		const uint32_t at = min(unit % ACROSS * UNIT, in.n - UNIT);
+		const T *from = row < SHORT_SIDE
+			? in.x + min(row, in.rows - 1) * in.n + at
+			: in.w + min(row - SHORT_SIDE, in.outputs - 1) * in.n + at;
+
+		if constexpr (VECTOR)
+			vecs[i] = vec_load(from);
+		else
+			elements[i] = *from;
+	}
+#pragma unroll
+	for (uint32_t i = 0; i < COUNT; i++) {
+		const uint32_t unit = threadIdx.x + i * SHORT_THREADS, at = unit % ACROSS * UNIT;
+		float *to = &memory.of[unit / ACROSS][at];
+
+		if constexpr (VECTOR) {
+#pragma unroll
+			for (uint32_t e = 0; e < UNIT; e += 4)
+				*(float4 *)&to[e] = at < in.n
+					? make_float4(vecs[i].at(e), vecs[i].at(e + 1),
+						  vecs[i].at(e + 2), vecs[i].at(e + 3))
+					: make_float4(0, 0, 0, 0);
+		} else {
+			*to = at < in.n ? to_float(elements[i]) : 0;
+		}
+	}
+}
+
+/* Adds a lane's share of the products of a tile: sum 4 r + o is that of row r and output o. */
+static __device__ inline void short_add(
+	const struct short_memory &memory, uint32_t row, uint32_t output, float sums[16])
+{
+	const uint32_t slice = threadIdx.x % SLICES;
+
+#pragma unroll
+	for (uint32_t k = 0; k < SHORT; k += 4 * SLICES) {
+		float x[4][4], w[4][4];
+
+#pragma unroll
+		for (uint32_t i = 0; i < 4; i++) {
+			*(float4 *)x[i] = *(const float4 *)&memory.of[row + i][k + 4 * slice];
+			*(float4 *)w[i] =
+				*(const float4 *)&memory.of[SHORT_SIDE + output + i][k + 4 * slice];
+		}
+#pragma unroll
+		for (uint32_t i = 0; i < 64; i++) {
+			float *to = &sums[i / 4];
+
+			*to = fmaf(x[i / 16][i % 4], w[i / 4 % 4][i % 4], *to);
+		}
+	}
+}
+
+/* Adds up the lanes' sums; lane i of them then has sums 2 i and 2 i + 1, in sums[0] and [1]. */
+static __device__ inline void short_join(float sums[16])
+{
+#pragma unroll
+	for (uint32_t lanes = SLICES / 2, left = 8; lanes > 0; lanes /= 2, left /= 2) {
+		const bool upper = (threadIdx.x & lanes) != 0;
+
+#pragma unroll
+		for (uint32_t i = 0; i < left; i++) {
+			const float keep = upper ? sums[i + left] : sums[i];
+			const float give = upper ? sums[i] : sums[i + left];
+
+			sums[i] = keep + __shfl_xor_sync(ALL_LANES, give, lanes);
+		}
+	}
+}
+
+template <typename T>
+__global__ void BOUNDS(SHORT_THREADS) gemv_short(const __grid_constant__ struct task task,
+	const __grid_constant__ struct cuda_completion done)
+{
+	__shared__ __align__(16) struct short_memory memory;
+	const uint32_t tile = threadIdx.x / SLICES, slice = threadIdx.x % SLICES;
+	const uint32_t tile_row = tile / 8 * 4, tile_output = tile % 8 * 4;
+	const uint32_t first_row = blockIdx.x % task.row_tiles * SHORT_SIDE;
+	const uint32_t first_output = blockIdx.x / task.row_tiles * SHORT_SIDE;
+	const uint32_t row = first_row + tile_row + slice / 2;
+	const uint32_t output = first_output + tile_output + slice % 2 * 2;
+	const uint32_t n = (uint32_t)task.n, outputs = (uint32_t)task.outputs;
+	const T *x = (const T *)arg_pointer(done.block, task.x);
+	const T *w = (const T *)arg_pointer(done.block, task.w);
+	const T *biases = task.has_bias ? (const T *)arg_pointer(done.block, task.bias) : NULL;
+	char *y = arg_pointer(done.block, task.y);
+	const struct short_inputs<T> in = {
+		x + (uint64_t)first_row *n, w + (uint64_t)first_output *n,
+			(uint32_t)task.batch - first_row, outputs - first_output, n
+	};
+	float sums[16] = {};
+	T bias[2];
+
+#pragma unroll
+	for (uint32_t i = 0; i < 2; i++) {
+		if (task.has_bias)
+			bias[i] = biases[min(output + i, outputs - 1)];
+	}
+	if (aligned_16(x, w) && n % vec_elements<T> == 0)
+		short_bring<T, true>(in, memory);
+	else
+		short_bring<T, false>(in, memory);
+	__syncthreads();
+	short_add(memory, tile_row, tile_output, sums);
+	short_join(sums);
+#pragma unroll
+	for (uint32_t i = 0; i < 2; i++) {
+		if (row < task.batch && output + i < outputs)
+			store_output<T>(y, (uint64_t)row * outputs + output + i,
+				task.has_bias ? sums[i] + to_float(bias[i]) : sums[i], task.wide);
+	}
+	cuda_complete(done);
+}
+
 /* --- cuBLAS ------------------------------------------------------------------------------- */
 
 /* y[b,o] = bias[o], to which cuBLAS adds. A block writes part of one row. */
@@ -280,6 +430,18 @@ static int launch_tiles(
 	return run(to, gemv_tile<T, PER>, (uint32_t)tiles(task, PER), THREADS, copy, done);
 }
 
+template <typename T>
+static int launch_short(
+	const struct task *task, const struct cuda_completion &done, const struct cuda_target *to)
+{
+	struct task copy = *task;
+
+	copy.row_tiles = (uint32_t)blocks_of(task->batch, SHORT_SIDE);
+	return run(to, gemv_short<T>,
+		copy.row_tiles * (uint32_t)blocks_of(task->outputs, SHORT_SIDE), SHORT_THREADS,
+		copy, done);
+}
+
 /* The greatest tiles that are still enough to keep the machine busy; few for short rows. */
 static int launch_tiled(const struct task *task, uint32_t dtype, const struct device_kernel *kernel,
 	const struct cuda_args *args, const struct cuda_target *to)
@@ -289,6 +451,8 @@ static int launch_tiled(const struct task *task, uint32_t dtype, const struct de
 	return with_type(dtype, [&](auto type) {
 		using T = decltype(type);
 
+		if (task->n > 0 && task->n <= SHORT && tiles(task, 2) < machine_processors())
+			return launch_short<T>(task, done, to);
 		if (tiles(task, 4) >= 2 * machine_processors())
 			return launch_tiles<T, 4>(task, done, to);
 		if (tiles(task, 2) >= machine_processors() || task->n <= SHORT_INPUTS)
@@ -360,6 +524,8 @@ template <typename T> static int touch_type(void)
 		err = touch_kernel(gemv_tile<T, 2>);
 	if (err == 0)
 		err = touch_kernel(gemv_tile<T, 4>);
+	if (err == 0)
+		err = touch_kernel(gemv_short<T>);
 	return err != 0 ? err : touch_kernel(spread_bias<T>);
 }
 
