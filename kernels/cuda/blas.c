@@ -29,12 +29,15 @@
 
 static const struct {
 	uint32_t in_dtype, out_dtype;
+	bool bias;
 } kinds[] = {
-	{GPUQ_F32, GPUQ_F32},
-	{GPUQ_F16, GPUQ_F16},
-	{GPUQ_F16, GPUQ_F32},
-	{GPUQ_BF16, GPUQ_BF16},
-	{GPUQ_BF16, GPUQ_F32},
+	{GPUQ_F32, GPUQ_F32, false},
+	{GPUQ_F16, GPUQ_F16, false},
+	{GPUQ_F16, GPUQ_F16, true},
+	{GPUQ_F16, GPUQ_F32, false},
+	{GPUQ_BF16, GPUQ_BF16, false},
+	{GPUQ_BF16, GPUQ_BF16, true},
+	{GPUQ_BF16, GPUQ_F32, false},
 };
 #define N_KINDS (sizeof(kinds) / sizeof(kinds[0]))
 
@@ -128,6 +131,17 @@ static cudaDataType type_of(uint32_t dtype)
 	return dtype == GPUQ_F16 ? CUDA_R_16F : dtype == GPUQ_BF16 ? CUDA_R_16BF : CUDA_R_32F;
 }
 
+static bool describe_bias(struct problem *problem, const void *bias)
+{
+	const cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_BIAS;
+
+	return bias == NULL ||
+		(blas.desc_set(&problem->desc, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue,
+			 sizeof(epilogue)) == CUBLAS_STATUS_SUCCESS &&
+			blas.desc_set(&problem->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias,
+				sizeof(bias)) == CUBLAS_STATUS_SUCCESS);
+}
+
 static bool describe(struct problem *problem, const struct blas_product *p, uint64_t inputs)
 {
 	const cudaDataType in = type_of(p->in_dtype), out = type_of(p->out_dtype);
@@ -137,6 +151,7 @@ static bool describe(struct problem *problem, const struct blas_product *p, uint
 		       CUDA_R_32F) == CUBLAS_STATUS_SUCCESS &&
 		blas.desc_set(&problem->desc, CUBLASLT_MATMUL_DESC_TRANSA, &transpose,
 			sizeof(transpose)) == CUBLAS_STATUS_SUCCESS &&
+		describe_bias(problem, p->bias) &&
 		blas.layout_init(&problem->w, sizeof(problem->w), in, inputs, p->outputs,
 			(int64_t)p->n) == CUBLAS_STATUS_SUCCESS &&
 		blas.layout_init(&problem->x, sizeof(problem->x), in, inputs, p->batch,
@@ -164,9 +179,14 @@ static int step(const struct blas_product *p, uint32_t algorithm, uint64_t from,
 
 /* --- Choosing algorithms ------------------------------------------------------------------ */
 
-static struct blas_product typical(uint32_t algorithm)
+/* In `memory`, which is large enough. */
+static struct blas_product typical(uint32_t algorithm, char *memory)
 {
 	return (struct blas_product){
+		.w = memory,
+		.x = memory + TOUCH_OUTPUTS * STEP_INPUTS * 4,
+		.y = memory + (TOUCH_OUTPUTS + batches[N_BATCHES - 1]) * STEP_INPUTS * 4,
+		.bias = kinds[algorithm / N_BATCHES].bias ? memory : NULL,
 		.batch = batches[algorithm % N_BATCHES],
 		.outputs = TOUCH_OUTPUTS,
 		.n = STEP_INPUTS,
@@ -175,7 +195,10 @@ static struct blas_product typical(uint32_t algorithm)
 	};
 }
 
-/* The best one that needs no workspace, for matrices aligned to 16 bytes. */
+/*
+ * The best one that needs no workspace, for matrices aligned to 16 bytes. None that splits sums: it
+ * could add up its parts in y, rounded each time.
+ */
 static bool choose(const struct blas_product *p, cublasLtMatmulAlgo_t *ret_algorithm)
 {
 	static const cublasLtMatmulPreferenceAttributes_t alignments[] = {
@@ -184,7 +207,7 @@ static bool choose(const struct blas_product *p, cublasLtMatmulAlgo_t *ret_algor
 		CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
 		CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES,
 	};
-	const uint32_t alignment = 16;
+	const uint32_t alignment = 16, reduction = CUBLASLT_REDUCTION_SCHEME_NONE;
 	cublasLtMatmulPreferenceOpaque_t preference; /* its workspace is 0 bytes */
 	cublasLtMatmulHeuristicResult_t result;
 	struct problem problem;
@@ -195,6 +218,8 @@ static bool choose(const struct blas_product *p, cublasLtMatmulAlgo_t *ret_algor
 		return false;
 	for (size_t i = 0; i < sizeof(alignments) / sizeof(alignments[0]); i++)
 		blas.preference_set(&preference, alignments[i], &alignment, sizeof(alignment));
+	blas.preference_set(&preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &reduction,
+		sizeof(reduction));
 	if (blas.choose(blas.handle, &problem.desc, &problem.w, &problem.x, &problem.y, &problem.y,
 		    &preference, 1, &result, &found) != CUBLAS_STATUS_SUCCESS ||
 		found == 0 || result.state != CUBLAS_STATUS_SUCCESS)
@@ -203,16 +228,13 @@ static bool choose(const struct blas_product *p, cublasLtMatmulAlgo_t *ret_algor
 	return true;
 }
 
-/* Chooses all algorithms and runs each once in `memory`, which is large enough and zeroed. */
+/* Chooses all algorithms and runs each once in `memory`, which is zeroed. */
 static int touch_algorithms(char *memory, cudaStream_t stream)
 {
 	for (uint32_t i = 0; i < N_KINDS * N_BATCHES; i++) {
-		struct blas_product p = typical(i);
+		const struct blas_product p = typical(i, memory);
 
 		blas.usable[i] = choose(&p, &blas.algorithms[i]);
-		p.w = memory;
-		p.x = memory + TOUCH_OUTPUTS * STEP_INPUTS * 4;
-		p.y = memory + (TOUCH_OUTPUTS + batches[N_BATCHES - 1]) * STEP_INPUTS * 4;
 		if (blas.usable[i] && step(&p, i, 0, p.n, stream) != 0)
 			blas.usable[i] = false;
 	}
@@ -278,7 +300,8 @@ static bool aligned(const struct blas_product *p)
 {
 	const uint64_t in = p->in_dtype == GPUQ_F32 ? 4 : 2, out = p->out_dtype == GPUQ_F32 ? 4 : 2;
 	const uint64_t bits = (uint64_t)(uintptr_t)p->x | (uint64_t)(uintptr_t)p->w |
-		(uint64_t)(uintptr_t)p->y | p->n * in | p->outputs * out;
+		(uint64_t)(uintptr_t)p->y | (uint64_t)(uintptr_t)p->bias | p->n * in |
+		p->outputs * out;
 
 	return p->x != NULL && p->w != NULL && p->y != NULL && bits % 16 == 0;
 }
@@ -287,7 +310,8 @@ static uint32_t algorithm_for(const struct blas_product *p)
 {
 	uint32_t kind = 0, batch = 0;
 
-	while (kinds[kind].in_dtype != p->in_dtype || kinds[kind].out_dtype != p->out_dtype)
+	while (kinds[kind].in_dtype != p->in_dtype || kinds[kind].out_dtype != p->out_dtype ||
+		kinds[kind].bias != (p->bias != NULL))
 		kind++;
 	while (batch + 1 < N_BATCHES && batches[batch] < p->batch)
 		batch++;

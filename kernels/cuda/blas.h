@@ -15,9 +15,12 @@
 extern "C" {
 #endif
 
-/* y[b,o] = sum_i w[o,i] x[b,i], or that added to y. */
+/*
+ * y[b,o] = sum_i w[o,i] x[b,i], or that added to y, or with bias[o] added. A half y takes a bias,
+ * so that it is rounded once; an f32 y, whose inputs may be halves, is added to.
+ */
 struct blas_product {
-	const void *x, *w; /* device addresses */
+	const void *x, *w, *bias; /* device addresses; bias may be NULL */
 	void *y;
 	uint64_t batch, outputs, n;
 	uint32_t in_dtype, out_dtype;

@@ -358,13 +358,13 @@ __global__ void BOUNDS(SHORT_THREADS) gemv_short(const __grid_constant__ struct 
 /* y[b,o] = bias[o], to which cuBLAS adds. A block writes part of one row. */
 template <typename T>
 __global__ void BOUNDS(THREADS)
-	spread_bias(const T *bias, char *y, uint64_t outputs, uint32_t blocks_in_row, bool wide)
+	spread_bias(const T *bias, float *y, uint64_t outputs, uint32_t blocks_in_row)
 {
 	const uint64_t row = blockIdx.x / blocks_in_row;
 	const uint64_t output = (uint64_t)(blockIdx.x % blocks_in_row) * THREADS + threadIdx.x;
 
 	if (output < outputs)
-		store_output<T>(y, row * outputs + output, to_float(bias[output]), wide);
+		y[row * outputs + output] = to_float(bias[output]);
 }
 
 static int launch_bias(
@@ -377,8 +377,8 @@ static int launch_bias(
 	return with_type(product->in_dtype, [&](auto type) {
 		using T = decltype(type);
 
-		return run(to, spread_bias<T>, blocks, THREADS, (const T *)bias, (char *)product->y,
-			task->outputs, (uint32_t)blocks_in_row, task->wide);
+		return run(to, spread_bias<T>, blocks, THREADS, (const T *)bias,
+			(float *)product->y, task->outputs, (uint32_t)blocks_in_row);
 	});
 }
 
@@ -386,23 +386,25 @@ static int launch_bias(
 static int launch_blas(const struct task *task, uint32_t dtype, const struct device_kernel *kernel,
 	const struct cuda_args *args, const struct cuda_target *to)
 {
+	const void *bias = task->has_bias ? arg_known(task->bias) : NULL;
 	const struct blas_product product = {.x = arg_known(task->x),
 		.w = arg_known(task->w),
+		.bias = task->wide ? NULL : bias,
 		.y = arg_known(task->y),
 		.batch = task->batch,
 		.outputs = task->outputs,
 		.n = task->n,
 		.in_dtype = dtype,
 		.out_dtype = task->wide ? (uint32_t)GPUQ_F32 : dtype,
-		.add = task->has_bias};
+		.add = task->has_bias && task->wide};
 	struct blas_plan plan;
 	int err = 0;
 
-	if (task->has_bias && arg_known(task->bias) == NULL)
+	if (task->has_bias && bias == NULL)
 		return -EOPNOTSUPP;
 	if (!blas_takes(&product, &plan))
 		return -EOPNOTSUPP;
-	if (task->has_bias)
+	if (product.add)
 		err = launch_bias(task, &product, to);
 	if (err == 0)
 		err = blas_run(&product, &plan, to->stream);
