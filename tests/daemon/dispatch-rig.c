@@ -109,8 +109,13 @@ void rig_start(struct rig *rig)
 
 static void stop_dispatch(struct rig *rig)
 {
+	/* After a fault the cache still has works in the dispatcher's memory. */
+	if (rig->failed)
+		graphs_destroy(rig->graphs);
 	dispatch_destroy(rig->dispatch);
-	graphs_destroy(rig->graphs);
+	if (!rig->failed)
+		graphs_destroy(rig->graphs);
+	rig->failed = false;
 	device_close(rig->device);
 	buffer_table_destroy(rig->buffers);
 	pipeline_table_destroy(rig->pipelines);

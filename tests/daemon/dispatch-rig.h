@@ -27,6 +27,7 @@ struct rig {
 	struct pipeline_table *pipelines;
 	struct graphs *graphs;
 	const char *faults; /* of the next device: see device/fault.h */
+	bool failed;	    /* DISPATCH_FAILED has come */
 	struct cost_model cost;
 	int wake_fd;
 };

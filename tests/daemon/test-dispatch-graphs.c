@@ -1,0 +1,417 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * test-dispatch-graphs.c: dispatch and the graph cache: handles of pipelines, captures that
+ * clients wait for, cancelled, drained or left behind, and a device that fails.
+ */
+#include "tests/daemon/dispatch-rig.h"
+
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define HANDLE (WIRE_PIPELINE | 5u << 16 | 3u)
+#define PATIENCE_MS 10000
+#define CAPTURES 6u
+#define FREE (RIG_ARENA - 4096u) /* in the arena: of no other entry */
+
+/* y = softmax(softmax(x)) */
+struct definition {
+	struct wire_pipeline head;
+	struct wire_pipeline_tensor tensors[3];
+	struct wire_pipeline_step steps[2];
+};
+
+static struct definition define(void)
+{
+	struct definition d = {
+		.head = {"twice", 1, 1, 3, 2},
+		.tensors = {{"x", GPUQ_F32, 1, {8}}, {"y", GPUQ_F32, 0, {0}},
+			{"mid", GPUQ_F32, 0, {0}}},
+	};
+	uint32_t softmax = 0;
+
+	assert_non_null(op_find("softmax", &softmax));
+	for (uint32_t i = 0; i < 2; i++) {
+		memset(d.steps[i].in, 0xff, sizeof(d.steps[i].in));
+		memset(d.steps[i].out, 0xff, sizeof(d.steps[i].out));
+		d.steps[i].op = softmax;
+	}
+	d.steps[0].in[0] = 0;
+	d.steps[0].out[0] = d.steps[1].in[0] = 2;
+	d.steps[1].out[0] = 1;
+	return d;
+}
+
+static struct dispatch_event next_event(struct rig *rig)
+{
+	struct pollfd p = {.fd = dispatch_event_fd(rig->dispatch), .events = POLLIN};
+	struct dispatch_event event;
+
+	while (!dispatch_take_event(rig->dispatch, &event)) {
+		uint64_t count;
+		assert_int_equal(poll(&p, 1, PATIENCE_MS), 1);
+		assert_int_equal(read(p.fd, &count, sizeof(count)), sizeof(count));
+	}
+	return event;
+}
+
+static void expect_event(
+	struct rig *rig, enum dispatch_event_type type, const struct known_pipeline *known)
+{
+	const struct dispatch_event event = next_event(rig);
+
+	assert_int_equal(event.type, type);
+	assert_ptr_equal(event.pipeline, known);
+}
+
+static struct known_pipeline *add_pipeline(struct rig *rig, uint32_t client, uint32_t generation)
+{
+	const struct definition d = define();
+	struct known_pipeline *known = calloc(1, sizeof(*known));
+	struct pipeline *p = NULL;
+	char why[PIPELINE_MAX_WHY];
+
+	assert_non_null(known);
+	if (pipeline_create(&d, sizeof(d), &p, why) < 0)
+		fail_msg("%s", why);
+	*known = (struct known_pipeline){.handle = HANDLE,
+		.client = client,
+		.client_generation = generation,
+		.pipeline = graphs_intern(rig->graphs, p)};
+	dispatch_add_pipeline(rig->dispatch, known);
+	expect_event(rig, DISPATCH_PIPELINE_ADDED, known);
+	return known;
+}
+
+static void expect_removed(struct rig *rig, struct known_pipeline *known)
+{
+	expect_event(rig, DISPATCH_PIPELINE_REMOVED, known);
+	pipeline_unref(known->pipeline);
+	free(known);
+}
+
+static void remove_pipeline(struct rig *rig, struct known_pipeline *known)
+{
+	dispatch_remove_pipeline(rig->dispatch, known);
+	expect_removed(rig, known);
+}
+
+/* A call, or a capture, of the pipeline over n elements; its block begins at `at`. */
+static struct wire_sqe entry_of(
+	struct rig_client *c, uint16_t opcode, uint32_t at, uint64_t n, uint64_t user_data)
+{
+	struct wire_sqe sqe = rig_softmax(c, at, n, user_data);
+
+	sqe.opcode = opcode;
+	((struct wire_call *)(c->arena + at))->op = HANDLE;
+	return sqe;
+}
+
+static int run(struct rig_client *c, const struct wire_sqe *sqe)
+{
+	rig_submit(c, sqe);
+	return rig_complete(c).status;
+}
+
+/* --- Handles ------------------------------------------------------------------------------- */
+
+static void test_handles(void **state)
+{
+	struct rig_client c, old;
+	struct rig rig;
+
+	rig_start(&rig);
+	rig_open(&rig, &c, 1, 0, WIRE_ABI);
+	rig_open(&rig, &old, 2, 0, 2);
+	const struct wire_sqe sqe = entry_of(&c, WIRE_OP_CALL, 64, 8, 1);
+	struct wire_call *call = (void *)(c.arena + 64);
+	assert_int_equal(run(&c, &sqe), -GPUQ_EPIPELINE);
+	struct known_pipeline *known = add_pipeline(&rig, 0, 0);
+	assert_int_equal(run(&c, &sqe), 0);
+	const uint32_t wrong[] = {HANDLE + 1, HANDLE - 1, HANDLE + 0x10000, HANDLE | 0xffff,
+		WIRE_PIPELINE, UINT32_MAX};
+	for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
+		call->op = wrong[i];
+		assert_int_equal(run(&c, &sqe), -GPUQ_EPIPELINE);
+	}
+	call->op = HANDLE;
+	call->n_in = 2;
+	assert_int_equal(run(&c, &sqe), -GPUQ_EARGS);
+	call->n_in = 1;
+	assert_int_equal(run(&c, &sqe), 0);
+	/* A version that has no pipelines has no such operator, and no captures. */
+	struct wire_sqe older = entry_of(&old, WIRE_OP_CALL, 64, 8, 1);
+	assert_int_equal(run(&old, &older), -GPUQ_EOP);
+	older.opcode = WIRE_OP_CAPTURE;
+	assert_int_equal(run(&old, &older), -GPUQ_EOPCODE);
+	remove_pipeline(&rig, known);
+	assert_int_equal(run(&c, &sqe), -GPUQ_EPIPELINE);
+	rig_close(&c);
+	rig_close(&old);
+	rig_stop(&rig);
+}
+
+/* Another client's, or one of a client whose record this one has now. */
+static void test_foreign_handles(void **state)
+{
+	struct rig_client c;
+	struct rig rig;
+
+	rig_start(&rig);
+	rig_open(&rig, &c, 1, 0, WIRE_ABI);
+	const struct wire_sqe sqe = entry_of(&c, WIRE_OP_CALL, 64, 8, 1);
+	struct known_pipeline *known = add_pipeline(&rig, 1, 0);
+	assert_int_equal(run(&c, &sqe), -GPUQ_EPIPELINE);
+	remove_pipeline(&rig, known);
+	known = add_pipeline(&rig, 0, 1);
+	assert_int_equal(run(&c, &sqe), -GPUQ_EPIPELINE);
+	remove_pipeline(&rig, known);
+	known = add_pipeline(&rig, 0, 0);
+	assert_int_equal(run(&c, &sqe), 0);
+	remove_pipeline(&rig, known);
+	rig_close(&c);
+	rig_stop(&rig);
+}
+
+/* It goes when what is in flight has ended, and not before. */
+static void test_removal_in_flight(void **state)
+{
+	struct rig_client c;
+	struct rig rig;
+
+	rig_start(&rig);
+	rig_open(&rig, &c, 1, 0, WIRE_ABI);
+	struct known_pipeline *known = add_pipeline(&rig, 0, 0);
+	graphs_quiet_begin(rig.graphs);
+	const struct wire_sqe sqe = entry_of(&c, WIRE_OP_CAPTURE, 64, 8, 1);
+	rig_submit(&c, &sqe);
+	while (shm_load_relaxed(&c.channel->stats->in_flight) == 0)
+		usleep(1000);
+	dispatch_remove_pipeline(rig.dispatch, known);
+	assert_int_equal(run(&c, &sqe), -GPUQ_EPIPELINE);
+	struct dispatch_event event;
+	assert_false(dispatch_take_event(rig.dispatch, &event));
+	graphs_quiet_end(rig.graphs);
+	assert_int_equal(rig_complete(&c).status, 0);
+	expect_removed(&rig, known);
+	rig_close(&c);
+	rig_stop(&rig);
+}
+
+/* --- Captures ------------------------------------------------------------------------------ */
+
+static void test_captures(void **state)
+{
+	struct rig_client c;
+	struct rig rig;
+
+	rig_start(&rig);
+	rig_open(&rig, &c, 1, 0, WIRE_ABI);
+	struct known_pipeline *known = add_pipeline(&rig, 0, 0);
+	const struct wire_sqe capture = entry_of(&c, WIRE_OP_CAPTURE, 64, 8, 1);
+	float *y = (float *)(c.arena + ((struct rig_softmax *)(c.arena + 64))->y.offset);
+	y[0] = -1;
+	assert_int_equal(run(&c, &capture), 0);
+	assert_true(y[0] == -1);
+	const struct wire_sqe call = entry_of(&c, WIRE_OP_CALL, 64, 8, 1);
+	assert_int_equal(run(&c, &call), 0);
+	assert_true(y[0] > 0);
+	assert_int_equal(shm_load_relaxed(&rig.stats.devices[0].graph_hits), 1);
+	/* Of an operator; and of one that makes no sense. */
+	struct wire_sqe single = rig_softmax(&c, 4096, 8, 2);
+	single.opcode = WIRE_OP_CAPTURE;
+	assert_int_equal(run(&c, &single), 0);
+	((struct rig_softmax *)(c.arena + 4096))->y.dims[0] = 9;
+	assert_int_equal(run(&c, &single), -GPUQ_ESHAPE);
+	/* No operator was called by all that but one, which had no name there. */
+	assert_int_equal(shm_load_relaxed(&rig.stats.devices[0].worker_runs), 1);
+	remove_pipeline(&rig, known);
+	rig_close(&c);
+	rig_stop(&rig);
+}
+
+/* Asks for captures, which cannot begin yet, of shapes from n elements on. */
+static void ask_for_captures(struct rig_client *c, uint64_t n)
+{
+	for (uint32_t i = 0; i < CAPTURES; i++) {
+		const struct wire_sqe sqe = entry_of(c, WIRE_OP_CAPTURE, 64 + i * 4096, n + i, i);
+		rig_submit(c, &sqe);
+	}
+	while (shm_load_relaxed(&c->channel->stats->in_flight) < CAPTURES)
+		usleep(1000);
+}
+
+static void test_cancelled_captures(void **state)
+{
+	struct rig_client c;
+	struct rig rig;
+
+	rig_start(&rig);
+	rig_open(&rig, &c, 1, 0, WIRE_ABI);
+	struct known_pipeline *known = add_pipeline(&rig, 0, 0);
+	graphs_quiet_begin(rig.graphs);
+	ask_for_captures(&c, 8);
+	/* Work goes on beside them. */
+	const struct wire_sqe call = entry_of(&c, WIRE_OP_CALL, FREE, 8, 19);
+	assert_int_equal(run(&c, &call), 0);
+	for (uint32_t i = 1; i < CAPTURES; i += 2) {
+		struct wire_sqe cancel = rig_entry(&c, WIRE_OP_CANCEL, 10 + i);
+		cancel.target = i;
+		rig_submit(&c, &cancel);
+	}
+	for (uint32_t i = 1; i < CAPTURES; i += 2) {
+		const struct wire_cqe cqe = rig_complete(&c);
+		assert_int_equal(cqe.user_data, 10 + i);
+		assert_int_equal(cqe.status, 0);
+	}
+	graphs_quiet_end(rig.graphs);
+	for (uint32_t i = 0; i < CAPTURES; i++) {
+		const struct wire_cqe cqe = rig_complete(&c);
+		assert_int_equal(cqe.status, cqe.user_data % 2 == 1 ? -ECANCELED : 0);
+	}
+	assert_true(rig_quiet(&c));
+	assert_int_equal(shm_load_relaxed(&c.channel->stats->cancelled), CAPTURES / 2);
+	remove_pipeline(&rig, known);
+	rig_close(&c);
+	rig_stop(&rig);
+}
+
+/* Nobody waits for captures when gpuqd ends, or their client has. */
+static void test_captures_are_no_reason_to_wait(void **state)
+{
+	struct rig_client c;
+	struct rig rig;
+
+	rig_start(&rig);
+	rig_open(&rig, &c, 1, 0, WIRE_ABI);
+	struct known_pipeline *known = add_pipeline(&rig, 0, 0);
+	graphs_quiet_begin(rig.graphs);
+	ask_for_captures(&c, 8);
+	graphs_quiet_end(rig.graphs);
+	rig_close(&c);
+	rig_open(&rig, &c, 1, 0, WIRE_ABI);
+	graphs_quiet_begin(rig.graphs);
+	ask_for_captures(&c, 100);
+	dispatch_drain(rig.dispatch);
+	const struct wire_sqe late = rig_entry(&c, WIRE_OP_NULL, 99);
+	while (run(&c, &late) != -GPUQ_EDRAIN)
+		;
+	graphs_quiet_end(rig.graphs);
+	expect_event(&rig, DISPATCH_DRAINED, NULL);
+	uint32_t cancelled = 0;
+	for (uint32_t i = 0; i < CAPTURES; i++)
+		cancelled += rig_complete(&c).status == -ECANCELED;
+	assert_true(cancelled > 0);
+	remove_pipeline(&rig, known);
+	rig_close(&c);
+	rig_stop(&rig);
+}
+
+/* --- Faults -------------------------------------------------------------------------------- */
+
+/* Everything in flight is answered, in the queue, on the device and among captures. */
+static void expect_all_lost(struct rig *rig, struct rig_client *c, uint32_t n)
+{
+	uint32_t lost = 0;
+
+	for (uint32_t i = 0; i < n; i++) {
+		const int status = rig_complete(c).status;
+		assert_true(status == 0 || status == -GPUQ_EDEVICE);
+		lost += status != 0;
+	}
+	assert_true(lost > 0);
+	expect_event(rig, DISPATCH_FAILED, NULL);
+	rig->failed = true;
+	assert_int_equal(shm_load_relaxed(&c->channel->stats->in_flight), 0);
+}
+
+/* The dispatcher is of no use any more: what it had is freed with it. */
+static void end_failed(struct rig *rig, struct rig_client *c, struct known_pipeline *known)
+{
+	struct channel *ch = c->channel;
+
+	rig_restart(rig);
+	c->channel = ch;
+	rig_reopen(c);
+	assert_true(rig_quiet(c));
+	const struct wire_sqe sqe = rig_softmax(c, FREE, 8, 1);
+	assert_int_equal(run(c, &sqe), 0);
+	rig_close(c);
+	pipeline_unref(known->pipeline);
+	free(known);
+	rig_stop(rig);
+}
+
+static void test_a_fault_of_the_device(void **state)
+{
+	struct rig_client c;
+	struct rig rig;
+
+	rig_start(&rig);
+	rig.faults = "work:9=GPUQ_EDEVICE";
+	rig_restart(&rig);
+	rig.faults = NULL;
+	rig_open(&rig, &c, 1, 0, WIRE_ABI);
+	struct known_pipeline *known = add_pipeline(&rig, 0, 0);
+	for (uint32_t i = 0; i < RIG_ENTRIES; i++) {
+		const struct wire_sqe sqe = entry_of(&c, WIRE_OP_CALL, i * 60000, 7000, i);
+		rig_write(&c, &sqe);
+	}
+	rig_publish(&c);
+	/* As the link thread does when it has looked at the device. */
+	while (device_check(rig.device) == 0)
+		usleep(1000);
+	dispatch_fail(rig.dispatch);
+	expect_all_lost(&rig, &c, RIG_ENTRIES);
+	end_failed(&rig, &c, known);
+}
+
+/* Said from outside: whatever is in flight then. */
+static void test_everything_in_flight_is_lost(void **state)
+{
+	struct rig_client c;
+	struct rig rig;
+
+	rig_start(&rig);
+	rig_open(&rig, &c, 1, 0, WIRE_ABI);
+	struct known_pipeline *known = add_pipeline(&rig, 0, 0);
+	graphs_quiet_begin(rig.graphs);
+	ask_for_captures(&c, 8);
+	dispatch_fail(rig.dispatch);
+	expect_all_lost(&rig, &c, CAPTURES);
+	/* Nothing new is taken: the successor finds it. */
+	const struct wire_sqe sqe = rig_softmax(&c, FREE, 8, 99);
+	rig_submit(&c, &sqe);
+	usleep(20000);
+	assert_true(rig_quiet(&c));
+	graphs_quiet_end(rig.graphs);
+	struct channel *ch = c.channel;
+	rig_restart(&rig);
+	c.channel = ch;
+	rig_reopen(&c);
+	const struct wire_cqe cqe = rig_complete(&c);
+	assert_int_equal(cqe.user_data, 99);
+	assert_int_equal(cqe.status, 0);
+	rig_close(&c);
+	pipeline_unref(known->pipeline);
+	free(known);
+	rig_stop(&rig);
+}
+
+int main(void)
+{
+	static const struct harness_test tests[] = {
+		HARNESS_TEST(test_handles),
+		HARNESS_TEST(test_foreign_handles),
+		HARNESS_TEST(test_removal_in_flight),
+		HARNESS_TEST(test_captures),
+		HARNESS_TEST(test_cancelled_captures),
+		HARNESS_TEST(test_captures_are_no_reason_to_wait),
+		HARNESS_TEST(test_a_fault_of_the_device),
+		HARNESS_TEST(test_everything_in_flight_is_lost),
+	};
+
+	return harness_run("dispatch-graphs", tests, sizeof(tests) / sizeof(tests[0]));
+}
