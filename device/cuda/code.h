@@ -33,8 +33,7 @@ struct cuda_scratch {
  * launches have ended, whatever their words are used for by then.
  */
 struct cuda_watch {
-	/* Pinned; [0] takes the number before the completion word is written, [1] after it. */
-	uint64_t *ended; /* NULL: nobody watches */
+	uint64_t *ended; /* pinned; takes the number, after the word; NULL: nobody watches */
 	uint64_t number;
 };
 

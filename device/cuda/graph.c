@@ -23,6 +23,7 @@
  */
 #define BYTES_PER_NODE 7168u
 
+#define ENDED_ROUNDS 128u  /* a few microseconds */
 #define SHELL_NODES 16384u /* of executables that are kept for reuse, together */
 
 /* An executable, and the graph of which it was made: its nodes are named by that for ever. */
@@ -63,6 +64,17 @@ static bool has_ended(const struct cuda_watch *watch)
 {
 	return watch->ended == NULL ||
 		cuda_has_ended((const struct cuda_ended *)watch->ended, watch->number);
+}
+
+/* The number follows the word, which the caller may have seen already: waits for it a moment. */
+static bool has_just_ended(const struct cuda_watch *watch)
+{
+	for (uint32_t i = 0; i < ENDED_ROUNDS; i++) {
+		if (has_ended(watch))
+			return true;
+		shm_pause();
+	}
+	return false;
 }
 
 static void recording_unref(struct cuda_recording *rec)
@@ -322,7 +334,7 @@ static int launch_locked(struct cuda_exec *e, struct cuda_stream *s, const struc
 	void *value;
 	int r;
 
-	if (rec->last != e && !has_ended(&rec->last_watch))
+	if (rec->last != e && !has_just_ended(&rec->last_watch))
 		return -EAGAIN;
 	r = cuda_watch_begin(s, &e->bring.block.watch);
 	if (r < 0)
@@ -346,7 +358,7 @@ int cuda_exec_launch(
 	struct cuda_watch *oldest = &e->recent[e->launches % DEVICE_EXEC_DEPTH];
 	int r;
 
-	if (!has_ended(oldest))
+	if (!has_just_ended(oldest))
 		return -EAGAIN;
 	cuda_enter(stream->device);
 	/* Held against other executables of the same graph only: hardly ever. */

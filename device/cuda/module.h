@@ -37,14 +37,14 @@
 
 /* In pinned memory; the GPU writes, anyone reads. */
 struct cuda_ended {
-	uint64_t number[2]; /* see struct cuda_watch */
-	uint8_t pad[112];
+	uint64_t number; /* see struct cuda_watch */
+	uint8_t pad[120];
 };
 
 /* Numbers go on when a place is given to another stream. */
 struct cuda_place {
 	uint64_t given; /* written by the stream's thread */
-	uint64_t seen;	/* the waiter's: number[1] when dispatch last knew */
+	uint64_t seen;	/* the waiter's: cuda_ended when dispatch last knew */
 	bool taken;
 };
 
@@ -166,7 +166,7 @@ int cuda_stream_signal(struct device_stream *stream, const struct device_args *a
 /* Whether the number of that place has ended; numbers only grow. */
 static inline bool cuda_has_ended(const struct cuda_ended *ended, uint64_t number)
 {
-	return (int64_t)(shm_load_acquire(&ended->number[0]) - number) >= 0;
+	return (int64_t)(shm_load_acquire(&ended->number) - number) >= 0;
 }
 
 /* Takes the stream's next number for a launch. -EAGAIN when the stream is full. */

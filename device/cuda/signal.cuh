@@ -28,13 +28,6 @@ static inline struct cuda_completion cuda_completion(
 		args->watch, kernel->signal ? &args->scratch->arrived : NULL};
 }
 
-static __device__ inline void cuda_store_relaxed(uint64_t *to, uint64_t value)
-{
-	asm volatile("st.relaxed.sys.global.u64 [%0], %1;" ::"l"(__cvta_generic_to_global(to)),
-		     "l"(value)
-		     : "memory");
-}
-
 static __device__ inline void cuda_store_release(uint64_t *to, uint64_t value)
 {
 	asm volatile("st.release.sys.global.u64 [%0], %1;" ::"l"(__cvta_generic_to_global(to)),
@@ -58,18 +51,16 @@ static __device__ inline bool cuda_last_of(uint32_t *counter, uint32_t count)
 }
 
 /*
- * Who sees the word finds that the driver knows; who sees that the driver's waiter knows also sees
- * the word: so nobody sleeps for a word that is there.
+ * Who sees the number also sees the word, so nobody sleeps for a word that is there. Nothing goes
+ * to the host before the word: its release would have to wait for that.
  */
 static __device__ inline void cuda_store_words(
 	const struct cuda_watch &watch, struct device_completion *completion, uint64_t value)
 {
-	if (watch.ended != NULL)
-		cuda_store_relaxed(&watch.ended[0], watch.number);
 	if (completion != NULL)
 		cuda_store_release(&completion->word, value);
 	if (watch.ended != NULL)
-		cuda_store_release(&watch.ended[1], watch.number);
+		cuda_store_release(watch.ended, watch.number);
 }
 
 /* The last thing that every thread of every block does. The grid and its blocks are 1-D. */

@@ -40,7 +40,7 @@ static void place_put(struct cuda_device *d, uint32_t place)
 {
 	pthread_mutex_lock(&d->lock);
 	/* After a fault, what was in flight never ends. */
-	shm_store_release(&d->places[place].given, shm_load_acquire(&d->ended[place].number[0]));
+	shm_store_release(&d->places[place].given, shm_load_acquire(&d->ended[place].number));
 	d->places[place].taken = false;
 	pthread_mutex_unlock(&d->lock);
 }
@@ -177,7 +177,7 @@ int cuda_watch_begin(struct cuda_stream *s, struct cuda_watch *ret_watch)
 		return -EAGAIN;
 	/* Before the launch: the waiter must not park while it runs. */
 	shm_store_release(given, number);
-	*ret_watch = (struct cuda_watch){d->ended[s->place].number, number};
+	*ret_watch = (struct cuda_watch){&d->ended[s->place].number, number};
 	return 0;
 }
 

@@ -28,7 +28,7 @@ static bool look(struct cuda_device *d)
 	bool news = false;
 
 	for (uint32_t i = 0; i < n; i++) {
-		uint64_t number = shm_load_acquire(&d->ended[i].number[1]);
+		uint64_t number = shm_load_acquire(&d->ended[i].number);
 		news |= number != d->places[i].seen;
 		d->places[i].seen = number;
 	}
@@ -40,8 +40,7 @@ static bool in_flight(const struct cuda_device *d)
 	const uint32_t n = shm_load_acquire_u32(&d->n_places);
 
 	for (uint32_t i = 0; i < n; i++)
-		if (shm_load_acquire(&d->ended[i].number[1]) !=
-			shm_load_acquire(&d->places[i].given))
+		if (shm_load_acquire(&d->ended[i].number) != shm_load_acquire(&d->places[i].given))
 			return true;
 	return false;
 }

@@ -31,9 +31,11 @@ static cudaGraph_t capture_nodes(
 	struct args args = {&b->state->block, &b->state->done, {}};
 	cudaGraph_t graph;
 
+	/* No two graphs are the same, in case that matters where one executable is updated. */
+	args.direct.value = ++b->value;
 	CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
 	for (int i = 0; i < nodes; i++)
-		work<<<1, 256, 0, stream>>>(args, false);
+		work<<<1 + b->value % 2, 256, 0, stream>>>(args, false);
 	if (phase)
 		*phase = END;
 	CHECK(cudaStreamEndCapture(stream, &graph));
