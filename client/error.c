@@ -29,6 +29,11 @@ int fail_plain(int error, const char *sentence)
 	return error;
 }
 
+int gpuq_error_set(int error, const char *sentence)
+{
+	return fail(error, "%s", sentence);
+}
+
 const char *gpuq_error_detail(void)
 {
 	return detail;

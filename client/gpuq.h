@@ -619,6 +619,12 @@ GPUQ_EXPORT const char *gpuq_error_name(int error);
 GPUQ_EXPORT const char *gpuq_error_detail(void);
 
 /*
+ * For libraries on top of this one: keeps a copy of their sentence for gpuq_error_detail() of the
+ * calling thread. Returns `error`.
+ */
+GPUQ_EXPORT int gpuq_error_set(int error, const char *sentence);
+
+/*
  * Writes a sentence about a failed completion that names the operator and the argument to blame:
  * "gemv_batched: input w: a dimension does not fit the other tensors". `call` is what was
  * submitted, or NULL. Returns `text`.
