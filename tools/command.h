@@ -35,6 +35,9 @@ extern const struct command command_ping;
 extern const struct command command_run;
 extern const struct command command_status;
 extern const struct command command_stop;
+/* Only where the feature `text` is built. */
+extern const struct command command_tokenize;
+extern const struct command command_detokenize;
 
 #define COMMAND_SHORTS "s:h"
 #define COMMAND_LONGS                             \

@@ -13,6 +13,10 @@ static const struct command *const commands[] = {
 	&command_ping,
 	&command_run,
 	&command_stop,
+#ifdef GPUQ_TEXT
+	&command_tokenize,
+	&command_detokenize,
+#endif
 };
 #define N_COMMANDS (sizeof(commands) / sizeof(commands[0]))
 
@@ -22,7 +26,7 @@ static int print_help(void)
 	       "Asks gpuqd, which owns the device of this machine, for work and for its "
 	       "state.\n\n");
 	for (size_t i = 0; i < N_COMMANDS; i++)
-		printf("  %-8s %s\n", commands[i]->name, commands[i]->summary);
+		printf("  %-10s %s\n", commands[i]->name, commands[i]->summary);
 	printf("\n"
 	       "  -s, --socket PATH   of gpuqd (default: $GPUQ_SOCKET, $XDG_RUNTIME_DIR/gpuq-0,\n"
 	       "                      /run/gpuq/gpuq-0)\n"
