@@ -278,7 +278,7 @@ static void control_end(struct control *c)
 	if (c->ring.ring_fd >= 0)
 		io_uring_queue_exit(&c->ring);
 	free(c->buffers);
-	free(c->registrations);
+	registration_table_destroy(c);
 	free(c->channels);
 	free(c->sessions);
 }

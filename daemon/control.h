@@ -429,6 +429,7 @@ __attribute__((format(printf, 4, 5))) void session_broke_protocol(
 /* --- control_pipeline.c --- */
 
 int registration_table_create(struct control *c);
+void registration_table_destroy(struct control *c);
 
 /* MSG_PIPELINE and MSG_PIPELINE_CLOSE. */
 void registration_piece(struct control *c, struct session *s, const struct msg_pipeline *m);

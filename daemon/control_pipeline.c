@@ -106,6 +106,15 @@ int registration_table_create(struct control *c)
 	return 0;
 }
 
+void registration_table_destroy(struct control *c)
+{
+	for (uint32_t i = 0; c->registrations != NULL && i < c->config->max_pipelines; i++)
+		free(c->registrations[i].definition);
+	for (uint32_t i = 0; c->sessions != NULL && i < c->n_sessions; i++)
+		free(c->sessions[i].draft.bytes);
+	free(c->registrations);
+}
+
 static void count(struct control *c, struct session *s, uint32_t n)
 {
 	s->n_registrations += n;
