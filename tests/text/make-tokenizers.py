@@ -95,8 +95,9 @@ def qwen():
     data = train(t, 1200, GPT2_ALPHABET)
     t = Tokenizer.from_str(json.dumps(data))
     t.add_special_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
-    t.add_tokens(added(dict(content="<tool_call>", normalized=False),
-                       dict(content="<think>", normalized=False)))
+    t.add_tokens(added(dict(content="<tool_call>", normalized=False, lstrip=True),
+                       dict(content="<think>", normalized=False, rstrip=True),
+                       dict(content="</think>", normalized=True, lstrip=True, rstrip=True)))
     return json.loads(t.to_str())
 
 
@@ -144,6 +145,7 @@ def mistral():
     data["pre_tokenizer"]["split"] = False
     t = Tokenizer.from_str(json.dumps(data))
     t.add_special_tokens(["[INST]", "[/INST]"])
+    t.add_tokens(added(dict(content="[TOOL]", normalized=True)))
     t.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", pair="<s> $A </s> $B", special_tokens=[("<s>", 1), ("</s>", 2)])
     return json.loads(t.to_str())

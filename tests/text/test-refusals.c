@@ -170,6 +170,7 @@ static void test_patterns_that_are_translated(void **state)
 			"ab",
 			"0 2"}, /* a mark belongs to a word */
 		{"^b|a$", "ab\nb", "2 1"},
+		{"\\\\v", "a\nb", "2"}, /* the vertical tab alone */
 		{"a{,1}b", "ab", "2"},
 		{"{|a", "a{b", "0 1"},
 		{"\\\\u0061", "ab", "0 1"},
