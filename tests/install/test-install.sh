@@ -71,4 +71,19 @@ if pkg-config --exists gpuq-cuda; then
 	LD_LIBRARY_PATH=$libdir "$root/cuda" >"$root/log" 2>&1 || fail "libgpuq-cuda: runs"
 	pass "libgpuq-cuda consumer"
 fi
+# Nor where it was told to leave the tokenizer out.
+if pkg-config --exists gpuq-text; then
+	languages=c
+	command -v "${CXX:-c++}" >/dev/null 2>&1 && languages="c c++"
+	for language in $languages; do
+		# shellcheck disable=SC2046
+		"${CC:-cc}" -x "$language" -Wall -Wextra -pedantic -Werror -o "$root/text" \
+			"$source/tests/install/consumer-text.c" -x none -Wl,-rpath-link,"$libdir" \
+			$(pkg-config --cflags --libs gpuq-text) >"$root/log" 2>&1 ||
+			fail "libgpuq-text: compiles as $language"
+		LD_LIBRARY_PATH=$libdir "$root/text" >"$root/log" 2>&1 ||
+			fail "libgpuq-text: runs as $language"
+		pass "libgpuq-text consumer, $language"
+	done
+fi
 echo "1..$number"
