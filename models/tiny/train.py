@@ -66,11 +66,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--out", default=here)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=24000)
+    parser.add_argument("--steps", type=int, default=16000)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--rate", type=float, default=3e-3)
-    parser.add_argument("--shards", type=int, default=320, help="of 1,000 stories")
+    parser.add_argument("--shards", type=int, default=480, help="of 1,000 stories")
     parser.add_argument("--tokens", help="where to keep the ids of the text, or where they are")
     args = parser.parse_args()
 
