@@ -145,18 +145,37 @@ bool budget_make_room(struct graphs *g, uint64_t bytes)
 
 void budget_shrink(struct graphs *g)
 {
+	uint64_t left;
+
 	/* A quarter is given back, since others need memory too. */
 	(void)withdraw_down_to(g, g->bytes - g->bytes / 4);
-	if (g->budget > g->bytes)
-		g->budget = g->bytes;
+	left = g->bytes;
+	if (left < g->options.budget_bytes / BUDGET_FLOOR)
+		left = g->options.budget_bytes / BUDGET_FLOOR;
+	if (g->budget > left)
+		g->budget = left;
+	g->shortages++;
 	g->grown_ns = graphs_now_ns(g);
+}
+
+uint64_t room_retry_ns(const struct graphs *g, uint32_t failures)
+{
+	const uint32_t doublings = failures - 1;
+
+	return g->room_after_ns << (doublings < ROOM_RETRY_DOUBLINGS ? doublings
+								     : ROOM_RETRY_DOUBLINGS);
 }
 
 void budget_grow(struct graphs *g, uint64_t now_ns)
 {
 	const uint64_t full = g->options.budget_bytes;
 
-	if (g->budget == full || now_ns - g->grown_ns < g->retry_after_ns)
+	if (g->budget == full) {
+		if (now_ns - g->grown_ns >= g->retry_after_ns)
+			g->shortages = 0;
+		return;
+	}
+	if (now_ns - g->grown_ns < room_retry_ns(g, g->shortages))
 		return;
 	g->budget = full - g->budget < full / 8 ? full : g->budget + full / 8;
 	g->grown_ns = now_ns;

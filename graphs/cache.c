@@ -283,6 +283,7 @@ int graphs_create(const struct graphs_options *options, struct graphs **ret_grap
 	g->direct_kernels = choose_direct_kernels(options);
 	g->budget = options->budget_bytes;
 	g->retry_after_ns = RETRY_NS;
+	g->room_after_ns = ROOM_RETRY_NS;
 	g->plan_bytes_max = PLAN_CACHE_BYTES;
 	g->next_id = 1;
 	g->stopped = options->capture_stopped;

@@ -139,6 +139,20 @@ static void describe_failure(const struct job *job, char *text, size_t size)
 		snprintf(text, size, "%s: error %d", job->why, -job->err);
 }
 
+/* When to try again: what has failed in itself, a few times; what found no room, for ever. */
+static void put_off(const struct graphs *g, const struct job *job)
+{
+	const bool no_room = job->err == -ENOMEM || job->err == -ENOSPC;
+	struct graph_entry *e = job->entry;
+
+	e->failures++;
+	e->given_up = !no_room && e->failures >= RETRY_MAX;
+	if (e->given_up)
+		return;
+	e->retry_ns = job->end_ns +
+		(no_room ? room_retry_ns(g, e->failures) : g->retry_after_ns << (e->failures - 1));
+}
+
 static void fail(struct graphs *g, const struct job *job)
 {
 	struct graph_entry *e = job->entry;
@@ -155,8 +169,7 @@ static void fail(struct graphs *g, const struct job *job)
 		shm_store_release_u32(&r->state, MSG_GRAPH_CAPTURED);
 		return;
 	}
-	e->failures++;
-	e->retry_ns = job->end_ns + (g->retry_after_ns << (e->failures - 1));
+	put_off(g, job);
 	shm_store_release_u32(&r->state, MSG_GRAPH_FAILED);
 }
 

@@ -155,11 +155,11 @@ void entry_want(struct graphs *g, struct graph_entry *e, uint32_t lane, enum urg
 	sem_post(&g->capture_wake);
 }
 
-/* A shape whose capture failed has to wait longer each time, and is given up in the end. */
+/* A shape whose capture failed has to wait longer each time. */
 static bool may_promote(const struct graphs *g, const struct graph_entry *e, uint64_t now_ns)
 {
 	return !e->capturing && shm_load_relaxed(&e->wanted) == 0 && !entry_captured(g, e) &&
-		(e->failures == 0 || (e->failures < RETRY_MAX && now_ns >= e->retry_ns));
+		(e->failures == 0 || (!e->given_up && now_ns >= e->retry_ns));
 }
 
 static void count_cold_use(struct graphs *g, struct graph_entry *e, const struct graph_work *w)
@@ -197,6 +197,7 @@ static void ask_for_capture(struct graphs *g, struct graph_entry *e, struct grap
 		status = shm_load_relaxed(&g->stopped) != 0 ? -GPUQ_ECAPTURE : 1;
 		if (status == 1) {
 			e->failures = 0;
+			e->given_up = false;
 			w->next = g->waiters;
 			g->waiters = w;
 			entry_want(g, e, lane_of_class(g, w->priority, e->hash), URGENCY_PRECAPTURE,

@@ -26,8 +26,11 @@
 #define PLAN_CACHE_BYTES (64ull << 20) /* plans that cold shapes may keep */
 #define RETRY_NS 60000000000ull	       /* after a failed capture; doubles */
 #define RETRY_MAX 5		       /* failures in a row, then only a precapture tries again */
-#define SAVE_NS 60000000000ull	       /* between two hot lists */
-#define AGE_NS 600000000000ull	       /* in this time the weight of old uses halves */
+#define ROOM_RETRY_NS 1000000000ull /* the same for want of memory, which others may give back: */
+#define ROOM_RETRY_DOUBLINGS 6	    /* doubles so often, and is never given up */
+#define BUDGET_FLOOR 64		    /* of so many parts of the budget one is always left */
+#define SAVE_NS 60000000000ull	    /* between two hot lists */
+#define AGE_NS 600000000000ull	    /* in this time the weight of old uses halves */
 
 enum work_state {
 	WORK_RUNNING = 0, /* or ended: can no longer be cancelled */
@@ -80,7 +83,8 @@ struct graph_entry {
 	bool hot; /* of the pinned hot set, when it was last computed */
 	uint32_t urgency;
 	uint64_t wanted_ns; /* or the rank in the hot list */
-	uint32_t failures;
+	uint32_t failures;  /* in a row */
+	bool given_up;
 	uint64_t retry_ns;
 	uint64_t aged, aged_uses; /* see entry_heat() */
 
@@ -139,6 +143,8 @@ struct graphs {
 	void *warm_scratch, *warm_tensors;
 	struct plan *lost;	 /* plans that the device may be reading, nobody knows how long */
 	uint64_t retry_after_ns; /* RETRY_NS; tests shorten it */
+	uint64_t room_after_ns;	 /* ROOM_RETRY_NS; likewise */
+	uint32_t shortages;	 /* of memory in a row: see budget_grow() */
 	uint64_t saved_ns, aged_ns, grown_ns;
 	struct graph_entry **sorted; /* room for all */
 	pthread_t cold_thread, capture_thread;
@@ -261,10 +267,16 @@ void budget_withdraw(struct graphs *g, struct graph_entry *e);
 /* Withdraws what was not used for longest until so many more bytes fit. False: they cannot. */
 bool budget_make_room(struct graphs *g, uint64_t bytes);
 
-/* There was no memory: withdraws something, keeps to what is left for a while. With the lock. */
+/*
+ * There was no memory: withdraws something and keeps to what is left for a while, or to the
+ * floor, so that a first shape still finds room. With the lock.
+ */
 void budget_shrink(struct graphs *g);
 
-/* Lets the budget grow back. With the lock. */
+/* How long to wait after so many failures in a row for want of memory. */
+uint64_t room_retry_ns(const struct graphs *g, uint32_t failures);
+
+/* Lets the budget grow back, the slower the more often memory was short. With the lock. */
 void budget_grow(struct graphs *g, uint64_t now_ns);
 
 /* Ends withdrawn executables that nothing uses; true when some are left. Capture thread. */

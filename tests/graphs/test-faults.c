@@ -20,6 +20,7 @@ static void hurry(struct rig *rig, const struct task *t)
 {
 	pthread_mutex_lock(&rig->g->lock);
 	rig->g->retry_after_ns = 1;
+	rig->g->room_after_ns = 1;
 	if (t != NULL)
 		table_find(rig->g, &t->call, key_hash(&t->call))->retry_ns = 0;
 	pthread_mutex_unlock(&rig->g->lock);
@@ -125,12 +126,42 @@ static void test_faults_in_a_second_lane(void **state)
 	rig_free(rig);
 }
 
+/* Softmax of a row takes less than this, and more than its floor. */
+#define SMALL_BUDGET (64u << 10)
+
+/* The budget does not grow back before hurry(). */
+static void be_patient(struct rig *rig)
+{
+	pthread_mutex_lock(&rig->g->lock);
+	rig->g->room_after_ns = 3600 * RIG_SECOND_NS;
+	pthread_mutex_unlock(&rig->g->lock);
+}
+
+static void await_full_budget(struct rig *rig)
+{
+	for (uint32_t i = 0; i < 16; i++) {
+		graphs_resume_captures(rig->g); /* wakes the capture thread */
+		usleep(1000);
+	}
+	rig_await(&rig->stats.graph_budget, rig->options.budget_bytes);
+}
+
+static int precapture(struct rig *rig, struct task *t)
+{
+	const int err = task_precapture(rig, t);
+
+	return err == 0 ? task_wait(rig, t) : err;
+}
+
 static void test_faults_out_of_memory(void **state)
 {
-	struct rig *rig = rig_new("exec_create:5=ENOMEM");
+	struct rig *rig = rig_prepare("exec_create:5=ENOMEM");
 	struct task *tasks[6];
 	uint64_t bytes;
 
+	rig->options.budget_bytes = SMALL_BUDGET; /* whose floor none of this reaches */
+	rig_start(rig);
+	be_patient(rig);
 	for (uint32_t i = 0; i < 4; i++) {
 		tasks[i] = task_softmax(rig, 1 + i, 8);
 		task_heat(rig, tasks[i]);
@@ -149,14 +180,77 @@ static void test_faults_out_of_memory(void **state)
 	/* It grows back in time, and captures with it. */
 	hurry(rig, NULL);
 	tasks[5] = task_softmax(rig, 6, 8);
-	for (uint32_t i = 0; i < 16; i++) {
-		graphs_resume_captures(rig->g); /* wakes the capture thread */
-		usleep(1000);
-	}
-	rig_await(&rig->stats.graph_budget, rig->options.budget_bytes);
+	await_full_budget(rig);
 	task_heat(rig, tasks[5]);
 	for (uint32_t i = 0; i < 6; i++)
 		task_free(rig, tasks[i]);
+	rig_free(rig);
+}
+
+/* However little there was: a share of the budget is left, and what fits into it is captured. */
+static void check_floor(const char *faults, uint32_t captured)
+{
+	struct rig *rig = rig_new(faults);
+	struct task *tasks[2] = {task_softmax(rig, 1, 8), task_softmax(rig, 2, 8)};
+
+	be_patient(rig);
+	for (uint32_t i = 0; i < captured; i++)
+		task_heat(rig, tasks[i]);
+	assert_int_equal(precapture(rig, tasks[captured]), -GPUQ_ECAPTURE);
+	assert_int_equal(task_record(rig, tasks[captured])->status, -ENOMEM);
+	assert_int_equal(seen(&rig->stats.graph_budget), rig->options.budget_bytes / BUDGET_FLOOR);
+	for (uint32_t i = 0; i < 2; i++)
+		assert_int_equal(precapture(rig, tasks[i]), 0);
+	hurry(rig, NULL);
+	await_full_budget(rig);
+	for (uint32_t i = 0; i < 2; i++)
+		task_free(rig, tasks[i]);
+	rig_free(rig);
+}
+
+static void test_faults_leave_the_budget_a_floor(void **state)
+{
+	check_floor("exec_create:1=ENOMEM", 0);
+	check_floor("exec_create:2=ENOMEM", 1); /* the only executable is withdrawn */
+}
+
+/* What does not fit into the floor finds room when the budget has grown. */
+static void test_faults_the_budget_grows_from_its_floor(void **state)
+{
+	struct rig *rig = rig_prepare("exec_create:1=ENOMEM");
+	struct task *t;
+
+	rig->options.budget_bytes = SMALL_BUDGET;
+	rig_start(rig);
+	be_patient(rig);
+	t = task_softmax(rig, 1, 8);
+	assert_int_equal(precapture(rig, t), -GPUQ_ECAPTURE);
+	assert_int_equal(precapture(rig, t), -GPUQ_ECAPTURE);
+	assert_int_equal(task_record(rig, t)->status, -ENOSPC);
+	hurry(rig, NULL);
+	await_full_budget(rig);
+	assert_int_equal(precapture(rig, t), 0);
+	assert_int_equal(task_run(rig, t), 0);
+	task_free(rig, t);
+	rig_free(rig);
+}
+
+/* Others may give memory back at any time: a shape waits longer each time, but is not given up. */
+static void test_faults_want_of_memory_is_never_given_up(void **state)
+{
+	struct rig *rig = rig_new("exec_create:1+=ENOMEM");
+	struct task *t = task_softmax(rig, 2, 8);
+
+	assert_int_equal(room_retry_ns(rig->g, 1), 1 * RIG_SECOND_NS);
+	assert_int_equal(room_retry_ns(rig->g, 2), 2 * RIG_SECOND_NS);
+	assert_int_equal(room_retry_ns(rig->g, 7), 64 * RIG_SECOND_NS);
+	assert_int_equal(room_retry_ns(rig->g, 1000), 64 * RIG_SECOND_NS);
+	hurry(rig, NULL);
+	while (seen(&rig->stats.capture_count) < 2 * RETRY_MAX) {
+		assert_int_equal(task_run(rig, t), 0);
+		usleep(500);
+	}
+	task_free(rig, t);
 	rig_free(rig);
 }
 
@@ -346,6 +440,9 @@ int main(void)
 		HARNESS_TEST(test_faults_captures_are_retried_later),
 		HARNESS_TEST(test_faults_in_a_second_lane),
 		HARNESS_TEST(test_faults_out_of_memory),
+		HARNESS_TEST(test_faults_leave_the_budget_a_floor),
+		HARNESS_TEST(test_faults_the_budget_grows_from_its_floor),
+		HARNESS_TEST(test_faults_want_of_memory_is_never_given_up),
 		HARNESS_TEST(test_faults_in_launches),
 		HARNESS_TEST(test_faults_in_the_middle_of_a_launch),
 		HARNESS_TEST(test_faults_at_the_start),

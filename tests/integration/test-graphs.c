@@ -367,11 +367,9 @@ static void test_no_memory_for_a_graph(void **state)
 	}
 	struct stats s = raw_stats(rig.daemon);
 	assert_true(shm_load_relaxed(&s.devices[0].graph_evictions) > 0);
-	assert_true(shm_load_relaxed(&s.devices[0].graph_budget) < 6 * look(rig.c.g, 7).bytes);
 	stats_close(&s);
 	for (uint32_t k = 0; k < 70; k++)
 		classify_run(&jobs[k % 7], &rig.rng);
-	/* There is room for less than before: one makes place for the other. */
 	raw_await(precapture(&rig, &jobs[6]) == 0);
 	classify_run(&jobs[6], &rig.rng);
 	stop(&rig);
