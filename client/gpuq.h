@@ -452,9 +452,10 @@ struct gpuq_graph_info {
 
 /*
  * Lists shapes of a device with ids above `after` (0: from the start), by id. Returns how many, up
- * to max; the list may change between two calls. A client sees the shapes that its user was the
- * first to use and those that several users share, an administrator all. Errors: -GPUQ_ENODEV,
- * -GPUQ_EABI, -GPUQ_EGONE, -ETIMEDOUT.
+ * to max; the list may change between two calls. A client sees the shapes that its user has used,
+ * while it is among the first eight users of a shape; an administrator sees all. What gpuqd
+ * computes on the spot, small operators on the CPU device, has no graph and is not in the list.
+ * Errors: -GPUQ_ENODEV, -GPUQ_EABI, -GPUQ_EGONE, -ETIMEDOUT.
  */
 GPUQ_EXPORT int gpuq_graphs(struct gpuq *gpuq, uint32_t device, uint64_t after,
 	struct gpuq_graph_info *ret_infos, uint32_t max);

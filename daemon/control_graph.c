@@ -72,16 +72,26 @@ void graph_hot_list_prepare(struct control *c)
 
 /* --- Questions ----------------------------------------------------------------------------- */
 
-static bool graph_visible(
-	const struct session *s, const struct stats_graph *g, uint32_t device, uint64_t after)
+/* A user sees what it has used, an administrator all. */
+static bool graph_visible(const struct session *s, const struct stats_graph *g, uint64_t id)
 {
-	return shm_load_acquire_u32(&g->state) != 0 && g->device == device && g->id > after &&
-		(s->admin || g->shared != 0 || g->uid == s->uid);
+	if (s->admin)
+		return true;
+	for (uint32_t i = 0; i < STATS_GRAPH_USERS; i++) {
+		if (shm_load_relaxed(&g->users[i]) == stats_graph_user(id, s->uid))
+			return true;
+	}
+	return false;
 }
 
-/* The record as it is now. The device process may use it for another shape meanwhile: false. */
-static bool graph_copy(const struct stats_graph *g, uint64_t id, struct msg_graph *m)
+/*
+ * The record as it is now. False when the device process uses it for another shape meanwhile: one
+ * that the session may not see.
+ */
+static bool graph_copy(const struct session *s, const struct stats_graph *g, struct msg_graph *m)
 {
+	const uint64_t id = shm_load_relaxed(&g->id);
+
 	*m = (struct msg_graph){
 		.id = id,
 		.state = shm_load_acquire_u32(&g->state),
@@ -96,7 +106,7 @@ static bool graph_copy(const struct stats_graph *g, uint64_t id, struct msg_grap
 	memcpy(m->shape, g->shape, sizeof(m->shape) - 1);
 	memcpy(m->reason, g->reason, sizeof(m->reason) - 1);
 	shm_fence();
-	return shm_load_relaxed(&g->id) == id && m->state != 0;
+	return shm_load_relaxed(&g->id) == id && m->state != 0 && graph_visible(s, g, id);
 }
 
 /* Puts a record in its place among those with the lowest ids so far. */
@@ -128,15 +138,17 @@ void graph_query(struct control *c, struct session *s, const void *msg)
 	}
 	for (uint32_t i = 0; i < c->config->max_graphs; i++) {
 		const struct stats_graph *g = &c->stats.graphs[i];
+		const uint64_t id = shm_load_relaxed(&g->id);
 
-		if (!graph_visible(s, g, q->device, q->after))
+		if (shm_load_acquire_u32(&g->state) == 0 || g->device != q->device ||
+			id <= q->after || !graph_visible(s, g, id))
 			continue;
 		n = lowest_add(lowest, n, g);
 		visible++;
 	}
 	m.more = visible > n;
 	for (uint32_t i = 0; i < n; i++)
-		m.count += graph_copy(lowest[i], lowest[i]->id, &m.graphs[m.count]);
+		m.count += graph_copy(s, lowest[i], &m.graphs[m.count]);
 	session_send(c, s, &m, MSG_GRAPHS, sizeof(m), q->h.serial, NULL, 0);
 }
 

@@ -231,14 +231,21 @@ bool graphs_cancel(struct graphs *g, struct graph_work *w)
 
 /* --- The end -------------------------------------------------------------------------------- */
 
-static void count_user(struct stats_graph *r, uint32_t uid)
+/* Most shapes have one user: the first look finds it. */
+static void count_user(struct stats_graph *r, uint64_t id, uint32_t uid)
 {
-	const uint32_t first = shm_load_relaxed_u32(&r->uid);
+	const uint64_t user = stats_graph_user(id, uid);
 
-	if (first == UINT32_MAX)
-		shm_store_release_u32(&r->uid, uid);
-	else if (first != uid && shm_load_relaxed_u32(&r->shared) == 0)
-		shm_store_release_u32(&r->shared, 1);
+	for (uint32_t i = 0; i < STATS_GRAPH_USERS; i++) {
+		const uint64_t known = shm_load_relaxed(&r->users[i]);
+
+		if (known == user)
+			return;
+		if (known >> 32 != user >> 32) {
+			shm_store_relaxed(&r->users[i], user);
+			return;
+		}
+	}
 }
 
 /* Whose shape it is, and that it was used. The record may be another's by now: its id tells. */
@@ -251,7 +258,7 @@ static void count_use(struct graphs *g, const struct graph_work *w)
 	r = w->entry->record;
 	if (shm_load_relaxed(&r->id) != w->graph_id)
 		return;
-	count_user(r, w->uid);
+	count_user(r, w->graph_id, w->uid);
 	if (w->precapture)
 		return;
 	shm_count(&r->uses, 1);

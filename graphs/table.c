@@ -186,8 +186,6 @@ static void start_record(struct graphs *g, struct graph_entry *e)
 	r->kernels = 0;
 	r->pinned = 0;
 	r->status = 0;
-	shm_store_release_u32(&r->uid, UINT32_MAX); /* not known yet */
-	shm_store_release_u32(&r->shared, 0);
 	describe(&e->call, r->shape, sizeof(r->shape));
 	r->reason[0] = '\0';
 	shm_store_relaxed(&r->uses, 0);

@@ -28,7 +28,7 @@
 #include <stdbool.h>
 
 #define STATS_MAGIC 0x73757067u
-#define STATS_VERSION 2
+#define STATS_VERSION 3
 #define STATS_PATH_MAX 256
 
 struct stats_header {
@@ -148,21 +148,31 @@ struct stats_op {
 	uint64_t execute_hist[STATS_HIST_BUCKETS];
 };
 
-/* One exact shape. `state` is enum msg_graph_state; the other fields are as in struct msg_graph. */
+/*
+ * One exact shape. `state` is enum msg_graph_state; the other fields are as in struct msg_graph.
+ * `users` are those who used it, from the start, each with the shape's id: what is there with
+ * another id belongs to a shape that had the record before. Of more users than there are places
+ * the first ones are known.
+ */
+#define STATS_GRAPH_USERS 8
 struct stats_graph {
 	uint32_t state;
 	uint32_t device;
 	uint64_t id;
 	uint32_t kernels, pinned;
 	int32_t status;
-	uint32_t uid;	 /* of the first user */
-	uint32_t shared; /* 1: of others too */
 	uint32_t reserved;
+	uint64_t users[STATS_GRAPH_USERS]; /* of stats_graph_user(); written by dispatch */
 	char shape[160];
 	char reason[96];
 	uint64_t uses, hits, bytes, capture_ns;
 	uint64_t last_used_ns;
 };
+
+static inline uint64_t stats_graph_user(uint64_t id, uint32_t uid)
+{
+	return id << 32 | uid;
+}
 
 /* One capture, on the clock of the daemon page; number n lies in record n % max_captures. */
 struct stats_capture {

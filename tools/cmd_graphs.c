@@ -252,6 +252,8 @@ const struct command command_graphs = {
 		"  -w, --watch         again every second\n"
 		"      --stop          capture no more graphs; those that are there stay in use\n"
 		"      --resume        capture again\n"
-		"      --evict ID|all  drop the graph of one shape, or all that are not pinned\n",
+		"      --evict ID|all  drop the graph of one shape, or all that are not pinned\n"
+		"\n"
+		"Operators that the CPU device computes on the spot have no graph: not listed.\n",
 	.run = run,
 };

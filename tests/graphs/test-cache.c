@@ -29,8 +29,8 @@ static void test_cache_from_cold_to_captured(void **state)
 	assert_int_equal(r->kernels, 1);
 	assert_true(seen(&r->bytes) > 0 && seen(&r->capture_ns) > 0 && seen(&r->id) > 0);
 	assert_string_equal(r->shape, "gemv_batched x[4,32]f32 w[16,32]f32 -> y[4,16]f32");
-	assert_int_equal(r->uid, 1000);
-	assert_int_equal(r->shared, 0);
+	assert_int_equal(seen(&r->users[0]), stats_graph_user(r->id, 1000));
+	assert_int_equal(seen(&r->users[1]), 0);
 	assert_int_equal(seen(&rig->stats.graph_hits), 5);
 	assert_int_equal(seen(&rig->stats.graph_misses), 2);
 	assert_int_equal(seen(&rig->stats.graph_captures), 1);
@@ -49,9 +49,55 @@ static void test_cache_addresses_and_params_are_data(void **state)
 	other->w.uid = 1001;
 	assert_int_equal(task_run(rig, other), 0);
 	assert_int_equal(seen(&task_record(rig, t)->hits), 2);
-	assert_int_equal(task_record(rig, t)->shared, 1);
 	task_free(rig, t);
 	task_free(rig, other);
+	rig_free(rig);
+}
+
+static void run_as(struct rig *rig, struct task *t, uint32_t uid)
+{
+	t->w.uid = uid;
+	assert_int_equal(task_run(rig, t), 0);
+}
+
+static uint32_t count_users(const struct stats_graph *r)
+{
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < STATS_GRAPH_USERS; i++)
+		n += seen(&r->users[i]) >> 32 == r->id;
+	return n;
+}
+
+static void test_cache_knows_the_users_of_a_shape(void **state)
+{
+	struct rig *rig = rig_prepare(NULL);
+	struct task *t, *next;
+	struct stats_graph *r;
+
+	rig->options.max_graphs = 1; /* the next shape takes the record */
+	rig->options.promote_uses = 1000;
+	rig_start(rig);
+	t = task_softmax(rig, 4, 32);
+	run_as(rig, t, 1000);
+	run_as(rig, t, 1001);
+	run_as(rig, t, 1000);
+	r = task_record(rig, t);
+	assert_int_equal(seen(&r->users[0]), stats_graph_user(r->id, 1000));
+	assert_int_equal(seen(&r->users[1]), stats_graph_user(r->id, 1001));
+	assert_int_equal(count_users(r), 2);
+	/* Of many the first ones are known. */
+	for (uint32_t uid = 1002; uid < 1020; uid++)
+		run_as(rig, t, uid);
+	assert_int_equal(count_users(r), STATS_GRAPH_USERS);
+	assert_int_equal(seen(&r->users[7]), stats_graph_user(r->id, 1007));
+	next = task_softmax(rig, 5, 32);
+	run_as(rig, next, 1001);
+	assert_ptr_equal(task_record(rig, next), r);
+	assert_int_equal(count_users(r), 1);
+	assert_int_equal(seen(&r->users[0]), stats_graph_user(r->id, 1001));
+	task_free(rig, t);
+	task_free(rig, next);
 	rig_free(rig);
 }
 
@@ -800,6 +846,7 @@ int main(void)
 	static const struct harness_test tests[] = {
 		HARNESS_TEST(test_cache_from_cold_to_captured),
 		HARNESS_TEST(test_cache_addresses_and_params_are_data),
+		HARNESS_TEST(test_cache_knows_the_users_of_a_shape),
 		HARNESS_TEST(test_cache_pipeline),
 		HARNESS_TEST(test_cache_pipelines_beside_each_other),
 		HARNESS_TEST(test_cache_promotion_needs_uses_in_the_window),

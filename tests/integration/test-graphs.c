@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #define NOBODY 65534
+#define NOBODY_ELSE 65533
 #define SHAPES 8u
 
 struct rig {
@@ -262,10 +263,32 @@ static void nobody_main(struct child *child)
 	client_close(&c);
 }
 
+/* Under a third one: two users of a shape make it no more its than one does. */
+static void nobody_else_main(struct child *child)
+{
+	struct random rng = {child->seed};
+	struct classify own;
+	struct client c;
+
+	assert_int_equal(setgid(NOBODY_ELSE), 0);
+	assert_int_equal(setuid(NOBODY_ELSE), 0);
+	client_open(&c, NULL);
+	classify_create(&own, c.ch, classify_register(c.g, "classify"), 4, 16, 8);
+	classify_run(&own, &rng);
+	assert_int_equal(look(c.g, 4).uses, 1);
+	for (uint32_t b = 1; b <= SHAPES; b++)
+		assert_int_equal(look(c.g, b).id != 0, b == 4);
+	child_say_ready(child);
+	while (!child_should_stop(child))
+		raw_pause();
+	client_close(&c);
+}
+
 static void test_who_sees_what(void **state)
 {
 	static const char *const args[] = {"--socket-mode", "0666", NULL};
 	struct child child = {.run = nobody_main, .seed = 1};
+	struct child other = {.run = nobody_else_main, .seed = 2};
 	struct rig rig;
 
 	if (geteuid() != 0)
@@ -277,13 +300,19 @@ static void test_who_sees_what(void **state)
 	classify_run(&shared, &rig.rng);
 	child_start(&child);
 	child_await_ready(&child);
+	child_start(&other);
+	child_await_ready(&other);
 	assert_int_equal(look(rig.c.g, 2).uses, 1);
 	assert_int_equal(look(rig.c.g, 5).uses, 2);
 	assert_int_equal(look(rig.c.g, 3).id, 0);
+	assert_int_equal(look(rig.c.g, 4).id, 0);
 	/* An administrator sees all. */
 	assert_int_equal(look(rig.admin, 3).uses, 1);
+	assert_int_equal(look(rig.admin, 4).uses, 1);
 	child_stop(&child);
+	child_stop(&other);
 	child_free(&child);
+	child_free(&other);
 	stop(&rig);
 }
 
