@@ -282,7 +282,7 @@ static void check_failed_launch(const char *call, uint32_t number, uint32_t *ret
 			assert_true(err == 0 || err == -EIO);
 			errors += err != 0;
 		}
-		if (round == 3 && task_precapture(rig, tasks[1]) == 0)
+		if (round == 2 && task_precapture(rig, tasks[1]) == 0)
 			(void)task_wait(rig, tasks[1]);
 	}
 	/* One call failed: at most one work has. */
