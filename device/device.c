@@ -8,6 +8,7 @@
 #include "device/fault.h"
 
 #include <assert.h>
+#include <pthread.h>
 
 /* Before every call: -GPUQ_EDEVICE, or the fault that a test asked for. */
 static int enter(struct device *device, enum fault_call call)
@@ -54,6 +55,11 @@ int device_check(struct device *device)
 	int r = enter(device, FAULT_CHECK);
 
 	return r < 0 ? r : leave(device, device->driver->check(device));
+}
+
+void device_set_background(struct device *device)
+{
+	shm_store_relaxed(&device->background, (uint64_t)pthread_self());
 }
 
 void device_sleep_prepare(struct device *device, bool asleep)

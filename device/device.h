@@ -90,6 +90,13 @@ void device_info(struct device *device, struct device_info *ret_info);
 int device_check(struct device *device);
 
 /*
+ * Nobody waits for the calling thread, which makes and ends executables while others serve: from
+ * now on its calls may take many times as long, so that the others hardly feel them. One thread of
+ * each device; not dispatch.
+ */
+void device_set_background(struct device *device);
+
+/*
  * Between true and false, wake_fd is rung soon after work ends, by the waiter. The caller looks at
  * all its completion words after this returns and before it sleeps. Dispatch only.
  */
@@ -232,8 +239,8 @@ int device_exec_create(
 int device_exec_upload(struct device_exec *exec, struct device_stream *stream);
 
 /*
- * -EAGAIN when DEVICE_EXEC_DEPTH launches have not ended yet, or as device_launch(); -EINVAL
- * without args->completion. Not on a stream that captures.
+ * -EAGAIN when DEVICE_EXEC_DEPTH launches, or one in another stream, have not ended yet, or as
+ * device_launch(); -EINVAL without args->completion. Not on a stream that captures.
  */
 int device_exec_launch(
 	struct device_exec *exec, struct device_stream *stream, const struct device_args *args);

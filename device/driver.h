@@ -29,6 +29,7 @@ struct device {
 	struct device_options options; /* `kind` and `faults` are not kept */
 	struct fault *fault;	       /* NULL: none is injected */
 	uint64_t failed;	       /* 1: for good; set by front and driver, read by anyone */
+	uint64_t background;	       /* pthread_self() of device_set_background(); 0: none */
 };
 
 /* One capture, from begin to end; see capture.h. Drivers only read it. */

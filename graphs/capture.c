@@ -234,13 +234,11 @@ static int make_room(struct graphs *g, struct job *job)
 
 static void capture(struct graphs *g, struct job *job)
 {
-	pthread_mutex_lock(&g->quiet);
 	job->begin_ns = graphs_now_ns(g);
 	job->err = graphs_saw(g,
 		record_make(g, &job->call, job->pipeline, job->lane, &job->exec, &job->kernels,
 			&job->why));
 	job->end_ns = graphs_now_ns(g);
-	pthread_mutex_unlock(&g->quiet);
 	if (job->err == 0)
 		job->err = make_room(g, job);
 	pthread_mutex_lock(&g->lock);
@@ -327,6 +325,7 @@ void *capture_main(void *graphs)
 	struct job job;
 
 	pthread_setname_np(pthread_self(), "gpuq-capture");
+	device_set_background(g->options.device);
 	be_modest(g);
 	while (shm_load_acquire(&g->stopping) == 0) {
 		bool have_job, have_waiters;

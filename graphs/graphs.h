@@ -147,8 +147,8 @@ int graphs_pin(struct graphs *g, uint64_t id, bool pin);
 struct pipeline *graphs_intern(struct graphs *g, struct pipeline *p);
 
 /*
- * No capture runs between the two: for what disturbs captures or is disturbed by them, such as
- * registering host memory. begin waits for one that runs; never dispatch.
+ * Nothing is recorded between the two: for what disturbs captures or is disturbed by them, such as
+ * registering host memory. begin waits for a recording; never dispatch.
  */
 void graphs_quiet_begin(struct graphs *g);
 void graphs_quiet_end(struct graphs *g);

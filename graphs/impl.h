@@ -137,7 +137,7 @@ struct graphs {
 	bool hot_list_changed;
 
 	/* The capture thread's. */
-	pthread_mutex_t quiet; /* held while it captures */
+	pthread_mutex_t quiet; /* held while it records */
 	sem_t capture_wake;
 	struct device_stream *warm_stream, *capture_streams[2];
 	void *warm_scratch, *warm_tensors;

@@ -187,7 +187,9 @@ static int record_exec(struct graphs *g, const struct plan *plan, uint32_t lane,
 	int err;
 
 	*why = "recording";
+	pthread_mutex_lock(&g->quiet);
 	err = record_plan(stream, plan, &graph);
+	pthread_mutex_unlock(&g->quiet);
 	if (err != 0)
 		return err;
 	err = make_exec(g, graph, stream, exec, why);

@@ -36,9 +36,10 @@ void cuda_bring_node(
 	ret_params->kernelParams = value;
 }
 
-int cuda_blank_graph(cudaGraph_t *ret_graph, cudaGraphNode_t *ret_node)
+int cuda_blank_graph(uint32_t nodes, cudaGraph_t *ret_graph, cudaGraphNode_t *ret_head)
 {
 	struct cuda_bring nowhere = {};
+	cudaGraphNode_t node, last = NULL;
 	cudaKernelNodeParams params;
 	cudaGraph_t graph;
 	cudaError_t err = cudaGraphCreate(&graph, 0);
@@ -47,7 +48,12 @@ int cuda_blank_graph(cudaGraph_t *ret_graph, cudaGraphNode_t *ret_node)
 	if (err != cudaSuccess)
 		return cuda_error(err);
 	cuda_bring_node(&nowhere, &value, &params);
-	err = cudaGraphAddKernelNode(ret_node, graph, NULL, 0, &params);
+	for (uint32_t i = 0; i < nodes && err == cudaSuccess; i++) {
+		err = cudaGraphAddKernelNode(&node, graph, &last, i > 0, &params);
+		if (i == 0)
+			*ret_head = node;
+		last = node;
+	}
 	if (err != cudaSuccess)
 		cudaGraphDestroy(graph);
 	else

@@ -8,9 +8,9 @@
  * lives as long as its graph or an executable of it. Executables of one graph share the block:
  * launches of two of them are kept apart.
  *
- * Instantiating an executable holds up launches of other threads, and so does destroying one:
- * 80 us at the 99th percentile with 100 nodes. Updating one to another graph does not. So what is
- * destroyed is kept, up to a limit, and made into what is created next with as many nodes.
+ * A long recording is cut into pieces, which are graphs of their own: the driver lets nobody launch
+ * while it makes a large one. A launch gives them all to the stream, one behind the other; the
+ * first one brings the block, the last one completes.
  */
 #include "device/cuda/module.h"
 
@@ -23,26 +23,20 @@
  */
 #define BYTES_PER_NODE 7168u
 
-#define ENDED_ROUNDS 128u  /* a few microseconds */
-#define SHELL_NODES 16384u /* of executables that are kept for reuse, together */
-
-/* An executable, and the graph of which it was made: its nodes are named by that for ever. */
-struct cuda_shell {
-	struct cuda_shell *next;
-	cudaGraphExec_t exec;
-	cudaGraph_t graph;
-	cudaGraphNode_t head; /* brings the block */
-	uint32_t nodes;
-};
+#define ENDED_ROUNDS 128u /* a few microseconds */
 
 struct cuda_recording {
 	uint64_t refs;
 	struct cuda_device *device;
-	cudaGraph_t graph;				 /* NULL: not ended */
-	cudaGraphNode_t head;				 /* brings the block */
+	cudaGraph_t pieces[CUDA_MAX_PIECES];
+	uint32_t n_pieces;
+	uint32_t nodes;					 /* of the piece that is being recorded */
+	bool recording;					 /* CUDA is */
+	bool whole;					 /* this is the last piece */
 	struct cuda_work *works[DEVICE_CAPTURE_STREAMS]; /* of each stream; the block is [0]'s */
 	pthread_mutex_t lock;
-	const struct cuda_exec *last; /* that was launched, and when; NULL: none */
+	const struct cuda_exec *last; /* that was launched, where and when; NULL: none */
+	const struct cuda_stream *last_stream;
 	struct cuda_watch last_watch;
 };
 
@@ -53,11 +47,12 @@ struct cuda_graph {
 
 struct cuda_exec {
 	struct device_exec base;
-	struct cuda_shell *shell;
 	struct cuda_recording *recording;
 	struct cuda_bring bring;
 	struct cuda_watch recent[DEVICE_EXEC_DEPTH]; /* the last ones */
 	uint64_t launches;
+	uint32_t n_pieces;
+	struct cuda_shell *pieces[];
 };
 
 static bool has_ended(const struct cuda_watch *watch)
@@ -81,8 +76,8 @@ static void recording_unref(struct cuda_recording *rec)
 {
 	if (shm_fetch_add(&rec->refs, (uint64_t)-1) != 1)
 		return;
-	if (rec->graph != NULL)
-		cuda_error(cudaGraphDestroy(rec->graph));
+	for (uint32_t i = 0; i < rec->n_pieces; i++)
+		cuda_error(cudaGraphDestroy(rec->pieces[i]));
 	for (uint32_t i = 0; i < DEVICE_CAPTURE_STREAMS; i++)
 		cuda_work_put(rec->device, rec->works[i]);
 	pthread_mutex_destroy(&rec->lock);
@@ -108,9 +103,15 @@ static struct cuda_recording *recording_create(struct cuda_device *d)
 	return rec;
 }
 
+/* Of the capture that the stream takes part in. */
+static struct cuda_recording *recording_of(const struct cuda_stream *s)
+{
+	return cuda_stream(s->base.capture->streams[0])->recording;
+}
+
 int cuda_recording_args(struct cuda_stream *s, struct cuda_args *ret_args)
 {
-	struct cuda_recording *rec = cuda_stream(s->base.capture->streams[0])->recording;
+	struct cuda_recording *rec = recording_of(s);
 	struct cuda_work **work = &rec->works[s->base.place];
 
 	if (*work == NULL)
@@ -122,36 +123,74 @@ int cuda_recording_args(struct cuda_stream *s, struct cuda_args *ret_args)
 	return 0;
 }
 
+static int piece_begin(struct cuda_recording *rec, cudaStream_t stream)
+{
+	int r = cuda_error(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+
+	rec->recording = r == 0;
+	rec->nodes = 0;
+	return r;
+}
+
+static int piece_end(struct cuda_recording *rec, cudaStream_t stream)
+{
+	cudaGraph_t graph = NULL;
+	int r;
+
+	if (!rec->recording)
+		return -ECANCELED;
+	rec->recording = false;
+	r = cuda_error(cudaStreamEndCapture(stream, &graph));
+	if (r == 0 && graph == NULL)
+		r = -ECANCELED;
+	if (r == 0)
+		rec->pieces[rec->n_pieces++] = graph;
+	return r;
+}
+
+int cuda_recording_next(struct cuda_stream *s)
+{
+	struct cuda_recording *rec = recording_of(s);
+	int r = rec->recording ? 0 : -ECANCELED;
+
+	if (r == 0 && rec->nodes == CUDA_PIECE_NODES && !rec->whole &&
+		rec->n_pieces < CUDA_MAX_PIECES - 1) {
+		r = piece_end(rec, s->stream);
+		if (r == 0)
+			r = piece_begin(rec, s->stream);
+	}
+	rec->nodes++;
+	return r;
+}
+
+void cuda_recording_keep_whole(struct cuda_stream *s)
+{
+	recording_of(s)->whole = true;
+}
+
 int cuda_capture_begin(struct device_stream *stream)
 {
 	struct cuda_stream *s = cuda_stream(stream);
 	struct cuda_bring bring = {NULL};
 	struct cuda_recording *rec;
-	cudaGraph_t graph;
 	int r;
 
 	cuda_enter(stream->device);
 	rec = recording_create(cuda_device(stream->device));
 	if (rec == NULL)
 		return -ENOMEM;
-	r = cuda_error(cudaStreamBeginCapture(s->stream, cudaStreamCaptureModeThreadLocal));
+	r = piece_begin(rec, s->stream);
 	if (r == 0) {
 		r = cuda_bring(&bring, s->stream);
-		if (r < 0 && cudaStreamEndCapture(s->stream, &graph) == cudaSuccess)
-			cudaGraphDestroy(graph);
+		rec->nodes = 1;
+		if (r < 0)
+			(void)piece_end(rec, s->stream);
 	}
 	if (r < 0)
 		recording_unref(rec);
 	else
 		s->recording = rec;
 	return r;
-}
-
-static int recording_end(struct cuda_recording *rec, cudaStream_t stream)
-{
-	int r = cuda_error(cudaStreamEndCapture(stream, &rec->graph));
-
-	return r == 0 && rec->graph == NULL ? -ECANCELED : r;
 }
 
 int cuda_capture_end(struct device_stream *stream, struct device_graph **ret_graph)
@@ -163,7 +202,7 @@ int cuda_capture_end(struct device_stream *stream, struct device_graph **ret_gra
 
 	cuda_enter(stream->device);
 	s->recording = NULL;
-	r = recording_end(rec, s->stream);
+	r = piece_end(rec, s->stream);
 	if (r == 0 && graph == NULL)
 		r = -ENOMEM;
 	if (r < 0) {
@@ -186,131 +225,51 @@ void cuda_graph_destroy(struct device_graph *graph)
 	free(graph);
 }
 
-/* --- Executables for reuse ---------------------------------------------------------------- */
-
-static void shell_destroy(struct cuda_shell *shell)
-{
-	if (shell->exec != NULL)
-		cuda_error(cudaGraphExecDestroy(shell->exec));
-	if (shell->graph != NULL)
-		cuda_error(cudaGraphDestroy(shell->graph));
-	free(shell);
-}
-
-void cuda_shells_free(struct cuda_device *d)
-{
-	struct cuda_shell *shell;
-
-	while ((shell = d->shells) != NULL) {
-		d->shells = shell->next;
-		shell_destroy(shell);
-	}
-}
-
-static void shell_keep(struct cuda_device *d, struct cuda_shell *shell)
-{
-	bool keep;
-
-	pthread_mutex_lock(&d->lock);
-	keep = d->shell_nodes + shell->nodes <= SHELL_NODES &&
-		shm_load_relaxed(&d->base.failed) == 0;
-	if (keep) {
-		d->shell_nodes += shell->nodes;
-		shell->next = d->shells;
-		d->shells = shell;
-	}
-	pthread_mutex_unlock(&d->lock);
-	if (!keep)
-		shell_destroy(shell);
-}
-
-static struct cuda_shell *shell_find(struct cuda_device *d, uint32_t nodes)
-{
-	struct cuda_shell **at, *shell;
-
-	pthread_mutex_lock(&d->lock);
-	for (at = &d->shells; (shell = *at) != NULL; at = &shell->next)
-		if (shell->nodes == nodes)
-			break;
-	if (shell != NULL) {
-		*at = shell->next;
-		d->shell_nodes -= nodes;
-	}
-	pthread_mutex_unlock(&d->lock);
-	return shell;
-}
-
-static int shell_create(cudaGraph_t graph, uint32_t nodes, struct cuda_shell **ret_shell)
-{
-	struct cuda_shell *shell = calloc(1, sizeof(*shell));
-	size_t count = 1;
-	int r;
-
-	if (shell == NULL)
-		return -ENOMEM;
-	shell->nodes = nodes;
-	r = cuda_error(cudaGraphClone(&shell->graph, graph));
-	if (r == 0)
-		r = cuda_error(cudaGraphGetRootNodes(shell->graph, &shell->head, &count));
-	if (r == 0)
-		r = cuda_error(cudaGraphInstantiate(&shell->exec, shell->graph, 0));
-	if (r < 0)
-		shell_destroy(shell);
-	else
-		*ret_shell = shell;
-	return r;
-}
-
-/* One that was kept, made into this graph, or a new one. */
-static int shell_get(
-	struct cuda_device *d, cudaGraph_t graph, uint32_t nodes, struct cuda_shell **ret_shell)
-{
-	struct cuda_shell *shell = shell_find(d, nodes);
-	cudaGraphExecUpdateResultInfo info;
-
-	if (shell != NULL) {
-		if (cuda_error(cudaGraphExecUpdate(shell->exec, graph, &info)) == 0) {
-			*ret_shell = shell;
-			return 0;
-		}
-		/* Its nodes are of other kinds, or lie in another order. */
-		shell_destroy(shell);
-	}
-	return shell_create(graph, nodes, ret_shell);
-}
-
 /* --- Executables -------------------------------------------------------------------------- */
 
-static uint64_t exec_bytes(const struct cuda_recording *rec, uint32_t nodes)
+static uint64_t exec_bytes(const struct cuda_exec *e)
 {
-	uint64_t bytes =
-		sizeof(struct cuda_exec) + sizeof(*rec) + (uint64_t)(nodes + 1) * BYTES_PER_NODE;
+	const struct cuda_recording *rec = e->recording;
+	uint64_t bytes = sizeof(*e) + sizeof(*rec);
 
+	for (uint32_t i = 0; i < e->n_pieces; i++)
+		bytes += e->pieces[i]->nodes * BYTES_PER_NODE;
 	for (uint32_t i = 0; i < DEVICE_CAPTURE_STREAMS; i++)
 		if (rec->works[i] != NULL)
 			bytes += sizeof(struct cuda_work);
 	return bytes;
 }
 
+static void put_pieces(struct cuda_exec *e)
+{
+	while (e->n_pieces > 0)
+		cuda_shell_put(e->recording->device, e->pieces[--e->n_pieces]);
+}
+
 int cuda_exec_create(
 	struct device *device, const struct device_graph *graph, struct device_exec **ret_exec)
 {
 	struct cuda_recording *rec = ((const struct cuda_graph *)graph)->recording;
-	struct cuda_exec *e = calloc(1, sizeof(*e));
-	int r;
+	struct cuda_exec *e = calloc(1, sizeof(*e) + rec->n_pieces * sizeof(struct cuda_shell *));
+	int r = 0;
 
 	if (e == NULL)
 		return -ENOMEM;
 	cuda_enter(device);
-	r = shell_get(cuda_device(device), rec->graph, graph->nodes, &e->shell);
+	e->recording = rec;
+	while (r == 0 && e->n_pieces < rec->n_pieces) {
+		r = cuda_shell_get(rec->device, rec->pieces[e->n_pieces], &e->pieces[e->n_pieces]);
+		e->n_pieces += r == 0;
+		cuda_pace(rec->device);
+	}
 	if (r < 0) {
+		put_pieces(e);
 		free(e);
 		return r;
 	}
 	shm_fetch_add(&rec->refs, 1);
 	e->base.device = device;
-	e->base.bytes = exec_bytes(rec, graph->nodes);
-	e->recording = rec;
+	e->base.bytes = exec_bytes(e);
 	e->bring.to = &rec->works[0]->block;
 	*ret_exec = &e->base;
 	return 0;
@@ -318,37 +277,67 @@ int cuda_exec_create(
 
 int cuda_exec_upload(struct device_exec *exec, struct device_stream *stream)
 {
+	const struct cuda_exec *e = (const struct cuda_exec *)exec;
 	cudaStream_t on = cuda_stream(stream)->stream;
-	int r;
+	int r = 0;
 
 	cuda_enter(stream->device);
-	r = cuda_error(cudaGraphUpload(((struct cuda_exec *)exec)->shell->exec, on));
+	for (uint32_t i = 0; i < e->n_pieces && r == 0; i++) {
+		r = cuda_error(cudaGraphUpload(e->pieces[i]->exec, on));
+		cuda_pace(e->recording->device);
+	}
 	return r < 0 ? r : cuda_error(cudaStreamSynchronize(on));
+}
+
+static int launch_pieces(struct cuda_exec *e, cudaStream_t stream)
+{
+	const struct cuda_shell *head = e->pieces[0];
+	struct cudaKernelNodeParams params;
+	void *value;
+	int r;
+
+	cuda_bring_node(&e->bring, &value, &params);
+	r = cuda_error(cudaGraphExecKernelNodeSetParams(head->exec, head->head, &params));
+	for (uint32_t i = 0; i < e->n_pieces && r == 0; i++) {
+		r = cuda_error(cudaGraphLaunch(e->pieces[i]->exec, stream));
+		/* Hardly ever; nothing that was given may still run when this fails. */
+		if (r < 0 && i > 0)
+			cuda_error(cudaStreamSynchronize(stream));
+	}
+	return r;
+}
+
+/*
+ * The block is free for the next launch, or will be when that comes to it: launches in one stream
+ * run one after another, and so do those of one piece in any streams.
+ */
+static bool may_follow(
+	const struct cuda_recording *rec, const struct cuda_exec *e, const struct cuda_stream *s)
+{
+	if (rec->last == e && (rec->last_stream == s || e->n_pieces == 1))
+		return true;
+	return has_just_ended(&rec->last_watch);
 }
 
 /* With the recording's lock. */
 static int launch_locked(struct cuda_exec *e, struct cuda_stream *s, const struct device_args *args)
 {
 	struct cuda_recording *rec = e->recording;
-	struct cudaKernelNodeParams params;
-	void *value;
 	int r;
 
-	if (rec->last != e && !has_just_ended(&rec->last_watch))
+	if (!may_follow(rec, e, s))
 		return -EAGAIN;
-	r = cuda_watch_begin(s, &e->bring.block.watch);
+	r = cuda_watch_begin(s, e->n_pieces, &e->bring.block.watch);
 	if (r < 0)
 		return r;
 	e->bring.block.args = *args;
-	cuda_bring_node(&e->bring, &value, &params);
-	r = cuda_error(cudaGraphExecKernelNodeSetParams(e->shell->exec, e->shell->head, &params));
-	if (r == 0)
-		r = cuda_error(cudaGraphLaunch(e->shell->exec, s->stream));
+	r = launch_pieces(e, s->stream);
 	if (r == 0) {
 		rec->last = e;
+		rec->last_stream = s;
 		rec->last_watch = e->bring.block.watch;
 	}
-	return cuda_watch_done(s, r);
+	return cuda_watch_done(s, e->n_pieces, r);
 }
 
 int cuda_exec_launch(
@@ -379,7 +368,7 @@ void cuda_exec_destroy(struct device_exec *exec)
 
 	enum cudaStreamCaptureMode mode = cuda_relax(exec->device);
 
-	shell_keep(rec->device, e->shell);
+	put_pieces(e);
 	pthread_mutex_lock(&rec->lock);
 	if (rec->last == e)
 		rec->last = NULL;

@@ -14,7 +14,7 @@ int cuda_launchers_create(struct cuda_launcher *launchers, cudaStream_t stream)
 	for (uint32_t i = 0; i < CUDA_LAUNCHERS && r == 0; i++) {
 		struct cuda_launcher *l = &launchers[i];
 
-		r = cuda_blank_graph(&l->graph, &l->node);
+		r = cuda_blank_graph(1, &l->graph, &l->node);
 		if (r == 0)
 			r = cuda_error(cudaGraphInstantiate(&l->exec, l->graph, 0));
 		if (r == 0)

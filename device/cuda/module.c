@@ -323,7 +323,8 @@ static int set_up(struct cuda_device *d)
 	if (r < 0)
 		return r;
 	d->ended = memset(ended, 0, CUDA_MAX_STREAMS * sizeof(*d->ended));
-	return cuda_waiter_start(d);
+	r = cuda_shells_stock(d);
+	return r < 0 ? r : cuda_waiter_start(d);
 }
 
 static void tear_down(struct cuda_device *d)

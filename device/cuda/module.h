@@ -7,6 +7,8 @@
  *   stream.c   streams, events, and what they are given
  *   launcher.c how kernels are launched one by one
  *   graph.c    captures and executables
+ *   shell.c    CUDA's executables, kept for reuse
+ *   pace.c     pauses of the thread that captures in the background
  *   waiter.c   the thread that wakes dispatch
  *   block.cu   own kernels: bring a parameter block, signal (block.h)
  *
@@ -54,9 +56,32 @@ struct cuda_work {
 	struct cuda_block block;
 };
 
+/*
+ * A longer graph is recorded, instantiated and launched in pieces of so many nodes, one behind the
+ * other, as long as it is a mere sequence. Longer pieces hold up others for longer; shorter ones
+ * cost more at each replay.
+ */
+#define CUDA_PIECE_NODES 16u
+#define CUDA_MAX_PIECES 64u /* less than CUDA_STREAM_DEPTH: each is a launch */
+
+/* An executable, and the graph of which it was made: its nodes are named by that for ever. */
+struct cuda_shell {
+	struct cuda_shell *next;
+	cudaGraphExec_t exec;
+	cudaGraph_t graph;
+	cudaGraphNode_t head; /* its first node */
+	size_t nodes;
+};
+
+/* The background thread's; see pace.c. */
+struct cuda_pace {
+	uint64_t since_ns; /* it has worked */
+	uint64_t given;	   /* launches of all streams, when it last looked */
+	uint64_t serving_until_ns;
+};
+
 struct cuda_range;
 struct cuda_slab;
-struct cuda_shell;
 
 struct cuda_device {
 	struct device base;
@@ -70,7 +95,7 @@ struct cuda_device {
 	uint32_t n_places; /* that were ever taken */
 	struct cuda_range *ranges;
 	struct cuda_slab *slabs;
-	struct cuda_shell *shells; /* executables for reuse */
+	struct cuda_shell *shells; /* that are kept */
 	uint32_t shell_nodes;	   /* of them together */
 
 	pthread_t waiter;
@@ -78,6 +103,8 @@ struct cuda_device {
 	pthread_cond_t waiter_wake;
 	bool asleep, closing; /* under waiter_lock */
 	uint32_t parked;      /* 1: the waiter waits for a launch */
+
+	struct cuda_pace pace;
 };
 
 struct cuda_stream {
@@ -169,10 +196,10 @@ static inline bool cuda_has_ended(const struct cuda_ended *ended, uint64_t numbe
 	return (int64_t)(shm_load_acquire(&ended->number) - number) >= 0;
 }
 
-/* Takes the stream's next number for a launch. -EAGAIN when the stream is full. */
-int cuda_watch_begin(struct cuda_stream *s, struct cuda_watch *ret_watch);
-/* After the launch: r < 0 gives the number back. Returns r. */
-int cuda_watch_done(struct cuda_stream *s, int r);
+/* Takes the stream's next numbers, the last of which so many launches will store. -EAGAIN: full. */
+int cuda_watch_begin(struct cuda_stream *s, uint32_t launches, struct cuda_watch *ret_watch);
+/* After them: r < 0 gives the numbers back. Returns r. */
+int cuda_watch_done(struct cuda_stream *s, uint32_t launches, int r);
 
 /* --- launcher.c --------------------------------------------------------------------------- */
 
@@ -182,9 +209,16 @@ void cuda_launchers_free(struct cuda_launcher *launchers);
 
 /* --- graph.c ------------------------------------------------------------------------------ */
 
-void cuda_shells_free(struct cuda_device *d);
+/*
+ * Before each command that the stream records: it begins another piece where that is due. Returns
+ * -ECANCELED when the recording has ended early, or another error.
+ */
+int cuda_recording_next(struct cuda_stream *s);
 
-/* The block and the scratch of a command that the stream records. -ENOMEM. */
+/* What the stream records stays in one piece from here on: other streams may join. */
+void cuda_recording_keep_whole(struct cuda_stream *s);
+
+/* The block and the scratch of a kernel that the stream records. -ENOMEM. */
 int cuda_recording_args(struct cuda_stream *s, struct cuda_args *ret_args);
 
 int cuda_capture_begin(struct device_stream *stream);
@@ -196,6 +230,24 @@ int cuda_exec_upload(struct device_exec *exec, struct device_stream *stream);
 int cuda_exec_launch(
 	struct device_exec *exec, struct device_stream *stream, const struct device_args *args);
 void cuda_exec_destroy(struct device_exec *exec);
+
+/* --- shell.c ------------------------------------------------------------------------------ */
+
+/* One that was kept, made into this graph, or a new one. */
+int cuda_shell_get(struct cuda_device *d, cudaGraph_t graph, struct cuda_shell **ret_shell);
+void cuda_shell_put(struct cuda_device *d, struct cuda_shell *shell);
+
+/* Makes some before anybody serves. */
+int cuda_shells_stock(struct cuda_device *d);
+void cuda_shells_free(struct cuda_device *d);
+
+/* --- pace.c ------------------------------------------------------------------------------- */
+
+/* Now and then while the background thread works: it may pause. Others return at once. */
+void cuda_pace(struct cuda_device *d);
+
+/* The same after launches of other threads were held up, at worst, since so long ago. */
+void cuda_pace_held(struct cuda_device *d, uint64_t since_ns);
 
 /* --- waiter.c ----------------------------------------------------------------------------- */
 

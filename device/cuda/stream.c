@@ -147,6 +147,8 @@ void cuda_event_destroy(struct device_event *event)
 int cuda_event_record(struct device_event *event, struct device_stream *stream)
 {
 	cuda_enter(stream->device);
+	if (stream->capture != NULL)
+		cuda_recording_keep_whole(cuda_stream(stream));
 	return cuda_error(cudaEventRecord(cuda_event(event)->event, cuda_stream(stream)->stream));
 }
 
@@ -168,10 +170,10 @@ int cuda_event_query(struct device_event *event)
 
 /* --- Work --------------------------------------------------------------------------------- */
 
-int cuda_watch_begin(struct cuda_stream *s, struct cuda_watch *ret_watch)
+int cuda_watch_begin(struct cuda_stream *s, uint32_t launches, struct cuda_watch *ret_watch)
 {
 	struct cuda_device *d = cuda_device(s->base.device);
-	uint64_t *given = &d->places[s->place].given, number = *given + 1;
+	uint64_t *given = &d->places[s->place].given, number = *given + launches;
 
 	if (!cuda_has_ended(&d->ended[s->place], number - CUDA_STREAM_DEPTH))
 		return -EAGAIN;
@@ -181,13 +183,13 @@ int cuda_watch_begin(struct cuda_stream *s, struct cuda_watch *ret_watch)
 	return 0;
 }
 
-int cuda_watch_done(struct cuda_stream *s, int r)
+int cuda_watch_done(struct cuda_stream *s, uint32_t launches, int r)
 {
 	struct cuda_device *d = cuda_device(s->base.device);
 	uint64_t *given = &d->places[s->place].given;
 
 	if (r < 0)
-		shm_store_release(given, *given - 1);
+		shm_store_release(given, *given - launches);
 	else
 		cuda_waiter_kick(d);
 	return r;
@@ -198,16 +200,19 @@ static int command_args(struct cuda_stream *s, const struct device_args *args, b
 	struct cuda_args *ret_args)
 {
 	memset(ret_args, 0, sizeof(*ret_args));
-	if (s->base.capture != NULL)
-		return cuda_recording_args(s, ret_args);
+	if (s->base.capture != NULL) {
+		int r = cuda_recording_next(s);
+		return r < 0 ? r : cuda_recording_args(s, ret_args);
+	}
 	ret_args->direct = *args;
 	ret_args->scratch = &s->work->scratch;
-	return signal ? cuda_watch_begin(s, &ret_args->watch) : 0;
+	return signal ? cuda_watch_begin(s, 1, &ret_args->watch) : 0;
 }
 
 static int command_done(struct cuda_stream *s, bool signal, int r)
 {
-	return signal && s->base.capture == NULL ? cuda_watch_done(s, r) : r;
+	cuda_pace(cuda_device(s->base.device));
+	return signal && s->base.capture == NULL ? cuda_watch_done(s, 1, r) : r;
 }
 
 /* What the stream records must be launched in it. */
@@ -258,13 +263,24 @@ int cuda_stream_signal(struct device_stream *stream, const struct device_args *a
 
 int cuda_copy(struct device_stream *stream, void *to, const void *from, uint64_t bytes)
 {
+	struct cuda_stream *s = cuda_stream(stream);
+	int r;
+
 	cuda_enter(stream->device);
-	return cuda_error(
-		cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, cuda_stream(stream)->stream));
+	r = stream->capture != NULL ? cuda_recording_next(s) : 0;
+	if (r == 0)
+		r = cuda_error(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, s->stream));
+	return r;
 }
 
 int cuda_fill(struct device_stream *stream, void *data, uint8_t byte, uint64_t bytes)
 {
+	struct cuda_stream *s = cuda_stream(stream);
+	int r;
+
 	cuda_enter(stream->device);
-	return cuda_error(cudaMemsetAsync(data, byte, bytes, cuda_stream(stream)->stream));
+	r = stream->capture != NULL ? cuda_recording_next(s) : 0;
+	if (r == 0)
+		r = cuda_error(cudaMemsetAsync(data, byte, bytes, s->stream));
+	return r;
 }

@@ -23,12 +23,13 @@ static float launch_chain(struct rig *rig, struct device_exec *exec, struct devi
 /* Short ones and long ones, again and again, each time with other addresses. */
 static void test_replay(void **state)
 {
-	static const uint32_t lengths[] = {1, 2, 20, 500};
+	/* CUDA's are launched in pieces of 16, the first of which has a node of its own. */
+	static const uint32_t lengths[] = {1, 2, 15, 16, 17, 31, 32, 40, 100, 500, 1010};
 	uint64_t bytes = 0;
 	struct rig rig;
 
 	rig_open(&rig, NULL);
-	for (uint32_t k = 0; k < 4; k++) {
+	for (uint32_t k = 0; k < sizeof(lengths) / sizeof(lengths[0]); k++) {
 		const uint32_t n = lengths[k];
 		struct device_exec *exec = rig_chain_exec(&rig, rig.stream, n);
 
@@ -37,7 +38,7 @@ static void test_replay(void **state)
 		bytes = device_exec_bytes(exec);
 		assert_int_equal(device_exec_upload(exec, rig.stream), 0);
 		for (uint32_t i = 0; i < 30; i++) {
-			float *from = &rig.cells[1000 + i], *to = &rig.cells[1100 + i];
+			float *from = &rig.cells[1100 + i], *to = &rig.cells[1200 + i];
 
 			rig_poison(&rig);
 			*from = (float)(i + k);
@@ -117,10 +118,58 @@ static void test_exec_create(void **state)
 	rig_close(&rig);
 }
 
+/* A long sequence, then a second stream that takes part, then another long sequence. */
+static void test_join_late(void **state)
+{
+	enum { LONG = 50 };
+	struct device_event *events[2];
+	struct device_graph *graph;
+	struct device_exec *exec;
+	struct rig rig;
+
+	rig_open(&rig, NULL);
+	for (uint32_t i = 0; i < 2; i++)
+		assert_int_equal(device_event_create(rig.device, &events[i]), 0);
+	assert_int_equal(device_capture_begin(rig.stream), 0);
+	for (uint32_t i = 0; i < 3 * LONG; i++) {
+		struct device_stream *on = i / LONG == 1 ? rig.other : rig.stream;
+
+		if (i > 0 && i % LONG == 0) {
+			struct device_event *event = events[i / LONG - 1];
+			struct device_stream *from = on == rig.other ? rig.stream : rig.other;
+
+			assert_int_equal(device_event_record(event, from), 0);
+			assert_int_equal(device_event_await(event, on), 0);
+		}
+		assert_int_equal(
+			device_copy(on, &rig.cells[i + 1], &rig.cells[i], sizeof(float)), 0);
+	}
+	assert_int_equal(device_signal(rig.stream, NULL), 0);
+	assert_int_equal(device_capture_end(rig.stream, &graph), 0);
+	assert_int_equal(device_exec_create(rig.device, graph, &exec), 0);
+	device_graph_destroy(graph);
+	for (uint32_t i = 0; i < 10; i++) {
+		const struct device_args args = rig_args(&rig, 0);
+
+		rig_poison(&rig);
+		rig.cells[0] = (float)i;
+		assert_int_equal(device_exec_launch(exec, rig.stream, &args), 0);
+		rig_await(&rig, 0, args.value);
+		assert_float_equal(rig.cells[3 * LONG], (float)i, 0);
+	}
+	device_exec_destroy(exec);
+	for (uint32_t i = 0; i < 2; i++)
+		device_event_destroy(events[i]);
+	rig_close(&rig);
+}
+
 /* --- Parameter blocks --------------------------------------------------------------------- */
 
-/* An executable that takes a while and then copies one number: pointers[0] to pointers[1]. */
-static struct device_exec *slow_exec(struct rig *rig, struct device_stream *stream)
+/*
+ * An executable that takes a while and then copies one number: pointers[0] to pointers[1]. So many
+ * other commands come in between.
+ */
+static struct device_exec *slow_exec(struct rig *rig, struct device_stream *stream, uint32_t others)
 {
 	struct device_graph *graph;
 	struct device_exec *exec;
@@ -134,6 +183,9 @@ static struct device_exec *slow_exec(struct rig *rig, struct device_stream *stre
 	rig->cells[2001] = 0;
 	assert_int_equal(device_capture_begin(stream), 0);
 	rig_load(rig, stream, 3);
+	for (uint32_t i = 0; i < others; i++)
+		assert_int_equal(
+			device_fill(stream, &rig->cells[2002 + i % 8], 0, sizeof(float)), 0);
 	assert_int_equal(device_launch(stream, &a.kernel, NULL), 0);
 	assert_int_equal(device_capture_end(stream, &graph), 0);
 	assert_int_equal(device_exec_create(rig->device, graph, &exec), 0);
@@ -145,7 +197,7 @@ static struct device_exec *slow_exec(struct rig *rig, struct device_stream *stre
  * Launched as fast as it goes, in both streams by turns: never more than the depth at once, each
  * with its own arguments, one after another.
  */
-static void test_depth(void **state)
+static void check_depth(uint32_t others)
 {
 	enum { LAUNCHES = 60 };
 	struct device_exec *exec;
@@ -153,7 +205,7 @@ static void test_depth(void **state)
 	struct rig rig;
 
 	rig_open(&rig, NULL);
-	exec = slow_exec(&rig, rig.stream);
+	exec = slow_exec(&rig, rig.stream, others);
 	first = rig.value + 1;
 	for (uint32_t i = 0; i < LAUNCHES; i++) {
 		struct device_args args = rig_args(&rig, i);
@@ -179,6 +231,16 @@ static void test_depth(void **state)
 	assert_true(refused > 0);
 	device_exec_destroy(exec);
 	rig_close(&rig);
+}
+
+static void test_depth(void **state)
+{
+	check_depth(0);
+}
+
+static void test_depth_of_many_commands(void **state)
+{
+	check_depth(100);
 }
 
 /* Whose word is seen may be launched again at once, whose last word is seen may be destroyed. */
@@ -325,6 +387,9 @@ static void test_capture_beside_replay(void **state)
 	serving.exec = rig_chain_exec(&rig, rig.stream, 20);
 	assert_int_equal(pthread_create(&thread, NULL, serve, &serving), 0);
 	for (uint32_t i = 0; i < 40; i++) {
+		/* From then on it takes its time. */
+		if (i == 20)
+			device_set_background(rig.device);
 		const uint32_t n = lengths[i % 4];
 		const uint64_t replays = shm_load_relaxed(&serving.replays);
 		struct device_exec *exec = rig_chain_exec(&rig, rig.stream, n);
@@ -478,7 +543,9 @@ int main(void)
 		HARNESS_TEST(test_replay),
 		HARNESS_TEST(test_shape_is_copied),
 		HARNESS_TEST(test_exec_create),
+		HARNESS_TEST(test_join_late),
 		HARNESS_TEST(test_depth),
+		HARNESS_TEST(test_depth_of_many_commands),
 		HARNESS_TEST(test_again_after_the_word),
 		HARNESS_TEST(test_one_after_another),
 		HARNESS_TEST(test_two_at_once),
