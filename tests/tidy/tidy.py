@@ -53,7 +53,7 @@ BANNED = {
     "system": "fork and exec", "popen": "fork and exec",
 }
 PRINTING = ["printf", "fprintf", "vprintf", "vfprintf", "puts", "fputs", "putchar", "perror"]
-LIBRARIES = ["shm", "client", "client/text", "device", "kernels", "graphs"]
+LIBRARIES = ["shm", "client", "client/text", "device", "kernels", "graphs", "models"]
 
 ATOMICS = re.compile(r"\b(__atomic_\w+|__sync_\w+|_Atomic|stdatomic\.h|atomic_(?:load|store|"
                      r"exchange|compare_exchange|fetch_\w+|thread_fence|init)\w*)\b")

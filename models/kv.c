@@ -1,0 +1,277 @@
+/* SPDX-License-Identifier: MIT */
+/* kv.c: sessions: tokens, tables, quotas, and who gets which block; see kv.h. */
+#include "models/kv_blocks.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct kv_session {
+	struct kv_pool *pool;
+	struct kv_client *client;
+	uint64_t salt;
+	int32_t *tokens; /* room for max_session_tokens, and for as many blocks below */
+	uint32_t *table;
+	uint32_t length; /* tokens */
+	uint32_t blocks; /* entries; 0 while preempted, else enough for length */
+	uint32_t committed;
+};
+
+static uint32_t blocks_for(uint32_t tokens)
+{
+	return (tokens + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS;
+}
+
+static uint32_t least(uint32_t a, uint32_t b)
+{
+	return a < b ? a : b;
+}
+
+static uint32_t room_left(const struct kv_client *client)
+{
+	return client->max_blocks > client->used_blocks ? client->max_blocks - client->used_blocks
+							: 0;
+}
+
+/* --- The table ------------------------------------------------------------------------------ */
+
+static void push(struct kv_session *s, uint32_t block)
+{
+	s->table[s->blocks++] = block;
+	s->client->used_blocks++;
+}
+
+/* From the end: a block goes before its parent does. */
+static void drop_blocks(struct kv_session *s, uint32_t keep)
+{
+	while (s->blocks > keep) {
+		kv_block_unref(s->pool, s->table[--s->blocks]);
+		s->client->used_blocks--;
+	}
+	s->committed = least(s->committed, keep * KV_BLOCK_TOKENS);
+}
+
+static uint32_t parent_of(const struct kv_session *s, uint32_t i)
+{
+	return i == 0 ? KV_NONE : s->table[i - 1];
+}
+
+/* Takes over what is shared of the first `length` tokens, but for the last of them. */
+static void match(struct kv_session *s, uint32_t length)
+{
+	while (s->committed == s->blocks * KV_BLOCK_TOKENS &&
+		length - s->committed > KV_BLOCK_TOKENS) {
+		uint32_t block = kv_block_find(
+			s->pool, s->salt, parent_of(s, s->blocks), s->tokens + s->committed);
+
+		if (block == KV_NONE)
+			return;
+		kv_block_ref(s->pool, block);
+		push(s, block);
+		s->committed += KV_BLOCK_TOKENS;
+	}
+}
+
+/* The last block has a free slot, which the next token would be written to. */
+static bool last_is_partial(const struct kv_session *s)
+{
+	return s->length % KV_BLOCK_TOKENS != 0 && s->blocks == blocks_for(s->length);
+}
+
+/* Others have the partial last block, or something cached stands on it. */
+static bool last_needs_copy(const struct kv_session *s)
+{
+	if (!last_is_partial(s))
+		return false;
+	const struct kv_block *last = &s->pool->blocks[s->table[s->blocks - 1]];
+	return last->refs > 1 || (last->shared && last->children > 0);
+}
+
+static int make_room(struct kv_session *s, uint32_t want)
+{
+	struct kv_pool *pool = s->pool;
+
+	/* A preempted session may have been the reason for the copy. */
+	while (want - s->blocks + last_needs_copy(s) > kv_available(pool)) {
+		if (pool->options.preempt == NULL ||
+			!pool->options.preempt(pool->options.context, s))
+			return -ENOSPC;
+	}
+	return 0;
+}
+
+/* Makes the block private that the next token is written to. */
+static void own_last(struct kv_session *s, struct kv_copy *ret_copy)
+{
+	if (!last_is_partial(s))
+		return;
+	uint32_t *last = &s->table[s->blocks - 1];
+	if (last_needs_copy(s)) {
+		*ret_copy = (struct kv_copy){.from = *last, .to = kv_block_take(s->pool)};
+		kv_block_unref(s->pool, *last);
+		*last = ret_copy->to;
+	} else if (s->pool->blocks[*last].shared) {
+		kv_block_unshare(s->pool, *last);
+	}
+}
+
+/* Room for the first `length` tokens of s->tokens, which are not fewer than s->length. */
+static int reserve(struct kv_session *s, uint32_t length, struct kv_copy *ret_copy)
+{
+	const uint32_t want = blocks_for(length), before = s->blocks, committed = s->committed;
+	struct kv_copy copy = {KV_NONE, KV_NONE};
+	int err;
+
+	if (want - s->blocks > room_left(s->client))
+		return -EDQUOT;
+	match(s, length);
+	err = make_room(s, want);
+	if (err < 0) {
+		drop_blocks(s, before);
+		return err;
+	}
+	own_last(s, &copy);
+	while (s->blocks < want)
+		push(s, kv_block_take(s->pool));
+	s->pool->shared_tokens += s->committed - committed;
+	s->length = length;
+	*ret_copy = copy;
+	return 0;
+}
+
+int kv_append(
+	struct kv_session *session, const int32_t *tokens, uint32_t n, struct kv_copy *ret_copy)
+{
+	int err;
+
+	assert(n > 0 && session->blocks == blocks_for(session->length));
+	if (n > session->pool->options.max_session_tokens - session->length)
+		return -EMSGSIZE;
+	memcpy(session->tokens + session->length, tokens, n * sizeof(*tokens));
+	err = reserve(session, session->length + n, ret_copy);
+	if (err == 0)
+		session->pool->appended_tokens += n;
+	return err;
+}
+
+/* A full block with computed contents becomes the one for its opening, or gives way to it. */
+static void share(struct kv_session *s, uint32_t i)
+{
+	const int32_t *tokens = s->tokens + (size_t)i * KV_BLOCK_TOKENS;
+	uint32_t equal = kv_block_find(s->pool, s->salt, parent_of(s, i), tokens);
+
+	if (equal == KV_NONE) {
+		kv_block_share(s->pool, s->table[i], s->salt, parent_of(s, i), tokens);
+		return;
+	}
+	kv_block_ref(s->pool, equal);
+	kv_block_unref(s->pool, s->table[i]);
+	s->table[i] = equal;
+}
+
+void kv_commit(struct kv_session *session, uint32_t tokens)
+{
+	uint32_t full = session->committed / KV_BLOCK_TOKENS;
+
+	assert(tokens >= session->committed && tokens <= session->length);
+	assert(blocks_for(tokens) <= session->blocks);
+	for (; full < tokens / KV_BLOCK_TOKENS; full++)
+		share(session, full);
+	session->committed = tokens;
+}
+
+/* --- Sessions ------------------------------------------------------------------------------- */
+
+int kv_open(struct kv_pool *pool, struct kv_client *client, uint64_t salt,
+	struct kv_session **ret_session)
+{
+	const size_t tokens = pool->options.max_session_tokens;
+	struct kv_session *s = calloc(1, sizeof(*s));
+
+	if (s == NULL)
+		return -ENOMEM;
+	*s = (struct kv_session){.pool = pool, .client = client, .salt = salt};
+	s->tokens = malloc(tokens * sizeof(*s->tokens));
+	s->table = malloc(blocks_for((uint32_t)tokens) * sizeof(*s->table));
+	pool->sessions++;
+	if (s->tokens == NULL || s->table == NULL) {
+		kv_close(s);
+		return -ENOMEM;
+	}
+	*ret_session = s;
+	return 0;
+}
+
+void kv_close(struct kv_session *session)
+{
+	if (session == NULL)
+		return;
+	drop_blocks(session, 0);
+	session->pool->sessions--;
+	free(session->tokens);
+	free(session->table);
+	free(session);
+}
+
+int kv_fork(const struct kv_session *session, struct kv_session **ret_session)
+{
+	struct kv_session *s;
+	int err;
+
+	if (session->committed < least(session->length, session->blocks * KV_BLOCK_TOKENS))
+		return -EBUSY;
+	if (session->blocks > room_left(session->client))
+		return -EDQUOT;
+	err = kv_open(session->pool, session->client, session->salt, &s);
+	if (err < 0)
+		return err;
+	memcpy(s->tokens, session->tokens, session->length * sizeof(*s->tokens));
+	for (uint32_t i = 0; i < session->blocks; i++) {
+		kv_block_ref(s->pool, session->table[i]);
+		push(s, session->table[i]);
+	}
+	s->length = session->length;
+	s->committed = session->committed;
+	*ret_session = s;
+	return 0;
+}
+
+void kv_truncate(struct kv_session *session, uint32_t tokens)
+{
+	assert(tokens <= session->length);
+	drop_blocks(session, blocks_for(tokens));
+	session->length = tokens;
+	session->committed = least(session->committed, tokens);
+}
+
+void kv_preempt(struct kv_session *session)
+{
+	drop_blocks(session, 0);
+	session->pool->preemptions++;
+}
+
+int kv_resume(struct kv_session *session)
+{
+	struct kv_copy none;
+
+	assert(session->blocks == 0);
+	return reserve(session, session->length, &none);
+}
+
+uint32_t kv_tokens(const struct kv_session *session, const int32_t **ret_tokens)
+{
+	*ret_tokens = session->tokens;
+	return session->length;
+}
+
+uint32_t kv_committed(const struct kv_session *session)
+{
+	return session->committed;
+}
+
+uint32_t kv_table(const struct kv_session *session, const uint32_t **ret_table)
+{
+	*ret_table = session->table;
+	return session->blocks;
+}
