@@ -238,7 +238,7 @@ struct device {
 	struct iovec in_iov;
 	_Alignas(struct cmsghdr) char in_control[CMSG_SPACE(sizeof(int))];
 	struct outbox outbox;
-	char failure[128];
+	char failure[224]; /* as in devlink_msg.text */
 };
 
 struct control {

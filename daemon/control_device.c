@@ -281,7 +281,7 @@ static void device_message(struct control *c, const struct devlink_msg *m)
 		device_ready(c);
 		break;
 	case DEVLINK_FAILED:
-		snprintf(c->device.failure, sizeof(c->device.failure), "%.127s", m->text);
+		snprintf(c->device.failure, sizeof(c->device.failure), "%.223s", m->text);
 		break;
 	case DEVLINK_DRAINED:
 		control_drained(c);
@@ -341,13 +341,14 @@ static void device_give_up(struct control *c, const char *why)
 void device_replace(struct control *c)
 {
 	struct device *d = &c->device;
-	char why[256];
+	char why[320];
 
 	if (c->finished || d->pid != 0 || d->receiving || d->waiting_room)
 		return;
 	d->start_later = false;
 	if (!d->was_ready && d->failure[0] != '\0') {
-		snprintf(why, sizeof(why), "the device cannot be used: %s", d->failure);
+		snprintf(why, sizeof(why), "the device \"%s\" cannot be used: %s",
+			c->config->device, d->failure);
 		device_give_up(c, why);
 		return;
 	}
@@ -419,12 +420,10 @@ void device_has_room(struct control *c)
 		device_pump(c);
 }
 
-void device_reap(struct control *c)
+static void log_end(const struct device *d, int status)
 {
-	struct device *d = &c->device;
-	int status;
-
-	if (d->pid == 0 || waitpid(d->pid, &status, WNOHANG) != d->pid)
+	/* What keeps the first one from starting device_replace() says. */
+	if (d->failure[0] != '\0' && !d->was_ready)
 		return;
 	if (d->failure[0] != '\0')
 		log_error("the device process (pid %ld) gave up: %s", (long)d->pid, d->failure);
@@ -435,6 +434,16 @@ void device_reap(struct control *c)
 	else
 		log_error("the device process (pid %ld) ended with status %d", (long)d->pid,
 			WEXITSTATUS(status));
+}
+
+void device_reap(struct control *c)
+{
+	struct device *d = &c->device;
+	int status;
+
+	if (d->pid == 0 || waitpid(d->pid, &status, WNOHANG) != d->pid)
+		return;
+	log_end(d, status);
 	d->pid = 0;
 	device_replace(c);
 }

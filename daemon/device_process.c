@@ -553,6 +553,9 @@ static int start_device(struct link *l, struct clock_line clock, int wake_fd)
 
 	if (r < 0)
 		return fail_because(why[0] != '\0' ? why : strerror(-r), "");
+	/* Of the first device process: that of its successors is no news. */
+	if (why[0] != '\0' && l->start.list_devices)
+		log_info("CUDA is not used: %s", why);
 	device_info(l->device, &l->info);
 	r = is_cpu(l) ? cost_calibrate(&l->cost) : 0;
 	if (r < 0)

@@ -73,7 +73,8 @@ struct device_present {
 
 /*
  * Opens a device. -GPUQ_ENODEV when there is no such one (`why` has the sentence; may be NULL),
- * -ENOMEM, -EINVAL for a kind that is no kind. Own kernels are loaded here, none later.
+ * -ENOMEM, -EINVAL for a kind that is no kind. On success `why` is empty or says why "auto" did
+ * not take CUDA. Own kernels are loaded here, none later.
  */
 int device_open(const struct device_options *options, struct device **ret_device, char why[192]);
 

@@ -98,8 +98,8 @@ int device_open(const struct device_options *options, struct device **ret_device
 		if (r < 0)
 			fault_destroy(fault);
 	}
-	if (r < 0 && why != NULL)
-		snprintf(why, WHY_MAX, "%s", reason[0] != '\0' ? reason : strerror(-r));
+	if (why != NULL)
+		snprintf(why, WHY_MAX, "%s", r == 0 || reason[0] != '\0' ? reason : strerror(-r));
 	return r;
 }
 

@@ -344,6 +344,19 @@ static void test_help_and_version(void **state)
 	expect(version, "gpuqd 0.");
 }
 
+static uint32_t count_lines(const char *path, const char *with)
+{
+	char line[512];
+	uint32_t n = 0;
+	FILE *f = fopen(path, "re");
+
+	assert_non_null(f);
+	while (fgets(line, sizeof(line), f) != NULL)
+		n += strstr(line, with) != NULL;
+	fclose(f);
+	return n;
+}
+
 /* What the device says is gpuqd's last word; one that may choose takes the CPU. */
 static void test_device_that_is_not_there(void **state)
 {
@@ -353,9 +366,14 @@ static void test_device_that_is_not_there(void **state)
 	assert_int_equal(setenv("GPUQ_CUDA_MODULE", "/nowhere", 1), 0);
 	struct harness_output o = run(args);
 	assert_int_equal(o.status, 1);
-	assert_non_null(strstr(o.err, "the device cannot be used: the CUDA module is missing"));
+	assert_string_equal(o.err,
+		"gpuqd: the device \"cuda:0\" cannot be used: the CUDA module is missing "
+		"(/nowhere): build gpuq where nvcc is found, or set GPUQ_CUDA_MODULE; gpuqd "
+		"ends\n");
 	harness_output_free(&o);
 	struct harness_daemon *daemon = harness_daemon_start(choose);
+	assert_int_equal(
+		count_lines(daemon->log, "CUDA is not used: the CUDA module is missing"), 1);
 	harness_daemon_destroy(daemon);
 }
 

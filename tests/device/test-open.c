@@ -102,6 +102,10 @@ static void expect_no_module(const char *path, const char *says)
 	assert_string_equal(devices[1].kind, "cuda");
 	assert_string_equal(devices[1].why, why);
 	assert_int_equal(open_kind("auto", &device, why), 0);
+	assert_non_null(strstr(why, says));
+	device_close(device);
+	assert_int_equal(open_kind("cpu", &device, why), 0);
+	assert_string_equal(why, "");
 	device_close(device);
 }
 

@@ -86,4 +86,16 @@ if pkg-config --exists gpuq-text; then
 		pass "libgpuq-text consumer, $language"
 	done
 fi
+# The module is found beside the executable, in the build and where it is installed, without help.
+# There is no hundredth GPU: gpuqd ends at once, with what the module says or that it is missing.
+unset GPUQ_CUDA_MODULE
+gpuqd=$(find "$root" -name gpuqd -type f)
+for program in "$build/daemon/gpuqd" "$gpuqd"; do
+	[ -n "$(find "$root" -name libgpuq-cuda-device.so)" ] || break
+	timeout 60 "$program" --device cuda:99 --socket "$root/socket" >"$root/log" 2>&1 &&
+		fail "gpuqd ends without its device"
+	grep -q 'cannot be used' "$root/log" || fail "gpuqd says why"
+	! grep -q 'module' "$root/log" || fail "the CUDA module is found"
+	pass "the CUDA module is found"
+done
 echo "1..$number"
