@@ -260,6 +260,19 @@ int device_launch(struct device_stream *stream, const struct device_kernel *kern
 	return command_done(stream, kernel->signal, r);
 }
 
+int device_inline(
+	struct device *device, const struct device_kernel *kernel, const struct device_args *args)
+{
+	int r;
+
+	if (device->driver->launch_inline == NULL)
+		return -EOPNOTSUPP;
+	r = enter(device, FAULT_LAUNCH_INLINE);
+	if (r == 0 && args->completion == NULL)
+		r = -EINVAL;
+	return leave(device, r < 0 ? r : device->driver->launch_inline(device, kernel, args));
+}
+
 /* Copies and fills read no arguments. */
 static int check_transfer(const struct device_stream *stream, enum fault_call call)
 {

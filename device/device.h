@@ -48,6 +48,7 @@ struct device_options {
 	const char *kind; /* "cpu", "cuda", "cuda:N", or "auto": the first CUDA device, else CPU */
 	uint32_t workers; /* CPU: 0: one for each CPU but the dispatcher's, at least 1 */
 	struct clock_line clock;
+	bool resident;	    /* CUDA: small work may go to a kernel that stays on the device */
 	int wake_fd;	    /* eventfd that is rung when work ends while dispatch sleeps */
 	const char *faults; /* for tests: see device/fault.h; NULL: none */
 };
@@ -197,6 +198,15 @@ static inline bool device_done(const struct device_completion *completion, uint6
  */
 int device_launch(struct device_stream *stream, const struct device_kernel *kernel,
 	const struct device_args *args);
+
+/*
+ * Runs one small kernel at once, beside all streams, and completes args->completion. Nothing that
+ * was given to a stream is waited for: what it reads has been written. -EAGAIN: not now, launch it;
+ * -EOPNOTSUPP: it is not small enough, or the device has no such way; -EINVAL without a
+ * completion. Neither waits for memory and the like nor holds it up. One thread.
+ */
+int device_inline(
+	struct device *device, const struct device_kernel *kernel, const struct device_args *args);
 
 /* Any two addresses that the device reaches; they do not overlap. -EAGAIN as device_launch(). */
 int device_copy(struct device_stream *stream, void *to, const void *from, uint64_t bytes);

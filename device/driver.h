@@ -19,7 +19,7 @@
 
 #include "device/device.h"
 
-#define DEVICE_DRIVER_VERSION 1
+#define DEVICE_DRIVER_VERSION 2
 #define DEVICE_MODULE_SYMBOL "gpuq_device_cuda"
 
 struct device_driver;
@@ -98,6 +98,9 @@ struct device_driver {
 	int (*event_query)(struct device_event *event);
 
 	int (*launch)(struct device_stream *stream, const struct device_kernel *kernel,
+		const struct device_args *args);
+	/* NULL: there is no inline stream. */
+	int (*launch_inline)(struct device *device, const struct device_kernel *kernel,
 		const struct device_args *args);
 	int (*copy)(struct device_stream *stream, void *to, const void *from, uint64_t bytes);
 	int (*fill)(struct device_stream *stream, void *data, uint8_t byte, uint64_t bytes);

@@ -38,6 +38,7 @@ static const char *const call_names[FAULT_CALLS] = {
 	[FAULT_EVENT_AWAIT] = "event_await",
 	[FAULT_EVENT_QUERY] = "event_query",
 	[FAULT_LAUNCH] = "launch",
+	[FAULT_LAUNCH_INLINE] = "launch_inline",
 	[FAULT_COPY] = "copy",
 	[FAULT_FILL] = "fill",
 	[FAULT_SIGNAL] = "signal",

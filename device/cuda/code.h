@@ -72,6 +72,8 @@ struct cuda_target {
 	struct cuda_launcher *launchers; /* CUDA_LAUNCHERS of the stream's; NULL in a capture */
 };
 
+struct cuda_command;
+
 struct cuda_code {
 	const char *name;
 
@@ -82,6 +84,13 @@ struct cuda_code {
 	 */
 	int (*launch)(const struct device_kernel *kernel, const struct cuda_args *args,
 		const struct cuda_target *to);
+
+	/*
+	 * Makes a command for the resident kernel (resident.h) of it, all but its completion.
+	 * args has no block. -EOPNOTSUPP when the shape is not for one block.
+	 */
+	int (*command)(const struct device_kernel *kernel, const struct cuda_args *args,
+		struct cuda_command *ret_command);
 
 	/* Loads everything that launch() may need; called once for each device that is opened. */
 	int (*touch)(void);

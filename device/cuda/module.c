@@ -110,10 +110,15 @@ void cuda_restore(enum cudaStreamCaptureMode mode)
 
 int cuda_check(struct device *device)
 {
-	enum cudaStreamCaptureMode mode = cuda_relax(device);
-	cudaError_t err = cudaStreamQuery(cuda_device(device)->aux);
-	int r = err == cudaErrorNotReady ? 0 : cuda_error(err);
+	enum cudaStreamCaptureMode mode;
+	cudaError_t err;
+	int r;
 
+	if (shm_load_acquire(&device->failed) != 0)
+		return -GPUQ_EDEVICE;
+	mode = cuda_relax(device);
+	err = cudaStreamQuery(cuda_device(device)->aux);
+	r = err == cudaErrorNotReady ? 0 : cuda_error(err);
 	cuda_restore(mode);
 	if (r != -GPUQ_EDEVICE)
 		return 0;
@@ -302,6 +307,19 @@ static int touch_codes(void)
 	return r;
 }
 
+static int open_inline(struct cuda_device *d)
+{
+	void *ring;
+	int r = cuda_place_take(d, &d->inline_place);
+
+	if (r == 0)
+		r = cuda_alloc(&d->base, DEVICE_PINNED, sizeof(struct cuda_ring), &ring);
+	return r < 0
+		? r
+		: cuda_inline_open(&d->inline_stream, &d->base, ring,
+			  &d->places[d->inline_place].given, &d->ended[d->inline_place].number);
+}
+
 static int set_up(struct cuda_device *d)
 {
 	int lowest, highest, r;
@@ -324,11 +342,18 @@ static int set_up(struct cuda_device *d)
 		return r;
 	d->ended = memset(ended, 0, CUDA_MAX_STREAMS * sizeof(*d->ended));
 	r = cuda_shells_stock(d);
+	if (r == 0 && d->base.options.resident)
+		r = open_inline(d);
 	return r < 0 ? r : cuda_waiter_start(d);
 }
 
 static void tear_down(struct cuda_device *d)
 {
+	struct cuda_ring *ring = d->inline_stream.ring;
+
+	cuda_inline_close(&d->inline_stream);
+	if (ring != NULL)
+		cuda_free(&d->base, DEVICE_PINNED, ring);
 	cuda_shells_free(d);
 	cuda_slabs_free(d);
 	if (d->ended != NULL)
@@ -419,6 +444,7 @@ const struct device_driver gpuq_device_cuda = {
 	.event_await = cuda_event_await,
 	.event_query = cuda_event_query,
 	.launch = cuda_launch,
+	.launch_inline = cuda_launch_inline,
 	.copy = cuda_copy,
 	.fill = cuda_fill,
 	.signal = cuda_stream_signal,

@@ -6,6 +6,7 @@
  *   memory.c   memory, registration, exported allocations, scratch of kernels
  *   stream.c   streams, events, and what they are given
  *   launcher.c how kernels are launched one by one
+ *   inline.c   the inline stream (inline.h): a kernel that stays (resident.h)
  *   graph.c    captures and executables
  *   shell.c    CUDA's executables, kept for reuse
  *   pace.c     pauses of the thread that captures in the background
@@ -24,6 +25,7 @@
 #define GPUQ_DEVICE_CUDA_MODULE_H
 
 #include "device/cuda/block.h"
+#include "device/cuda/inline.h"
 #include "device/driver.h"
 
 #include <cuda.h>
@@ -89,6 +91,8 @@ struct cuda_device {
 	cudaStream_t aux; /* zeroes memory and is asked for faults; never captures */
 	int priorities[3];
 	struct cuda_ended *ended; /* CUDA_MAX_STREAMS */
+	struct cuda_inline inline_stream;
+	uint32_t inline_place;
 
 	pthread_mutex_t lock; /* of what follows; never taken on the launch path */
 	struct cuda_place places[CUDA_MAX_STREAMS];
@@ -186,6 +190,8 @@ int cuda_event_await(struct device_event *event, struct device_stream *stream);
 int cuda_event_query(struct device_event *event);
 int cuda_launch(struct device_stream *stream, const struct device_kernel *kernel,
 	const struct device_args *args);
+int cuda_launch_inline(
+	struct device *device, const struct device_kernel *kernel, const struct device_args *args);
 int cuda_copy(struct device_stream *stream, void *to, const void *from, uint64_t bytes);
 int cuda_fill(struct device_stream *stream, void *data, uint8_t byte, uint64_t bytes);
 int cuda_stream_signal(struct device_stream *stream, const struct device_args *args);
@@ -195,6 +201,9 @@ static inline bool cuda_has_ended(const struct cuda_ended *ended, uint64_t numbe
 {
 	return (int64_t)(shm_load_acquire(&ended->number) - number) >= 0;
 }
+
+/* A place for a stream. -ENOMEM when there is none. */
+int cuda_place_take(struct cuda_device *d, uint32_t *ret_place);
 
 /* Takes the stream's next numbers, the last of which so many launches will store. -EAGAIN: full. */
 int cuda_watch_begin(struct cuda_stream *s, uint32_t launches, struct cuda_watch *ret_watch);

@@ -17,7 +17,7 @@ static struct cuda_event *cuda_event(struct device_event *event)
 
 /* --- Streams ------------------------------------------------------------------------------ */
 
-static int place_take(struct cuda_device *d, uint32_t *ret_place)
+int cuda_place_take(struct cuda_device *d, uint32_t *ret_place)
 {
 	uint32_t i;
 
@@ -75,7 +75,7 @@ static int stream_set_up(struct cuda_stream *s, uint32_t priority)
 int cuda_stream_create(struct device *device, uint32_t priority, struct device_stream **ret)
 {
 	struct cuda_stream *s = calloc(1, sizeof(*s));
-	int r = s == NULL ? -ENOMEM : place_take(cuda_device(device), &s->place);
+	int r = s == NULL ? -ENOMEM : cuda_place_take(cuda_device(device), &s->place);
 
 	if (r < 0) {
 		free(s);
@@ -245,6 +245,29 @@ int cuda_launch(struct device_stream *stream, const struct device_kernel *kernel
 	if (r < 0)
 		return r;
 	return command_done(s, kernel->signal, code->launch(kernel, &cuda_args, &to));
+}
+
+int cuda_launch_inline(
+	struct device *device, const struct device_kernel *kernel, const struct device_args *args)
+{
+	struct cuda_device *d = cuda_device(device);
+	const struct cuda_code *code = find_code(kernel->code->name);
+	const struct cuda_args cuda_args = {.direct = *args};
+	struct cuda_command command;
+	int r;
+
+	if (code == NULL || d->inline_stream.ring == NULL)
+		return -EOPNOTSUPP;
+	r = code->command(kernel, &cuda_args, &command);
+	if (r < 0)
+		return r;
+	command.completion = args->completion;
+	command.value = args->value;
+	cuda_enter(device);
+	r = cuda_inline_put(&d->inline_stream, &command);
+	if (r == 0)
+		cuda_waiter_kick(d);
+	return r;
 }
 
 int cuda_stream_signal(struct device_stream *stream, const struct device_args *args)

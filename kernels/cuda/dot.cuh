@@ -40,6 +40,9 @@ struct dot_task {
 int dot_launch(const struct dot_task *task, uint32_t dtype, const struct device_kernel *kernel,
 	const struct cuda_args *args, const struct cuda_target *to);
 
+/* The same for the resident kernel; returns as command() of struct cuda_code. */
+int dot_command(const struct dot_task *task, uint32_t dtype, struct cuda_command *command);
+
 /* Loads the kernels. */
 int dot_touch(void);
 

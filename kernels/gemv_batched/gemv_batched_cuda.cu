@@ -18,22 +18,14 @@
 #include "kernels/cuda/blas.h"
 #include "kernels/cuda/codes.h"
 #include "kernels/cuda/dot.cuh"
-#include "kernels/cuda/element.cuh"
 #include "kernels/cuda/machine.h"
+#include "kernels/cuda/resident.cuh"
+#include "kernels/gemv_batched/gemv_short.cuh"
 
 #define SIDE 16u /* threads along either side of a tile */
 #define THREADS (SIDE * SIDE)
 #define SHORT_INPUTS 128u /* up to here larger tiles beat more blocks */
-#define SHORT 64u	  /* and up to here a block has all of them at once */
 #define LONG_INPUTS 4096u /* from here on few outputs are shared among blocks */
-
-struct task {
-	struct arg x, w, bias, y;
-	uint64_t batch, outputs, n;
-	uint32_t row_tiles;
-	bool has_bias;
-	bool wide; /* y is f32 */
-};
 
 /* --- Tiles -------------------------------------------------------------------------------- */
 
@@ -140,8 +132,8 @@ __device__ inline void add_chunk(
 }
 
 template <typename T, uint32_t PER, bool VECTOR>
-__device__ inline void add_products(const struct task &task, const T *x, const T *w, uint64_t row,
-	uint64_t output, struct tile_memory<PER> &memory, struct tile_sums<PER> &sums)
+__device__ inline void add_products(const struct gemv_task &task, const T *x, const T *w,
+	uint64_t row, uint64_t output, struct tile_memory<PER> &memory, struct tile_sums<PER> &sums)
 {
 	constexpr uint32_t CHUNK = chunk_inputs<PER>;
 	struct staged<T, PER, VECTOR> next_x, next_w;
@@ -168,7 +160,7 @@ __device__ inline void add_products(const struct task &task, const T *x, const T
 /* Neighbouring blocks share their weights. Large tiles need two blocks to hide their waits. */
 template <typename T, uint32_t PER>
 __global__ void __launch_bounds__(THREADS, PER < 4 ? 1 : 2)
-	gemv_tile(const __grid_constant__ struct task task,
+	gemv_tile(const __grid_constant__ struct gemv_task task,
 		const __grid_constant__ struct cuda_completion done)
 {
 	__shared__ __align__(16) struct tile_memory<PER> memory;
@@ -207,149 +199,13 @@ __global__ void __launch_bounds__(THREADS, PER < 4 ? 1 : 2)
 
 /* --- Short rows --------------------------------------------------------------------------- */
 
-/*
- * A block has 32 rows and 32 outputs, in 64 tiles of 4 x 4. SLICES lanes share a tile: each adds
- * the products of some inputs, and in the end has two of its sums. What shared memory delivers to
- * registers is the limit, so tiles of 4 x 4: half as much for a product as 2 x 2.
- */
-#define SHORT_SIDE 32u
-#define SLICES 8u
-#define SHORT_THREADS (SHORT_SIDE / 4 * SHORT_SIDE / 4 * SLICES)
-
-/* The rows of x, then those of w; rows keep clear of each other's banks. */
-struct short_memory {
-	float of[2 * SHORT_SIDE][SHORT + 4];
-};
-
-/* Where a block's rows of either matrix begin, how many there are, and their inputs. */
-template <typename T> struct short_inputs {
-	const T *x, *w;
-	uint32_t rows, outputs, n;
-};
-
-/* Brings what a thread loads, UNIT elements at a time; what is beyond the matrices is 0. */
-template <typename T, bool VECTOR>
-__device__ inline void short_bring(const struct short_inputs<T> &in, struct short_memory &memory)
-{
-	constexpr uint32_t UNIT = VECTOR ? vec_elements<T> : 1, ACROSS = SHORT / UNIT;
-	constexpr uint32_t COUNT = 2 * SHORT_SIDE * ACROSS / SHORT_THREADS;
-	vec<T> vecs[VECTOR ? COUNT : 1];
-	T elements[VECTOR ? 1 : COUNT];
-
-#pragma unroll
-	for (uint32_t i = 0; i < COUNT; i++) {
-		const uint32_t unit = threadIdx.x + i * SHORT_THREADS, row = unit / ACROSS;
-		const uint32_t at = min(unit % ACROSS * UNIT, in.n - UNIT);
-		const T *from = row < SHORT_SIDE
-			? in.x + min(row, in.rows - 1) * in.n + at
-			: in.w + min(row - SHORT_SIDE, in.outputs - 1) * in.n + at;
-
-		if constexpr (VECTOR)
-			vecs[i] = vec_load(from);
-		else
-			elements[i] = *from;
-	}
-#pragma unroll
-	for (uint32_t i = 0; i < COUNT; i++) {
-		const uint32_t unit = threadIdx.x + i * SHORT_THREADS, at = unit % ACROSS * UNIT;
-		float *to = &memory.of[unit / ACROSS][at];
-
-		if constexpr (VECTOR) {
-#pragma unroll
-			for (uint32_t e = 0; e < UNIT; e += 4)
-				*(float4 *)&to[e] = at < in.n
-					? make_float4(vecs[i].at(e), vecs[i].at(e + 1),
-						  vecs[i].at(e + 2), vecs[i].at(e + 3))
-					: make_float4(0, 0, 0, 0);
-		} else {
-			*to = at < in.n ? to_float(elements[i]) : 0;
-		}
-	}
-}
-
-/* Adds a lane's share of the products of a tile: sum 4 r + o is that of row r and output o. */
-static __device__ inline void short_add(
-	const struct short_memory &memory, uint32_t row, uint32_t output, float sums[16])
-{
-	const uint32_t slice = threadIdx.x % SLICES;
-
-#pragma unroll
-	for (uint32_t k = 0; k < SHORT; k += 4 * SLICES) {
-		float x[4][4], w[4][4];
-
-#pragma unroll
-		for (uint32_t i = 0; i < 4; i++) {
-			*(float4 *)x[i] = *(const float4 *)&memory.of[row + i][k + 4 * slice];
-			*(float4 *)w[i] =
-				*(const float4 *)&memory.of[SHORT_SIDE + output + i][k + 4 * slice];
-		}
-#pragma unroll
-		for (uint32_t i = 0; i < 64; i++) {
-			float *to = &sums[i / 4];
-
-			*to = fmaf(x[i / 16][i % 4], w[i / 4 % 4][i % 4], *to);
-		}
-	}
-}
-
-/* Adds up the lanes' sums; lane i of them then has sums 2 i and 2 i + 1, in sums[0] and [1]. */
-static __device__ inline void short_join(float sums[16])
-{
-#pragma unroll
-	for (uint32_t lanes = SLICES / 2, left = 8; lanes > 0; lanes /= 2, left /= 2) {
-		const bool upper = (threadIdx.x & lanes) != 0;
-
-#pragma unroll
-		for (uint32_t i = 0; i < left; i++) {
-			const float keep = upper ? sums[i + left] : sums[i];
-			const float give = upper ? sums[i] : sums[i + left];
-
-			sums[i] = keep + __shfl_xor_sync(ALL_LANES, give, lanes);
-		}
-	}
-}
-
 template <typename T>
-__global__ void BOUNDS(SHORT_THREADS) gemv_short(const __grid_constant__ struct task task,
+__global__ void BOUNDS(SHORT_THREADS) gemv_short(const __grid_constant__ struct gemv_task task,
 	const __grid_constant__ struct cuda_completion done)
 {
 	__shared__ __align__(16) struct short_memory memory;
-	const uint32_t tile = threadIdx.x / SLICES, slice = threadIdx.x % SLICES;
-	const uint32_t tile_row = tile / 8 * 4, tile_output = tile % 8 * 4;
-	const uint32_t first_row = blockIdx.x % task.row_tiles * SHORT_SIDE;
-	const uint32_t first_output = blockIdx.x / task.row_tiles * SHORT_SIDE;
-	const uint32_t row = first_row + tile_row + slice / 2;
-	const uint32_t output = first_output + tile_output + slice % 2 * 2;
-	const uint32_t n = (uint32_t)task.n, outputs = (uint32_t)task.outputs;
-	const T *x = (const T *)arg_pointer(done.block, task.x);
-	const T *w = (const T *)arg_pointer(done.block, task.w);
-	const T *biases = task.has_bias ? (const T *)arg_pointer(done.block, task.bias) : NULL;
-	char *y = arg_pointer(done.block, task.y);
-	const struct short_inputs<T> in = {
-		x + (uint64_t)first_row *n, w + (uint64_t)first_output *n,
-			(uint32_t)task.batch - first_row, outputs - first_output, n
-	};
-	float sums[16] = {};
-	T bias[2];
 
-#pragma unroll
-	for (uint32_t i = 0; i < 2; i++) {
-		if (task.has_bias)
-			bias[i] = biases[min(output + i, outputs - 1)];
-	}
-	if (aligned_16(x, w) && n % vec_elements<T> == 0)
-		short_bring<T, true>(in, memory);
-	else
-		short_bring<T, false>(in, memory);
-	__syncthreads();
-	short_add(memory, tile_row, tile_output, sums);
-	short_join(sums);
-#pragma unroll
-	for (uint32_t i = 0; i < 2; i++) {
-		if (row < task.batch && output + i < outputs)
-			store_output<T>(y, (uint64_t)row * outputs + output + i,
-				task.has_bias ? sums[i] + to_float(bias[i]) : sums[i], task.wide);
-	}
+	gemv_short_block<T>(task, done.block, blockIdx.x, memory);
 	cuda_complete(done);
 }
 
@@ -367,8 +223,8 @@ __global__ void BOUNDS(THREADS)
 		y[row * outputs + output] = to_float(bias[output]);
 }
 
-static int launch_bias(
-	const struct task *task, const struct blas_product *product, const struct cuda_target *to)
+static int launch_bias(const struct gemv_task *task, const struct blas_product *product,
+	const struct cuda_target *to)
 {
 	const uint64_t blocks_in_row = blocks_of(task->outputs, THREADS);
 	const uint32_t blocks = (uint32_t)(blocks_in_row * task->batch); /* see blas_takes() */
@@ -383,8 +239,9 @@ static int launch_bias(
 }
 
 /* -EOPNOTSUPP: cuBLAS does not take it, and nothing has been launched. */
-static int launch_blas(const struct task *task, uint32_t dtype, const struct device_kernel *kernel,
-	const struct cuda_args *args, const struct cuda_target *to)
+static int launch_blas(const struct gemv_task *task, uint32_t dtype,
+	const struct device_kernel *kernel, const struct cuda_args *args,
+	const struct cuda_target *to)
 {
 	const void *bias = task->has_bias ? arg_known(task->bias) : NULL;
 	const struct blas_product product = {.x = arg_known(task->x),
@@ -415,16 +272,16 @@ static int launch_blas(const struct task *task, uint32_t dtype, const struct dev
 
 /* --- Launching ---------------------------------------------------------------------------- */
 
-static uint64_t tiles(const struct task *task, uint32_t per)
+static uint64_t tiles(const struct gemv_task *task, uint32_t per)
 {
 	return blocks_of(task->batch, SIDE * per) * blocks_of(task->outputs, SIDE * per);
 }
 
 template <typename T, uint32_t PER>
-static int launch_tiles(
-	const struct task *task, const struct cuda_completion &done, const struct cuda_target *to)
+static int launch_tiles(const struct gemv_task *task, const struct cuda_completion &done,
+	const struct cuda_target *to)
 {
-	struct task copy = *task;
+	struct gemv_task copy = *task;
 
 	copy.row_tiles = (uint32_t)blocks_of(task->batch, SIDE * PER);
 	if (tiles(task, PER) > INT_MAX)
@@ -433,10 +290,10 @@ static int launch_tiles(
 }
 
 template <typename T>
-static int launch_short(
-	const struct task *task, const struct cuda_completion &done, const struct cuda_target *to)
+static int launch_short(const struct gemv_task *task, const struct cuda_completion &done,
+	const struct cuda_target *to)
 {
-	struct task copy = *task;
+	struct gemv_task copy = *task;
 
 	copy.row_tiles = (uint32_t)blocks_of(task->batch, SHORT_SIDE);
 	return run(to, gemv_short<T>,
@@ -445,8 +302,9 @@ static int launch_short(
 }
 
 /* The greatest tiles that are still enough to keep the machine busy; few for short rows. */
-static int launch_tiled(const struct task *task, uint32_t dtype, const struct device_kernel *kernel,
-	const struct cuda_args *args, const struct cuda_target *to)
+static int launch_tiled(const struct gemv_task *task, uint32_t dtype,
+	const struct device_kernel *kernel, const struct cuda_args *args,
+	const struct cuda_target *to)
 {
 	const struct cuda_completion done = cuda_completion(kernel, args);
 
@@ -464,9 +322,7 @@ static int launch_tiled(const struct task *task, uint32_t dtype, const struct de
 }
 
 /* shared: one matrix for all rows. */
-static int launch_dots(const struct task *task, bool shared, uint32_t dtype,
-	const struct device_kernel *kernel, const struct cuda_args *args,
-	const struct cuda_target *to)
+static struct dot_task dots_of(const struct gemv_task *task, bool shared)
 {
 	struct dot_task dots = {};
 
@@ -481,22 +337,19 @@ static int launch_dots(const struct task *task, bool shared, uint32_t dtype,
 	dots.rows_repeat = shared && !dots.vec_shared;
 	dots.has_bias = task->has_bias;
 	dots.wide = task->wide;
-	return dot_launch(&dots, dtype, kernel, args, to);
+	return dots;
 }
 
-static bool few_and_long(const struct task *task)
+static bool few_and_long(const struct gemv_task *task)
 {
 	return task->n >= LONG_INPUTS && 4 * tiles(task, 1) < machine_processors();
 }
 
-static int launch(const struct device_kernel *kernel, const struct cuda_args *args,
-	const struct cuda_target *to)
+static struct gemv_task make_task(const struct device_kernel *kernel, const struct cuda_args *args)
 {
 	const struct op_launch *op = (const struct op_launch *)kernel->shape;
 	const struct tensor *in = op->call.in, *y = &op->call.out[0];
-	const bool shared = in[1].rank == 2;
-	struct task task = {};
-	int err;
+	struct gemv_task task = {};
 
 	task.x = arg_tensor(args, &in[0], op->in[0]);
 	task.w = arg_tensor(args, &in[1], op->in[1]);
@@ -508,14 +361,50 @@ static int launch(const struct device_kernel *kernel, const struct cuda_args *ar
 	task.outputs = y->dims[1];
 	task.n = in[0].dims[1];
 	task.wide = y->dtype == GPUQ_F32;
+	return task;
+}
+
+static int launch(const struct device_kernel *kernel, const struct cuda_args *args,
+	const struct cuda_target *to)
+{
+	const struct op_launch *op = (const struct op_launch *)kernel->shape;
+	const uint32_t dtype = op->call.in[0].dtype;
+	const struct gemv_task task = make_task(kernel, args);
+	const bool shared = op->call.in[1].rank == 2;
+	int err;
+
 	if (task.batch == 0 || task.outputs == 0)
 		return launch_nothing(kernel, args, to);
-	if (!shared || task.batch == 1 || few_and_long(&task))
-		return launch_dots(&task, shared, in[0].dtype, kernel, args, to);
-	err = launch_blas(&task, in[0].dtype, kernel, args, to);
+	if (!shared || task.batch == 1 || few_and_long(&task)) {
+		const struct dot_task dots = dots_of(&task, shared);
+
+		return dot_launch(&dots, dtype, kernel, args, to);
+	}
+	err = launch_blas(&task, dtype, kernel, args, to);
 	if (err != -EOPNOTSUPP)
 		return err;
-	return launch_tiled(&task, in[0].dtype, kernel, args, to);
+	return launch_tiled(&task, dtype, kernel, args, to);
+}
+
+static int command(const struct device_kernel *kernel, const struct cuda_args *args,
+	struct cuda_command *ret_command)
+{
+	const struct op_launch *op = (const struct op_launch *)kernel->shape;
+	const uint32_t dtype = op->call.in[0].dtype;
+	struct gemv_task task = make_task(kernel, args);
+	const bool shared = op->call.in[1].rank == 2;
+	const uint64_t row_tiles = blocks_of(task.batch, SHORT_SIDE);
+
+	if (!shared || task.batch == 1) {
+		const struct dot_task dots = dots_of(&task, shared);
+
+		return dot_command(&dots, dtype, ret_command);
+	}
+	if (task.n == 0 || task.n > SHORT || task.batch > UINT32_MAX || task.outputs > UINT32_MAX)
+		return -EOPNOTSUPP;
+	task.row_tiles = (uint32_t)row_tiles;
+	return resident_command(ret_command, RESIDENT_GEMV_SHORT, dtype, 0,
+		row_tiles * blocks_of(task.outputs, SHORT_SIDE), task);
 }
 
 template <typename T> static int touch_type(void)
@@ -546,4 +435,4 @@ static int touch(void)
 	return err != 0 ? err : blas_touch();
 }
 
-const struct cuda_code gemv_batched_cuda = {"gemv_batched", launch, touch};
+const struct cuda_code gemv_batched_cuda = {"gemv_batched", launch, command, touch};

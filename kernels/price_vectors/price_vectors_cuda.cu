@@ -4,8 +4,7 @@
 #include "kernels/cuda/dot.cuh"
 #include "kernels/cuda/machine.h"
 
-static int launch(const struct device_kernel *kernel, const struct cuda_args *args,
-	const struct cuda_target *to)
+static struct dot_task make_task(const struct device_kernel *kernel, const struct cuda_args *args)
 {
 	const struct op_launch *op = (const struct op_launch *)kernel->shape;
 	const struct tensor *prices = &op->call.in[0], *weights = &op->call.in[1];
@@ -21,7 +20,25 @@ static int launch(const struct device_kernel *kernel, const struct cuda_args *ar
 	task.vec_by_place = !task.vec_shared;
 	task.period = task.vec_shared ? 0 : (uint32_t)scores->dims[1];
 	task.wide = scores->dtype == GPUQ_F32;
-	return dot_launch(&task, prices->dtype, kernel, args, to);
+	return task;
+}
+
+static int launch(const struct device_kernel *kernel, const struct cuda_args *args,
+	const struct cuda_target *to)
+{
+	const struct op_launch *op = (const struct op_launch *)kernel->shape;
+	const struct dot_task task = make_task(kernel, args);
+
+	return dot_launch(&task, op->call.in[0].dtype, kernel, args, to);
+}
+
+static int command(const struct device_kernel *kernel, const struct cuda_args *args,
+	struct cuda_command *ret_command)
+{
+	const struct op_launch *op = (const struct op_launch *)kernel->shape;
+	const struct dot_task task = make_task(kernel, args);
+
+	return dot_command(&task, op->call.in[0].dtype, ret_command);
 }
 
 static int touch(void)
@@ -31,4 +48,4 @@ static int touch(void)
 	return err != 0 ? err : dot_touch();
 }
 
-const struct cuda_code price_vectors_cuda = {"price_vectors", launch, touch};
+const struct cuda_code price_vectors_cuda = {"price_vectors", launch, command, touch};

@@ -216,10 +216,12 @@ static void test_bad_environment(void **state)
 static void test_bad_command_lines(void **state)
 {
 	const char *const value[] = {"--workers", "many", "--check-config", NULL};
+	const char *const switched[] = {"--resident", "no", "--check-config", NULL};
 	const char *const word[] = {"start", NULL};
 	const char *const flag[] = {"--no-such-flag", NULL};
 
 	expect_error(value, 2, "workers is 'many', but must be a number from 0 to 1024", "");
+	expect_error(switched, 2, "resident is 'no', but must be on or off", "");
 	expect_error(word, 2, "'start' is not an option; 'gpuqd --help' lists them", "");
 	struct harness_output o = run(flag);
 	assert_int_equal(o.status, 2);

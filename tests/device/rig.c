@@ -23,6 +23,7 @@ struct device_options rig_options(const struct rig *rig, const char *faults)
 	struct device_options options = {
 		.kind = kind != NULL ? kind : "cpu",
 		.workers = 3,
+		.resident = true,
 		.wake_fd = rig->wake_fd,
 		.faults = faults,
 	};

@@ -8,18 +8,23 @@
  * the call that launches to the completion word seen by the same thread. Each as
  *   launch: a kernel launch with its arguments;
  *   set:    an executable of one kernel, set to this one each time, then launched;
- *   block:  a graph of the kernel alone, its parameter block in device memory and never changed.
+ *   block:  a graph of the kernel alone, its parameter block in device memory and never changed;
+ *   inline: a command for the resident kernel.
  * Large shapes, in device memory: time of one launch among many, by events, with arguments that
  * are known (where cuBLAS may serve) and from a block (own kernels).
+ * Then the inline stream again: beside captures, after a pause, and what it costs a large kernel.
  * Results are compared with the reference once for each.
  */
+#include "device/cuda/inline.h"
 #include "kernels/cuda/arg.cuh"
 #include "kernels/cuda/codes.h"
 
+#include <atomic>
 #include <getopt.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <thread>
 #include <time.h>
 
 extern "C" {
@@ -39,6 +44,12 @@ extern "C" int cuda_error(cudaError_t err)
 static __global__ void signal_only(const __grid_constant__ struct cuda_completion done)
 {
 	cuda_complete(done);
+}
+
+/* What the inline stream asks of the device: whether it is whole. */
+extern "C" int cuda_check(struct device *device)
+{
+	return 0;
 }
 
 extern "C" int cuda_run(const struct cuda_target *to, const void *kernel, uint32_t blocks,
@@ -188,8 +199,8 @@ static double error_of(const struct op_call *call, char *base, char *host, const
 
 /* --- Launching ---------------------------------------------------------------------------- */
 
-enum way { LAUNCH, SET, BLOCK };
-static const char *const way_names[] = {"launch", "set", "block"};
+enum way { LAUNCH, SET, BLOCK, INLINE };
+static const char *const way_names[] = {"launch", "set", "block", "inline"};
 
 struct rig {
 	cudaStream_t stream;
@@ -198,6 +209,8 @@ struct rig {
 	struct device_args *block;
 	struct device_completion *completion;
 	char *pinned, *device, *host;
+	struct cuda_inline inline_stream;
+	uint64_t given;
 };
 
 struct work {
@@ -281,10 +294,34 @@ static void prepare(struct rig *rig, struct work *work, const struct op_call *ca
 		capture(rig, work);
 }
 
+/* The resident kernel may have to be started, and takes so many commands at once. */
+static void launch_inline(struct rig *rig, const struct work *work)
+{
+	struct cuda_command command;
+	int err = work->code->command(&work->kernel, &work->args, &command);
+
+	command.completion = work->args.direct.completion;
+	command.value = work->args.direct.value;
+	check(err, "command");
+	do
+		err = cuda_inline_put(&rig->inline_stream, &command);
+	while (err == -EAGAIN);
+	check(err, "inline");
+}
+
+static bool is_inline(const struct work *work)
+{
+	struct cuda_command command;
+
+	return work->code->command(&work->kernel, &work->args, &command) == 0;
+}
+
 static void launch_once(struct rig *rig, struct work *work, uint64_t value)
 {
 	work->args.direct.value = value;
-	if (work->way == BLOCK)
+	if (work->way == INLINE)
+		launch_inline(rig, work);
+	else if (work->way == BLOCK)
 		CHECK(cudaGraphLaunch(work->exec, rig->stream));
 	else
 		launch_into(rig, work, work->way == SET ? &rig->launcher : NULL);
@@ -331,6 +368,14 @@ static void print_sorted(double *ns, uint32_t samples)
 	printf(" %7.2f /%7.2f", ns[samples / 2] / 1e3, ns[samples - 1 - samples / 100] / 1e3);
 }
 
+/* Calls that wait for the whole device follow. */
+static void leave(struct rig *rig)
+{
+	cuda_inline_pause(&rig->inline_stream);
+	cuda_inline_resume(&rig->inline_stream);
+	CHECK(cudaStreamSynchronize(rig->stream));
+}
+
 static void time_small(struct rig *rig, const struct shape *shape, bool pinned, uint32_t samples)
 {
 	char *const base = pinned ? rig->pinned : rig->device;
@@ -341,18 +386,22 @@ static void time_small(struct rig *rig, const struct shape *shape, bool pinned, 
 	CHECK(cudaMemcpy(
 		base, rig->host, (size_t)((char *)call.out[0].data - base), cudaMemcpyDefault));
 	printf("%-24s %-6s", shape->name, pinned ? "pinned" : "device");
-	for (enum way way : {LAUNCH, SET, BLOCK}) {
+	for (enum way way : {LAUNCH, SET, BLOCK, INLINE}) {
 		const uint64_t bytes = bytes_of(&call.out[0]);
 		struct work work;
 
 		CHECK(cudaMemset(call.out[0].data, 0xff, bytes));
 		prepare(rig, &work, &call, way);
+		if (way == INLINE && !is_inline(&work)) {
+			printf(" %16s", "-");
+			continue;
+		}
 		for (uint32_t i = 0; i < WARM_UP; i++)
 			sample(rig, &work, i + 2);
 		for (uint32_t i = 0; i < samples; i++)
 			ns[i] = sample(rig, &work, WARM_UP + i + 2);
 		print_sorted(ns, samples);
-		CHECK(cudaStreamSynchronize(rig->stream));
+		leave(rig);
 		if (work.exec != NULL)
 			CHECK(cudaGraphExecDestroy(work.exec));
 		CHECK(cudaMemcpy(
@@ -443,6 +492,127 @@ static void time_large(struct rig *rig, const struct shape *shape)
 	fflush(stdout);
 }
 
+/* --- The inline stream --------------------------------------------------------------------- */
+
+/* Captures and instantiates graphs of 100 kernels until it is told to end. */
+static void storm(const std::atomic<bool> *end)
+{
+	cudaStreamCaptureMode mode = cudaStreamCaptureModeThreadLocal;
+	cudaStream_t stream;
+
+	CHECK(cudaThreadExchangeStreamCaptureMode(&mode));
+	CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+	while (!*end) {
+		cudaGraphExec_t exec;
+		cudaGraph_t graph;
+
+		CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+		for (uint32_t i = 0; i < 100; i++)
+			signal_only<<<1, 32, 0, stream>>>((struct cuda_completion){});
+		CHECK(cudaStreamEndCapture(stream, &graph));
+		CHECK(cudaGraphInstantiate(&exec, graph, 0));
+		CHECK(cudaGraphUpload(exec, stream));
+		CHECK(cudaStreamSynchronize(stream));
+		CHECK(cudaGraphExecDestroy(exec));
+		CHECK(cudaGraphDestroy(graph));
+	}
+	CHECK(cudaStreamDestroy(stream));
+}
+
+static void time_calls(struct rig *rig, const struct op_call *call, enum way way, uint32_t samples)
+{
+	double *ns = (double *)malloc(samples * sizeof(*ns));
+	struct work work;
+
+	prepare(rig, &work, call, way);
+	for (uint32_t i = 0; i < WARM_UP + samples; i++) {
+		const double taken_ns = sample(rig, &work, i + 2);
+
+		ns[i < WARM_UP ? 0 : i - WARM_UP] = taken_ns;
+	}
+	qsort(ns, samples, sizeof(*ns), by_value);
+	printf("  %-6s %6.2f / %6.2f / %6.2f", way_names[way], ns[samples / 2] / 1e3,
+		ns[samples - 1 - samples / 100] / 1e3, ns[samples - 1 - samples / 1000] / 1e3);
+	free(ns);
+}
+
+static void time_beside(struct rig *rig, const struct op_call *call, uint32_t samples)
+{
+	for (bool stormy : {false, true}) {
+		std::atomic<bool> end(false);
+		std::thread thread;
+
+		if (stormy)
+			thread = std::thread(storm, &end);
+		printf("%-24s", stormy ? "beside captures" : "quiet");
+		for (enum way way : {SET, INLINE})
+			time_calls(rig, call, way, samples);
+		printf("\n");
+		end = true;
+		if (stormy)
+			thread.join();
+	}
+}
+
+/* From a call that finds nobody to its end: a kernel is launched that stays, and serves it. */
+static void time_start(struct rig *rig, const struct op_call *call)
+{
+	const struct timespec pause = {.tv_sec = 0, .tv_nsec = 2 * CUDA_RESIDENT_IDLE_NS};
+	double ns[100];
+	struct work work;
+
+	prepare(rig, &work, call, INLINE);
+	for (uint32_t i = 0; i < 100; i++) {
+		nanosleep(&pause, NULL);
+		ns[i] = sample(rig, &work, i + 2);
+	}
+	qsort(ns, 100, sizeof(*ns), by_value);
+	printf("%-24s  p50 %.2f, max %.2f\n", "a life's first", ns[50] / 1e3, ns[99] / 1e3);
+}
+
+/* A large kernel's time alone, and with one multiprocessor less. */
+static void time_large_beside(struct rig *rig, const struct op_call *small)
+{
+	double alone_us = INFINITY, beside_us = INFINITY;
+	struct work large_work, work;
+	struct op_call call;
+
+	make_call(&call, &large_shapes[0], rig->device, rig->host);
+	prepare(rig, &large_work, &call, SET);
+	prepare(rig, &work, small, INLINE);
+	for (uint32_t i = 0; i < 50; i++) {
+		leave(rig);
+		alone_us = fmin(alone_us, time_many_us(rig, &large_work));
+		sample(rig, &work, i + 2);
+		beside_us = fmin(beside_us, time_many_us(rig, &large_work));
+	}
+	printf("%s: alone %.2f us, beside the resident kernel %.2f us\n", large_shapes[0].name,
+		alone_us, beside_us);
+}
+
+static void time_inline(struct rig *rig, uint32_t samples)
+{
+	struct op_call call;
+
+	printf("\n%s in pinned memory, us, p50 / p99 / p99.9\n", small_shapes[0].name);
+	make_call(&call, &small_shapes[0], rig->pinned, rig->host);
+	time_beside(rig, &call, samples);
+	time_start(rig, &call);
+	time_large_beside(rig, &call);
+	leave(rig);
+}
+
+static void make_inline(struct rig *rig)
+{
+	struct cuda_ring *ring;
+	uint64_t *ended;
+
+	CHECK(cudaHostAlloc(&ring, sizeof(*ring), cudaHostAllocMapped));
+	CHECK(cudaHostAlloc(&ended, sizeof(*ended), cudaHostAllocMapped));
+	*ended = 0;
+	check(cuda_inline_open(&rig->inline_stream, NULL, ring, &rig->given, ended), "inline");
+}
+
 int main(int argc, char **argv)
 {
 	static const struct option options[] = {{"samples", required_argument, NULL, 'n'}, {}};
@@ -463,6 +633,7 @@ int main(int argc, char **argv)
 	CHECK(cudaHostAlloc(&rig.pinned, (size_t)1 << 20, cudaHostAllocMapped));
 	CHECK(cudaMalloc(&rig.device, ARENA));
 	rig.host = (char *)malloc(ARENA);
+	make_inline(&rig);
 	memset(rig.completion, 0, sizeof(*rig.completion));
 	const double begin = now_ns();
 
@@ -484,6 +655,7 @@ int main(int argc, char **argv)
 		time_small(&rig, &shape, false, samples);
 		fflush(stdout);
 	}
+	time_inline(&rig, 4 * samples);
 	printf("\nlarge, in device memory: with known arguments, and from a block\n");
 	for (const struct shape &shape : large_shapes)
 		time_large(&rig, &shape);

@@ -7,8 +7,8 @@
  * Each trial is a random call, or with --large one of a list of shapes that the large forms serve.
  * It runs directly in the device's own memory, in pinned memory and in registered memory, now and
  * then also recorded in an executable that is launched for one place after another, and recorded
- * with all arguments fixed. Every output is within the tolerance, the places agree to the last
- * bit, and no byte beside the output changes.
+ * with all arguments fixed; and in the inline stream where it is small enough. Every output is
+ * within the tolerance, the places agree to the last bit, and no byte beside the output changes.
  *
  * KIND is that of GPUQ_TEST_DEVICE, else "cpu". The seed is printed and is also read from
  * GPUQ_TEST_SEED. With GPUQ_TEST_SHORT there are few trials: for slow tools. Exits with 1 at the
@@ -40,8 +40,9 @@
 enum place { WORK, PINNED, REGISTERED, PLACES };
 static const char *const place_names[] = {"device memory", "pinned memory", "registered memory"};
 
-enum form { DIRECT, CAPTURED, FIXED };
-static const char *const form_names[] = {"launched directly", "captured", "captured as fixed"};
+enum form { DIRECT, CAPTURED, FIXED, INLINE };
+static const char *const form_names[] = {
+	"launched directly", "captured", "captured as fixed", "in the inline stream"};
 
 struct checker {
 	struct device *device;
@@ -190,8 +191,26 @@ static struct device_exec *record(struct checker *c, const struct op_launch *lau
 	return exec;
 }
 
-/* Runs the call in a place, through exec or directly; c->result is what the place then holds. */
-static void run(struct checker *c, enum place place, struct device_exec *exec)
+/* False: it is not for the inline stream. */
+static bool run_inline(
+	struct checker *c, const struct device_kernel *kernel, const struct device_args *args)
+{
+	int err;
+
+	must(device_stream_wait(c->stream), "device_stream_wait");
+	do
+		err = device_inline(c->device, kernel, args);
+	while (err == -EAGAIN);
+	if (err != -EOPNOTSUPP)
+		must(err, "device_inline");
+	return err == 0;
+}
+
+/*
+ * Runs the call in a place, through exec or directly; c->result is what the place then holds.
+ * False: it was not run.
+ */
+static bool run(struct checker *c, enum form form, enum place place, struct device_exec *exec)
 {
 	struct op_call call = call_in(c, place);
 	struct op_launch launch;
@@ -204,19 +223,20 @@ static void run(struct checker *c, enum place place, struct device_exec *exec)
 	memcpy(c->host[place], c->image, c->used);
 	if (place == WORK)
 		must(device_copy(c->stream, c->at[WORK], c->host[WORK], c->used), "device_copy");
-	if (exec != NULL) {
+	const struct device_kernel kernel = kernel_of(&launch);
+	if (exec != NULL)
 		must(device_exec_launch(exec, c->stream, &args), "device_exec_launch");
-	} else {
-		const struct device_kernel kernel = kernel_of(&launch);
-
+	else if (form == DIRECT)
 		must(device_launch(c->stream, &kernel, &args), "device_launch");
-	}
+	else if (!run_inline(c, &kernel, &args))
+		return false;
 	wait_for_word(c);
 	if (place == WORK) {
 		must(device_copy(c->stream, c->host[WORK], c->at[WORK], c->used), "device_copy");
 		must(device_stream_wait(c->stream), "device_stream_wait");
 	}
 	memcpy(c->result, c->host[place], c->used);
+	return true;
 }
 
 /* --- Checking ----------------------------------------------------------------------------- */
@@ -283,11 +303,10 @@ static bool check_form(struct checker *c, enum form form, enum place first, enum
 		memset(launch.out, OP_FIXED, sizeof(launch.out));
 		memset(launch.params, OP_FIXED, sizeof(launch.params));
 	}
-	if (form != DIRECT)
+	if (form == CAPTURED || form == FIXED)
 		exec = record(c, &launch);
 	for (enum place place = first; ok && place <= last; place++) {
-		run(c, place, exec);
-		ok = check_result(c, form, place, first, expected);
+		ok = !run(c, form, place, exec) || check_result(c, form, place, first, expected);
 	}
 	device_exec_destroy(exec);
 	free(expected);
@@ -300,7 +319,7 @@ static bool check_call(struct checker *c, struct random *rng, bool capture)
 
 	trial_reference(&c->trial);
 	make_image(c, rng);
-	if (!check_form(c, DIRECT, WORK, REGISTERED))
+	if (!check_form(c, DIRECT, WORK, REGISTERED) || !check_form(c, INLINE, WORK, REGISTERED))
 		return false;
 	return !capture ||
 		(check_form(c, CAPTURED, WORK, REGISTERED) && check_form(c, FIXED, place, place));
@@ -392,7 +411,8 @@ static bool check_large(struct checker *c, const struct op *op, uint64_t seed, u
 
 static void open_device(struct checker *c, const char *kind)
 {
-	struct device_options options = {.kind = kind, .wake_fd = eventfd(0, EFD_CLOEXEC)};
+	struct device_options options = {
+		.kind = kind, .resident = true, .wake_fd = eventfd(0, EFD_CLOEXEC)};
 	struct device_info info;
 	char why[192] = "";
 	int err;
