@@ -384,8 +384,10 @@ int rig_cold(struct rig *r, uint32_t kernels, uint64_t rows, struct cold *ret_co
 
 static int open_device(struct rig *r)
 {
-	const struct device_options options = {
-		.kind = r->b->device, .clock = r->b->clock, .wake_fd = r->wake_fd};
+	const struct device_options options = {.kind = r->b->device,
+		.resident = true,
+		.clock = r->b->clock,
+		.wake_fd = r->wake_fd};
 	char why[192] = "";
 	int e = device_open(&options, &r->device, why);
 

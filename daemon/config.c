@@ -20,6 +20,8 @@ const struct config_key config_keys[] = {
 	{"socket_mode", CONFIG_MODE, AT(socket_mode), "0660", 0600, 0777,
 		"permissions of the socket: who may write to it may connect"},
 	{"device", CONFIG_TEXT, AT(device), "auto", 0, 0, "cpu, cuda, cuda:N, or auto"},
+	{"resident", CONFIG_TEXT, AT(resident), "on", 0, 0,
+		"on or off: on a GPU small work goes to a kernel that stays there"},
 	{"workers", CONFIG_NUMBER, AT(workers), "0", 0, 1024,
 		"worker threads of the CPU device; 0: as many as fit"},
 	{"poll_us", CONFIG_NUMBER, AT(poll_us), "50", 0, 1000000,
@@ -185,6 +187,9 @@ static int text_set(struct config *config, const struct config_key *key, const c
 		wanted = "auto, cpu, cuda or cuda:N";
 	if (strcmp(key->name, "log") == 0 && !log_level_parse(value, &level))
 		wanted = "error, warn, info or debug";
+	if (strcmp(key->name, "resident") == 0 && strcmp(value, "on") != 0 &&
+		strcmp(value, "off") != 0)
+		wanted = "on or off";
 	if (wanted != NULL) {
 		snprintf(ret_error->text, sizeof(ret_error->text), "%s is '%s', but must be %s",
 			key->name, value, wanted);

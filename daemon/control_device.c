@@ -145,6 +145,7 @@ static void send_start(const struct control *c)
 		.pinned = (uint32_t)config->graph_pinned,
 		.graph_bytes = config->graph_bytes,
 		.scratch_bytes = config->graph_scratch_bytes,
+		.resident = strcmp(config->resident, "on") == 0,
 		.list_devices = c->device.n_present == 0,
 	};
 

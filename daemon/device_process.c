@@ -544,6 +544,7 @@ static int start_device(struct link *l, struct clock_line clock, int wake_fd)
 	const struct device_options options = {
 		.kind = l->start.kind,
 		.workers = l->start.workers,
+		.resident = l->start.resident != 0,
 		.clock = clock,
 		.wake_fd = wake_fd,
 		.faults = l->start.faults[0] != '\0' ? l->start.faults : NULL,

@@ -64,6 +64,7 @@ struct devlink_start {
 	uint32_t max_clients, max_buffers, max_pipelines;
 	uint32_t promote_uses, promote_window_ms, pinned; /* see graphs/graphs.h */
 	uint64_t graph_bytes, scratch_bytes;
+	uint32_t resident;	  /* see struct device_options */
 	uint32_t list_devices;	  /* 1: says what the machine has, before it is ready */
 	char kind[GPUQ_NAME_MAX]; /* of device: "cpu", "cuda:0", "auto" */
 	char hot_list[256];	  /* path; "": none */

@@ -183,14 +183,7 @@ static int copy_out(struct giving *v)
 
 static int launch_kernel(const struct giving *v, const struct plan_kernel *planned, bool is_last)
 {
-	const struct device_kernel kernel = {
-		.code = op_code(planned->launch.call.op),
-		.shape = &planned->launch,
-		.shape_bytes = sizeof(planned->launch),
-		.signal = is_last,
-		.units = planned->units,
-		.predicted_ns = planned->predicted_ns,
-	};
+	const struct device_kernel kernel = plan_device_kernel(planned, is_last);
 	const struct timespec nap = {.tv_nsec = 20000};
 	int err = device_launch(v->slot->lane->stream, &kernel, v->args);
 

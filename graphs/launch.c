@@ -128,15 +128,38 @@ static int give(struct graphs *g, struct graph_lane *lane, struct graph_work *w,
 	return err;
 }
 
+/* One small kernel may go beside all lanes; the work then has a plan but no slot. */
+static int launch_inline(struct graphs *g, struct graph_work *w, struct plan *plan)
+{
+	const struct device_kernel kernel = plan_device_kernel(&plan->kernels[0], true);
+	int err;
+
+	if (plan->n_kernels > 1)
+		return -EOPNOTSUPP;
+	w->completion->status = 0;
+	err = device_inline(g->options.device, &kernel, &w->args);
+	if (err == 0)
+		shm_count(&g->options.stats->inline_runs, 1);
+	return graphs_saw(g, err);
+}
+
 static int launch_direct(struct graphs *g, struct graph_work *w, struct plan *plan)
 {
 	struct graph_lane *lane;
 	uint32_t first, end;
 	int err;
 
+	shm_fetch_add(&plan->refs, 1);
+	err = launch_inline(g, w, plan);
+	if (err == 0)
+		w->plan = plan;
+	if (err != -EAGAIN && err != -EOPNOTSUPP) {
+		if (err != 0)
+			plan_release(g, plan);
+		return err;
+	}
 	lanes_of_class(g, w->priority, &first, &end);
 	lane = least_queued(g, NULL, first, end);
-	shm_fetch_add(&plan->refs, 1);
 	err = give(g, lane, w, plan, NULL);
 	if (err == 0)
 		w->plan = plan;
@@ -253,7 +276,7 @@ static void count_use(struct graphs *g, const struct graph_work *w)
 {
 	struct stats_graph *r;
 
-	if ((w->slot == NULL && !w->precapture) || w->graph_id == 0)
+	if ((w->slot == NULL && w->plan == NULL && !w->precapture) || w->graph_id == 0)
 		return;
 	r = w->entry->record;
 	if (shm_load_relaxed(&r->id) != w->graph_id)

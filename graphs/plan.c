@@ -250,6 +250,18 @@ static void move_tensor(struct tensor *t, uint8_t pointer, const void *from, voi
 		t->data = (char *)to + ((char *)t->data - (const char *)from);
 }
 
+struct device_kernel plan_device_kernel(const struct plan_kernel *kernel, bool signal)
+{
+	return (struct device_kernel){
+		.code = op_code(kernel->launch.call.op),
+		.shape = &kernel->launch,
+		.shape_bytes = sizeof(kernel->launch),
+		.signal = signal,
+		.units = kernel->units,
+		.predicted_ns = kernel->predicted_ns,
+	};
+}
+
 void plan_move(struct plan *plan, const void *from, void *to)
 {
 	for (uint32_t i = 0; i < plan->n_kernels; i++) {

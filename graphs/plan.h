@@ -50,6 +50,9 @@ struct plan {
 int plan_create(const struct pipeline *pipeline, const struct op_call *call, void *scratch_base,
 	const struct cost_model *cost, struct plan **ret_plan, uint32_t *ret_blame);
 
+/* What the device is given of it; it reads the plan until the kernel has ended. */
+struct device_kernel plan_device_kernel(const struct plan_kernel *kernel, bool signal);
+
 /* Inner tensors lie from `to` on, where they lay from `from` on. */
 void plan_move(struct plan *plan, const void *from, void *to);
 
