@@ -93,6 +93,25 @@ static void test_classify(void **state)
 	harness_daemon_destroy(d);
 }
 
+static void test_pipeline(void **state)
+{
+	struct harness_daemon *d = harness_daemon_start(NULL);
+	const char *argv[] = {harness_program("client/pipeline"), SECONDS, NULL};
+	struct harness_output output;
+	unsigned long long hits = 0, uses = 0;
+
+	harness_exec(argv, &output);
+	assert_int_equal(output.status, 0);
+	assert_non_null(strstr(output.out, "pipeline: every probability is right\n"));
+	const char *shape =
+		strstr(output.out, "classifier x[32,64]f32 w[10,64]f32 -> p[32,10]f32: ");
+	assert_non_null(shape);
+	assert_int_equal(sscanf(strrchr(shape, ':'), ": 2 kernels, %llu of %llu", &hits, &uses), 2);
+	assert_true(hits > 0 && hits == uses);
+	harness_output_free(&output);
+	harness_daemon_destroy(d);
+}
+
 static void test_four_producers_at_once(void **state)
 {
 	struct harness_daemon *d = harness_daemon_start(NULL);
@@ -137,6 +156,7 @@ int main(void)
 		HARNESS_TEST(test_softmax),
 		HARNESS_TEST(test_score),
 		HARNESS_TEST(test_classify),
+		HARNESS_TEST(test_pipeline),
 		HARNESS_TEST(test_four_producers_at_once),
 		HARNESS_TEST(test_without_gpuqd),
 		HARNESS_TEST(test_spoilt_files),
