@@ -61,8 +61,13 @@ static void park(struct cuda_device *d)
 {
 	shm_store_release_u32(&d->parked, 1);
 	shm_fence();
-	if (!in_flight(d))
-		pthread_cond_wait(&d->waiter_wake, &d->waiter_lock);
+	if (!in_flight(d)) {
+		/* All has ended by now, maybe after the last look: nobody may miss that. */
+		if (look(d))
+			ring(d);
+		else
+			pthread_cond_wait(&d->waiter_wake, &d->waiter_lock);
+	}
 	shm_store_release_u32(&d->parked, 0);
 }
 
