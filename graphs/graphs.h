@@ -50,9 +50,9 @@ struct graphs_options {
 	uint32_t pinned;	    /* so many shapes, those used most, are not evicted for room */
 	uint32_t direct_kernels;    /* UINT32_MAX: as many as the device says */
 	/*
-	 * Tensors in host memory of at least stage_bytes are copied to and from the lane's staging
-	 * memory, staging_bytes for each work in it, as long as that has room; smaller ones are
-	 * used in place. UINT64_MAX: all are.
+	 * Tensors in host memory of at least stage_bytes, and inputs that many steps of a pipeline
+	 * read, are copied to and from the lane's staging memory, staging_bytes for each work in
+	 * it, as long as that has room; others are used in place. UINT64_MAX: all are.
 	 */
 	uint64_t stage_bytes, staging_bytes;
 	const char *hot_list; /* path; NULL: none is kept */

@@ -13,6 +13,9 @@
 
 #include <time.h>
 
+/* Reading an input in the host's memory so often costs more than copying it, of any size. */
+#define STAGE_READERS 8u
+
 /* --- Making and ending ---------------------------------------------------------------------- */
 
 static int slot_create(struct graphs *g, struct graph_lane *lane, uint32_t i)
@@ -106,6 +109,16 @@ static uint64_t bytes_of(const struct giving *v, uint32_t pointer)
 	return tensor_present(t) && tensor_size(t, &elements, &bytes) == 0 ? bytes : 0;
 }
 
+/* Whether a tensor in host memory is copied rather than used where it is. */
+static bool is_staged(const struct giving *v, uint32_t pointer, uint64_t bytes)
+{
+	const struct pipeline *p = v->w->pipeline;
+
+	return bytes >= v->g->options.stage_bytes ||
+		(p != NULL && pointer < GPUQ_MAX_INPUTS &&
+			pipeline_readers(p, pointer) >= STAGE_READERS);
+}
+
 /* Chooses what is staged, and where. */
 static void choose_staged(struct giving *v)
 {
@@ -118,8 +131,8 @@ static void choose_staged(struct giving *v)
 		const uint64_t bytes = (v->w->in_host & 1u << i) != 0 ? bytes_of(v, i) : 0;
 		const uint64_t room = (bytes + PLAN_ALIGN - 1) / PLAN_ALIGN * PLAN_ALIGN;
 
-		if (bytes == 0 || bytes < o->stage_bytes ||
-			room > o->staging_bytes - v->staging_used)
+		if (bytes == 0 || room > o->staging_bytes - v->staging_used ||
+			!is_staged(v, i, bytes))
 			continue;
 		if ((v->in | v->out) == 0)
 			v->staged = v->w->args;

@@ -20,6 +20,7 @@ struct pipeline {
 	uint64_t id;
 	uint32_t n_steps;
 	struct pipeline_step *steps;
+	uint32_t readers[GPUQ_MAX_INPUTS];
 	struct wire_pipeline *wire; /* the blob */
 	struct wire_pipeline_tensor *tensors;
 	struct wire_pipeline_step *wire_steps;
@@ -451,6 +452,17 @@ static void clean_blob(struct pipeline *p)
 	}
 }
 
+static void count_readers(struct pipeline *p)
+{
+	for (uint32_t i = 0; i < p->n_steps; i++) {
+		for (uint32_t j = 0; j < GPUQ_MAX_INPUTS; j++) {
+			/* Inputs come first among the tensors. */
+			if (p->steps[i].in[j] < p->wire->n_inputs)
+				p->readers[p->steps[i].in[j]]++;
+		}
+	}
+}
+
 static int check_all(struct pipeline *p, char *why)
 {
 	struct check *c = calloc(1, sizeof(*c));
@@ -496,6 +508,7 @@ int pipeline_create(const void *blob, uint64_t bytes, struct pipeline **ret_pipe
 		return err;
 	}
 	clean_blob(p);
+	count_readers(p);
 	fill_interface(p);
 	why[0] = '\0';
 	*ret_pipeline = p;
@@ -538,6 +551,11 @@ uint64_t pipeline_id(const struct pipeline *p)
 const struct op *pipeline_op(const struct pipeline *p)
 {
 	return &p->op;
+}
+
+uint32_t pipeline_readers(const struct pipeline *p, uint32_t input)
+{
+	return p->readers[input];
 }
 
 const void *pipeline_blob(const struct pipeline *p, uint64_t *ret_bytes)

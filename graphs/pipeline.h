@@ -49,6 +49,9 @@ uint64_t pipeline_id(const struct pipeline *p);
 /* The interface; lives as long as the pipeline. */
 const struct op *pipeline_op(const struct pipeline *p);
 
+/* How many steps read one of its inputs. */
+uint32_t pipeline_readers(const struct pipeline *p, uint32_t input);
+
 /* The definition, what has no meaning in it being zero, and its size. */
 const void *pipeline_blob(const struct pipeline *p, uint64_t *ret_bytes);
 

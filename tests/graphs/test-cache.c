@@ -6,6 +6,7 @@
 #include "tests/graphs/rig.h"
 
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -823,6 +824,46 @@ static void test_cache_staging(void **state)
 	rig_free(rig);
 }
 
+/* x times w, times w, and so on. */
+static struct pipeline *powers(struct rig *rig, uint32_t n_steps)
+{
+	struct definition *d = definition_new("powers", 2, 1);
+	uint16_t at = definition_tensor(d, "x", GPUQ_F32, 4, 8);
+	const uint16_t w = definition_tensor(d, "w", GPUQ_F32, 8, 8);
+	const uint16_t y = definition_tensor(d, "y", GPUQ_F32, 0, 0);
+	char name[GPUQ_NAME_MAX];
+
+	for (uint32_t i = 0; i < n_steps; i++) {
+		uint16_t to = y;
+
+		snprintf(name, sizeof(name), "t%u", i);
+		if (i + 1 < n_steps)
+			to = definition_tensor(d, name, GPUQ_F32, 0, 0);
+		definition_step(d, "gemv_batched", at, w, to);
+		at = to;
+	}
+	return rig_pipeline(rig, d);
+}
+
+/* However small it is, what many steps read is copied; here copies fail. */
+static void test_cache_stages_what_many_read(void **state)
+{
+	struct rig *rig = rig_prepare("copy:1+=EIO");
+
+	rig->options.stage_bytes = 1u << 30;
+	rig->options.staging_bytes = 16384;
+	rig_start(rig);
+	for (uint32_t n_steps = 6; n_steps <= 8; n_steps++) {
+		struct pipeline *p = powers(rig, n_steps);
+		struct task *t = task_pipeline(rig, p, 4, 8);
+
+		assert_int_equal(task_run(rig, t), n_steps < 8 ? 0 : -EIO);
+		task_free(rig, t);
+		pipeline_unref(p);
+	}
+	rig_free(rig);
+}
+
 static void test_cache_refuses_wrong_options(void **state)
 {
 	struct rig *rig = rig_prepare(NULL);
@@ -876,6 +917,7 @@ int main(void)
 		HARNESS_TEST(test_cache_pinned_shapes_stay),
 		HARNESS_TEST(test_cache_larger_than_the_budget),
 		HARNESS_TEST(test_cache_staging),
+		HARNESS_TEST(test_cache_stages_what_many_read),
 		HARNESS_TEST(test_cache_refuses_wrong_options),
 	};
 
