@@ -15,6 +15,8 @@
 
 #define SPIN_NS 20000u	/* a worker looks for more work this long before it sleeps */
 #define PIECE_NS 20000u /* work is not cut into pieces predicted to be shorter */
+/* So often a worker serves others before a lower priority goes first: it is slow, not starved. */
+#define MAX_PASSED_OVER 15u
 
 #define CLAIM_BITS 16u
 #define CLAIM_CLOSED ((1u << CLAIM_BITS) - 1) /* a piece number that no work reaches */
@@ -269,24 +271,48 @@ static bool take_stream(struct cpu_device *d, struct cpu_stream *s)
 
 /* --- Threads ------------------------------------------------------------------------------ */
 
-/* Looks at all streams once, from behind the one that was served last. */
-static bool run_something(struct cpu_device *d, uint64_t turns[CPU_PRIORITIES])
+/* Whose turn it is, as one worker sees it. */
+struct turns {
+	uint64_t next[CPU_PRIORITIES]; /* the stream behind the one that was served last */
+	uint32_t passed_over[CPU_PRIORITIES];
+};
+
+/* Serves the first stream of a priority, from its turn on, that has something to do. */
+static bool run_of(struct cpu_device *d, uint32_t p, struct turns *turns)
 {
-	for (uint32_t p = 0; p < CPU_PRIORITIES; p++) {
-		uint64_t n = shm_load_acquire(&d->n_streams[p]);
-		for (uint64_t i = 0; i < n; i++) {
-			uint64_t at = turns[p] + i < n ? turns[p] + i : turns[p] + i - n;
-			struct cpu_stream *s = d->streams[p][at];
-			if (take_stream(d, s) || take_piece(d, s)) {
-				turns[p] = at + 1 < n ? at + 1 : 0;
-				return true;
-			}
+	const uint64_t n = shm_load_acquire(&d->n_streams[p]);
+
+	turns->passed_over[p] = 0;
+	for (uint64_t i = 0; i < n; i++) {
+		const uint64_t sum = turns->next[p] + i, at = sum < n ? sum : sum - n;
+		struct cpu_stream *s = d->streams[p][at];
+
+		if (take_stream(d, s) || take_piece(d, s)) {
+			turns->next[p] = at + 1 < n ? at + 1 : 0;
+			return true;
 		}
 	}
 	return false;
 }
 
-static void worker_sleep(struct cpu_device *d, uint64_t turns[CPU_PRIORITIES])
+/* Looks at all streams once: by priority, but first at those that were passed over too often. */
+static bool run_something(struct cpu_device *d, struct turns *turns)
+{
+	for (uint32_t p = CPU_PRIORITIES; p-- > 1;) {
+		if (turns->passed_over[p] >= MAX_PASSED_OVER && run_of(d, p, turns))
+			return true;
+	}
+	for (uint32_t p = 0; p < CPU_PRIORITIES; p++) {
+		if (!run_of(d, p, turns))
+			continue;
+		for (uint32_t lower = p + 1; lower < CPU_PRIORITIES; lower++)
+			turns->passed_over[lower]++;
+		return true;
+	}
+	return false;
+}
+
+static void worker_sleep(struct cpu_device *d, struct turns *turns)
 {
 	uint32_t seen = shm_load_acquire_u32(&d->wakes);
 
@@ -302,14 +328,14 @@ static void *worker_main(void *arg)
 {
 	struct cpu_device *d = arg;
 	struct wait wait = wait_begin(SPIN_NS, 0);
-	uint64_t turns[CPU_PRIORITIES] = {0};
+	struct turns turns = {{0}, {0}};
 
 	prctl(PR_SET_NAME, "gpuqd-worker");
 	while (shm_load_acquire(&d->stop) == 0) {
-		if (run_something(d, turns)) {
+		if (run_something(d, &turns)) {
 			wait_done(&wait);
 		} else if (!wait_round(&wait, d->spin, &d->base.options.clock)) {
-			worker_sleep(d, turns);
+			worker_sleep(d, &turns);
 			wait_reset(&wait);
 		}
 	}

@@ -397,8 +397,10 @@ static void test_wake_fd(void **state)
 
 /* --- On the CPU, where a test can hold a worker ------------------------------------------- */
 
+#define TURNS 40u /* of a busy stream: fewer than its ring holds */
+
 static struct {
-	uint64_t open, entered, next, order[3];
+	uint64_t open, entered, next, order[TURNS + 1];
 } gate;
 
 static void run_gate(
@@ -415,49 +417,86 @@ static void run_note(
 	gate.order[args->scalars[0]] = shm_fetch_add(&gate.next, 1);
 }
 
-/* With its one worker held by one stream, three others get work: the lowest priority first. */
-static void test_high_priority_first(void **state)
+/* A device with a stream of each priority, whose one worker is held by that of the second. */
+static void hold_worker(struct rig *rig, struct device_stream *streams[3])
 {
-	static const struct device_code hold = {"hold", run_gate}, note = {"note", run_note};
+	static const struct device_code hold = {"hold", run_gate};
 	const struct device_kernel holding = {.code = &hold, .units = 1};
-	const struct device_kernel noting = {.code = &note, .units = 1, .signal = true};
-	struct device_stream *streams[3];
-	struct rig rig;
+	const struct device_args args = {.pointers = {NULL}};
 
-	rig_open(&rig, NULL);
-	if (rig.cuda) {
-		rig_close(&rig);
+	rig_open(rig, NULL);
+	const bool cuda = rig->cuda;
+	rig_close(rig);
+	if (cuda)
 		harness_skip("only the CPU device runs a test's own code");
-	}
-	rig_close(&rig);
-	struct device_options options = rig_options(&rig, NULL);
+	struct device_options options = rig_options(rig, NULL);
 	options.workers = 1;
-	options.wake_fd = rig.wake_fd = bell_eventfd();
-	assert_int_equal(device_open(&options, &rig.device, NULL), 0);
-	assert_int_equal(device_alloc(rig.device, DEVICE_PINNED, RIG_WORDS * sizeof(*rig.words),
-				 (void **)&rig.words),
+	options.wake_fd = rig->wake_fd = bell_eventfd();
+	assert_int_equal(device_open(&options, &rig->device, NULL), 0);
+	assert_int_equal(device_alloc(rig->device, DEVICE_PINNED, RIG_WORDS * sizeof(*rig->words),
+				 (void **)&rig->words),
 		0);
+	memset(rig->words, 0, RIG_WORDS * sizeof(*rig->words));
 	for (uint32_t p = 0; p < 3; p++)
-		assert_int_equal(device_stream_create(rig.device, p, &streams[p]), 0);
-	struct device_args args = {.pointers = {NULL}};
+		assert_int_equal(device_stream_create(rig->device, p, &streams[p]), 0);
+	memset(&gate, 0, sizeof(gate));
 	assert_int_equal(device_launch(streams[1], &holding, &args), 0);
 	while (shm_load_acquire(&gate.entered) == 0)
 		shm_pause();
-	for (uint32_t p = 3; p-- > 0;) {
-		args = rig_args(&rig, p);
-		args.scalars[0] = p;
-		rig.words[p].word = 0;
-		assert_int_equal(device_launch(streams[p], &noting, &args), 0);
-	}
+}
+
+/* Queues work that notes when it ran, under this number. */
+static void note(struct rig *rig, struct device_stream *stream, uint32_t number)
+{
+	static const struct device_code code = {"note", run_note};
+	const struct device_kernel noting = {.code = &code, .units = 1, .signal = true};
+	struct device_args args = rig_args(rig, number);
+
+	args.scalars[0] = number;
+	assert_int_equal(device_launch(stream, &noting, &args), 0);
+}
+
+/* Lets the worker go and waits for all. */
+static void release_worker(struct rig *rig, struct device_stream *streams[3])
+{
 	shm_store_release(&gate.open, 1);
 	for (uint32_t p = 0; p < 3; p++) {
-		rig_await(&rig, p, rig.value - p);
-		assert_int_equal(gate.order[p], p);
+		rig_finish(rig, streams[p]);
 		device_stream_destroy(streams[p]);
 	}
-	device_free(rig.device, DEVICE_PINNED, rig.words);
-	device_close(rig.device);
-	close(rig.wake_fd);
+	device_free(rig->device, DEVICE_PINNED, rig->words);
+	device_close(rig->device);
+	close(rig->wake_fd);
+}
+
+/* Three streams get work while the worker is held: the lowest priority first. */
+static void test_high_priority_first(void **state)
+{
+	struct device_stream *streams[3];
+	struct rig rig;
+
+	hold_worker(&rig, streams);
+	for (uint32_t p = 3; p-- > 0;)
+		note(&rig, streams[p], p);
+	release_worker(&rig, streams);
+	for (uint32_t p = 0; p < 3; p++)
+		assert_int_equal(gate.order[p], p);
+}
+
+/* However much there is of high priority, what is below has a turn now and then. */
+static void test_low_priority_is_not_starved(void **state)
+{
+	for (uint32_t low = 1; low < 3; low++) {
+		struct device_stream *streams[3];
+		struct rig rig;
+
+		hold_worker(&rig, streams);
+		for (uint32_t i = 0; i < TURNS; i++)
+			note(&rig, streams[0], i);
+		note(&rig, streams[low], TURNS);
+		release_worker(&rig, streams);
+		assert_in_range(gate.order[TURNS], 1, TURNS / 2);
+	}
 }
 
 int main(void)
@@ -478,6 +517,7 @@ int main(void)
 		HARNESS_TEST(test_event_awaited_by_many),
 		HARNESS_TEST(test_wake_fd),
 		HARNESS_TEST(test_high_priority_first),
+		HARNESS_TEST(test_low_priority_is_not_starved),
 	};
 
 	return harness_run("device-streams", tests, sizeof(tests) / sizeof(tests[0]));
