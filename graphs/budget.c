@@ -76,8 +76,7 @@ uint32_t budget_sort(struct graphs *g)
 	return n;
 }
 
-/* The pinned hot set: the captured shapes that were used most. */
-static void mark_hot(struct graphs *g)
+void budget_mark_hot(struct graphs *g)
 {
 	const uint32_t n = budget_sort(g);
 	uint32_t marked = 0;
@@ -99,6 +98,11 @@ static bool in_flight(const struct graphs *g, const struct graph_entry *e)
 	return false;
 }
 
+bool budget_may_withdraw(const struct graphs *g, const struct graph_entry *e)
+{
+	return !e->pinned && !e->hot && !in_flight(g, e);
+}
+
 /* Who goes first; NULL: nobody can. */
 static struct graph_entry *victim(struct graphs *g)
 {
@@ -109,8 +113,8 @@ static struct graph_entry *victim(struct graphs *g)
 		struct graph_entry *e = &g->entries[i];
 		const uint64_t used_ns = shm_load_relaxed(&e->record->last_used_ns);
 
-		if (!e->used || e->pinned || e->hot || used_ns >= oldest_ns ||
-			!entry_captured(g, e) || in_flight(g, e))
+		if (!e->used || used_ns >= oldest_ns || !entry_captured(g, e) ||
+			!budget_may_withdraw(g, e))
 			continue;
 		oldest = e;
 		oldest_ns = used_ns;
@@ -121,7 +125,7 @@ static struct graph_entry *victim(struct graphs *g)
 /* Withdraws until at most so many bytes are left. With the lock. */
 static bool withdraw_down_to(struct graphs *g, uint64_t bytes)
 {
-	mark_hot(g);
+	budget_mark_hot(g);
 	while (g->bytes > bytes) {
 		struct graph_entry *e = victim(g);
 

@@ -279,6 +279,9 @@ int graphs_create(const struct graphs_options *options, struct graphs **ret_grap
 	if (g == NULL)
 		return -ENOMEM;
 	g->options = *options;
+	/* New shapes need places too. */
+	if (g->options.pinned > options->max_graphs / 2)
+		g->options.pinned = options->max_graphs / 2;
 	g->n_high = options->lanes / 2;
 	g->direct_kernels = choose_direct_kernels(options);
 	g->budget = options->budget_bytes;

@@ -124,7 +124,7 @@ static int find_shape(struct graphs *g, struct graph_work *w, struct graph_entry
 		if (err != 0)
 			return err;
 		if (e == NULL)
-			e = table_add(g, w->call, w->pipeline, w->hash);
+			e = table_add(g, w->call, w->pipeline, w->hash, w->uid);
 		if (e != NULL)
 			adopt_plan(g, e, *ret_plan);
 	}

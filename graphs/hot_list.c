@@ -280,7 +280,7 @@ static bool read_shape(struct graphs *g, json_t *json, const struct sequence *se
 	hash = key_hash(&call);
 	if (table_find(g, &call, hash) != NULL)
 		return false;
-	e = table_add(g, &call, sequences[number].pipeline, hash);
+	e = table_add(g, &call, sequences[number].pipeline, hash, UID_NONE);
 	if (e == NULL)
 		return false;
 	pthread_mutex_lock(&g->lock);

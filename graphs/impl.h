@@ -30,7 +30,8 @@
 #define ROOM_RETRY_DOUBLINGS 6	    /* doubles so often, and is never given up */
 #define BUDGET_FLOOR 64		    /* of so many parts of the budget one is always left */
 #define SAVE_NS 60000000000ull	    /* between two hot lists */
-#define AGE_NS 600000000000ull	    /* in this time the weight of old uses halves */
+#define UID_NONE UINT32_MAX
+#define AGE_NS 600000000000ull /* in this time the weight of old uses halves */
 
 enum work_state {
 	WORK_RUNNING = 0, /* or ended: can no longer be cancelled */
@@ -72,6 +73,7 @@ struct graph_entry {
 	struct op_call call;
 	struct pipeline *pipeline;
 	uint64_t hash;
+	uint32_t uid; /* of who used it first; UID_NONE: it came from the hot list */
 
 	uint64_t direct; /* struct plan *: dispatch launches these kernels itself */
 	uint64_t execs[GRAPHS_MAX_LANES]; /* struct graph_exec * */
@@ -156,13 +158,13 @@ uint64_t key_hash(const struct op_call *call);
 struct graph_entry *table_find(const struct graphs *g, const struct op_call *call, uint64_t hash);
 
 /*
- * An entry for a new key, or NULL when there is none left and none can be forgotten. Cold thread,
- * or before it runs.
+ * An entry for a new key, which then counts as the user's; NULL: none is left, and those that
+ * could be forgotten are pinned, hot, on the device or waited for. Cold thread, or before it runs.
  */
-struct graph_entry *table_add(
-	struct graphs *g, const struct op_call *call, struct pipeline *pipeline, uint64_t hash);
+struct graph_entry *table_add(struct graphs *g, const struct op_call *call,
+	struct pipeline *pipeline, uint64_t hash, uint32_t uid);
 
-/* Forgets an entry that has no executable, no wish and no waiter. With the lock. */
+/* Forgets an entry that has no executable and no waiter. Cold thread, with the lock. */
 void table_forget(struct graphs *g, struct graph_entry *e);
 
 static inline void section_enter(struct graphs *g)
@@ -263,6 +265,12 @@ int record_make(struct graphs *g, const struct op_call *call, const struct pipel
 
 /* Withdraws all executables of an entry; they end when nothing uses them. With the lock. */
 void budget_withdraw(struct graphs *g, struct graph_entry *e);
+
+/* Finds the pinned hot set: the captured shapes that were used most. With the lock. */
+void budget_mark_hot(struct graphs *g);
+
+/* Neither pinned nor hot nor on the device. With the lock, and the hot set found before. */
+bool budget_may_withdraw(const struct graphs *g, const struct graph_entry *e);
 
 /* Withdraws what was not used for longest until so many more bytes fit. False: they cannot. */
 bool budget_make_room(struct graphs *g, uint64_t bytes);

@@ -13,6 +13,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#define TABLE_ALL UINT64_MAX /* no user id */
+
 static uint64_t mix(uint64_t hash, uint64_t value)
 {
 	hash = (hash ^ value) * 0x9e3779b97f4a7c15u;
@@ -197,20 +199,14 @@ static void start_record(struct graphs *g, struct graph_entry *e)
 	shm_store_release_u32(&r->state, MSG_GRAPH_COLD);
 }
 
-static bool may_forget(const struct graphs *g, const struct graph_entry *e)
-{
-	return !e->pinned && !e->capturing && shm_load_relaxed(&e->wanted) == 0 &&
-		!entry_captured(g, e);
-}
-
 void table_forget(struct graphs *g, struct graph_entry *e)
 {
 	struct plan *direct = (struct plan *)(uintptr_t)e->direct;
 
-	assert(may_forget(g, e));
+	assert(!e->pinned && !e->capturing && !entry_captured(g, e));
 	remove_entry(g, e);
 	section_wait(g);
-	/* Dispatch may just have wished for a lane: a shape without executables never has one. */
+	/* Dispatch may just have wished for a lane: the wish goes with the entry. */
 	shm_store_release_u32(&e->record->state, 0);
 	shm_store_relaxed(&e->record->id, 0);
 	if (e->plan != NULL && direct == NULL)
@@ -221,35 +217,112 @@ void table_forget(struct graphs *g, struct graph_entry *e)
 	memset((char *)e + sizeof(e->record), 0, sizeof(*e) - sizeof(e->record));
 }
 
-/* A free entry, or the one to forget. */
-static struct graph_entry *choose(struct graphs *g)
+/* --- Room for another one ------------------------------------------------------------------ */
+
+static struct graph_entry *unused(struct graphs *g)
 {
-	struct graph_entry *oldest = NULL;
-	uint64_t oldest_ns = UINT64_MAX;
+	for (uint32_t i = 0; i < g->options.max_graphs; i++) {
+		if (!g->entries[i].used)
+			return &g->entries[i];
+	}
+	return NULL;
+}
+
+/* The user who has more than half of a full table; TABLE_ALL: nobody has. */
+static uint64_t majority(const struct graphs *g)
+{
+	const uint32_t n = g->options.max_graphs;
+	uint32_t lead = 0, count = 0, user = 0;
+
+	for (uint32_t i = 0; i < n; i++) {
+		if (lead == 0)
+			user = g->entries[i].uid;
+		lead = g->entries[i].uid == user ? lead + 1 : lead - 1;
+	}
+	for (uint32_t i = 0; i < n; i++)
+		count += g->entries[i].uid == user;
+	return count > n / 2 ? user : TABLE_ALL;
+}
+
+/*
+ * Cold ones that no capture is wished for; or, warm, the others that nobody waits for: a wish that
+ * came of uses alone may go, one that was asked for may not.
+ */
+static bool may_forget(const struct graphs *g, const struct graph_entry *e, bool warm)
+{
+	const bool wanted = shm_load_relaxed(&e->wanted) != 0;
+
+	if (e->pinned || e->capturing)
+		return false;
+	if (!warm)
+		return !wanted && !entry_captured(g, e);
+	return (!wanted || e->urgency == URGENCY_PROMOTED) && budget_may_withdraw(g, e);
+}
+
+/* The one of a user's (TABLE_ALL: of all) that was used longest ago. */
+static struct graph_entry *oldest(const struct graphs *g, uint64_t user, bool warm)
+{
+	struct graph_entry *found = NULL;
+	uint64_t found_ns = UINT64_MAX;
 
 	for (uint32_t i = 0; i < g->options.max_graphs; i++) {
 		struct graph_entry *e = &g->entries[i];
 		const uint64_t used_ns = shm_load_relaxed(&e->record->last_used_ns);
 
-		if (!e->used)
-			return e;
-		if (used_ns < oldest_ns && may_forget(g, e)) {
-			oldest = e;
-			oldest_ns = used_ns;
-		}
+		if (used_ns >= found_ns || (user != TABLE_ALL && e->uid != user) ||
+			!may_forget(g, e, warm))
+			continue;
+		found = e;
+		found_ns = used_ns;
 	}
-	return oldest;
+	return found;
 }
 
-struct graph_entry *table_add(
-	struct graphs *g, const struct op_call *call, struct pipeline *pipeline, uint64_t hash)
+/*
+ * The one to forget: a cold one where there is one, since a captured one has cost more; but
+ * whoever has more than half of the table gives way first, so that the others keep their half.
+ */
+static struct graph_entry *choose(struct graphs *g)
+{
+	const uint64_t user = majority(g);
+	struct graph_entry *e = oldest(g, user, false);
+
+	if (e != NULL)
+		return e;
+	budget_mark_hot(g);
+	e = oldest(g, user, true);
+	if (e == NULL && user != TABLE_ALL)
+		e = oldest(g, TABLE_ALL, false);
+	if (e == NULL && user != TABLE_ALL)
+		e = oldest(g, TABLE_ALL, true);
+	return e;
+}
+
+/* Makes an entry free; its executables end later, when nothing uses them. NULL: none can go. */
+static struct graph_entry *make_free(struct graphs *g)
+{
+	struct graph_entry *e = choose(g);
+
+	if (e == NULL)
+		return NULL;
+	if (entry_captured(g, e)) {
+		budget_withdraw(g, e);
+		budget_publish(g);
+		sem_post(&g->capture_wake);
+	}
+	table_forget(g, e);
+	return e;
+}
+
+struct graph_entry *table_add(struct graphs *g, const struct op_call *call,
+	struct pipeline *pipeline, uint64_t hash, uint32_t uid)
 {
 	struct graph_entry *e;
 
 	pthread_mutex_lock(&g->lock);
-	e = choose(g);
-	if (e != NULL && e->used)
-		table_forget(g, e);
+	e = unused(g);
+	if (e == NULL)
+		e = make_free(g);
 	if (e != NULL) {
 		e->used = true;
 		e->call = *call;
@@ -259,6 +332,7 @@ struct graph_entry *table_add(
 			e->call.out[i].data = NULL;
 		e->pipeline = pipeline == NULL ? NULL : pipeline_ref(pipeline);
 		e->hash = hash;
+		e->uid = uid;
 		start_record(g, e);
 		insert(g, e);
 	}
