@@ -21,7 +21,7 @@
  */
 int model_file_open(int dir_fd, const char *name, uint64_t *ret_bytes, struct model_why *why);
 
-/* Reads exactly `bytes` bytes at `offset`; -EIO when there are fewer. `name` is for the sentence. */
+/* Reads exactly `bytes` bytes at `offset`; -EIO when there are fewer. name: for the sentence. */
 int model_file_read(
 	int fd, const char *name, uint64_t offset, void *to, size_t bytes, struct model_why *why);
 

@@ -216,7 +216,7 @@ int safetensors_open(int dir_fd, struct safetensors **ret_files, struct model_wh
 		safetensors_close(files);
 		return err;
 	}
-	/* Each name is there once: no object has a member twice, and the index has one file for it. */
+	/* Each name is there once: no object has a member twice, the index has one file for it. */
 	qsort(files->table.tensors, files->table.count, sizeof(*files->table.tensors), by_name);
 	*ret_files = files;
 	return 0;

@@ -5,8 +5,8 @@
  *
  *	read-speed FOLDER [cold]
  *
- * Both read the bytes of model.safetensors in turn, ROUNDS times; `cold` drops the file from the page
- * cache before each reading.
+ * Both read the bytes of model.safetensors in turn, ROUNDS times; `cold` drops the file from the
+ * page cache before each reading.
  */
 #include "models/memory.h"
 #include "models/safetensors.h"
