@@ -377,20 +377,24 @@ static uint32_t collect(struct graphs *g, struct saved *saved)
 	return n;
 }
 
-static uint32_t sequence_of(const struct saved *saved, uint32_t number, const struct op **known,
-	uint32_t *n_known, json_t *sequences)
+/* Its number in the list; false: there is none, since it cannot be written as JSON. */
+static bool sequence_of(const struct saved *s, const struct op **known, uint32_t *n_known,
+	json_t *sequences, uint32_t *ret_number)
 {
-	const struct op *op = saved[number].call.op;
+	const struct op *op = s->call.op;
+	uint32_t i = 0;
 
-	for (uint32_t i = 0; i < *n_known; i++) {
-		if (known[i] == op)
-			return i;
+	while (i < *n_known && known[i] != op)
+		i++;
+	if (i == *n_known) {
+		if (json_array_append_new(sequences,
+			    s->pipeline == NULL ? json_pack("{s:s}", "op", op->name)
+						: pipeline_json(s->pipeline)) != 0)
+			return false;
+		known[(*n_known)++] = op;
 	}
-	known[*n_known] = op;
-	json_array_append_new(sequences,
-		saved[number].pipeline == NULL ? json_pack("{s:s}", "op", op->name)
-					       : pipeline_json(saved[number].pipeline));
-	return (*n_known)++;
+	*ret_number = i;
+	return true;
 }
 
 static json_t *shape_json(const struct saved *s, uint32_t sequence)
@@ -413,12 +417,11 @@ static json_t *list_json(const struct saved *saved, uint32_t n)
 {
 	const struct op *known[GRAPHS_HOT_LIST];
 	json_t *sequences = json_array(), *shapes = json_array();
-	uint32_t n_known = 0;
+	uint32_t n_known = 0, sequence;
 
 	for (uint32_t i = 0; i < n; i++) {
-		const uint32_t sequence = sequence_of(saved, i, known, &n_known, sequences);
-
-		json_array_append_new(shapes, shape_json(&saved[i], sequence));
+		if (sequence_of(&saved[i], known, &n_known, sequences, &sequence))
+			json_array_append_new(shapes, shape_json(&saved[i], sequence));
 	}
 	return json_pack(
 		"{s:i, s:o, s:o}", "version", VERSION, "sequences", sequences, "shapes", shapes);

@@ -101,6 +101,36 @@ static void test_hot_list_survives_a_short_life(void **state)
 	rig_free(rig);
 }
 
+/* A name that is no text is never accepted; should one be there, the other shapes stay right. */
+static void test_hot_list_leaves_out_what_is_no_text(void **state)
+{
+	struct rig *rig = rig_with_list();
+	struct task *tasks[3];
+	struct pipeline *p;
+	uint64_t bytes;
+
+	rig_start(rig);
+	p = rig_pipeline(rig, definition_layers(4, 8, 16, 3));
+	*(char *)(uintptr_t)((const struct wire_pipeline *)pipeline_blob(p, &bytes))->name = '\xff';
+	tasks[0] = task_pipeline(rig, p, 6, 3);
+	tasks[1] = task_gemv(rig, 4, 8, 8);
+	tasks[2] = task_softmax(rig, 2, 9);
+	for (uint32_t i = 0; i < 3; i++)
+		task_heat(rig, tasks[i]);
+	for (uint32_t i = 0; i < 10; i++)
+		assert_int_equal(task_run(rig, tasks[0]), 0);
+	assert_int_equal(task_run(rig, tasks[1]), 0);
+	rig_restart(rig);
+	assert_string_equal(rig->why, "");
+	rig_await(&rig->stats.graph_captures, 2);
+	assert_string_equal(rig->records[0].shape, "gemv_batched x[4,8]f32 w[8,8]f32 -> y[4,8]f32");
+	assert_string_equal(rig->records[1].shape, "softmax x[2,9]f32 -> y[2,9]f32");
+	for (uint32_t i = 0; i < 3; i++)
+		task_free(rig, tasks[i]);
+	pipeline_unref(p);
+	rig_free(rig);
+}
+
 static void test_hot_list_ids_are_never_used_again(void **state)
 {
 	struct rig *rig = rig_with_list();
@@ -187,6 +217,7 @@ int main(void)
 	static const struct harness_test tests[] = {
 		HARNESS_TEST(test_hot_list_is_captured_first),
 		HARNESS_TEST(test_hot_list_survives_a_short_life),
+		HARNESS_TEST(test_hot_list_leaves_out_what_is_no_text),
 		HARNESS_TEST(test_hot_list_ids_are_never_used_again),
 		HARNESS_TEST(test_hot_list_broken),
 		HARNESS_TEST(test_hot_list_cannot_be_written),
