@@ -52,6 +52,8 @@ const struct config_key config_keys[] = {
 		"registered pipelines"},
 	{"max_pipelines_per_client", CONFIG_NUMBER, AT(max_pipelines_per_client), "64", 1, 65536,
 		"registered pipelines of one connection"},
+	{"max_pipelines_per_user", CONFIG_NUMBER, AT(max_pipelines_per_user), "512", 1, 65536,
+		"registered pipelines of one user id"},
 	{"max_graphs", CONFIG_NUMBER, AT(max_graphs), "1024", 16, 1u << 20,
 		"exact shapes that a device process keeps an account of"},
 	{"graph_bytes", CONFIG_BYTES, AT(graph_bytes), "256M", 0, 1ull << 40,

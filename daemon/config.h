@@ -26,7 +26,7 @@ struct config {
 	uint64_t max_arena_bytes, max_client_bytes, max_user_bytes, max_total_bytes;
 	uint64_t max_in_flight;
 	uint64_t max_buffers, max_buffers_per_user;
-	uint64_t max_pipelines, max_pipelines_per_client;
+	uint64_t max_pipelines, max_pipelines_per_client, max_pipelines_per_user;
 	char hot_list[256]; /* path; "auto": see graph_hot_list_prepare(); "": none */
 	uint64_t graph_bytes, graph_scratch_bytes;
 	uint64_t graph_promote_uses, graph_promote_window_ms, graph_pinned;

@@ -181,6 +181,18 @@ static void draft_forget(struct control *c, struct session *s)
 	s->draft = (struct draft){0};
 }
 
+/* In all connections, those that are being closed included. */
+static uint32_t user_registrations(const struct control *c, uid_t uid)
+{
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < c->n_sessions; i++) {
+		if (c->sessions[i].state != SESSION_FREE && c->sessions[i].uid == uid)
+			n += c->sessions[i].n_registrations;
+	}
+	return n;
+}
+
 /* Whether there is room for one more. Writes the reason when not. */
 static int room_check(
 	const struct control *c, const struct session *s, uint32_t bytes, char text[MSG_TEXT_MAX])
@@ -195,6 +207,9 @@ static int room_check(
 	if (s->n_registrations >= config->max_pipelines_per_client)
 		return limit_reached(
 			text, "max_pipelines_per_client", config->max_pipelines_per_client);
+	if (user_registrations(c, s->uid) >= config->max_pipelines_per_user)
+		return limit_reached(
+			text, "max_pipelines_per_user", config->max_pipelines_per_user);
 	if (TAILQ_EMPTY(&c->free_registrations))
 		return limit_reached(text, "max_pipelines", config->max_pipelines);
 	return memory_check(c, s, bytes, text);

@@ -12,6 +12,7 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define ANSWER_MS 8000
@@ -146,6 +147,28 @@ int raw_client(const char *path)
 	raw_close_fds(&a);
 	raw_send_bare(fd, MSG_ACK, 2);
 	return fd;
+}
+
+void raw_as_another_user(const struct harness_daemon *d, void (*body)(int fd, const void *context),
+	const void *context)
+{
+	int status;
+	pid_t pid = fork();
+
+	if (pid == 0) {
+		if (setgid(65534) < 0 || setuid(65534) < 0)
+			_exit(2);
+		int fd = raw_try_connect(d->socket);
+		if (fd < 0)
+			_exit(3);
+		close(fd);
+		body(raw_client(d->socket), context);
+		_exit(0);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	if (WIFEXITED(status) && WEXITSTATUS(status) == 3)
+		harness_skip("another user cannot reach the test's directory");
+	assert_int_equal(status, 0);
 }
 
 void raw_open_channel(int fd, const struct msg_open *open, struct raw_answer *ret_opened)

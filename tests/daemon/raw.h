@@ -55,6 +55,10 @@ struct msg_open raw_open(uint64_t arena_bytes);
 /* Connects, says hello, acknowledges the welcome and drops the page. */
 int raw_client(const char *path);
 
+/* Runs body in a process of another user, with a connection of its own. Needs root. */
+void raw_as_another_user(const struct harness_daemon *d, void (*body)(int fd, const void *context),
+	const void *context);
+
 /* Opens a channel and acknowledges it; descriptors are the caller's. */
 void raw_open_channel(int fd, const struct msg_open *open, struct raw_answer *ret_opened);
 

@@ -319,27 +319,9 @@ static void open_and_drop(int fd, uint64_t arena_bytes)
 	raw_close_fds(&a);
 }
 
-/* Another user opens a channel of this size in a connection of its own. */
-static void another_user_opens(const struct harness_daemon *d, uint64_t arena_bytes)
+static void another_user_opens(int fd, const void *arena_bytes)
 {
-	int status;
-	pid_t pid = fork();
-
-	if (pid == 0) {
-		if (setgid(65534) < 0 || setuid(65534) < 0)
-			_exit(2);
-		int fd = raw_try_connect(d->socket);
-		if (fd < 0)
-			_exit(3);
-		close(fd);
-		fd = raw_client(d->socket);
-		open_and_drop(fd, arena_bytes);
-		_exit(0);
-	}
-	assert_int_equal(waitpid(pid, &status, 0), pid);
-	if (WIFEXITED(status) && WEXITSTATUS(status) == 3)
-		harness_skip("another user cannot reach the test's directory");
-	assert_int_equal(status, 0);
+	open_and_drop(fd, *(const uint64_t *)arena_bytes);
 }
 
 /* What a user has is counted over all connections; another user has a share of its own. */
@@ -355,7 +337,7 @@ static void check_user_share(const char *const *args, uint64_t arena_bytes, cons
 	open_and_drop(b, arena_bytes);
 	refuse_open(a, arena_bytes, limit);
 	refuse_open(b, arena_bytes, limit);
-	another_user_opens(d, arena_bytes);
+	raw_as_another_user(d, another_user_opens, &arena_bytes);
 	/* What goes with one connection is there for the other. */
 	struct stats stats = raw_stats(d);
 	close(a);

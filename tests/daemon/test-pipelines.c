@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define PADDING 30 /* inner tensors with a step each, so that a definition takes many pieces */
@@ -253,6 +254,39 @@ static void test_limits(void **state)
 	harness_daemon_destroy(daemon);
 }
 
+static void another_user_registers(int fd, const void *definition)
+{
+	register_one(fd, definition);
+}
+
+/* Counted over all connections of a user; another one has a share of its own. */
+static void test_limit_of_a_user(void **state)
+{
+	static const char *const args[] = {
+		"--max-pipelines-per-user", "2", "--socket-mode", "0666", NULL};
+
+	if (geteuid() != 0)
+		harness_skip("only root can become another user");
+	struct harness_daemon *daemon = harness_daemon_start(args);
+	int fd = raw_client(daemon->socket), other = raw_client(daemon->socket);
+	const struct definition d = define(fd);
+
+	assert_int_equal(chmod(harness_tmpdir(), 0755), 0);
+	register_one(fd, &d);
+	uint32_t handle = register_one(other, &d);
+	for (int i = 0; i < 2; i++) {
+		send_definition(i == 0 ? fd : other, &d, MSG_PIPELINE_PIECE);
+		raw_expect_error(i == 0 ? fd : other, -GPUQ_ELIMIT, "max_pipelines_per_user (2)");
+	}
+	raw_as_another_user(daemon, another_user_registers, &d);
+	close_one(other, handle);
+	expect_handle(other);
+	register_one(fd, &d);
+	close(other);
+	close(fd);
+	harness_daemon_destroy(daemon);
+}
+
 static pid_t device_pid(const struct harness_daemon *daemon)
 {
 	struct stats s = raw_stats(daemon);
@@ -379,6 +413,7 @@ int main(void)
 		HARNESS_TEST(test_what_is_wrong_is_told),
 		HARNESS_TEST(test_pieces_that_do_not_fit),
 		HARNESS_TEST(test_limits),
+		HARNESS_TEST(test_limit_of_a_user),
 		HARNESS_TEST(test_the_device_process_ends),
 		HARNESS_TEST(test_questions_about_graphs),
 		HARNESS_TEST(test_administration),
