@@ -81,7 +81,8 @@ struct channel {
 	const struct buffer_table *buffers;	/* set before anything is validated */
 	const struct pipeline_table *pipelines; /* likewise */
 	uint32_t priority;
-	struct slot_queue queue;	/* waits for a worker */
+	struct slot_queue queue; /* waits for a worker */
+	bool waits_cold;	 /* with those whose first entry waits for room among cold works */
 	TAILQ_ENTRY(channel) run_link;	/* among the channels of its priority with a queue */
 	TAILQ_ENTRY(channel) wait_link; /* among those that wait for slots */
 	void *base;

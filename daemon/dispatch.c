@@ -544,8 +544,10 @@ static int create_slots(struct dispatch *d)
 	}
 	free_reserved_slots(d);
 	TAILQ_INIT(&d->waiting);
-	for (uint32_t p = 0; p < MSG_PRIORITIES; p++)
+	for (uint32_t p = 0; p < MSG_PRIORITIES; p++) {
 		TAILQ_INIT(&d->runnable[p]);
+		TAILQ_INIT(&d->cold[p]);
+	}
 	return 0;
 }
 

@@ -46,9 +46,10 @@ struct dispatch {
 	struct slot_queue free_slots;
 	uint32_t n_free;
 	struct channel_queue runnable[MSG_PRIORITIES]; /* channels with a queue, to take turns */
-	uint32_t passed_over[MSG_PRIORITIES];	       /* launches of others while it waited */
-	uint32_t n_queued, n_deadlines;		       /* of these, with a deadline */
-	struct device_completion *completions;	       /* one for each slot */
+	struct channel_queue cold[MSG_PRIORITIES]; /* likewise; found no room among cold works */
+	uint32_t passed_over[MSG_PRIORITIES];	   /* launches of others while it waited */
+	uint32_t n_queued, n_deadlines;		   /* of these, with a deadline */
+	struct device_completion *completions;	   /* one for each slot */
 	uint32_t workers;
 	struct device_stream *copy_streams[COPY_STREAMS], *free_copy_streams[COPY_STREAMS];
 	uint32_t n_copy_streams, n_free_copy_streams;

@@ -32,6 +32,20 @@ static void slot_release(struct dispatch *d, struct slot *slot)
 	shm_store_relaxed(&ch->stats->in_flight, ch->in_flight);
 }
 
+/* Where a channel with a queue waits for its turn. */
+static struct channel_queue *turns_of(struct dispatch *d, const struct channel *ch)
+{
+	return ch->waits_cold ? &d->cold[ch->priority] : &d->runnable[ch->priority];
+}
+
+/* Puts a channel with a queue behind the others. */
+static void requeue(struct dispatch *d, struct channel *ch, bool waits_cold)
+{
+	TAILQ_REMOVE(turns_of(d, ch), ch, run_link);
+	ch->waits_cold = waits_cold;
+	TAILQ_INSERT_TAIL(turns_of(d, ch), ch, run_link);
+}
+
 void slot_enqueue(struct dispatch *d, struct channel *ch, struct slot *slot)
 {
 	slot->channel = ch;
@@ -62,10 +76,14 @@ void slot_enqueue(struct dispatch *d, struct channel *ch, struct slot *slot)
 static void slot_dequeue(struct dispatch *d, struct slot *slot)
 {
 	struct channel *ch = slot->channel;
+	const bool was_first = TAILQ_FIRST(&ch->queue) == slot;
 
+	/* Nothing is known of the next one. */
+	if (was_first && ch->waits_cold)
+		requeue(d, ch, false);
 	TAILQ_REMOVE(&ch->queue, slot, link);
 	if (TAILQ_EMPTY(&ch->queue))
-		TAILQ_REMOVE(&d->runnable[ch->priority], ch, run_link);
+		TAILQ_REMOVE(turns_of(d, ch), ch, run_link);
 	d->n_queued--;
 	d->n_deadlines -= slot->deadline_ns != 0;
 }
@@ -267,15 +285,15 @@ static bool launch(struct dispatch *d, struct channel *ch)
 {
 	struct slot *slot = TAILQ_FIRST(&ch->queue);
 	uint64_t now_ns = clock_now_ns(&d->o.clock);
-	int r = -EAGAIN;
 
 	if (slot_late(slot, now_ns)) {
 		slot_expire(d, slot, now_ns);
 		return true;
 	}
-	if (d->n_executing < MAX_EXECUTING)
-		r = slot_is_copy(slot) ? copy_launch(d, slot) : launch_call(d, slot);
+	int r = slot_is_copy(slot) ? copy_launch(d, slot) : launch_call(d, slot);
 	d->failed |= r == -GPUQ_EDEVICE;
+	if (r == -EAGAIN)
+		requeue(d, ch, !slot_is_copy(slot) && slot->work.no_cold_room);
 	if (r == -EAGAIN || d->failed)
 		return false;
 	slot_dequeue(d, slot);
@@ -286,11 +304,14 @@ static bool launch(struct dispatch *d, struct channel *ch)
 	slot->started_ns = now_ns;
 	keep(d, slot);
 	/* Channels of one priority take turns. */
-	if (!TAILQ_EMPTY(&ch->queue)) {
-		TAILQ_REMOVE(&d->runnable[ch->priority], ch, run_link);
-		TAILQ_INSERT_TAIL(&d->runnable[ch->priority], ch, run_link);
-	}
+	if (!TAILQ_EMPTY(&ch->queue))
+		requeue(d, ch, false);
 	return true;
+}
+
+static bool has_cold_turn(const struct dispatch *d, uint32_t priority)
+{
+	return !TAILQ_EMPTY(&d->cold[priority]) && graphs_cold_room(d->o.graphs, priority);
 }
 
 /*
@@ -302,7 +323,9 @@ static uint32_t next_priority(const struct dispatch *d, uint32_t full)
 	uint32_t first = MSG_PRIORITIES;
 
 	for (uint32_t p = MSG_PRIORITIES; p-- > 0;) {
-		if (TAILQ_EMPTY(&d->runnable[p]) || (full & 1u << p) != 0)
+		if ((full & 1u << p) != 0)
+			continue;
+		if (TAILQ_EMPTY(&d->runnable[p]) && !has_cold_turn(d, p))
 			continue;
 		if (d->passed_over[p] >= MAX_PASSED_OVER)
 			return p;
@@ -311,13 +334,19 @@ static uint32_t next_priority(const struct dispatch *d, uint32_t full)
 	return first;
 }
 
-/* Starts something of a priority: of the first channel in its turn for which there is room. */
+/*
+ * Starts something of a priority: of the first channel in its turn for which there is room. Those
+ * for which there is none go behind the others, which so have their chance however many they are.
+ */
 static bool launch_of(struct dispatch *d, uint32_t priority)
 {
-	struct channel *ch = TAILQ_FIRST(&d->runnable[priority]), *next;
+	struct channel_queue *runnable = &d->runnable[priority];
+	struct channel *last = TAILQ_LAST(runnable, channel_queue), *ch = NULL;
 
-	for (uint32_t i = 0; i < MAX_TRIES && ch != NULL && !d->failed; i++, ch = next) {
-		next = TAILQ_NEXT(ch, run_link);
+	if (has_cold_turn(d, priority) && launch(d, TAILQ_FIRST(&d->cold[priority])))
+		return true;
+	for (uint32_t i = 0; i < MAX_TRIES && ch != last && !d->failed; i++) {
+		ch = TAILQ_FIRST(runnable);
 		if (launch(d, ch))
 			return true;
 	}
@@ -330,7 +359,8 @@ static bool launch_all(struct dispatch *d)
 	uint32_t full = 0, next;
 	bool any = false;
 
-	while (d->n_queued > 0 && (next = next_priority(d, full)) < MSG_PRIORITIES) {
+	while (d->n_queued > 0 && d->n_executing < MAX_EXECUTING &&
+		(next = next_priority(d, full)) < MSG_PRIORITIES) {
 		if (!launch_of(d, next)) {
 			full |= 1u << next;
 			continue;
@@ -338,7 +368,8 @@ static bool launch_all(struct dispatch *d)
 		any = true;
 		d->passed_over[next] = 0;
 		for (uint32_t p = next + 1; p < MSG_PRIORITIES; p++)
-			d->passed_over[p] += !TAILQ_EMPTY(&d->runnable[p]);
+			d->passed_over[p] +=
+				!TAILQ_EMPTY(&d->runnable[p]) || !TAILQ_EMPTY(&d->cold[p]);
 	}
 	return any;
 }

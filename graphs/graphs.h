@@ -79,6 +79,8 @@ struct graph_work {
 
 	/* Valid with a negative completion->status: 1 + the argument to blame, 0: none. */
 	uint32_t blame;
+	/* Valid after -EAGAIN: it is cold, and graphs_cold_room() says when to try again. */
+	bool no_cold_room;
 
 	/* Private to the cache. */
 	uint64_t state;
@@ -115,6 +117,9 @@ void graphs_destroy(struct graphs *g);
  * happened, nothing will.
  */
 int graphs_launch(struct graphs *g, struct graph_work *w);
+
+/* Whether there is room for a work of this priority whose shape is cold. Dispatch only. */
+bool graphs_cold_room(const struct graphs *g, uint32_t priority);
 
 /*
  * Completes w when its exact shape is captured (or never needs to be): status 0, or why it is not

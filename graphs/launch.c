@@ -104,11 +104,17 @@ static void wish_for_another_lane(
 
 /* --- Launching ------------------------------------------------------------------------------ */
 
+bool graphs_cold_room(const struct graphs *g, uint32_t priority)
+{
+	return g->cold_prod - shm_load_acquire(&g->cold_cons) < GRAPHS_COLD_QUEUE;
+}
+
 static int push_cold(struct graphs *g, struct graph_work *w)
 {
 	const uint64_t prod = g->cold_prod;
 
-	if (prod - shm_load_acquire(&g->cold_cons) >= GRAPHS_COLD_QUEUE)
+	w->no_cold_room = !graphs_cold_room(g, w->priority);
+	if (w->no_cold_room)
 		return -EAGAIN;
 	shm_store_relaxed(&w->state, WORK_QUEUED);
 	g->cold_ring[prod % GRAPHS_COLD_QUEUE] = w;
@@ -212,6 +218,7 @@ static void start_work(struct graphs *g, struct graph_work *w)
 	w->hash = key_hash(w->call) & g->hash_mask;
 	w->state = WORK_RUNNING;
 	w->blame = 0;
+	w->no_cold_room = false;
 	w->graph_id = 0;
 	w->entry = NULL;
 	w->exec = NULL;

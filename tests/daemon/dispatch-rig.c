@@ -46,7 +46,7 @@ static void start_dispatch(struct rig *rig)
 	const struct clock_line clock = clock_from_page(rig->page);
 	const struct device_options device = {
 		.kind = "cpu",
-		.workers = 1,
+		.workers = 2,
 		.clock = clock,
 		.wake_fd = rig->wake_fd,
 		.faults = rig->faults,

@@ -3,6 +3,7 @@
  * test-dispatch-graphs.c: dispatch and the graph cache: handles of pipelines, captures that
  * clients wait for, cancelled, drained or left behind, and a device that fails.
  */
+#include "graphs/impl.h"
 #include "tests/daemon/dispatch-rig.h"
 
 #include <poll.h>
@@ -309,6 +310,64 @@ static void test_captures_are_no_reason_to_wait(void **state)
 	rig_stop(&rig);
 }
 
+/* --- Cold shapes --------------------------------------------------------------------------- */
+
+static uint64_t gate_open;
+
+static void run_gate(
+	const void *shape, const struct device_args *args, uint64_t begin, uint64_t end)
+{
+	while (shm_load_acquire(&gate_open) == 0)
+		usleep(100);
+}
+
+/* Nothing that is cold goes on until gate_open is set; the device keeps a worker for others. */
+static void hold_cold_works(struct rig *rig)
+{
+	static const struct device_code code = {"gate", run_gate};
+	const struct device_kernel kernel = {.code = &code, .units = 1};
+	const struct device_args args = {.pointers = {NULL}};
+
+	shm_store_relaxed(&gate_open, 0);
+	assert_int_equal(device_launch(rig->graphs->cold.stream, &kernel, &args), 0);
+}
+
+/* However many channels wait for room among cold works, what is hot goes past them. */
+static void test_cold_heads_hold_up_nobody(void **state)
+{
+	struct rig_client c[RIG_CHANNELS], *hot = &c[RIG_CHANNELS - 1];
+	struct rig rig;
+
+	rig_start(&rig);
+	for (uint32_t i = 0; i < RIG_CHANNELS; i++)
+		rig_open(&rig, &c[i], i, 0, WIRE_ABI);
+	struct known_pipeline *known = add_pipeline(&rig, 0, 0);
+	const struct wire_sqe capture = entry_of(hot, WIRE_OP_CAPTURE, 64, 8, 1);
+	assert_int_equal(run(hot, &capture), 0);
+	hold_cold_works(&rig);
+	for (uint32_t i = 0; i < 2 * (RIG_CHANNELS - 1); i++) {
+		struct rig_client *cold = &c[i / 2];
+		const struct wire_sqe call =
+			entry_of(cold, WIRE_OP_CALL, 64 + i % 2 * 8192, 100 + i, i);
+		rig_submit(cold, &call);
+	}
+	for (uint32_t i = 0; i < RIG_CHANNELS - 1; i++) {
+		while (shm_load_relaxed(&c[i].channel->stats->in_flight) < 2)
+			usleep(1000);
+	}
+	const struct wire_sqe call = entry_of(hot, WIRE_OP_CALL, 64, 8, 1);
+	for (uint32_t i = 0; i < 3; i++)
+		assert_int_equal(run(hot, &call), 0);
+	assert_int_equal(shm_load_relaxed(&rig.stats.devices[0].graph_hits), 3);
+	shm_store_release(&gate_open, 1);
+	for (uint32_t i = 0; i < 2 * (RIG_CHANNELS - 1); i++)
+		assert_int_equal(rig_complete(&c[i / 2]).status, 0);
+	remove_pipeline(&rig, known);
+	for (uint32_t i = 0; i < RIG_CHANNELS; i++)
+		rig_close(&c[i]);
+	rig_stop(&rig);
+}
+
 /* --- Faults -------------------------------------------------------------------------------- */
 
 /* Everything in flight is answered, in the queue, on the device and among captures. */
@@ -409,6 +468,7 @@ int main(void)
 		HARNESS_TEST(test_captures),
 		HARNESS_TEST(test_cancelled_captures),
 		HARNESS_TEST(test_captures_are_no_reason_to_wait),
+		HARNESS_TEST(test_cold_heads_hold_up_nobody),
 		HARNESS_TEST(test_a_fault_of_the_device),
 		HARNESS_TEST(test_everything_in_flight_is_lost),
 	};
