@@ -316,7 +316,8 @@ struct gpuq_pipeline_step {
  * come in any order. The whole is checked here and by gpuqd, with the given shapes; the detail
  * names step and tensor. Any thread.
  *
- * Errors: -EINVAL (a name that is missing, too long or there twice, an unknown role),
+ * Errors: -EINVAL (a name that is missing, too long, not printable UTF-8 or there twice, an
+ * unknown role),
  * -GPUQ_EPIPELINE (a step names a tensor that is not there, a tensor written by two steps or by
  * none, an input that is written, a cycle), -GPUQ_EOP, -GPUQ_EARGS, -GPUQ_EPARAM, -GPUQ_EDTYPE,
  * -GPUQ_ERANK, -GPUQ_ESHAPE, -GPUQ_EMISSING and -GPUQ_EOVERFLOW of a step, -GPUQ_ELIMIT (1024

@@ -5,6 +5,7 @@
  * is kept in the form of an operator's description, so that a call of one is a call as any other.
  */
 #include "client/client.h"
+#include "shm/name.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -47,6 +48,11 @@ static int check_name(const char *name, const char *what, uint32_t number)
 {
 	if (name == NULL || name[0] == '\0')
 		return fail(-EINVAL, "%s %u has no name", what, number);
+	if (!name_is_printable(name, strlen(name) + 1))
+		return fail(-EINVAL,
+			"the name of %s %u is not printable text: it has control characters, or "
+			"is not UTF-8",
+			what, number);
 	if (strlen(name) >= GPUQ_NAME_MAX)
 		return fail(-EINVAL, "%s \"%s\": a name has at most %u bytes", what, name,
 			GPUQ_NAME_MAX - 1);

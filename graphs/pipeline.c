@@ -7,6 +7,7 @@
 #include "graphs/pipeline.h"
 #include "kernels/ops.h"
 #include "shm/atomics.h"
+#include "shm/name.h"
 
 #include <assert.h>
 #include <stdarg.h>
@@ -55,11 +56,6 @@ refuse(char why[PIPELINE_MAX_WHY], int err, const char *format, ...)
 	return err;
 }
 
-static bool is_name(const char text[GPUQ_NAME_MAX])
-{
-	return text[0] != '\0' && memchr(text, '\0', GPUQ_NAME_MAX) != NULL;
-}
-
 static const char *tensor_name(const struct check *c, uint32_t tensor)
 {
 	return c->p->tensors[tensor].name;
@@ -100,8 +96,10 @@ static int check_header(const void *blob, uint64_t bytes, char *why)
 		return refuse(why, -GPUQ_EPIPELINE,
 			"The definition has %llu bytes where its header asks for %llu.",
 			(unsigned long long)bytes, (unsigned long long)expected);
-	if (!is_name(h.name))
-		return refuse(why, -GPUQ_EPIPELINE, "The pipeline has no name.");
+	if (!name_is_printable(h.name, GPUQ_NAME_MAX))
+		return refuse(why, -GPUQ_EPIPELINE,
+			"The pipeline has no name of 1 to %u bytes of printable UTF-8.",
+			GPUQ_NAME_MAX - 1);
 	return 0;
 }
 
@@ -113,8 +111,11 @@ static int check_tensors(struct check *c)
 		uint64_t elements, bytes;
 		int err;
 
-		if (!is_name(t->name))
-			return refuse(c->why, -GPUQ_EPIPELINE, "Tensor %u has no name.", i);
+		/* What is no text must not come into a sentence either. */
+		if (!name_is_printable(t->name, GPUQ_NAME_MAX))
+			return refuse(c->why, -GPUQ_EPIPELINE,
+				"Tensor %u has no name of 1 to %u bytes of printable UTF-8.", i,
+				GPUQ_NAME_MAX - 1);
 		if (dtype_size(t->dtype) == 0)
 			return refuse(c->why, -GPUQ_EDTYPE, "Tensor %u (%s) has no element type.",
 				i, t->name);

@@ -146,6 +146,10 @@ static void test_refusals_of_the_library(void **state)
 		{"n", GPUQ_PARAM_I64, {.i64 = 1}}, {"n", GPUQ_PARAM_I64, {.i64 = 2}}};
 	static const struct refusal refusals[] = {
 		{-EINVAL, "tensor 3 has no name", {NULL, GPUQ_PIPELINE_INNER, GPUQ_U8}, {0}},
+		{-EINVAL, "the name of tensor 3 is not printable text",
+			{"a\033[2J", GPUQ_PIPELINE_INNER, GPUQ_U8}, {0}},
+		{-EINVAL, "the name of tensor 3 is not printable text",
+			{"\xff", GPUQ_PIPELINE_INNER, GPUQ_U8}, {0}},
 		{-EINVAL, "at most 31 bytes",
 			{"a_name_that_is_longer_than_it_may_be", GPUQ_PIPELINE_INNER, GPUQ_U8},
 			{0}},

@@ -4,6 +4,7 @@
 
 #include "tests/graphs/definition.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -213,6 +214,39 @@ static void test_pipeline_refuses_bad_counts(void **state)
 	expect_refusal(d, -GPUQ_EPIPELINE, "no name");
 }
 
+/* Names reach terminals and logs. */
+static void test_pipeline_refuses_names_that_are_no_text(void **state)
+{
+	static const char *const wrong[] = {"red\033[31m", "two\nlines", "bell\a", "\x7f",
+		"c1 \xc2\x9b", "\xff", "latin \xe9", "short \xe2\x82", "overlong \xc0\xaf",
+		"overlong \xe0\x82\x80", "surrogate \xed\xa0\x80", "\xf4\x90\x80\x80",
+		"turned \xe2\x80\xae", "line \xe2\x80\xa8", "\x80"};
+
+	for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
+		struct definition *d = definition_layers(4, 8, 16, 3);
+
+		snprintf(d->head.name, GPUQ_NAME_MAX, "%s", wrong[i]);
+		expect_refusal(d, -GPUQ_EPIPELINE,
+			"The pipeline has no name of 1 to 31 bytes of printable UTF-8.");
+		d = definition_layers(4, 8, 16, 3);
+		snprintf(d->tensors[4].name, GPUQ_NAME_MAX, "%s", wrong[i]);
+		expect_refusal(d, -GPUQ_EPIPELINE,
+			"Tensor 4 has no name of 1 to 31 bytes of printable UTF-8.");
+	}
+}
+
+static void test_pipeline_takes_names_of_all_scripts(void **state)
+{
+	struct definition *d = definition_layers(4, 8, 16, 3);
+	struct pipeline *p;
+
+	snprintf(d->head.name, GPUQ_NAME_MAX, "a ~ \xc3\xbc \xe2\x82\xac \xf0\x9f\x98\x80");
+	p = expect_pipeline(d);
+	assert_string_equal(pipeline_op(p)->name, "a ~ \xc3\xbc \xe2\x82\xac \xf0\x9f\x98\x80");
+	pipeline_unref(p);
+	free(d);
+}
+
 static void test_pipeline_refuses_limits(void **state)
 {
 	const struct {
@@ -345,6 +379,8 @@ int main(void)
 		HARNESS_TEST(test_pipeline_largest),
 		HARNESS_TEST(test_pipeline_refuses_wrong_sizes),
 		HARNESS_TEST(test_pipeline_refuses_bad_counts),
+		HARNESS_TEST(test_pipeline_refuses_names_that_are_no_text),
+		HARNESS_TEST(test_pipeline_takes_names_of_all_scripts),
 		HARNESS_TEST(test_pipeline_refuses_limits),
 		HARNESS_TEST(test_pipeline_refuses_bad_tensors),
 		HARNESS_TEST(test_pipeline_refuses_bad_steps),
