@@ -300,9 +300,12 @@ static int launch_pieces(struct cuda_exec *e, cudaStream_t stream)
 	r = cuda_error(cudaGraphExecKernelNodeSetParams(head->exec, head->head, &params));
 	for (uint32_t i = 0; i < e->n_pieces && r == 0; i++) {
 		r = cuda_error(cudaGraphLaunch(e->pieces[i]->exec, stream));
-		/* Hardly ever; nothing that was given may still run when this fails. */
+		/*
+		 * Hardly ever. What was given can neither be taken back nor be waited for here,
+		 * where launches of others would wait too.
+		 */
 		if (r < 0 && i > 0)
-			cuda_error(cudaStreamSynchronize(stream));
+			r = -GPUQ_EDEVICE;
 	}
 	return r;
 }
