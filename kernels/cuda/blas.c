@@ -174,7 +174,10 @@ static int step(const struct blas_product *p, uint32_t algorithm, uint64_t from,
 			p->y, &problem.y, &blas.algorithms[algorithm], NULL, 0, stream);
 	if (status == CUBLAS_STATUS_SUCCESS)
 		return 0;
-	return status == CUBLAS_STATUS_ALLOC_FAILED ? -ENOMEM : cuda_error(cudaErrorLaunchFailure);
+	/* Its refusal says nothing of the device; what CUDA remembers may. */
+	if (cuda_error(cudaGetLastError()) == -GPUQ_EDEVICE)
+		return -GPUQ_EDEVICE;
+	return status == CUBLAS_STATUS_ALLOC_FAILED ? -ENOMEM : -EOPNOTSUPP;
 }
 
 /* --- Choosing algorithms ------------------------------------------------------------------ */

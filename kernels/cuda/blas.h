@@ -39,7 +39,10 @@ int blas_touch(void);
 /* Is cuBLAS there, and is this large enough and aligned as it likes? */
 bool blas_takes(const struct blas_product *product, struct blas_plan *ret_plan);
 
-/* Launches it. Neither allocates nor waits. Returns as launch() of struct cuda_code. */
+/*
+ * Launches it. Neither allocates nor waits. Returns as launch() of struct cuda_code; when this
+ * fails, y may have been written to.
+ */
 int blas_run(const struct blas_product *product, const struct blas_plan *plan, cudaStream_t stream);
 
 #ifdef __cplusplus

@@ -238,7 +238,7 @@ static int launch_bias(const struct gemv_task *task, const struct blas_product *
 	});
 }
 
-/* -EOPNOTSUPP: cuBLAS does not take it, and nothing has been launched. */
+/* -EOPNOTSUPP: cuBLAS does not take it; what was launched, if anything, wrote nothing but y. */
 static int launch_blas(const struct gemv_task *task, uint32_t dtype,
 	const struct device_kernel *kernel, const struct cuda_args *args,
 	const struct cuda_target *to)
