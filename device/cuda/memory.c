@@ -76,10 +76,14 @@ static int map_new(const struct cuda_device *d, struct cuda_range *range, int *r
 		r = map(d, physical, range->bytes, &range->base);
 	/* The mapping keeps it, and so does the descriptor. */
 	cuda_calls.mem_release(physical);
+	if (r < 0 && ret_fd != NULL && *ret_fd >= 0) {
+		close(*ret_fd);
+		*ret_fd = -1;
+	}
 	return r;
 }
 
-/* *ret_fd, where it is wanted, is open as soon as it is not -1, also when this fails. */
+/* *ret_fd, where it is wanted, is -1 before, and again when this fails. */
 static int range_create(struct cuda_device *d, uint64_t bytes, int *ret_fd, void **ret_data)
 {
 	struct cuda_range *range;
@@ -92,6 +96,8 @@ static int range_create(struct cuda_device *d, uint64_t bytes, int *ret_fd, void
 		return -ENOMEM;
 	range->bytes = (bytes + DEVICE_EXPORT_UNIT - 1) & ~(uint64_t)(DEVICE_EXPORT_UNIT - 1);
 	r = map_new(d, range, ret_fd);
+	if (r == -ENOMEM && cuda_shells_free(d))
+		r = map_new(d, range, ret_fd);
 	if (r < 0) {
 		free(range);
 		return r;
@@ -208,11 +214,11 @@ static int export_fd(struct cuda_device *d, struct device_export *export)
 	r = range_create(d, export->bytes, &export->fd, &export->data);
 	if (r == 0) {
 		r = zero(d, export->data, export->bytes);
-		if (r < 0)
+		if (r < 0) {
 			range_destroy(d, export->data);
+			close(export->fd);
+		}
 	}
-	if (r < 0 && export->fd >= 0)
-		close(export->fd);
 	return r;
 }
 
@@ -222,6 +228,8 @@ static int export_ipc(struct cuda_device *d, struct device_export *export)
 	cudaIpcMemHandle_t handle;
 	int r = cuda_error(cudaMalloc(&export->data, export->bytes));
 
+	if (r == -ENOMEM && cuda_shells_free(d))
+		r = cuda_error(cudaMalloc(&export->data, export->bytes));
 	if (r < 0)
 		return r;
 	r = (uintptr_t) export->data % DEVICE_EXPORT_UNIT == 0 ? 0 : -ENOMEM;

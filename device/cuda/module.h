@@ -248,7 +248,8 @@ void cuda_shell_put(struct cuda_device *d, struct cuda_shell *shell);
 
 /* Makes some before anybody serves. */
 int cuda_shells_stock(struct cuda_device *d);
-void cuda_shells_free(struct cuda_device *d);
+/* All that are kept, for who is short of memory and tries once more. False: there were none. */
+bool cuda_shells_free(struct cuda_device *d);
 
 /* --- pace.c ------------------------------------------------------------------------------- */
 

@@ -4,7 +4,7 @@
  * destroying one hold up launches of other threads, and so does its first upload; updating it to
  * another graph does not (docs/cuda-notes.md). So what is destroyed is kept, up to a limit, and a
  * stock is made when the device is opened. Pieces of graphs are of one length as far as possible
- * (graph.c), so that nearly everything that is kept fits.
+ * (graph.c), so that nearly everything that is kept fits. When memory is short, all of it goes.
  */
 #include "device/cuda/module.h"
 
@@ -27,14 +27,22 @@ static void shell_destroy(struct cuda_device *d, struct cuda_shell *shell)
 	free(shell);
 }
 
-void cuda_shells_free(struct cuda_device *d)
+bool cuda_shells_free(struct cuda_device *d)
 {
-	struct cuda_shell *shell;
+	struct cuda_shell *shells, *shell;
+	bool any;
 
-	while ((shell = d->shells) != NULL) {
-		d->shells = shell->next;
+	pthread_mutex_lock(&d->lock);
+	shells = d->shells;
+	d->shells = NULL;
+	d->shell_nodes = 0;
+	pthread_mutex_unlock(&d->lock);
+	any = shells != NULL;
+	while ((shell = shells) != NULL) {
+		shells = shell->next;
 		shell_destroy(d, shell);
 	}
+	return any;
 }
 
 void cuda_shell_put(struct cuda_device *d, struct cuda_shell *shell)
@@ -84,7 +92,7 @@ static int shell_instantiate(struct cuda_device *d, struct cuda_shell *shell)
 	return r;
 }
 
-static int shell_create(
+static int shell_try(
 	struct cuda_device *d, cudaGraph_t graph, size_t nodes, struct cuda_shell **ret_shell)
 {
 	struct cuda_shell *shell = calloc(1, sizeof(*shell));
@@ -104,6 +112,14 @@ static int shell_create(
 	else
 		*ret_shell = shell;
 	return r;
+}
+
+static int shell_create(
+	struct cuda_device *d, cudaGraph_t graph, size_t nodes, struct cuda_shell **ret_shell)
+{
+	int r = shell_try(d, graph, nodes, ret_shell);
+
+	return r == -ENOMEM && cuda_shells_free(d) ? shell_try(d, graph, nodes, ret_shell) : r;
 }
 
 int cuda_shell_get(struct cuda_device *d, cudaGraph_t graph, struct cuda_shell **ret_shell)
