@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* Names of clients: what of Unicode is fit to be shown. */
 #include "shm/name.h"
 
 #include <stdint.h>
