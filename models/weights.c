@@ -1,0 +1,404 @@
+/* SPDX-License-Identifier: MIT */
+/* weights.c: the names and shapes of weights, their places in memory, and reading them there. */
+#include "models/weights.h"
+
+#include "models/quant.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define ALIGN 256u
+#define SCRATCH_BYTES ((uint64_t)64 << 20)
+
+struct model_weights {
+	struct model_config config;
+	uint32_t dtype; /* of all tensors */
+	enum weight_quant quant;
+	uint64_t bytes;
+	struct weight of[]; /* those of the model, then those of each layer: WEIGHT_ROLES each */
+};
+
+/* --- What an architecture has --------------------------------------------------------------- */
+
+enum dim { NONE, HIDDEN, VOCAB, INTERMEDIATE, QUERIES, KEYS, HEAD_DIM };
+enum has { ALWAYS, HEAD, Q_BIAS, O_BIAS, MLP_BIAS, QK_NORM };
+
+static const struct {
+	const char *name; /* of a layer's weight: after model.layers.N. */
+	enum dim rows, columns;
+	enum has has;
+} specs[WEIGHT_ROLES] = {
+	[WEIGHT_EMBEDDING] = {"model.embed_tokens.weight", VOCAB, HIDDEN, ALWAYS},
+	[WEIGHT_NORM] = {"model.norm.weight", HIDDEN, NONE, ALWAYS},
+	[WEIGHT_HEAD] = {"lm_head.weight", VOCAB, HIDDEN, HEAD},
+	[WEIGHT_ATTENTION_NORM] = {"input_layernorm.weight", HIDDEN, NONE, ALWAYS},
+	[WEIGHT_Q] = {"self_attn.q_proj.weight", QUERIES, HIDDEN, ALWAYS},
+	[WEIGHT_K] = {"self_attn.k_proj.weight", KEYS, HIDDEN, ALWAYS},
+	[WEIGHT_V] = {"self_attn.v_proj.weight", KEYS, HIDDEN, ALWAYS},
+	[WEIGHT_Q_BIAS] = {"self_attn.q_proj.bias", QUERIES, NONE, Q_BIAS},
+	[WEIGHT_K_BIAS] = {"self_attn.k_proj.bias", KEYS, NONE, Q_BIAS},
+	[WEIGHT_V_BIAS] = {"self_attn.v_proj.bias", KEYS, NONE, Q_BIAS},
+	[WEIGHT_Q_NORM] = {"self_attn.q_norm.weight", HEAD_DIM, NONE, QK_NORM},
+	[WEIGHT_K_NORM] = {"self_attn.k_norm.weight", HEAD_DIM, NONE, QK_NORM},
+	[WEIGHT_O] = {"self_attn.o_proj.weight", HIDDEN, QUERIES, ALWAYS},
+	[WEIGHT_O_BIAS] = {"self_attn.o_proj.bias", HIDDEN, NONE, O_BIAS},
+	[WEIGHT_MLP_NORM] = {"post_attention_layernorm.weight", HIDDEN, NONE, ALWAYS},
+	[WEIGHT_GATE] = {"mlp.gate_proj.weight", INTERMEDIATE, HIDDEN, ALWAYS},
+	[WEIGHT_UP] = {"mlp.up_proj.weight", INTERMEDIATE, HIDDEN, ALWAYS},
+	[WEIGHT_GATE_BIAS] = {"mlp.gate_proj.bias", INTERMEDIATE, NONE, MLP_BIAS},
+	[WEIGHT_UP_BIAS] = {"mlp.up_proj.bias", INTERMEDIATE, NONE, MLP_BIAS},
+	[WEIGHT_DOWN] = {"mlp.down_proj.weight", HIDDEN, INTERMEDIATE, ALWAYS},
+	[WEIGHT_DOWN_BIAS] = {"mlp.down_proj.bias", HIDDEN, NONE, MLP_BIAS},
+};
+
+static uint64_t dim_of(const struct model_config *c, enum dim dim)
+{
+	switch (dim) {
+	case HIDDEN:
+		return c->hidden;
+	case VOCAB:
+		return c->vocab;
+	case INTERMEDIATE:
+		return c->intermediate;
+	case QUERIES:
+		return (uint64_t)c->heads * c->head_dim;
+	case KEYS:
+		return (uint64_t)c->kv_heads * c->head_dim;
+	case HEAD_DIM:
+		return c->head_dim;
+	case NONE:
+		break;
+	}
+	return 0;
+}
+
+static bool is_there(const struct model_config *c, enum has has)
+{
+	switch (has) {
+	case HEAD:
+		return !c->tied;
+	case Q_BIAS:
+		return c->q_bias;
+	case O_BIAS:
+		return c->o_bias;
+	case MLP_BIAS:
+		return c->mlp_bias;
+	case QK_NORM:
+		return c->qk_norm;
+	case ALWAYS:
+		break;
+	}
+	return true;
+}
+
+/* What a file may have beside its weights: a head that is the embedding, and old RoPE tables. */
+static bool may_be_ignored(const struct model_config *c, const char *name)
+{
+	static const char table[] = ".rotary_emb.inv_freq";
+	size_t length = strlen(name), suffix = sizeof(table) - 1;
+
+	if (c->tied && strcmp(name, specs[WEIGHT_HEAD].name) == 0)
+		return true;
+	return length > suffix && strcmp(name + length - suffix, table) == 0;
+}
+
+/* --- Finding -------------------------------------------------------------------------------- */
+
+/* block 0: the model; block i + 1: layer i */
+static struct weight *slot(struct model_weights *w, uint32_t block, uint32_t role)
+{
+	return &w->of[(size_t)block * WEIGHT_ROLES + role];
+}
+
+static int check_shape(const struct weight *weight, struct model_why *why)
+{
+	const struct safetensors_tensor *t = weight->from;
+	char dims[24] = "";
+
+	if (t->rank == weight->rank && t->dims[0] == weight->dims[0] &&
+		(t->rank == 1 || t->dims[1] == weight->dims[1]))
+		return 0;
+	if (weight->rank == 2)
+		snprintf(dims, sizeof(dims), ",%llu", (unsigned long long)weight->dims[1]);
+	return model_fail(why, -EBADMSG,
+		"%s has %u dimensions, the first %llu, and has to be [%llu%s] for config.json",
+		t->name, t->rank, (unsigned long long)(t->rank > 0 ? t->dims[0] : 0),
+		(unsigned long long)weight->dims[0], dims);
+}
+
+static int check_dtype(
+	struct model_weights *w, const struct safetensors_tensor *t, struct model_why *why)
+{
+	if (t->dtype != GPUQ_F32 && t->dtype != GPUQ_F16 && t->dtype != GPUQ_BF16)
+		return model_fail(why, -GPUQ_EDTYPE, "%s is %s; weights are F32, F16 or BF16",
+			t->name, t->dtype_name);
+	if (w->dtype != 0 && w->dtype != t->dtype)
+		return model_fail(why, -GPUQ_EDTYPE, "%s is %s and others are not; all have to be",
+			t->name, t->dtype_name);
+	w->dtype = t->dtype;
+	return 0;
+}
+
+static int find_weight(struct model_weights *w, const struct safetensors *files, uint32_t block,
+	uint32_t role, struct model_why *why)
+{
+	struct weight *weight = slot(w, block, role);
+	char name[80];
+	int err;
+
+	if (!is_there(&w->config, specs[role].has))
+		return 0;
+	if (block == 0)
+		snprintf(name, sizeof(name), "%s", specs[role].name);
+	else
+		snprintf(name, sizeof(name), "model.layers.%u.%s", block - 1, specs[role].name);
+	weight->from = safetensors_find(files, name);
+	weight->rank = specs[role].columns == NONE ? 1 : 2;
+	weight->dims[0] = dim_of(&w->config, specs[role].rows);
+	weight->dims[1] = dim_of(&w->config, specs[role].columns);
+	if (weight->from == NULL)
+		return model_fail(why, -ENOENT, "%s is missing", name);
+	err = check_shape(weight, why);
+	return err < 0 ? err : check_dtype(w, weight->from, why);
+}
+
+static int find_all(struct model_weights *w, const struct safetensors *files, struct model_why *why)
+{
+	int err = 0;
+
+	for (uint32_t block = 0; block <= w->config.layers; block++) {
+		uint32_t first = block == 0 ? 0 : WEIGHT_FIRST_OF_LAYER;
+		uint32_t end = block == 0 ? WEIGHT_FIRST_OF_LAYER : WEIGHT_ROLES;
+
+		for (uint32_t role = first; err == 0 && role < end; role++)
+			err = find_weight(w, files, block, role, why);
+	}
+	return err;
+}
+
+static int by_tensor(const void *a, const void *b)
+{
+	const struct safetensors_tensor *x = *(const struct safetensors_tensor *const *)a;
+	const struct safetensors_tensor *y = *(const struct safetensors_tensor *const *)b;
+
+	return (x > y) - (x < y);
+}
+
+/* The files' tensors and the weights, both in order: what is in the first only is unexpected. */
+static int check_unexpected(
+	const struct model_weights *w, const struct safetensors *files, struct model_why *why)
+{
+	size_t slots = (size_t)(w->config.layers + 1) * WEIGHT_ROLES, used = 0, next = 0;
+	const struct safetensors_tensor **list = calloc(slots, sizeof(*list));
+	int err = 0;
+
+	if (list == NULL)
+		return model_fail(why, -ENOMEM, "no memory for the list of weights");
+	for (size_t i = 0; i < slots; i++) {
+		if (w->of[i].from != NULL)
+			list[used++] = w->of[i].from;
+	}
+	qsort(list, used, sizeof(*list), by_tensor);
+	for (size_t i = 0; err == 0 && i < safetensors_count(files); i++) {
+		const struct safetensors_tensor *t = safetensors_at(files, i);
+
+		if (next < used && list[next] == t)
+			next++;
+		else if (!may_be_ignored(&w->config, t->name))
+			err = model_fail(why, -EBADMSG,
+				"%s is unexpected: the architecture of config.json has no such "
+				"weight",
+				t->name);
+	}
+	free(list);
+	return err;
+}
+
+/* --- Places --------------------------------------------------------------------------------- */
+
+static uint64_t place(struct model_weights *w, uint64_t bytes)
+{
+	uint64_t offset = w->bytes;
+
+	w->bytes += (bytes + ALIGN - 1) / ALIGN * ALIGN;
+	return offset;
+}
+
+static void place_weight(struct model_weights *w, struct weight *weight, bool may_quantise)
+{
+	weight->dtype = weight->from->dtype;
+	weight->bytes = weight->from->bytes;
+	if (may_quantise && w->quant == WEIGHT_INT8 && weight->rank == 2) {
+		weight->dtype = GPUQ_I8;
+		weight->bytes = weight->dims[0] * weight->dims[1];
+	}
+	weight->offset = place(w, weight->bytes);
+}
+
+static void place_all(struct model_weights *w)
+{
+	const size_t slots = (size_t)(w->config.layers + 1) * WEIGHT_ROLES;
+	struct weight *head = &w->of[WEIGHT_HEAD];
+	bool shared = w->config.tied && w->quant == WEIGHT_AS_IS;
+
+	if (w->config.tied)
+		*head = w->of[WEIGHT_EMBEDDING];
+	for (size_t i = 0; i < slots; i++) {
+		if (w->of[i].from != NULL && !(shared && i == WEIGHT_HEAD))
+			place_weight(w, &w->of[i], i != WEIGHT_EMBEDDING);
+	}
+	if (shared)
+		*head = w->of[WEIGHT_EMBEDDING];
+	for (size_t i = 0; i < slots; i++) {
+		if (w->of[i].dtype == GPUQ_I8)
+			w->of[i].scales_offset = place(w, w->of[i].dims[0] * sizeof(float));
+	}
+}
+
+int model_weights_plan(const struct model_config *config, const struct safetensors *files,
+	enum weight_quant quant, struct model_weights **ret_weights, struct model_why *why)
+{
+	size_t slots = (size_t)(config->layers + 1) * WEIGHT_ROLES;
+	struct model_weights *w = calloc(1, sizeof(*w) + slots * sizeof(w->of[0]));
+	int err;
+
+	if (w == NULL)
+		return model_fail(why, -ENOMEM, "no memory for the list of weights");
+	w->config = *config;
+	w->quant = quant;
+	err = find_all(w, files, why);
+	if (err == 0)
+		err = check_unexpected(w, files, why);
+	if (err < 0) {
+		model_weights_destroy(w);
+		return err;
+	}
+	place_all(w);
+	*ret_weights = w;
+	return 0;
+}
+
+void model_weights_destroy(struct model_weights *weights)
+{
+	free(weights);
+}
+
+uint64_t model_weights_bytes(const struct model_weights *weights)
+{
+	return weights->bytes;
+}
+
+const struct weight *model_weight(
+	const struct model_weights *weights, uint32_t layer, enum weight_role role)
+{
+	size_t block = role < WEIGHT_FIRST_OF_LAYER ? 0 : (size_t)layer + 1;
+	const struct weight *weight = &weights->of[block * WEIGHT_ROLES + role];
+
+	return weight->from == NULL ? NULL : weight;
+}
+
+/* --- Reading -------------------------------------------------------------------------------- */
+
+/* Several readings that look like one to whoever watches. */
+struct reading {
+	const struct safetensors *files;
+	uint8_t *memory;
+	void *scratch;
+	const struct model_watch *watch;
+	uint64_t done_bytes, total_bytes;
+	struct model_why *why;
+};
+
+static bool pass_on(void *context, uint64_t done_bytes, uint64_t total_bytes)
+{
+	const struct reading *r = context;
+
+	return r->watch->progress(r->watch->context, r->done_bytes + done_bytes, r->total_bytes);
+}
+
+static int read_parts(struct reading *r, const struct safetensors_read *parts, size_t n)
+{
+	const struct model_watch watch = {pass_on, r};
+	int err = safetensors_read(r->files, parts, n, r->watch != NULL ? &watch : NULL, r->why);
+
+	for (size_t i = 0; i < n; i++)
+		r->done_bytes += parts[i].bytes;
+	return err;
+}
+
+/* Some rows at a time, by way of scratch. */
+static int read_quantised(struct reading *r, const struct weight *weight)
+{
+	const uint64_t rows = weight->dims[0], columns = weight->dims[1];
+	const uint64_t row_bytes = weight->from->bytes / rows;
+	const uint64_t step = SCRATCH_BYTES / row_bytes;
+	float *scales = (float *)(r->memory + weight->scales_offset);
+	int8_t *q = (int8_t *)(r->memory + weight->offset);
+
+	for (uint64_t row = 0; row < rows; row += step) {
+		uint64_t n = rows - row < step ? rows - row : step;
+		struct safetensors_read part = {
+			weight->from, row * row_bytes, n * row_bytes, r->scratch};
+		int err = read_parts(r, &part, 1);
+
+		if (err == 0)
+			err = quant_rows(r->scratch, weight->from->dtype, n, columns,
+				q + row * columns, scales + row);
+		if (err == -EDOM)
+			return model_fail(r->why, err,
+				"%s has an element that is infinite or no number",
+				weight->from->name);
+		if (err < 0)
+			return err;
+	}
+	return 0;
+}
+
+static bool is_shared_head(const struct model_weights *w, size_t i)
+{
+	return i == WEIGHT_HEAD && w->of[i].offset == w->of[WEIGHT_EMBEDDING].offset;
+}
+
+static int read_slots(
+	const struct model_weights *w, struct reading *r, struct safetensors_read *parts)
+{
+	size_t slots = (size_t)(w->config.layers + 1) * WEIGHT_ROLES, n = 0;
+	int err;
+
+	for (size_t i = 0; i < slots; i++) {
+		const struct weight *weight = &w->of[i];
+
+		if (weight->from == NULL || is_shared_head(w, i))
+			continue;
+		r->total_bytes += weight->from->bytes;
+		if (weight->dtype != GPUQ_I8)
+			parts[n++] = (struct safetensors_read){
+				weight->from, 0, weight->bytes, r->memory + weight->offset};
+	}
+	err = read_parts(r, parts, n);
+	for (size_t i = 0; err == 0 && i < slots; i++) {
+		if (w->of[i].dtype == GPUQ_I8)
+			err = read_quantised(r, &w->of[i]);
+	}
+	return err;
+}
+
+int model_weights_read(const struct model_weights *weights, const struct safetensors *files,
+	void *memory, const struct model_watch *watch, struct model_why *why)
+{
+	size_t slots = (size_t)(weights->config.layers + 1) * WEIGHT_ROLES;
+	struct reading r = {.files = files, .memory = memory, .watch = watch, .why = why};
+	struct safetensors_read *parts = calloc(slots, sizeof(*parts));
+	int err;
+
+	r.scratch = malloc(weights->quant == WEIGHT_INT8 ? SCRATCH_BYTES : 1);
+	if (parts == NULL || r.scratch == NULL)
+		err = model_fail(why, -ENOMEM, "no memory to read weights");
+	else
+		err = read_slots(weights, &r, parts);
+	free(parts);
+	free(r.scratch);
+	return err;
+}

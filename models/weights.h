@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * weights.h: which tensor of a model's files is which weight, checked against its configuration,
+ * and where each lies in one piece of memory that holds them all.
+ *
+ * Matrices are as the files have them, row by row: [outputs, inputs]. Each weight is aligned to
+ * 256 bytes. Weights follow each other in the order of enum weight_role, so that q, k and v, and
+ * gate and up, are one matrix each when their sizes are multiples of 256 bytes.
+ */
+#ifndef GPUQ_MODELS_WEIGHTS_H
+#define GPUQ_MODELS_WEIGHTS_H
+
+#include "models/config.h"
+#include "models/safetensors.h"
+
+enum weight_role {
+	/* of the model */
+	WEIGHT_EMBEDDING, /* [vocab, hidden] */
+	WEIGHT_NORM,	  /* [hidden] */
+	WEIGHT_HEAD,	  /* [vocab, hidden]; when tied, the embedding, or its quantised copy */
+	/* of each layer */
+	WEIGHT_ATTENTION_NORM, /* [hidden] */
+	WEIGHT_Q,	       /* [heads * head_dim, hidden] */
+	WEIGHT_K,	       /* [kv_heads * head_dim, hidden] */
+	WEIGHT_V,
+	WEIGHT_Q_BIAS, /* as many as rows of q, k, v, o */
+	WEIGHT_K_BIAS,
+	WEIGHT_V_BIAS,
+	WEIGHT_Q_NORM, /* [head_dim] */
+	WEIGHT_K_NORM,
+	WEIGHT_O, /* [hidden, heads * head_dim] */
+	WEIGHT_O_BIAS,
+	WEIGHT_MLP_NORM, /* [hidden] */
+	WEIGHT_GATE,	 /* [intermediate, hidden] */
+	WEIGHT_UP,
+	WEIGHT_GATE_BIAS,
+	WEIGHT_UP_BIAS,
+	WEIGHT_DOWN, /* [hidden, intermediate] */
+	WEIGHT_DOWN_BIAS,
+	WEIGHT_ROLES,
+};
+#define WEIGHT_FIRST_OF_LAYER WEIGHT_ATTENTION_NORM
+
+struct weight {
+	const struct safetensors_tensor *from; /* NULL: the model has no such weight */
+	uint32_t dtype;			       /* as held: f32, f16, bf16, or i8 with scales */
+	uint32_t rank;
+	uint64_t dims[2];
+	uint64_t offset, bytes;
+	uint64_t scales_offset; /* of dims[0] f32, when dtype is i8; see quant.h */
+};
+
+enum weight_quant {
+	WEIGHT_AS_IS = 0,
+	WEIGHT_INT8 = 1, /* all matrices but the embedding */
+};
+
+struct model_weights;
+
+/*
+ * Finds every weight that the configuration asks for. files stays open as long as the weights.
+ * -ENOENT when one is missing, -EBADMSG when its shape is another or when there is a tensor that
+ * the architecture does not have, -GPUQ_EDTYPE when the tensors are not all f32, all f16 or all
+ * bf16, -ENOMEM.
+ */
+int model_weights_plan(const struct model_config *config, const struct safetensors *files,
+	enum weight_quant quant, struct model_weights **ret_weights, struct model_why *why);
+void model_weights_destroy(struct model_weights *weights); /* NULL is fine */
+
+/* The memory that all of them need. */
+uint64_t model_weights_bytes(const struct model_weights *weights);
+
+/* NULL when the model has none. layer is 0 for a weight of the model. */
+const struct weight *model_weight(
+	const struct model_weights *weights, uint32_t layer, enum weight_role role);
+
+/*
+ * Reads, and quantises, them into memory of model_weights_bytes(), aligned to 256 bytes. Errors as
+ * safetensors_read(), and -EDOM when a matrix to be quantised has an element that is no number.
+ */
+int model_weights_read(const struct model_weights *weights, const struct safetensors *files,
+	void *memory, const struct model_watch *watch, struct model_why *why);
+
+#endif

@@ -1,0 +1,424 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Weights: every architecture's tensors are found, placed and read; what is missing, unexpected or
+ * of another shape is named; and 8-bit weights stay within their bound.
+ */
+#include "kernels/element.h"
+#include "models/quant.h"
+#include "models/weights.h"
+#include "tests/kernels/random.h"
+#include "tests/models/rig.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static struct model_why why;
+static struct random rng = {.state = 7};
+
+/* --- A folder of random weights ------------------------------------------------------------- */
+
+struct builder {
+	char header[40000];
+	size_t length;
+	uint64_t elements;
+};
+
+static void add(
+	struct builder *b, const char *name, const char *dtype, uint64_t rows, uint64_t columns)
+{
+	uint64_t n = rows * (columns == 0 ? 1 : columns);
+	char shape[64];
+
+	if (columns == 0)
+		snprintf(shape, sizeof(shape), "%lu", rows);
+	else
+		snprintf(shape, sizeof(shape), "%lu,%lu", rows, columns);
+	b->length += (size_t)snprintf(b->header + b->length, sizeof(b->header) - b->length,
+		"%c\"%s\":{\"dtype\":\"%s\",\"shape\":[%s],\"data_offsets\":[%lu,%lu]}",
+		b->length == 0 ? '{' : ',', name, dtype, shape, b->elements * 2,
+		(b->elements + n) * 2);
+	assert_true(b->length < sizeof(b->header));
+	b->elements += n;
+}
+
+static void add_layer(struct builder *b, const struct model_config *c, uint32_t layer)
+{
+	const uint64_t q = c->heads * c->head_dim, k = c->kv_heads * c->head_dim;
+	const struct {
+		const char *name;
+		uint64_t rows, columns;
+		bool there;
+	} all[] = {
+		{"input_layernorm.weight", c->hidden, 0, true},
+		{"mlp.down_proj.weight", c->hidden, c->intermediate, true},
+		{"mlp.gate_proj.weight", c->intermediate, c->hidden, true},
+		{"mlp.up_proj.weight", c->intermediate, c->hidden, true},
+		{"mlp.down_proj.bias", c->hidden, 0, c->mlp_bias},
+		{"mlp.gate_proj.bias", c->intermediate, 0, c->mlp_bias},
+		{"mlp.up_proj.bias", c->intermediate, 0, c->mlp_bias},
+		{"post_attention_layernorm.weight", c->hidden, 0, true},
+		{"self_attn.k_proj.weight", k, c->hidden, true},
+		{"self_attn.o_proj.weight", c->hidden, q, true},
+		{"self_attn.q_proj.weight", q, c->hidden, true},
+		{"self_attn.v_proj.weight", k, c->hidden, true},
+		{"self_attn.k_proj.bias", k, 0, c->q_bias},
+		{"self_attn.q_proj.bias", q, 0, c->q_bias},
+		{"self_attn.v_proj.bias", k, 0, c->q_bias},
+		{"self_attn.o_proj.bias", c->hidden, 0, c->o_bias},
+		{"self_attn.q_norm.weight", c->head_dim, 0, c->qk_norm},
+		{"self_attn.k_norm.weight", c->head_dim, 0, c->qk_norm},
+	};
+	char name[100];
+
+	for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
+		snprintf(name, sizeof(name), "model.layers.%u.%s", layer, all[i].name);
+		if (all[i].there)
+			add(b, name, "BF16", all[i].rows, all[i].columns);
+	}
+}
+
+static void add_model(struct builder *b, const struct model_config *c)
+{
+	add(b, "model.embed_tokens.weight", "BF16", c->vocab, c->hidden);
+	for (uint32_t i = 0; i < c->layers; i++)
+		add_layer(b, c, i);
+	add(b, "model.norm.weight", "BF16", c->hidden, 0);
+	if (!c->tied)
+		add(b, "lm_head.weight", "BF16", c->vocab, c->hidden);
+}
+
+static struct safetensors *built(struct builder *b)
+{
+	uint64_t header_bytes = b->length + 1;
+	size_t bytes = 8 + header_bytes + b->elements * 2;
+	uint8_t *file = malloc(bytes);
+	struct safetensors *st;
+	int dir = rig_folder();
+
+	assert_non_null(file);
+	b->header[b->length] = '}';
+	memcpy(file, &header_bytes, 8);
+	memcpy(file + 8, b->header, header_bytes);
+	for (uint64_t i = 0; i < b->elements; i++) {
+		uint16_t bits = (uint16_t)(float_to_bits((float)random_unit(&rng) - 0.5f) >> 16);
+
+		memcpy(file + 8 + header_bytes + i * 2, &bits, 2);
+	}
+	rig_write(dir, "model.safetensors", file, bytes);
+	free(file);
+	if (safetensors_open(dir, &st, &why) < 0)
+		fail_msg("%s", why.text);
+	close(dir);
+	return st;
+}
+
+static const struct model_config small = {
+	.architecture = MODEL_LLAMA,
+	.vocab = 37,
+	.hidden = 24,
+	.layers = 3,
+	.intermediate = 40,
+	.heads = 4,
+	.kv_heads = 2,
+	.head_dim = 10,
+};
+
+/* --- Finding and reading -------------------------------------------------------------------- */
+
+static void same_bytes(const struct safetensors *st, const char *name, const void *held)
+{
+	const struct safetensors_tensor *t = safetensors_find(st, name);
+	uint8_t *data = malloc(t->bytes);
+	struct safetensors_read read = {t, 0, t->bytes, data};
+
+	assert_int_equal(safetensors_read(st, &read, 1, NULL, &why), 0);
+	assert_memory_equal(data, held, t->bytes);
+	free(data);
+}
+
+static void check_variant(const struct model_config *c, uint32_t weights_per_layer)
+{
+	struct builder b = {0};
+	struct model_weights *w;
+	uint32_t count = 0;
+	uint64_t end = 0;
+
+	add_model(&b, c);
+	struct safetensors *st = built(&b);
+	if (model_weights_plan(c, st, WEIGHT_AS_IS, &w, &why) < 0)
+		fail_msg("%s", why.text);
+	uint8_t *memory = malloc(model_weights_bytes(w));
+	assert_int_equal(model_weights_read(w, st, memory, NULL, &why), 0);
+	for (uint32_t layer = 0; layer < c->layers; layer++) {
+		for (uint32_t role = WEIGHT_FIRST_OF_LAYER; role < WEIGHT_ROLES; role++) {
+			const struct weight *weight = model_weight(w, layer, role);
+
+			if (weight == NULL)
+				continue;
+			count++;
+			assert_true(weight->offset >= end && weight->offset % 256 == 0);
+			end = weight->offset + weight->bytes;
+			assert_true(end <= model_weights_bytes(w));
+			same_bytes(st, weight->from->name, memory + weight->offset);
+		}
+	}
+	assert_int_equal(count, weights_per_layer * c->layers);
+	same_bytes(st, "model.embed_tokens.weight",
+		memory + model_weight(w, 0, WEIGHT_EMBEDDING)->offset);
+	same_bytes(st, "model.norm.weight", memory + model_weight(w, 0, WEIGHT_NORM)->offset);
+	same_bytes(st, c->tied ? "model.embed_tokens.weight" : "lm_head.weight",
+		memory + model_weight(w, 0, WEIGHT_HEAD)->offset);
+	free(memory);
+	model_weights_destroy(w);
+	safetensors_close(st);
+}
+
+static void every_architecture_is_found(void **state)
+{
+	struct model_config c = small;
+
+	check_variant(&c, 9);
+	c.tied = true;
+	check_variant(&c, 9);
+	c.q_bias = true;
+	check_variant(&c, 12);
+	c.o_bias = c.mlp_bias = true;
+	check_variant(&c, 16);
+	c = small;
+	c.qk_norm = true;
+	check_variant(&c, 11);
+}
+
+/* Weights of equal shape that could be taken for each other. */
+static void roles_have_their_names(void **state)
+{
+	static const struct {
+		enum weight_role role;
+		const char *name;
+	} some[] = {
+		{WEIGHT_ATTENTION_NORM, "input_layernorm.weight"},
+		{WEIGHT_MLP_NORM, "post_attention_layernorm.weight"},
+		{WEIGHT_K, "self_attn.k_proj.weight"},
+		{WEIGHT_V, "self_attn.v_proj.weight"},
+		{WEIGHT_K_BIAS, "self_attn.k_proj.bias"},
+		{WEIGHT_V_BIAS, "self_attn.v_proj.bias"},
+		{WEIGHT_Q_NORM, "self_attn.q_norm.weight"},
+		{WEIGHT_K_NORM, "self_attn.k_norm.weight"},
+		{WEIGHT_GATE, "mlp.gate_proj.weight"},
+		{WEIGHT_UP, "mlp.up_proj.weight"},
+	};
+	struct model_config c = small;
+	struct builder b = {0};
+	struct model_weights *w;
+	char name[100];
+
+	c.q_bias = c.qk_norm = true;
+	add_model(&b, &c);
+	struct safetensors *st = built(&b);
+	assert_int_equal(model_weights_plan(&c, st, WEIGHT_AS_IS, &w, &why), 0);
+	for (size_t i = 0; i < sizeof(some) / sizeof(some[0]); i++) {
+		snprintf(name, sizeof(name), "model.layers.1.%s", some[i].name);
+		assert_string_equal(model_weight(w, 1, some[i].role)->from->name, name);
+	}
+	model_weights_destroy(w);
+	safetensors_close(st);
+}
+
+static void refused(const struct model_config *c, struct builder *b, int error, const char *words)
+{
+	struct safetensors *st = built(b);
+	struct model_weights *w = NULL;
+
+	assert_int_equal(model_weights_plan(c, st, WEIGHT_AS_IS, &w, &why), error);
+	assert_null(w);
+	if (strstr(why.text, words) == NULL)
+		fail_msg("\"%s\" does not say \"%s\"", why.text, words);
+	safetensors_close(st);
+}
+
+static void what_does_not_fit_is_named(void **state)
+{
+	struct model_config c = small;
+	struct builder b = {0};
+
+	add_model(&b, &c);
+	c.layers = 4;
+	refused(&c, &b, -ENOENT, "model.layers.3.input_layernorm.weight is missing");
+	c.layers = 2;
+	b.length = 0, b.elements = 0;
+	add_model(&b, &small);
+	refused(&c, &b, -EBADMSG, "model.layers.2.input_layernorm.weight is unexpected");
+	b.length = 0, b.elements = 0;
+	add_model(&b, &small);
+	c = small;
+	c.kv_heads = 1;
+	refused(&c, &b, -EBADMSG, "model.layers.0.self_attn.k_proj.weight has 2 dimensions");
+	b.length = 0, b.elements = 0;
+	add_model(&b, &small);
+	c = small;
+	c.qk_norm = true;
+	refused(&c, &b, -ENOENT, "model.layers.0.self_attn.q_norm.weight is missing");
+	b.length = 0, b.elements = 0;
+	add(&b, "model.embed_tokens.weight", "F16", small.vocab, small.hidden);
+	add(&b, "model.norm.weight", "BF16", small.hidden, 0);
+	refused(&small, &b, -GPUQ_EDTYPE, "model.norm.weight is BF16");
+	b.length = 0, b.elements = 0;
+	add(&b, "model.embed_tokens.weight", "I16", small.vocab, small.hidden);
+	refused(&small, &b, -GPUQ_EDTYPE, "model.embed_tokens.weight is I16");
+}
+
+static void some_extras_are_ignored(void **state)
+{
+	struct model_config c = small;
+	struct builder b = {0};
+	struct model_weights *w;
+
+	add_model(&b, &c);
+	add(&b, "model.layers.0.self_attn.rotary_emb.inv_freq", "BF16", 5, 0);
+	c.tied = true; /* and there is a head all the same */
+	struct safetensors *st = built(&b);
+	assert_int_equal(model_weights_plan(&c, st, WEIGHT_AS_IS, &w, &why), 0);
+	assert_int_equal(model_weight(w, 0, WEIGHT_HEAD)->offset,
+		model_weight(w, 0, WEIGHT_EMBEDDING)->offset);
+	assert_null(model_weight(w, 0, WEIGHT_Q_BIAS));
+	model_weights_destroy(w);
+	safetensors_close(st);
+}
+
+/* --- 8 bits --------------------------------------------------------------------------------- */
+
+#define ROWS 20u
+#define COLUMNS 1500u
+
+static void rows_stay_within_the_bound(void **state)
+{
+	static const uint32_t dtypes[] = {GPUQ_F32, GPUQ_F16, GPUQ_BF16};
+	static float data[ROWS * COLUMNS], scales[ROWS];
+	static int8_t q[ROWS * COLUMNS];
+
+	for (uint32_t d = 0; d < 3; d++) {
+		for (uint32_t i = 0; i < ROWS * COLUMNS; i++) {
+			double x = random_unit(&rng) - 0.5;
+
+			/* Rows of very different size, some without one large element. */
+			element_set(data, dtypes[d], i,
+				x * pow(4, (double)(i / COLUMNS % 8) - 5) * (i % 7 == 0 ? 1 : 0.3));
+		}
+		assert_int_equal(quant_rows(data, dtypes[d], ROWS, COLUMNS, q, scales), 0);
+		for (uint32_t i = 0; i < ROWS * COLUMNS; i++) {
+			double scale = scales[i / COLUMNS], w = element_get(data, dtypes[d], i);
+
+			assert_true(fabs(w - q[i] * scale) <= 0.501 * scale);
+			assert_true(q[i] >= -127);
+		}
+		for (uint32_t row = 0; row < ROWS; row++) {
+			int max = 0;
+
+			for (uint32_t i = 0; i < COLUMNS; i++)
+				max = abs(q[row * COLUMNS + i]) > max ? abs(q[row * COLUMNS + i])
+								      : max;
+			assert_int_equal(max, 127);
+		}
+	}
+}
+
+static void odd_rows(void **state)
+{
+	float data[4] = {0, -0.0f, 0x1p-120f, -0x1p-110f}, scale = 7;
+	int8_t q[4] = {1, 1, 1, 1};
+
+	assert_int_equal(quant_rows(data, GPUQ_F32, 1, 4, q, &scale), 0);
+	assert_true(scale == 0);
+	assert_memory_equal(q, "\0\0\0\0", 4);
+	data[0] = -127, data[1] = 0.5f, data[2] = 1.5f, data[3] = 126.6f;
+	assert_int_equal(quant_rows(data, GPUQ_F32, 1, 4, q, &scale), 0);
+	assert_true(scale == 1 && q[0] == -127 && q[1] == 0 && q[2] == 2 && q[3] == 127);
+	data[2] = NAN;
+	assert_int_equal(quant_rows(data, GPUQ_F32, 1, 4, q, &scale), -EDOM);
+	data[2] = -INFINITY;
+	assert_int_equal(quant_rows(data, GPUQ_F32, 1, 4, q, &scale), -EDOM);
+}
+
+static bool count_bytes(void *context, uint64_t done_bytes, uint64_t total_bytes)
+{
+	uint64_t *last = context;
+
+	assert_true(done_bytes >= *last && done_bytes <= total_bytes);
+	*last = done_bytes == total_bytes ? UINT64_MAX / 2 : done_bytes;
+	return true;
+}
+
+static void check_int8(
+	const struct weight *weight, const struct safetensors *st, const uint8_t *memory)
+{
+	uint64_t n = weight->dims[0] * weight->dims[1];
+	const int8_t *q = (const int8_t *)(memory + weight->offset);
+	const float *scales = (const float *)(memory + weight->scales_offset);
+	uint16_t *data = malloc(n * 2);
+	struct safetensors_read read = {weight->from, 0, n * 2, data};
+
+	assert_int_equal(weight->dtype, GPUQ_I8);
+	assert_int_equal(weight->bytes, n);
+	assert_int_equal(safetensors_read(st, &read, 1, NULL, &why), 0);
+	for (uint64_t i = 0; i < n; i++) {
+		double scale = scales[i / weight->dims[1]];
+
+		assert_true(scale > 0);
+		assert_true(fabs(element_get(data, GPUQ_BF16, i) - q[i] * scale) <= 0.501 * scale);
+	}
+	free(data);
+}
+
+static void a_model_in_8_bits(void **state)
+{
+	struct model_config c = small;
+	struct builder b = {0};
+	struct model_weights *w;
+	uint64_t last = 0;
+	struct model_watch watch = {count_bytes, &last};
+
+	c.tied = true;
+	add_model(&b, &c);
+	struct safetensors *st = built(&b);
+	assert_int_equal(model_weights_plan(&c, st, WEIGHT_INT8, &w, &why), 0);
+	uint8_t *memory = malloc(model_weights_bytes(w));
+	assert_int_equal(model_weights_read(w, st, memory, &watch, &why), 0);
+	assert_true(last == UINT64_MAX / 2);
+	same_bytes(st, "model.embed_tokens.weight",
+		memory + model_weight(w, 0, WEIGHT_EMBEDDING)->offset);
+	same_bytes(st, "model.norm.weight", memory + model_weight(w, 0, WEIGHT_NORM)->offset);
+	check_int8(model_weight(w, 0, WEIGHT_HEAD), st, memory);
+	for (uint32_t layer = 0; layer < c.layers; layer++) {
+		for (uint32_t role = WEIGHT_FIRST_OF_LAYER; role < WEIGHT_ROLES; role++) {
+			const struct weight *weight = model_weight(w, layer, role);
+
+			if (weight != NULL && weight->rank == 2)
+				check_int8(weight, st, memory);
+			else if (weight != NULL)
+				same_bytes(st, weight->from->name, memory + weight->offset);
+		}
+	}
+	free(memory);
+	model_weights_destroy(w);
+	model_weights_destroy(NULL);
+	safetensors_close(st);
+}
+
+int main(void)
+{
+	static const struct harness_test tests[] = {
+		HARNESS_TEST(every_architecture_is_found),
+		HARNESS_TEST(roles_have_their_names),
+		HARNESS_TEST(what_does_not_fit_is_named),
+		HARNESS_TEST(some_extras_are_ignored),
+		HARNESS_TEST(rows_stay_within_the_bound),
+		HARNESS_TEST(odd_rows),
+		HARNESS_TEST(a_model_in_8_bits),
+	};
+
+	return harness_run("models-weights", tests, sizeof(tests) / sizeof(tests[0]));
+}
