@@ -250,11 +250,24 @@ static int command_done(struct device_stream *stream, bool signal, int r)
 	return leave_stream(stream, r);
 }
 
+/* A test may want what is launched next to come behind a real fault. */
+static int spoil(struct device_stream *stream)
+{
+	struct device *device = stream->device;
+
+	if (device->fault == NULL || device->driver->spoil == NULL || stream->capture != NULL ||
+		fault_check(device->fault, FAULT_WORK) == 0)
+		return 0;
+	return device->driver->spoil(stream);
+}
+
 int device_launch(struct device_stream *stream, const struct device_kernel *kernel,
 	const struct device_args *args)
 {
 	int r = check_command(stream, args, kernel->signal, FAULT_LAUNCH);
 
+	if (r == 0)
+		r = spoil(stream);
 	if (r == 0)
 		r = stream->device->driver->launch(stream, kernel, args);
 	return command_done(stream, kernel->signal, r);
@@ -408,6 +421,8 @@ int device_exec_launch(
 		r = -EBUSY;
 	if (r == 0 && args->completion == NULL)
 		r = -EINVAL;
+	if (r == 0)
+		r = spoil(stream);
 	if (r == 0)
 		r = stream->device->driver->exec_launch(exec, stream, args);
 	return leave_stream(stream, r);

@@ -19,7 +19,7 @@
 
 #include "device/device.h"
 
-#define DEVICE_DRIVER_VERSION 2
+#define DEVICE_DRIVER_VERSION 3
 #define DEVICE_MODULE_SYMBOL "gpuq_device_cuda"
 
 struct device_driver;
@@ -105,6 +105,11 @@ struct device_driver {
 	int (*copy)(struct device_stream *stream, void *to, const void *from, uint64_t bytes);
 	int (*fill)(struct device_stream *stream, void *data, uint8_t byte, uint64_t bytes);
 	int (*signal)(struct device_stream *stream, const struct device_args *args);
+	/*
+	 * For tests: gives the stream a kernel that writes where it must not. NULL: the driver asks
+	 * for FAULT_WORK itself.
+	 */
+	int (*spoil)(struct device_stream *stream);
 
 	int (*capture_begin)(struct device_stream *stream);
 	int (*capture_end)(struct device_stream *stream, struct device_graph **ret_graph);

@@ -7,10 +7,11 @@
  *
  * Each part is CALL:N=ERROR: the N-th time that CALL is made (counted from 1) it does nothing and
  * returns the error; with N+ also every later time. Calls are those of struct device_driver that
- * return an error, by their names there (open and check too), and "work": the N-th piece of work
- * that the CPU device runs, whatever was recorded, fails the device, as a kernel would that reads
- * where it must not. GPUQ_EDEVICE fails the device for good: from then on no completion word is
- * written, as with a real fault.
+ * return an error, by their names there (open and check too), and "work", whose error counts for
+ * nothing: the N-th piece of work that the CPU device runs, whatever was recorded, fails the
+ * device, as a kernel would that writes where it must not. On a GPU such a kernel is launched
+ * before the N-th launch in a stream, of a kernel or an executable. GPUQ_EDEVICE fails the device
+ * for good: from then on no completion word is written, as with a real fault.
  */
 #ifndef GPUQ_DEVICE_FAULT_H
 #define GPUQ_DEVICE_FAULT_H

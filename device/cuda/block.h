@@ -28,6 +28,9 @@ int cuda_blank_graph(uint32_t nodes, cudaGraph_t *ret_graph, cudaGraphNode_t *re
 void cuda_bring_node(
 	struct cuda_bring *bring, void **value, struct cudaKernelNodeParams *ret_params);
 
+/* Launches a kernel that writes where nothing is mapped: the end of the context. */
+int cuda_write_astray(cudaStream_t stream);
+
 /* Loads the kernels; -EOPNOTSUPP when this module has no code for the device. */
 int cuda_block_touch(void);
 

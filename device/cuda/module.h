@@ -195,6 +195,7 @@ int cuda_launch_inline(
 int cuda_copy(struct device_stream *stream, void *to, const void *from, uint64_t bytes);
 int cuda_fill(struct device_stream *stream, void *data, uint8_t byte, uint64_t bytes);
 int cuda_stream_signal(struct device_stream *stream, const struct device_args *args);
+int cuda_stream_spoil(struct device_stream *stream);
 
 /* Whether the number of that place has ended; numbers only grow. */
 static inline bool cuda_has_ended(const struct cuda_ended *ended, uint64_t number)

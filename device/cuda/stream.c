@@ -284,6 +284,12 @@ int cuda_stream_signal(struct device_stream *stream, const struct device_args *a
 	return command_done(s, true, cuda_signal(&cuda_args, &to));
 }
 
+int cuda_stream_spoil(struct device_stream *stream)
+{
+	cuda_enter(stream->device);
+	return cuda_write_astray(cuda_stream(stream)->stream);
+}
+
 int cuda_copy(struct device_stream *stream, void *to, const void *from, uint64_t bytes)
 {
 	struct cuda_stream *s = cuda_stream(stream);

@@ -334,7 +334,7 @@ static void test_fails_with_work_in_flight(void **state)
 	}
 }
 
-/* --- On the CPU, where work itself can be made to fail ------------------------------------ */
+/* --- When work itself is made to fail ----------------------------------------------------- */
 
 static void skip_cuda(struct world *w)
 {
@@ -386,6 +386,33 @@ static void test_fails_in_a_replay(void **state)
 	world_close(&w);
 }
 
+/* The same by a kernel that writes where nothing is mapped. */
+static void test_fails_by_a_real_fault(void **state)
+{
+	struct device_args args;
+	struct world w;
+
+	world_open(&w, "work:3=GPUQ_EDEVICE");
+	if (!w.rig.cuda) {
+		world_close(&w);
+		harness_skip("the CPU device has no kernel that writes astray");
+	}
+	for (uint32_t k = 0; k < 4; k++) {
+		args = rig_args(&w.rig, k);
+		args.pointers[0] = &w.rig.cells[1000];
+		args.pointers[1] = &w.rig.cells[1001];
+		int r = device_exec_launch(w.exec, w.rig.stream, &args);
+		assert_true(r == 0 || (k >= 2 && r == -GPUQ_EDEVICE));
+		if (k < 2)
+			rig_await(&w.rig, k, args.value);
+	}
+	await_failure(&w);
+	assert_int_equal(w.rig.words[2].word, 0);
+	assert_int_equal(w.rig.words[3].word, 0);
+	expect_failed(&w, "work");
+	world_close(&w);
+}
+
 static void run_piece(
 	const void *shape, const struct device_args *args, uint64_t begin, uint64_t end)
 {
@@ -430,6 +457,7 @@ int main(void)
 		HARNESS_TEST(test_fails_for_good),
 		HARNESS_TEST(test_fails_with_work_in_flight),
 		HARNESS_TEST(test_fails_in_a_replay),
+		HARNESS_TEST(test_fails_by_a_real_fault),
 		HARNESS_TEST(test_fails_in_pieces),
 	};
 

@@ -434,11 +434,16 @@ static void test_a_capture_that_fails(void **state)
 static void break_device(const char *fault)
 {
 	const char *const args[] = {"--test-faults", fault, NULL};
+	const struct gpuq_buf_options buf_options = {.bytes = 100};
+	struct gpuq_buf *buf;
 	struct rig rig;
 	uint64_t lost = 0, before_ns = 0;
+	char *data;
 
 	start(&rig, args);
 	struct classify job = job_of(&rig, 3);
+	assert_int_equal(gpuq_buf_alloc(rig.c.g, &buf_options, &buf), 0);
+	assert_int_equal(gpuq_alloc(rig.c.ch, 100, (void **)&data), 0);
 	assert_int_equal(precapture(&rig, &job), 0);
 	classify_fill(&job, &rig.rng);
 	for (uint32_t n = 0; lost == 0; n++) {
@@ -457,6 +462,8 @@ static void break_device(const char *fault)
 	before_ns = clock_monotonic_ns();
 	classify_run(&job, &rig.rng);
 	assert_true(clock_monotonic_ns() - before_ns < 3 * SECOND_NS * harness_slowness());
+	assert_int_equal(gpuq_buf_read(rig.c.ch, buf, 0, data, 4), -GPUQ_ELOST);
+	gpuq_buf_free(buf);
 	/* The new one captures too, and does not break. */
 	assert_int_equal(precapture(&rig, &job), 0);
 	for (uint32_t k = 0; k < 300; k++)
