@@ -143,6 +143,14 @@ static int check_options(const struct graphs_options *o)
 	return o->max_captures > 0 && o->captures == NULL ? -EINVAL : 0;
 }
 
+static bool device_is_cpu(struct device *device)
+{
+	struct device_info info;
+
+	device_info(device, &info);
+	return strcmp(info.kind, "cpu") == 0;
+}
+
 static uint32_t choose_direct_kernels(const struct graphs_options *o)
 {
 	struct device_info info;
@@ -288,6 +296,8 @@ int graphs_create(const struct graphs_options *options, struct graphs **ret_grap
 	g->retry_after_ns = RETRY_NS;
 	g->room_after_ns = ROOM_RETRY_NS;
 	g->plan_bytes_max = PLAN_CACHE_BYTES;
+	g->warm_up_max_ns = device_is_cpu(options->device) ? WARM_UP_MAX_NS : UINT64_MAX;
+	g->last_urgency = URGENCY_PROMOTED;
 	g->next_id = 1;
 	g->stopped = options->capture_stopped;
 	g->saved_ns = g->aged_ns = g->grown_ns = graphs_now_ns(g);

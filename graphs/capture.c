@@ -13,9 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define IDLE_NS 1000000000u	/* between two looks when nothing is to be done */
 #define FENCE_NS 1000000u	/* between two looks at executables that are to end */
-#define WAITING_NS 10000000u	/* at deadlines of precaptures */
 #define GAP_MIN_NS 200000u	/* between two captures: at least, at most; otherwise */
 #define GAP_MAX_NS 20000000u	/* as long as the last one took */
 #define ROOM_WAIT_NS 100000000u /* for withdrawn executables to end before a new one comes */
@@ -77,25 +75,73 @@ static void answer_waiters(struct graphs *g)
 	}
 }
 
+bool capture_answer(struct graphs *g)
+{
+	bool left;
+
+	pthread_mutex_lock(&g->lock);
+	answer_waiters(g);
+	left = g->waiters != NULL;
+	pthread_mutex_unlock(&g->lock);
+	return left;
+}
+
+/* Whether it was asked for by works alone, and none of them waits any more. With the lock. */
+static bool is_forsaken(const struct graphs *g, const struct graph_entry *e)
+{
+	bool forsaken = e->urgency == URGENCY_PRECAPTURE;
+
+	for (const struct graph_work *w = g->waiters; w != NULL && forsaken; w = w->next)
+		forsaken = w->entry != e || shm_load_relaxed(&w->state) == WORK_CANCELED;
+	return forsaken;
+}
+
+bool capture_unwanted(struct graphs *g, const struct graph_entry *e)
+{
+	bool unwanted;
+
+	if (shm_load_relaxed(&g->stopping) != 0)
+		return true;
+	pthread_mutex_lock(&g->lock);
+	unwanted = is_forsaken(g, e);
+	pthread_mutex_unlock(&g->lock);
+	return unwanted;
+}
+
 /* --- One capture ---------------------------------------------------------------------------- */
 
 struct job {
-	struct graph_entry *entry;
-	struct op_call call;
-	struct pipeline *pipeline;
+	struct graph_entry *entry; /* stays: it is not forgotten while it is being captured */
 	uint64_t id;
 	uint32_t lane;
 	uint64_t begin_ns, end_ns;
 	uint32_t kernels;
 	struct graph_exec *exec;
 	int err;
-	const char *why; /* what failed */
+	const char *why; /* what failed; NULL: it was given up */
 };
 
-static bool sooner(const struct graph_entry *a, const struct graph_entry *b)
+/* The hot list is first; what is asked for and what is used take turns. */
+static uint32_t rank_of(const struct graphs *g, const struct graph_entry *e)
 {
-	return b == NULL || a->urgency < b->urgency ||
-		(a->urgency == b->urgency && a->wanted_ns < b->wanted_ns);
+	return e->urgency == URGENCY_HOT_LIST ? 0 : 1 + (e->urgency == g->last_urgency);
+}
+
+/* How many users have their turn before this one. */
+static uint32_t turn_of(const struct graphs *g, const struct graph_entry *e)
+{
+	return e->uid - g->last_uid[e->urgency] - 1;
+}
+
+static bool sooner(const struct graphs *g, const struct graph_entry *a, const struct graph_entry *b)
+{
+	if (b == NULL)
+		return true;
+	if (a->urgency != b->urgency)
+		return rank_of(g, a) < rank_of(g, b);
+	if (a->uid != b->uid)
+		return turn_of(g, a) < turn_of(g, b);
+	return a->wanted_ns < b->wanted_ns;
 }
 
 static bool take_job(struct graphs *g, struct job *job)
@@ -107,7 +153,7 @@ static bool take_job(struct graphs *g, struct job *job)
 	for (uint32_t i = 0; i < g->options.max_graphs; i++) {
 		struct graph_entry *other = &g->entries[i];
 
-		if (other->used && shm_load_relaxed(&other->wanted) != 0 && sooner(other, e))
+		if (other->used && shm_load_relaxed(&other->wanted) != 0 && sooner(g, other, e))
 			e = other;
 	}
 	if (e == NULL)
@@ -115,11 +161,11 @@ static bool take_job(struct graphs *g, struct job *job)
 	/* The wish stays until it is fulfilled or has failed, so that nobody has it again. */
 	memset(job, 0, sizeof(*job));
 	job->entry = e;
-	job->call = e->call;
-	job->pipeline = e->pipeline;
 	job->id = shm_load_relaxed(&e->record->id);
 	job->lane = (uint32_t)__builtin_ctzll(shm_load_relaxed(&e->wanted));
 	e->capturing = true;
+	g->last_urgency = e->urgency;
+	g->last_uid[e->urgency] = e->uid;
 	if (!entry_captured(g, e))
 		shm_store_release_u32(&e->record->state, MSG_GRAPH_CAPTURING);
 	return true;
@@ -210,6 +256,38 @@ static void publish(struct graphs *g, const struct job *job)
 	g->hot_list_changed = true;
 }
 
+/*
+ * The wish goes too, unless somebody has come with it again, or gpuqd stops: then it is for the
+ * hot list. Otherwise further wishes come of use.
+ */
+static void give_up(const struct graphs *g, const struct job *job)
+{
+	struct graph_entry *e = job->entry;
+	uint32_t state = MSG_GRAPH_QUEUED;
+
+	if (shm_load_relaxed(&g->stopping) == 0 && is_forsaken(g, e)) {
+		mask_clear(&e->wanted, 1ull << job->lane);
+		e->urgency = URGENCY_PROMOTED;
+		state = MSG_GRAPH_COLD;
+	}
+	shm_store_release_u32(&e->record->state, entry_captured(g, e) ? MSG_GRAPH_CAPTURED : state);
+}
+
+/* It has an executable, or it has failed. */
+static void end_job(struct graphs *g, const struct job *job)
+{
+	log_capture(g, job);
+	if (job->err == 0)
+		publish(g, job);
+	else
+		fail(g, job);
+	/* After the executable is there: dispatch has one or the other in its view. */
+	mask_clear(&job->entry->wanted, 1ull << job->lane);
+	/* Further wishes come of use. */
+	if (job->entry->urgency == URGENCY_PRECAPTURE)
+		job->entry->urgency = URGENCY_PROMOTED;
+}
+
 static void nap(uint64_t ns)
 {
 	const struct timespec time = {(time_t)(ns / 1000000000u), (long)(ns % 1000000000u)};
@@ -235,22 +313,18 @@ static int make_room(struct graphs *g, struct job *job)
 static void capture(struct graphs *g, struct job *job)
 {
 	job->begin_ns = graphs_now_ns(g);
-	job->err = graphs_saw(g,
-		record_make(g, &job->call, job->pipeline, job->lane, &job->exec, &job->kernels,
-			&job->why));
+	job->err = graphs_saw(
+		g, record_make(g, job->entry, job->lane, &job->exec, &job->kernels, &job->why));
 	job->end_ns = graphs_now_ns(g);
 	if (job->err == 0)
 		job->err = make_room(g, job);
 	pthread_mutex_lock(&g->lock);
 	job->entry->capturing = false;
 	assert(entry_exec(job->entry, job->lane) == NULL);
-	log_capture(g, job);
-	if (job->err == 0)
-		publish(g, job);
+	if (job->err != 0 && job->why == NULL)
+		give_up(g, job);
 	else
-		fail(g, job);
-	/* After the executable is there: dispatch has one or the other in its view. */
-	mask_clear(&job->entry->wanted, 1ull << job->lane);
+		end_job(g, job);
 	budget_publish(g);
 	answer_waiters(g);
 	pthread_mutex_unlock(&g->lock);
@@ -281,8 +355,8 @@ static void keep_house(struct graphs *g)
 
 	/* What has failed may be all that there was to be waited for. */
 	(void)graphs_saw(g, device_check(g->options.device));
+	(void)capture_answer(g);
 	pthread_mutex_lock(&g->lock);
-	answer_waiters(g);
 	age(g, now_ns);
 	budget_grow(g, now_ns);
 	save = g->hot_list_changed && now_ns - g->saved_ns >= SAVE_NS;
@@ -328,13 +402,12 @@ void *capture_main(void *graphs)
 	device_set_background(g->options.device);
 	be_modest(g);
 	while (shm_load_acquire(&g->stopping) == 0) {
-		bool have_job, have_waiters;
+		bool have_job;
 		bool dying = budget_reap(g);
 
 		keep_house(g);
 		pthread_mutex_lock(&g->lock);
 		have_job = take_job(g, &job);
-		have_waiters = g->waiters != NULL;
 		pthread_mutex_unlock(&g->lock);
 		if (have_job) {
 			uint64_t took_ns;
@@ -345,7 +418,7 @@ void *capture_main(void *graphs)
 			nap(took_ns > GAP_MAX_NS ? GAP_MAX_NS : took_ns);
 			continue;
 		}
-		wait_for_wake(g, dying ? FENCE_NS : have_waiters ? WAITING_NS : IDLE_NS);
+		wait_for_wake(g, dying ? FENCE_NS : IDLE_NS);
 	}
 	return NULL;
 }

@@ -9,8 +9,6 @@
 #include <errno.h>
 #include <unistd.h>
 
-#define ROOM_POLL_NS 10000000 /* between two looks at deadlines while the lane is full */
-
 void work_complete(struct graphs *g, struct graph_work *w, int status)
 {
 	const uint64_t one = 1;
@@ -200,6 +198,7 @@ static void ask_for_capture(struct graphs *g, struct graph_entry *e, struct grap
 			e->given_up = false;
 			w->next = g->waiters;
 			g->waiters = w;
+			g->has_waiters = true;
 			entry_want(g, e, lane_of_class(g, w->priority, e->hash), URGENCY_PRECAPTURE,
 				graphs_now_ns(g));
 		}
@@ -223,11 +222,22 @@ static int admit(const struct graphs *g, const struct graph_work *w)
 	return 0;
 }
 
+/* False: the time is over. */
+static bool sem_wait_for(sem_t *sem, uint64_t ns)
+{
+	struct timespec until;
+
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	ns += (uint64_t)until.tv_nsec;
+	until.tv_sec += (time_t)(ns / 1000000000u);
+	until.tv_nsec = (long)(ns % 1000000000u);
+	return sem_clockwait(sem, CLOCK_MONOTONIC, &until) == 0;
+}
+
 /* Room in the cold lane is counted by a semaphore: dispatch gives it back. */
 static int wait_for_room(struct graphs *g, struct graph_work *w)
 {
 	for (;;) {
-		struct timespec until;
 		/* A device that has failed gives no room back. */
 		int err = graphs_saw(g, device_check(g->options.device));
 
@@ -235,14 +245,9 @@ static int wait_for_room(struct graphs *g, struct graph_work *w)
 			err = admit(g, w);
 		if (err != 0)
 			return err;
-		clock_gettime(CLOCK_MONOTONIC, &until);
-		until.tv_nsec += ROOM_POLL_NS;
-		if (until.tv_nsec >= 1000000000) {
-			until.tv_nsec -= 1000000000;
-			until.tv_sec++;
-		}
-		if (sem_clockwait(&g->cold_room, CLOCK_MONOTONIC, &until) == 0)
+		if (sem_wait_for(&g->cold_room, WAITING_NS))
 			return 0;
+		(void)capture_answer(g);
 	}
 }
 
@@ -313,13 +318,18 @@ static bool serve_next(struct graphs *g)
 void *cold_main(void *graphs)
 {
 	struct graphs *g = graphs;
+	uint64_t answered_ns = 0;
 
 	pthread_setname_np(pthread_self(), "gpuq-cold");
 	while (shm_load_acquire(&g->stopping) == 0) {
-		while (sem_wait(&g->cold_wake) != 0)
-			;
+		(void)sem_wait_for(&g->cold_wake, g->has_waiters ? WAITING_NS : IDLE_NS);
 		free_garbage(g);
 		(void)serve_next(g);
+		/* The capture thread does so between captures, and those may be long. */
+		if (g->has_waiters && graphs_now_ns(g) - answered_ns >= WAITING_NS) {
+			g->has_waiters = capture_answer(g);
+			answered_ns = graphs_now_ns(g);
+		}
 	}
 	while (serve_next(g))
 		;

@@ -29,6 +29,9 @@
 #define ROOM_RETRY_NS 1000000000ull /* the same for want of memory, which others may give back: */
 #define ROOM_RETRY_DOUBLINGS 6	    /* doubles so often, and is never given up */
 #define BUDGET_FLOOR 64		    /* of so many parts of the budget one is always left */
+#define IDLE_NS 1000000000u	    /* between two looks of a thread that has nothing to do */
+#define WAITING_NS 10000000u	    /* between two looks at works that wait for a capture or room */
+#define WARM_UP_MAX_NS 100000000ull /* on the CPU: it has nothing to warm up but caches */
 #define SAVE_NS 60000000000ull	    /* between two hot lists */
 #define UID_NONE UINT32_MAX
 #define AGE_NS 600000000000ull /* in this time the weight of old uses halves */
@@ -126,6 +129,7 @@ struct graphs {
 	LIST_HEAD(, plan) plans; /* all that exist */
 	uint64_t plan_bytes;	 /* of those that cold shapes keep */
 	uint64_t plan_bytes_max; /* PLAN_CACHE_BYTES; tests have less */
+	bool has_waiters;	 /* there may be precaptures to answer; the cold thread's */
 
 	pthread_mutex_t lock;
 	struct graph_exec *dying;
@@ -141,8 +145,11 @@ struct graphs {
 	/* The capture thread's. */
 	pthread_mutex_t quiet; /* held while it records */
 	sem_t capture_wake;
-	struct device_stream *warm_stream, *capture_streams[2];
+	struct device_stream *warm_streams[2], *capture_streams[2];
 	void *warm_scratch, *warm_tensors;
+	uint64_t warm_up_max_ns; /* plans predicted to take longer are not warmed up */
+	uint32_t last_urgency;	 /* of the last capture; and whose it was, for each urgency: */
+	uint32_t last_uid[URGENCY_PROMOTED + 1];
 	struct plan *lost;	 /* plans that the device may be reading, nobody knows how long */
 	uint64_t retry_after_ns; /* RETRY_NS; tests shorten it */
 	uint64_t room_after_ns;	 /* ROOM_RETRY_NS; likewise */
@@ -246,6 +253,15 @@ void *cold_main(void *graphs);
 
 void *capture_main(void *graphs);
 
+/*
+ * Answers precaptures that have waited long enough, for one reason or another. True when some are
+ * left. Not dispatch.
+ */
+bool capture_answer(struct graphs *g);
+
+/* Whether nobody waits any more for the shape that is being captured. */
+bool capture_unwanted(struct graphs *g, const struct graph_entry *e);
+
 /* Whether a lane that serves this priority has an executable of the shape. */
 bool captured_for(const struct graphs *g, const struct graph_entry *e, uint32_t priority);
 
@@ -256,10 +272,10 @@ void record_destroy(struct graphs *g);
 
 /*
  * Makes an executable of a shape for a lane; nothing is published. On failure `why` has the step
- * that failed.
+ * that failed; NULL: it was given up, see capture_unwanted().
  */
-int record_make(struct graphs *g, const struct op_call *call, const struct pipeline *pipeline,
-	uint32_t lane, struct graph_exec **ret_exec, uint32_t *ret_kernels, const char **why);
+int record_make(struct graphs *g, const struct graph_entry *e, uint32_t lane,
+	struct graph_exec **ret_exec, uint32_t *ret_kernels, const char **why);
 
 /* --- budget.c ------------------------------------------------------------------------------ */
 

@@ -9,15 +9,20 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define WARM_UP_STEP 8u		      /* kernels; the capture may be given up between steps */
+#define WARM_UP_PATIENCE_NS 50000000u /* so long a warm-up gives way to everything */
+
 /*
  * Recorded kernels keep the priority of the stream that they were recorded in, so there is one for
- * each class of lanes; warm-up runs come after everything else.
+ * each class of lanes; warm-up runs come after everything else, unless they take too long.
  */
 int record_init(struct graphs *g)
 {
 	struct device *device = g->options.device;
-	int err = device_stream_create(device, DEVICE_PRIORITY_LOW, &g->warm_stream);
+	int err = device_stream_create(device, DEVICE_PRIORITY_LOW, &g->warm_streams[0]);
 
+	if (err == 0)
+		err = device_stream_create(device, DEVICE_PRIORITY_NORMAL, &g->warm_streams[1]);
 	if (err == 0)
 		err = device_stream_create(device, DEVICE_PRIORITY_HIGH, &g->capture_streams[0]);
 	if (err == 0)
@@ -31,9 +36,11 @@ int record_init(struct graphs *g)
 
 void record_destroy(struct graphs *g)
 {
-	if (g->warm_stream != NULL && shm_load_relaxed(&g->failed) == 0)
-		(void)device_stream_wait(g->warm_stream);
-	device_stream_destroy(g->warm_stream);
+	for (uint32_t i = 0; i < 2; i++) {
+		if (g->warm_streams[i] != NULL && shm_load_relaxed(&g->failed) == 0)
+			(void)device_stream_wait(g->warm_streams[i]);
+		device_stream_destroy(g->warm_streams[i]);
+	}
 	while (g->lost != NULL) {
 		struct plan *plan = g->lost;
 
@@ -103,42 +110,48 @@ static bool stand_in(
 	return used <= g->options.scratch_bytes;
 }
 
-static int launch_warm_up(
-	struct graphs *g, const struct plan *plan, const struct device_args *args, uint64_t bytes)
+/* Runs some of the kernels, from the first-th on, to their end. *ret_running: they have none. */
+static int warm_up_step(struct device_stream *stream, const struct plan *plan, uint32_t first,
+	const struct device_args *args, bool *ret_running)
 {
-	int err = 0;
+	int err = 0, wait_err;
 
-	if (bytes > 0)
-		err = device_fill(g->warm_stream, g->warm_tensors, 0, bytes);
-	for (uint32_t i = 0; i < plan->n_kernels && err == 0; i++) {
-		err = launch(g->warm_stream, &plan->kernels[i], args, false);
-		if (err == -EAGAIN) {
-			err = device_stream_wait(g->warm_stream);
-			i--;
-		}
-	}
-	return err;
+	for (uint32_t i = first; i < plan->n_kernels && i < first + WARM_UP_STEP && err == 0; i++)
+		err = launch(stream, &plan->kernels[i], args, false);
+	wait_err = device_stream_wait(stream);
+	*ret_running = wait_err != 0;
+	return err != 0 ? err : wait_err;
 }
 
 /*
  * Runs the kernels once, so that whatever a driver does at a first launch is done. Tensors too
- * large for the stand-ins are not worth it: their kernels are loaded all the same. The plan is
- * being read as long as *ret_running.
+ * large for the stand-ins are not worth it: their kernels are loaded all the same. It goes in
+ * steps, since nobody may want it any more (*why is NULL then); when it takes too long it no longer
+ * gives way to all. The plan is being read as long as *ret_running.
  */
-static int warm_up(
-	struct graphs *g, const struct op_call *call, const struct plan *plan, bool *ret_running)
+static int warm_up(struct graphs *g, const struct graph_entry *e, const struct plan *plan,
+	bool *ret_running, const char **why)
 {
+	const uint64_t begin_ns = graphs_now_ns(g);
 	struct device_args args = {0};
 	uint64_t bytes;
-	int err, wait_err;
+	int err = 0;
 
-	*ret_running = false;
-	if (!stand_in(g, call, &args, &bytes))
+	if (!stand_in(g, &e->call, &args, &bytes) || plan->predicted_ns > g->warm_up_max_ns)
 		return 0;
-	err = launch_warm_up(g, plan, &args, bytes);
-	wait_err = device_stream_wait(g->warm_stream);
-	*ret_running = wait_err != 0;
-	return err != 0 ? err : wait_err;
+	if (bytes > 0)
+		err = device_fill(g->warm_streams[0], g->warm_tensors, 0, bytes);
+	for (uint32_t i = 0; i < plan->n_kernels && err == 0; i += WARM_UP_STEP) {
+		const bool late = graphs_now_ns(g) - begin_ns > WARM_UP_PATIENCE_NS;
+
+		/* The fill is before all: the first step is never late enough to overtake it. */
+		err = warm_up_step(g->warm_streams[i > 0 && late], plan, i, &args, ret_running);
+		if (err == 0 && capture_unwanted(g, e)) {
+			*why = NULL;
+			err = -ECANCELED;
+		}
+	}
+	return err;
 }
 
 /* --- Recording ------------------------------------------------------------------------------ */
@@ -197,8 +210,8 @@ static int record_exec(struct graphs *g, const struct plan *plan, uint32_t lane,
 	return err;
 }
 
-int record_make(struct graphs *g, const struct op_call *call, const struct pipeline *pipeline,
-	uint32_t lane, struct graph_exec **ret_exec, uint32_t *ret_kernels, const char **why)
+int record_make(struct graphs *g, const struct graph_entry *e, uint32_t lane,
+	struct graph_exec **ret_exec, uint32_t *ret_kernels, const char **why)
 {
 	struct graph_exec *exec = NULL;
 	bool running = false;
@@ -207,7 +220,7 @@ int record_make(struct graphs *g, const struct op_call *call, const struct pipel
 	int err;
 
 	*why = "planning";
-	err = plan_create(pipeline, call, g->warm_scratch, g->options.cost, &plan, &blame);
+	err = plan_create(e->pipeline, &e->call, g->warm_scratch, g->options.cost, &plan, &blame);
 	if (err != 0)
 		return err;
 	if (plan->scratch_bytes > g->options.scratch_bytes)
@@ -219,7 +232,7 @@ int record_make(struct graphs *g, const struct op_call *call, const struct pipel
 	*ret_kernels = plan->n_kernels;
 	if (err == 0) {
 		*why = "the warm-up run";
-		err = warm_up(g, call, plan, &running);
+		err = warm_up(g, e, plan, &running, why);
 	}
 	if (err == 0) {
 		plan_move(plan, g->warm_scratch, g->lanes[lane].scratch);
