@@ -59,6 +59,14 @@ static bool place(struct tensor *t, char *buffer, size_t *used)
 	return true;
 }
 
+/* The type of an argument in a calibration for `dtype`: that, or the first one it can be. */
+static uint32_t example_dtype(const struct op_tensor *spec, uint32_t dtype)
+{
+	if ((spec->dtypes & GPUQ_DTYPE_BIT(dtype)) != 0)
+		return dtype;
+	return (uint32_t)__builtin_ctz(spec->dtypes);
+}
+
 /* An example call with its data in the buffer; false when it does not fit. */
 static bool make_example(
 	struct op_call *call, const struct op *op, uint32_t dtype, uint64_t scale, char *buffer)
@@ -70,10 +78,12 @@ static bool make_example(
 	op->example(call, scale);
 	for (uint32_t i = 0; i < op->n_inputs; i++) {
 		if (!op->inputs[i].optional)
-			call->in[i].dtype = dtype;
+			call->in[i].dtype = example_dtype(&op->inputs[i], dtype);
 	}
 	for (uint32_t i = 0; i < op->n_outputs; i++) {
-		call->out[i].dtype = dtype;
+		if (op->outputs[i].optional)
+			continue;
+		call->out[i].dtype = example_dtype(&op->outputs[i], dtype);
 		call->out[i].rank = UINT32_MAX;
 	}
 	for (uint32_t i = 0; i < op->n_params; i++) {
@@ -89,7 +99,7 @@ static bool make_example(
 			return false;
 	}
 	for (uint32_t i = 0; i < op->n_outputs; i++) {
-		if (!place(&call->out[i], buffer, &used))
+		if (tensor_present(&call->out[i]) && !place(&call->out[i], buffer, &used))
 			return false;
 	}
 	return true;

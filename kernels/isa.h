@@ -37,6 +37,12 @@ typedef void op_cpu_fn(const struct op_call *call, uint64_t begin, uint64_t end)
 ISA_DECLARE(gemv_batched);
 ISA_DECLARE(softmax);
 ISA_DECLARE(price_vectors);
+ISA_DECLARE(embedding);
+ISA_DECLARE(rmsnorm);
+ISA_DECLARE(rope);
+ISA_DECLARE(swiglu);
+ISA_DECLARE(argmax);
+ISA_DECLARE(step_result);
 
 /* The instruction set that the operators use; the best one unless isa_select() was called. */
 enum isa isa_selected(void);

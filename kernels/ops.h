@@ -8,5 +8,11 @@
 extern const struct op op_gemv_batched;
 extern const struct op op_softmax;
 extern const struct op op_price_vectors;
+extern const struct op op_embedding;
+extern const struct op op_rmsnorm;
+extern const struct op op_rope;
+extern const struct op op_swiglu;
+extern const struct op op_argmax;
+extern const struct op op_step_result;
 
 #endif

@@ -5,10 +5,16 @@
 
 #include <string.h>
 
-#define OPERATORS(X)    \
-	X(gemv_batched) \
-	X(softmax)      \
-	X(price_vectors)
+#define OPERATORS(X)     \
+	X(gemv_batched)  \
+	X(softmax)       \
+	X(price_vectors) \
+	X(embedding)     \
+	X(rmsnorm)       \
+	X(rope)          \
+	X(swiglu)        \
+	X(argmax)        \
+	X(step_result)
 
 #define OPERATOR(name) &op_##name,
 const struct op *const op_table[] = {OPERATORS(OPERATOR)};

@@ -104,6 +104,20 @@ V_INLINE vf v_max(vf a, vf b)
 #endif
 }
 
+/* Whether any lane of a mask (all bits or none) is set. */
+V_INLINE bool v_any(vi mask)
+{
+#if VL == 16
+	return _mm512_movepi32_mask((__m512i)mask) != 0;
+#elif VL == 8
+	return _mm256_movemask_ps((__m256)mask) != 0;
+#else
+	const v2 bits = (v2)mask;
+
+	return (bits[0] | bits[1]) != 0;
+#endif
+}
+
 /* Each half in the lower 16 bits of a lane. */
 V_INLINE vu v_widen(vh h)
 {

@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * work.h: what the specs of float operators share: saturating sums of work, and the rule for the
- * type of an output.
+ * work.h: what the specs of float operators share: saturating sums of work, rows and shapes of
+ * tensors, and the rule for the type of an output.
  */
 #ifndef GPUQ_KERNELS_WORK_H
 #define GPUQ_KERNELS_WORK_H
 
 #include "kernels/op.h"
+
+#include <string.h>
 
 static inline uint64_t work_mul(uint64_t a, uint64_t b)
 {
@@ -20,6 +22,34 @@ static inline uint64_t work_add(uint64_t a, uint64_t b)
 	uint64_t sum;
 
 	return __builtin_add_overflow(a, b, &sum) ? UINT64_MAX : sum;
+}
+
+/* Product of all dimensions but the last of a tensor that is not a scalar. */
+static inline uint64_t tensor_rows(const struct tensor *t)
+{
+	uint64_t rows = 1;
+
+	for (uint32_t i = 0; i + 1 < t->rank; i++)
+		rows *= t->dims[i];
+	return rows;
+}
+
+/* The last dimension, of a tensor that is not a scalar. */
+static inline uint64_t tensor_columns(const struct tensor *t)
+{
+	return t->dims[t->rank - 1];
+}
+
+static inline bool tensor_same_shape(const struct tensor *a, const struct tensor *b)
+{
+	return a->rank == b->rank && memcmp(a->dims, b->dims, a->rank * sizeof(a->dims[0])) == 0;
+}
+
+/* Gives an output the shape of an input. */
+static inline void tensor_shape_as(struct tensor *to, const struct tensor *from)
+{
+	to->rank = from->rank;
+	memcpy(to->dims, from->dims, sizeof(to->dims));
 }
 
 /* n in whole vectors: partly filled ones cost as much. */

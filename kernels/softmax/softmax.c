@@ -35,26 +35,19 @@ static int infer(struct op_call *call, uint32_t *ret_arg)
 		*ret_arg = GPUQ_MAX_INPUTS;
 		return -GPUQ_EDTYPE;
 	}
-	y->rank = x->rank;
-	memcpy(y->dims, x->dims, sizeof(y->dims));
+	tensor_shape_as(y, x);
 	return 0;
 }
 
 /* A unit is one row. Rows without elements are no work, however many there are. */
 static uint64_t units(const struct op_call *call)
 {
-	const struct tensor *x = &call->in[0];
-	uint64_t rows = 1;
-
-	for (uint32_t i = 0; i + 1 < x->rank; i++)
-		rows *= x->dims[i];
-	return x->dims[x->rank - 1] == 0 ? 0 : rows;
+	return tensor_columns(&call->in[0]) == 0 ? 0 : tensor_rows(&call->in[0]);
 }
 
 static uint64_t work(const struct op_call *call)
 {
-	const uint64_t per_row =
-		work_add(work_round_up(call->in[0].dims[call->in[0].rank - 1], 16), 32);
+	const uint64_t per_row = work_add(work_round_up(tensor_columns(&call->in[0]), 16), 32);
 
 	return work_mul(units(call), per_row);
 }

@@ -4,53 +4,14 @@
  * quotients. The exponentials of rows up to ROW_BUFFER are kept; longer rows, which do not stay
  * in the nearest cache anyway, compute them twice rather than read them back from the output.
  */
+#include "kernels/exp.h"
 #include "kernels/isa.h"
-#include "kernels/vec.h"
 
 #include <float.h>
 #include <math.h>
 
 #define ROW_BUFFER 4096	    /* floats */
 #define SUM_CHUNK (32 * VL) /* exponentials: 32 in a sum of a lane */
-
-#define EXP_MIN -150.0f		 /* exp() of this and less is 0 in f32 */
-#define ROUND_MAGIC 0x1.8p23f	 /* adding it rounds to an integer in the low bits */
-#define LOG2_E 0x1.715476p0f	 /* 1 / ln 2 */
-#define LN2_HIGH 0x1.63p-1f	 /* 355/512: times an exponent it is exact */
-#define LN2_LOW -0x1.bd0106p-13f /* ln 2 - LN2_HIGH */
-
-/* p 2^n for integral n (-300 to 1) in floats, rounded once, down to subnormals. */
-V_INLINE vf scale(vf p, vf n, vi n_bits)
-{
-#if VL == 16
-	return _mm512_scalef_ps(p, n);
-#else
-	const vi half = n_bits >> 1;
-
-	return p * (vf)((vu)(half + 127) << 23) * (vf)((vu)(n_bits - half + 127) << 23);
-#endif
-}
-
-/*
- * exp(t) for EXP_MIN <= t <= 0 or NaN, within 2 units in the last place: t = n ln 2 + r with
- * |r| <= ln(2)/2, and exp(r) by the polynomial 1 + r + r^2 q(r) of least relative error (3e-9).
- */
-V_INLINE vf exp_nonpositive(vf t)
-{
-	const vf magic = v_set1(ROUND_MAGIC);
-	const vf rounded = v_fma(t, v_set1(LOG2_E), magic);
-	const vf n = rounded - magic;
-	const vf r = v_fma(n, v_set1(-LN2_LOW), v_fma(n, v_set1(-LN2_HIGH), t));
-	vf p = v_set1(0.00138145986467f);
-
-	p = v_fma(p, r, v_set1(0.00836871687973f));
-	p = v_fma(p, r, v_set1(0.0416683880453f));
-	p = v_fma(p, r, v_set1(0.166665206317f));
-	p = v_fma(p, r, v_set1(0.499999934478f));
-	p = v_fma(p, r, v_set1(1.0f));
-	p = v_fma(p, r, v_set1(1.0f));
-	return scale(p, n, (vi)rounded - (vi)magic);
-}
 
 struct row {
 	const char *x;
@@ -79,7 +40,7 @@ V_INLINE vf row_max(const struct row *row, uint32_t dtype)
 /* The operand order of the inner maximum keeps a NaN. */
 V_INLINE vf row_exp(const struct row *row, vf x, vf greatest)
 {
-	return exp_nonpositive(v_max(v_set1(row->least), x - greatest) * v_set1(row->inverse_t));
+	return v_exp_nonpositive(v_max(v_set1(row->least), x - greatest) * v_set1(row->inverse_t));
 }
 
 /* Exponentials of elements from..to-1, also into e unless that is NULL; returns their sum. */

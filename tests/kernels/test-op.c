@@ -337,19 +337,39 @@ static void test_work_saturates(void **state)
 	assert_true(call.op->work(&call) == UINT64_MAX);
 }
 
+/* f32 where that is allowed, presets, and what is optional absent. */
+static struct op_call example_of(const struct op *op, uint64_t scale)
+{
+	struct op_call call = {.op = op};
+
+	for (uint32_t i = 0; i < op->n_inputs; i++)
+		call.in[i].dtype =
+			op->inputs[i].optional ? 0 : (uint32_t)__builtin_ctz(op->inputs[i].dtypes);
+	for (uint32_t i = 0; i < op->n_outputs; i++) {
+		if (!op->outputs[i].optional)
+			call.out[i] = (struct tensor){
+				.dtype = (uint32_t)__builtin_ctz(op->outputs[i].dtypes),
+				.rank = UINT32_MAX};
+	}
+	for (uint32_t i = 0; i < op->n_params; i++) {
+		if (op->params[i].type == GPUQ_PARAM_I64)
+			call.params[i].i64 = (int64_t)op->params[i].preset;
+		else
+			call.params[i].f64 = op->params[i].preset;
+	}
+	op->example(&call, scale);
+	return call;
+}
+
 static void test_examples_are_valid_and_grow(void **state)
 {
 	for (uint32_t i = 0; i < op_count; i++) {
 		uint64_t last = 0;
 
 		for (uint64_t scale = 1; scale <= 1024; scale *= 2) {
-			struct op_call call = {.op = op_table[i], .params = {{.f64 = 1}}};
+			struct op_call call = example_of(op_table[i], scale);
 			uint32_t arg;
 
-			for (uint32_t j = 0; j < call.op->n_inputs; j++)
-				call.in[j].dtype = call.op->inputs[j].optional ? 0 : GPUQ_F32;
-			call.out[0] = (struct tensor){.dtype = GPUQ_F32, .rank = UINT32_MAX};
-			call.op->example(&call, scale);
 			assert_int_equal(op_check(&call, &arg), 0);
 			assert_true(call.op->work(&call) > last);
 			last = call.op->work(&call);

@@ -17,6 +17,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+/* Those with one output, whose checker is verify.h. */
+static const struct op *const verified[] = {&op_gemv_batched, &op_softmax, &op_price_vectors};
+#define N_VERIFIED (sizeof(verified) / sizeof(verified[0]))
+
 static void run(struct trial *t)
 {
 	t->call.op->cpu(&t->call, 0, t->call.op->units(&t->call));
@@ -75,11 +79,11 @@ static void assert_red_when_changed(struct trial *t, uint64_t i, float value)
 
 static void test_wrong_elements_are_caught(void **state)
 {
-	for (uint32_t op = 0; op < op_count; op++) {
+	for (size_t op = 0; op < N_VERIFIED; op++) {
 		struct trial t;
 		float *y;
 
-		prepare(&t, op_table[op]);
+		prepare(&t, verified[op]);
 		/* Positive throughout, so each output is its own scale. */
 		compute(&t, 0.5, 1);
 		y = t.call.out[0].data;
@@ -97,11 +101,11 @@ static void test_wrong_elements_are_caught(void **state)
 /* Each element is within its bound, but they all err to the same side. */
 static void test_bias_is_caught_by_the_norm(void **state)
 {
-	for (uint32_t op = 0; op < op_count; op++) {
+	for (size_t op = 0; op < N_VERIFIED; op++) {
 		struct trial t;
 		float *y;
 
-		prepare(&t, op_table[op]);
+		prepare(&t, verified[op]);
 		compute(&t, 0.5, 1);
 		y = t.call.out[0].data;
 		for (uint64_t i = 0; i < t.n_outputs; i++)
@@ -113,11 +117,11 @@ static void test_bias_is_caught_by_the_norm(void **state)
 
 static void test_wrong_references_are_caught(void **state)
 {
-	for (uint32_t op = 0; op < op_count; op++) {
+	for (size_t op = 0; op < N_VERIFIED; op++) {
 		struct trial t;
 		float *expected;
 
-		prepare(&t, op_table[op]);
+		prepare(&t, verified[op]);
 		compute(&t, 0.5, 1);
 		expected = (float *)t.expected.placed;
 		expected[0] *= 1.001f;
@@ -129,11 +133,11 @@ static void test_wrong_references_are_caught(void **state)
 
 static void test_lost_nan_is_caught(void **state)
 {
-	for (uint32_t op = 0; op < op_count; op++) {
+	for (size_t op = 0; op < N_VERIFIED; op++) {
 		struct trial t;
 		float *y;
 
-		prepare(&t, op_table[op]);
+		prepare(&t, verified[op]);
 		compute(&t, 0.5, 1);
 		((float *)t.call.in[0].data)[0] = NAN;
 		trial_reference(&t);
@@ -259,12 +263,12 @@ static void *mutate(void *arg)
 /* Values that change under a kernel may make its result wrong, never touch anything else. */
 static void test_changing_inputs_do_no_harm(void **state)
 {
-	for (uint32_t op = 0; op < op_count; op++) {
+	for (size_t op = 0; op < N_VERIFIED; op++) {
 		struct mutator m = {0};
 		struct trial t;
 		pthread_t thread;
 
-		prepare(&t, op_table[op]);
+		prepare(&t, verified[op]);
 		m.t = &t;
 		assert_int_equal(pthread_create(&thread, NULL, mutate, &m), 0);
 		for (enum isa isa = ISA_BASE; isa < ISA_COUNT; isa++) {

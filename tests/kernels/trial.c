@@ -57,7 +57,7 @@ static void shrink(struct random *rng, uint64_t *dims, uint32_t count, uint64_t 
 	}
 }
 
-static void random_dims(struct random *rng, uint64_t *dims, uint32_t count, uint64_t budget)
+void trial_random_dims(struct random *rng, uint64_t *dims, uint32_t count, uint64_t budget)
 {
 	for (uint32_t i = 0; i < count; i++)
 		dims[i] = random_dim(rng);
@@ -78,7 +78,7 @@ static void shape_gemv(struct op_call *call, struct random *rng)
 {
 	uint64_t d[3]; /* B, O, I */
 
-	random_dims(rng, d, 3, 1 + random_below(rng, 60000));
+	trial_random_dims(rng, d, 3, 1 + random_below(rng, 60000));
 	set_shape(&call->in[0], 2, (uint64_t[]){d[0], d[2]});
 	if (random_below(rng, 3) == 0)
 		set_shape(&call->in[1], 3, d);
@@ -95,7 +95,7 @@ static void shape_softmax(struct op_call *call, struct random *rng)
 	uint64_t d[GPUQ_MAX_RANK];
 	const uint32_t rank = 1 + (uint32_t)random_below(rng, random_below(rng, 3) ? 2 : 8);
 
-	random_dims(rng, d, rank, 1 + random_below(rng, 8000));
+	trial_random_dims(rng, d, rank, 1 + random_below(rng, 8000));
 	set_shape(&call->in[0], rank, d);
 	call->params[0].f64 = random_below(rng, 2) ? 1.0 : exp2(random_unit(rng) * 16 - 8);
 }
@@ -104,7 +104,7 @@ static void shape_price(struct op_call *call, struct random *rng)
 {
 	uint64_t d[3]; /* B, A, F */
 
-	random_dims(rng, d, 3, 1 + random_below(rng, 60000));
+	trial_random_dims(rng, d, 3, 1 + random_below(rng, 60000));
 	set_shape(&call->in[0], 3, d);
 	if (random_below(rng, 2) == 0)
 		set_shape(&call->in[1], 1, d + 2);
@@ -158,7 +158,7 @@ static double random_value(struct random *rng, enum values values, bool f16)
 	}
 }
 
-static void fill_tensor(struct tensor *t, struct random *rng)
+void trial_fill_tensor(struct tensor *t, struct random *rng)
 {
 	const enum values values =
 		random_below(rng, 2) ? VALUES_SIGNED : (enum values)random_below(rng, VALUES_COUNT);
@@ -169,7 +169,7 @@ static void fill_tensor(struct tensor *t, struct random *rng)
 		element_set(t->data, t->dtype, i, random_value(rng, values, t->dtype == GPUQ_F16));
 }
 
-static void *place(struct guard *g, const struct tensor *t, struct random *rng)
+void *trial_place_tensor(struct guard *g, const struct tensor *t, struct random *rng)
 {
 	const size_t offset = random_below(rng, 300) * dtype_size(t->dtype);
 	uint64_t elements, bytes;
@@ -186,9 +186,9 @@ void trial_place(struct trial *t, struct random *rng)
 
 	for (uint32_t i = 0; i < call->op->n_inputs; i++) {
 		if (tensor_present(&call->in[i]))
-			call->in[i].data = place(&t->inputs[i], &call->in[i], rng);
+			call->in[i].data = trial_place_tensor(&t->inputs[i], &call->in[i], rng);
 	}
-	call->out[0].data = place(&t->output, &call->out[0], rng);
+	call->out[0].data = trial_place_tensor(&t->output, &call->out[0], rng);
 	tensor_size(&call->out[0], &t->n_outputs, &bytes);
 	t->output_bytes = bytes;
 }
@@ -206,7 +206,7 @@ void trial_fill_shape(struct trial *t, struct random *rng)
 	trial_place(t, rng);
 	for (uint32_t i = 0; i < call->op->n_inputs; i++) {
 		if (tensor_present(&call->in[i]))
-			fill_tensor(&call->in[i], rng);
+			trial_fill_tensor(&call->in[i], rng);
 	}
 }
 

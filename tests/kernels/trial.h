@@ -24,6 +24,11 @@ struct trial {
 void trial_create(struct trial *t);
 void trial_destroy(struct trial *t);
 
+/* Parts of the below: dimensions of at most `budget` elements, values, a place in memory. */
+void trial_random_dims(struct random *rng, uint64_t *dims, uint32_t count, uint64_t budget);
+void trial_fill_tensor(struct tensor *t, struct random *rng);
+void *trial_place_tensor(struct guard *g, const struct tensor *t, struct random *rng);
+
 /* Makes a valid call with random everything; the output's contents are undefined. */
 void trial_fill(struct trial *t, const struct op *op, struct random *rng);
 

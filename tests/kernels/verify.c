@@ -89,16 +89,19 @@ static double rounded(double value, uint32_t dtype)
 }
 
 /* Rounding never reorders, so an output in tolerance lies between the rounded bounds. */
-static bool element_ok(const struct bound *b, double expected, double actual, uint32_t dtype)
+bool verify_element(double expected, double tolerance, double actual, uint32_t dtype)
 {
-	const double tolerance = b->relative * b->scale + b->floor;
-
 	if (isnan(expected))
 		return isnan(actual);
 	if (isinf(expected))
 		return actual == expected;
 	return actual >= rounded(expected - tolerance, dtype) &&
 		actual <= rounded(expected + tolerance, dtype);
+}
+
+static bool element_ok(const struct bound *b, double expected, double actual, uint32_t dtype)
+{
+	return verify_element(expected, b->relative * b->scale + b->floor, actual, dtype);
 }
 
 static bool reference_ok(const struct bound *b, double expected)

@@ -1,0 +1,234 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * check_llm: checks the language-model operators on random calls: the reference and, on every
+ * instruction set that this CPU has, the fast form against the formula, however the units are
+ * cut, and that neither touches memory beside its tensors.
+ *
+ *   check_llm [--seed N] [--trials N] OPERATOR...
+ *
+ * The seed is printed and is also read from GPUQ_TEST_SEED. Exits with 1 at the first failure.
+ */
+#include "kernels/isa.h"
+#include "tests/kernels/llm_trial.h"
+
+#include <getopt.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#define DEFAULT_TRIALS 3000
+#define MAX_PIECES 5
+
+/* For the report of a fault, which cannot be handed the trial. */
+static const char *running_op;
+static uint64_t running_seed, running_trial;
+
+static void on_fault(int signo)
+{
+	char line[200];
+	const int n = snprintf(line, sizeof(line),
+		"%s: seed %" PRIu64 ", trial %" PRIu64 ", %s: touched memory beside its tensors\n",
+		running_op, running_seed, running_trial, isa_name(isa_selected()));
+
+	if (write(STDERR_FILENO, line, (size_t)n) < 0)
+		_exit(2);
+	_exit(1);
+}
+
+static void print_tensors(const struct op_tensor *specs, const struct tensor *tensors, uint32_t n)
+{
+	for (uint32_t i = 0; i < n; i++) {
+		if (!tensor_present(&tensors[i]))
+			continue;
+		fprintf(stderr, " %s %s [", specs[i].name, dtype_name(tensors[i].dtype));
+		for (uint32_t d = 0; d < tensors[i].rank; d++)
+			fprintf(stderr, "%s%" PRIu64, d > 0 ? "," : "", tensors[i].dims[d]);
+		fprintf(stderr, "];");
+	}
+}
+
+static void poison(struct llm_trial *t, int byte)
+{
+	for (uint32_t i = 0; i < t->call.op->n_outputs; i++) {
+		if (t->bytes[i] > 0)
+			memset(t->call.out[i].data, byte, t->bytes[i]);
+	}
+}
+
+static bool guards_intact(const struct llm_trial *t)
+{
+	for (uint32_t i = 0; i < t->call.op->n_inputs; i++) {
+		if (tensor_present(&t->call.in[i]) && !guard_intact(&t->inputs[i]))
+			return false;
+	}
+	for (uint32_t i = 0; i < t->call.op->n_outputs; i++) {
+		if (tensor_present(&t->call.out[i]) && !guard_intact(&t->outputs[i]))
+			return false;
+	}
+	return true;
+}
+
+/* --- Pieces --------------------------------------------------------------------------------- */
+
+/* Copies of all outputs, one behind the other. */
+static void save(const struct llm_trial *t, char *to)
+{
+	for (uint32_t i = 0; i < t->call.op->n_outputs; i++) {
+		if (t->bytes[i] == 0)
+			continue;
+		memcpy(to, t->call.out[i].data, t->bytes[i]);
+		to += t->bytes[i];
+	}
+}
+
+static void run_units(struct llm_trial *t, uint64_t begin, uint64_t end, int byte, char *to)
+{
+	poison(t, byte);
+	t->call.op->cpu(&t->call, begin, end);
+	save(t, to);
+}
+
+/*
+ * However the units are cut, every byte is written by one piece, and to the same value. A piece
+ * runs over two patterns: bytes that come out equal are those that it wrote.
+ */
+static bool check_pieces(struct llm_trial *t, struct random *rng)
+{
+	const uint64_t units = t->call.op->units(&t->call);
+	size_t total = 0, written = 0;
+	char *whole, *zeros, *ones;
+	bool ok = true;
+
+	for (uint32_t i = 0; i < GPUQ_MAX_OUTPUTS; i++)
+		total += t->bytes[i];
+	whole = malloc(3 * total + 1);
+	zeros = whole + total;
+	ones = zeros + total;
+	save(t, whole);
+	for (uint64_t begin = 0, piece = 0, end; begin < units; begin = end, piece++) {
+		end = piece == MAX_PIECES ? units : begin + random_below(rng, units - begin + 1);
+		run_units(t, begin, end, 0, zeros);
+		run_units(t, begin, end, 0xff, ones);
+		for (size_t i = 0; i < total; i++) {
+			written += zeros[i] == ones[i];
+			ok = ok && (zeros[i] != ones[i] || zeros[i] == whole[i]);
+		}
+	}
+	free(whole);
+	return ok && written == total;
+}
+
+/* --- Trials --------------------------------------------------------------------------------- */
+
+static bool check_form(struct llm_trial *t, struct random *rng, char *what, size_t size)
+{
+	poison(t, 0xff);
+	t->call.op->cpu(&t->call, 0, t->call.op->units(&t->call));
+	if (!llm_verify(&t->call, what, size))
+		return false;
+	if (random_below(rng, 3) == 0 && !check_pieces(t, rng)) {
+		snprintf(what, size, "the result depends on how the units are cut");
+		return false;
+	}
+	if (guards_intact(t))
+		return true;
+	snprintf(what, size, "wrote beside its outputs");
+	return false;
+}
+
+static bool check_reference(struct llm_trial *t, char *what, size_t size)
+{
+	poison(t, 0xff);
+	t->call.op->reference(&t->call);
+	return llm_verify(&t->call, what, size);
+}
+
+static bool failed(const struct llm_trial *t, const char *form, const char *what)
+{
+	const struct op *op = t->call.op;
+
+	fprintf(stderr, "%s: seed %" PRIu64 ", trial %" PRIu64 ", %s: %s\n ", op->name,
+		running_seed, running_trial, form, what);
+	print_tensors(op->inputs, t->call.in, op->n_inputs);
+	print_tensors(op->outputs, t->call.out, op->n_outputs);
+	fprintf(stderr, "\n");
+	return false;
+}
+
+static bool check_trial(struct llm_trial *t, const struct op *op)
+{
+	struct random rng = {running_seed + running_trial * 0x2545f4914f6cdd1du};
+	char what[200];
+
+	llm_trial_fill(t, op, &rng);
+	if (!check_reference(t, what, sizeof(what)))
+		return failed(t, "reference", what);
+	for (enum isa isa = ISA_BASE; isa < ISA_COUNT; isa++) {
+		if (!isa_supported(isa))
+			continue;
+		isa_select(isa);
+		if (!check_form(t, &rng, what, sizeof(what)))
+			return failed(t, isa_name(isa), what);
+	}
+	return true;
+}
+
+static bool check_op(const struct op *op, uint64_t seed, uint64_t trials)
+{
+	struct llm_trial t;
+	bool ok = true;
+
+	running_op = op->name;
+	running_seed = seed;
+	printf("%s: %" PRIu64 " random calls, --seed %" PRIu64 "\n", op->name, trials, seed);
+	fflush(stdout);
+	llm_trial_create(&t);
+	for (running_trial = 0; ok && running_trial < trials; running_trial++)
+		ok = check_trial(&t, op);
+	llm_trial_destroy(&t);
+	return ok;
+}
+
+static uint64_t fresh_seed(void)
+{
+	const char *given = getenv("GPUQ_TEST_SEED");
+	struct timespec now;
+
+	if (given != NULL)
+		return strtoull(given, NULL, 0);
+	clock_gettime(CLOCK_REALTIME, &now);
+	return ((uint64_t)now.tv_sec << 20 ^ (uint64_t)now.tv_nsec) & 0xffffffff;
+}
+
+int main(int argc, char **argv)
+{
+	static const struct option options[] = {{"seed", required_argument, NULL, 's'},
+		{"trials", required_argument, NULL, 'n'}, {0}};
+	uint64_t seed = fresh_seed(), trials = DEFAULT_TRIALS;
+	int option;
+
+	while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
+		if (option == 's')
+			seed = strtoull(optarg, NULL, 0);
+		else if (option == 'n')
+			trials = strtoull(optarg, NULL, 0);
+		else
+			return 2;
+	}
+	signal(SIGSEGV, on_fault);
+	for (int i = optind; i < argc; i++) {
+		const struct op *op = op_find(argv[i], NULL);
+
+		if (op == NULL) {
+			fprintf(stderr, "check_llm: no operator %s\n", argv[i]);
+			return 2;
+		}
+		if (!check_op(op, seed, trials))
+			return 1;
+	}
+	return 0;
+}

@@ -1,0 +1,327 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The formulas of the language-model operators once more, in long double where that says more,
+ * and their tolerances; see llm_trial.h. The bounds are in the head of each operator's source.
+ */
+#include "kernels/element.h"
+#include "kernels/step_result/step_result.h"
+#include "tests/kernels/llm_trial.h"
+#include "tests/kernels/verify.h"
+
+#include <float.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+struct report {
+	char *what;
+	size_t size;
+};
+
+static double in_at(const struct op_call *call, uint32_t i, uint64_t at)
+{
+	return element_get(call->in[i].data, call->in[i].dtype, at);
+}
+
+static double out_at(const struct op_call *call, uint32_t i, uint64_t at)
+{
+	return element_get(call->out[i].data, call->out[i].dtype, at);
+}
+
+/* Element `at` of output i. What is beyond f32 is not looked at. */
+static bool near(const struct op_call *call, uint32_t i, uint64_t at, double expected,
+	double tolerance, const struct report *r)
+{
+	const double actual = out_at(call, i, at);
+
+	if (isinf(tolerance) || (isfinite(expected) && fabs(expected) + tolerance > FLT_MAX))
+		return true;
+	if (verify_element(expected, tolerance, actual, call->out[i].dtype))
+		return true;
+	snprintf(r->what, r->size, "%s: element %lu is %.9g, not %.9g +- %.3g",
+		call->op->outputs[i].name, (unsigned long)at, actual, expected, tolerance);
+	return false;
+}
+
+static bool same_integer(const struct op_call *call, uint32_t i, uint64_t at, uint64_t expected,
+	const struct report *r)
+{
+	const int32_t actual = ((const int32_t *)call->out[i].data)[at];
+
+	if (actual == (int64_t)expected)
+		return true;
+	snprintf(r->what, r->size, "%s: element %lu is %d, not %lu", call->op->outputs[i].name,
+		(unsigned long)at, actual, (unsigned long)expected);
+	return false;
+}
+
+static uint64_t elements_of(const struct tensor *t)
+{
+	uint64_t elements, bytes;
+
+	tensor_size(t, &elements, &bytes);
+	return elements;
+}
+
+/* --- Operators ------------------------------------------------------------------------------ */
+
+static bool verify_embedding(const struct op_call *call, const struct report *r)
+{
+	const uint64_t rows = call->in[1].dims[0], n = call->in[1].dims[1];
+	bool ok = true;
+
+	for (uint64_t i = 0; ok && i < call->in[0].dims[0] * n; i++) {
+		const int64_t token = ((const int32_t *)call->in[0].data)[i / n];
+		const bool known = token >= 0 && token < (int64_t)rows;
+
+		ok = near(
+			call, 0, i, known ? in_at(call, 1, (uint64_t)token * n + i % n) : 0, 0, r);
+	}
+	return ok;
+}
+
+static bool verify_rmsnorm_row(const struct op_call *call, uint64_t from, const struct report *r)
+{
+	const bool added = tensor_present(&call->in[2]);
+	const uint64_t n = call->in[1].dims[0];
+	long double squares = 0;
+	bool ok = true;
+
+	for (uint64_t i = from; ok && added && i < from + n; i++) {
+		const double sum = in_at(call, 0, i) + in_at(call, 2, i);
+
+		ok = near(call, 1, i, sum, fabs(sum) * 0x1p-24, r);
+	}
+	for (uint64_t i = from; i < from + n; i++) {
+		const long double v = added ? out_at(call, 1, i) : in_at(call, 0, i);
+
+		squares += v * v;
+	}
+	for (uint64_t i = from; ok && i < from + n; i++) {
+		const long double v = added ? out_at(call, 1, i) : in_at(call, 0, i);
+		const double weight = in_at(call, 1, i - from);
+		const double y = (double)(v /
+			sqrtl(squares / (long double)n + call->params[0].f64) * weight);
+		const double floor = 0x1p-148 * (1 + fabs(weight));
+
+		/* An infinite weight makes of what is nearly 0 anything. */
+		ok = near(call, 0, i, y, isinf(floor) ? floor : 2e-6 * fabs(y) + floor, r);
+	}
+	return ok;
+}
+
+static bool verify_rmsnorm(const struct op_call *call, const struct report *r)
+{
+	const uint64_t n = call->in[1].dims[0];
+	bool ok = true;
+
+	for (uint64_t i = 0; ok && i < elements_of(&call->in[0]); i += n)
+		ok = verify_rmsnorm_row(call, i, r);
+	return ok;
+}
+
+static long double rope_turn(const struct op_call *call, uint64_t pair)
+{
+	const union op_value *p = call->params;
+	const long double theta = p[0].f64, factor = p[2].f64, length = p[5].i64;
+	const long double f =
+		powl(theta, -2.0L * (long double)pair / (long double)call->in[0].dims[2]);
+	const long double turns = length * f / (2 * 3.14159265358979323846264338328L);
+	long double kept = 1; /* share of f that is not divided */
+
+	if (p[1].i64 == 1)
+		kept = 0;
+	if (p[1].i64 == 2 && turns <= p[4].f64) {
+		kept = (turns - p[3].f64) / ((long double)p[4].f64 - p[3].f64);
+		kept = turns <= p[3].f64 ? 0 : kept;
+	}
+	return kept * f + (1 - kept) * f / factor;
+}
+
+/* Pair i of all heads at position t, which a turns. */
+static bool verify_pairs(
+	const struct op_call *call, uint64_t t, uint64_t i, long double a, const struct report *r)
+{
+	const uint64_t heads = call->in[0].dims[1], columns = call->in[0].dims[2];
+	const long double c = cosl(a), s = sinl(a);
+	bool ok = true;
+
+	for (uint64_t h = t * heads; ok && h < (t + 1) * heads; h++) {
+		const uint64_t first = h * columns + i, second = first + columns / 2;
+		const double left = in_at(call, 0, first), right = in_at(call, 0, second);
+		const double size = fabs(left) + fabs(right);
+		const double tolerance =
+			isfinite(size) ? size * (2e-7 + (double)fabsl(a) * 0x1p-47) + 0x1p-148 : 1;
+
+		if (2 * size > FLT_MAX && isfinite(size))
+			continue;
+		ok = near(call, 0, first, (double)(left * c - right * s), tolerance, r) &&
+			near(call, 0, second, (double)(right * c + left * s), tolerance, r);
+	}
+	return ok;
+}
+
+static bool verify_rope(const struct op_call *call, const struct report *r)
+{
+	const int32_t *positions = call->in[1].data;
+	bool ok = true;
+
+	for (uint64_t i = 0; i < call->in[0].dims[2] / 2; i++) {
+		const long double turn = rope_turn(call, i);
+
+		for (uint64_t t = 0; ok && t < call->in[0].dims[0]; t++)
+			ok = verify_pairs(call, t, i, positions[t] * turn, r);
+	}
+	return ok;
+}
+
+static bool verify_swiglu(const struct op_call *call, const struct report *r)
+{
+	bool ok = true;
+
+	for (uint64_t i = 0; ok && i < elements_of(&call->in[0]); i++) {
+		const double gate = in_at(call, 0, i), up = in_at(call, 1, i);
+		const double y = gate / (1 + exp(-gate)) * up;
+
+		if (isinf(up) && gate < -87)
+			continue;
+		ok = near(call, 0, i, y,
+			isfinite(up) ? 1e-6 * fabs(y) + 0x1p-141 * fabs(up) + 0x1p-149 : 1, r);
+	}
+	return ok;
+}
+
+static bool verify_argmax(const struct op_call *call, const struct report *r)
+{
+	const uint64_t n = call->in[0].dims[1];
+	bool ok = true;
+
+	for (uint64_t row = 0; ok && row < call->in[0].dims[0]; row++) {
+		double greatest = -INFINITY;
+		uint64_t index = 0;
+
+		for (uint64_t i = n; i-- > 0;) {
+			const double v = in_at(call, 0, row * n + i);
+
+			if (v >= greatest) {
+				greatest = v;
+				index = i;
+			}
+		}
+		/* Nothing above -inf: NaNs, which are as good, may be before what was found. */
+		index = greatest == -INFINITY ? 0 : index;
+		ok = same_integer(call, 0, row, index, r);
+		if (ok && tensor_present(&call->out[1]))
+			ok = near(call, 1, row, greatest, 0, r);
+	}
+	return ok;
+}
+
+/* --- step_result ---------------------------------------------------------------------------- */
+
+struct candidate {
+	double value;
+	uint64_t index;
+};
+
+static int compare_candidates(const void *left, const void *right)
+{
+	const struct candidate *a = left, *b = right;
+
+	if (a->value != b->value)
+		return a->value > b->value ? -1 : 1;
+	return a->index < b->index ? -1 : 1;
+}
+
+static bool verify_top(
+	const struct op_call *call, uint64_t row, struct candidate *list, const struct report *r)
+{
+	const uint64_t n = call->in[0].dims[1], k = call->out[STEP_VALUES].dims[1];
+	bool ok = true;
+
+	for (uint64_t i = 0; i < n; i++) {
+		const double v = in_at(call, 0, row * n + i);
+
+		list[i] = (struct candidate){isnan(v) ? -INFINITY : v, i};
+	}
+	qsort(list, n, sizeof(*list), compare_candidates);
+	for (uint64_t i = 0; ok && i < k; i++)
+		ok = near(call, STEP_VALUES, row * k + i, list[i].value, 0, r) &&
+			same_integer(call, STEP_TOKENS, row * k + i, list[i].index, r);
+	return ok;
+}
+
+static bool verify_stats(
+	const struct op_call *call, uint64_t row, double greatest, const struct report *r)
+{
+	const uint64_t n = call->in[0].dims[1];
+	const long double temperature = call->params[0].f64;
+	long double sum = 0, mean = 0, squares = 0;
+	double lse, entropy;
+
+	for (uint64_t i = 0; i < n; i++) {
+		const double v = in_at(call, 0, row * n + i);
+		const long double t = ((long double)v - greatest) / temperature;
+
+		sum += expl(t);
+		if (t == -INFINITY)
+			continue;
+		mean += t * expl(t);
+		squares += t * t * expl(t);
+	}
+	lse = (double)(greatest / temperature + logl(sum));
+	entropy = (double)(logl(sum) - mean / sum);
+	return near(call, STEP_STATS, row * 2, lse,
+		       isfinite(lse) ? 5e-6 + 4e-7 * (double)fabsl(mean / sum) + 2e-7 * fabs(lse)
+				     : 1,
+		       r) &&
+		near(call, STEP_STATS, row * 2 + 1, entropy,
+			isfinite(entropy) ? 5e-6 * (1 + entropy) + 4e-7 * (double)(squares / sum)
+					  : 1,
+			r);
+}
+
+static bool verify_named(const struct op_call *call, uint64_t row, const struct report *r)
+{
+	const uint64_t n = call->in[0].dims[1], count = call->in[1].dims[0];
+	bool ok = true;
+
+	for (uint64_t i = 0; ok && i < count; i++) {
+		const int64_t id = ((const int32_t *)call->in[1].data)[i];
+		const bool known = id >= 0 && id < (int64_t)n;
+
+		ok = near(call, STEP_NAMED, row * count + i,
+			known ? in_at(call, 0, row * n + (uint64_t)id) : -INFINITY, 0, r);
+	}
+	return ok;
+}
+
+static bool verify_step_result(const struct op_call *call, const struct report *r)
+{
+	struct candidate *list = calloc(call->in[0].dims[1], sizeof(*list));
+	bool ok = true;
+
+	for (uint64_t row = 0; ok && row < call->in[0].dims[0]; row++) {
+		ok = verify_top(call, row, list, r) && verify_stats(call, row, list[0].value, r);
+		if (ok && tensor_present(&call->in[1]))
+			ok = verify_named(call, row, r);
+	}
+	free(list);
+	return ok;
+}
+
+bool llm_verify(const struct op_call *call, char *what, size_t what_size)
+{
+	static const struct {
+		const struct op *op;
+		bool (*verify)(const struct op_call *, const struct report *);
+	} forms[] = {{&op_embedding, verify_embedding}, {&op_rmsnorm, verify_rmsnorm},
+		{&op_rope, verify_rope}, {&op_swiglu, verify_swiglu}, {&op_argmax, verify_argmax},
+		{&op_step_result, verify_step_result}};
+	const struct report r = {what, what_size};
+	uint32_t at = 0;
+
+	while (forms[at].op != call->op)
+		at++;
+	return forms[at].verify(call, &r);
+}
