@@ -65,6 +65,7 @@ struct channel {
 	struct stats_device *device_stats; /* of its device; set before anything is posted */
 	enum channel_state state;
 	uint32_t in_flight; /* slots: queued or executing */
+	uint32_t captures;  /* of these, wishes for captures */
 	uint32_t failed;    /* completions with an error since the last flush */
 	uint64_t counted;   /* completions before this one are in the statistics */
 	uint32_t generation;

@@ -71,7 +71,8 @@ static int take_arguments(
  */
 static bool take_call(struct dispatch *d, struct channel *ch, const struct wire_sqe *sqe)
 {
-	struct slot *slot = slot_take(d, ch);
+	const bool must_wait = sqe->opcode == WIRE_OP_CAPTURE && ch->captures >= MAX_CAPTURES;
+	struct slot *slot = must_wait ? NULL : slot_take(d, ch);
 	uint32_t arg;
 
 	if (slot == NULL)

@@ -29,6 +29,7 @@ static void slot_release(struct dispatch *d, struct slot *slot)
 	d->n_free++;
 	d->slot_freed = true;
 	ch->in_flight--;
+	ch->captures -= slot->capture;
 	shm_store_relaxed(&ch->stats->in_flight, ch->in_flight);
 }
 
@@ -64,6 +65,7 @@ void slot_enqueue(struct dispatch *d, struct channel *ch, struct slot *slot)
 	};
 	shm_store_release_u32(&slot->ledger->generation, ch->generation);
 	ch->in_flight++;
+	ch->captures += slot->capture;
 	shm_store_relaxed(&ch->stats->in_flight, ch->in_flight);
 	if (TAILQ_EMPTY(&ch->queue))
 		TAILQ_INSERT_TAIL(&d->runnable[ch->priority], ch, run_link);
@@ -260,6 +262,9 @@ static int launch_call(struct dispatch *d, struct slot *slot)
 	w->in_host = in_host(ch, &w->args);
 	w->args.completion = slot->completion;
 	w->args.value = d->launches + 1;
+	/* See dispatch_cancel_captures(): these had not left the queue. */
+	if (slot->capture && d->draining)
+		return -ECANCELED;
 	int r = slot->capture ? graphs_precapture(d->o.graphs, w) : graphs_launch(d->o.graphs, w);
 	if (r == 0)
 		slot->value = ++d->launches;

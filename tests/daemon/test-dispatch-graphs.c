@@ -3,6 +3,7 @@
  * test-dispatch-graphs.c: dispatch and the graph cache: handles of pipelines, captures that
  * clients wait for, cancelled, drained or left behind, and a device that fails.
  */
+#include "daemon/dispatch_impl.h"
 #include "graphs/impl.h"
 #include "tests/daemon/dispatch-rig.h"
 
@@ -312,6 +313,34 @@ static void test_captures_are_no_reason_to_wait(void **state)
 	rig_stop(&rig);
 }
 
+/* A channel has a few wishes waiting; further ones stay in its ring until those are answered. */
+static void test_captures_in_the_ring(void **state)
+{
+	const uint32_t n = MAX_CAPTURES + 2;
+	struct rig_client c;
+	struct rig rig;
+
+	rig_start(&rig);
+	rig_open(&rig, &c, 1, 0, WIRE_ABI);
+	struct known_pipeline *known = add_pipeline(&rig, 0, 0);
+	graphs_quiet_begin(rig.graphs);
+	for (uint32_t i = 0; i < n; i++) {
+		const struct wire_sqe sqe = entry_of(&c, WIRE_OP_CAPTURE, 64 + i * 4096, 8 + i, i);
+		rig_submit(&c, &sqe);
+	}
+	/* It has entries and is out of the scan all the same. */
+	while (shm_load_relaxed(&c.channel->stats->parked) == 0 ||
+		shm_load_relaxed(&c.channel->stats->in_flight) < MAX_CAPTURES)
+		usleep(1000);
+	assert_int_equal(shm_load_relaxed(&c.channel->stats->in_flight), MAX_CAPTURES);
+	graphs_quiet_end(rig.graphs);
+	for (uint32_t i = 0; i < n; i++)
+		assert_int_equal(rig_complete(&c).status, 0);
+	remove_pipeline(&rig, known);
+	rig_close(&c);
+	rig_stop(&rig);
+}
+
 /* --- Cold shapes --------------------------------------------------------------------------- */
 
 static uint64_t gate_open;
@@ -470,6 +499,7 @@ int main(void)
 		HARNESS_TEST(test_captures),
 		HARNESS_TEST(test_cancelled_captures),
 		HARNESS_TEST(test_captures_are_no_reason_to_wait),
+		HARNESS_TEST(test_captures_in_the_ring),
 		HARNESS_TEST(test_cold_heads_hold_up_nobody),
 		HARNESS_TEST(test_a_fault_of_the_device),
 		HARNESS_TEST(test_everything_in_flight_is_lost),
