@@ -319,7 +319,7 @@ static void on_pipeline_removed(struct link *l, struct known_pipeline *known)
 	uint32_t handle = known->handle;
 
 	l->pipelines[pipeline_place(handle)] = NULL;
-	pipeline_unref(known->pipeline);
+	graphs_release(l->graphs, known->pipeline);
 	free(known);
 	answer_pipeline(DEVLINK_PIPELINE_REMOVED, handle);
 }

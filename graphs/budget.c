@@ -47,6 +47,8 @@ void budget_withdraw(struct graphs *g, struct graph_entry *e)
 			: shm_load_relaxed(&e->wanted) != 0 ? MSG_GRAPH_QUEUED
 							    : MSG_GRAPH_COLD);
 	shm_count(&g->options.stats->graph_evictions, 1);
+	if (e->interned != NULL && e->interned->registrations == 0)
+		sweep_soon(g);
 	g->hot_list_changed = true;
 }
 

@@ -5,14 +5,20 @@
  */
 #include "graphs/impl.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 /* --- Pipelines ------------------------------------------------------------------------------ */
 
-/* Pipelines that only the list knows are forgotten. With the lock. */
-static void sweep_pipelines(struct graphs *g)
+void sweep_soon(struct graphs *g)
+{
+	shm_store_release(&g->unregistered, 1);
+	sem_post(&g->cold_wake);
+}
+
+void sweep_pipelines(struct graphs *g)
 {
 	struct interned **at = &g->pipelines;
 
@@ -41,16 +47,33 @@ struct pipeline *graphs_intern(struct graphs *g, struct pipeline *p)
 		if (i->pipeline == p || !pipeline_equal(i->pipeline, p))
 			continue;
 		pipeline_ref(i->pipeline);
+		i->registrations++;
 		pthread_mutex_unlock(&g->lock);
 		pipeline_unref(p);
 		free(node);
 		return i->pipeline;
 	}
 	node->pipeline = pipeline_ref(p);
+	node->registrations = 1;
 	node->next = g->pipelines;
 	g->pipelines = node;
 	pthread_mutex_unlock(&g->lock);
 	return p;
+}
+
+void graphs_release(struct graphs *g, struct pipeline *p)
+{
+	struct interned *node;
+
+	pthread_mutex_lock(&g->lock);
+	node = g->pipelines;
+	while (node->pipeline != p)
+		node = node->next;
+	assert(node->registrations > 0);
+	if (--node->registrations == 0)
+		sweep_soon(g);
+	pipeline_unref(p);
+	pthread_mutex_unlock(&g->lock);
 }
 
 /* --- Administration ------------------------------------------------------------------------- */

@@ -323,6 +323,7 @@ void *cold_main(void *graphs)
 	pthread_setname_np(pthread_self(), "gpuq-cold");
 	while (shm_load_acquire(&g->stopping) == 0) {
 		(void)sem_wait_for(&g->cold_wake, g->has_waiters ? WAITING_NS : IDLE_NS);
+		table_sweep(g);
 		free_garbage(g);
 		(void)serve_next(g);
 		/* The capture thread does so between captures, and those may be long. */

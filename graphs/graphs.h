@@ -152,6 +152,12 @@ int graphs_pin(struct graphs *g, uint64_t id, bool pin);
 struct pipeline *graphs_intern(struct graphs *g, struct pipeline *p);
 
 /*
+ * Gives back what graphs_intern() returned. With the last one of a pipeline its shapes that are
+ * not captured are forgotten; the others keep its definition, whose bytes count with theirs.
+ */
+void graphs_release(struct graphs *g, struct pipeline *p);
+
+/*
  * Nothing is recorded between the two: for what disturbs captures or is disturbed by them, such as
  * registering host memory. begin waits for a recording; never dispatch.
  */

@@ -309,7 +309,8 @@ static uint32_t read_list(struct graphs *g, json_t *root)
 		wrong += !read_shape(g, item, sequences, n_sequences, (uint32_t)i);
 	}
 	for (i = 0; i < n_sequences; i++)
-		pipeline_unref(sequences[i].pipeline);
+		if (sequences[i].pipeline != NULL)
+			graphs_release(g, sequences[i].pipeline);
 	return wrong;
 }
 

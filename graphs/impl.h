@@ -75,6 +75,7 @@ struct graph_entry {
 	/* The key; constant while the entry is in the table. */
 	struct op_call call;
 	struct pipeline *pipeline;
+	struct interned *interned; /* the pipeline's */
 	uint64_t hash;
 	uint32_t uid; /* of who used it first; UID_NONE: it came from the hot list */
 
@@ -101,6 +102,7 @@ struct graph_entry {
 
 struct interned {
 	struct pipeline *pipeline;
+	uint32_t registrations; /* graphs_intern() without graphs_release() */
 	struct interned *next;
 };
 
@@ -135,6 +137,7 @@ struct graphs {
 	struct graph_exec *dying;
 	struct graph_work *waiters; /* precaptures */
 	struct interned *pipelines;
+	uint64_t unregistered; /* 1: table_sweep() may find something */
 	uint64_t next_id;
 	uint64_t stopped; /* captures are */
 	uint64_t bytes;	  /* of published executables */
@@ -173,6 +176,17 @@ struct graph_entry *table_add(struct graphs *g, const struct op_call *call,
 
 /* Forgets an entry that has no executable and no waiter. Cold thread, with the lock. */
 void table_forget(struct graphs *g, struct graph_entry *e);
+
+/* Forgets cold shapes of pipelines that nobody has registered any more. Cold thread. */
+void table_sweep(struct graphs *g);
+
+/* --- cache.c ------------------------------------------------------------------------------- */
+
+/* Pipelines that only the list knows are forgotten. With the lock. */
+void sweep_pipelines(struct graphs *g);
+
+/* Lets the cold thread sweep. Any thread. */
+void sweep_soon(struct graphs *g);
 
 static inline void section_enter(struct graphs *g)
 {

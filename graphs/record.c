@@ -188,7 +188,7 @@ static int make_exec(struct graphs *g, const struct device_graph *graph,
 		device_exec_destroy(exec->exec);
 		return err;
 	}
-	exec->bytes = device_exec_bytes(exec->exec);
+	exec->bytes += device_exec_bytes(exec->exec);
 	return 0;
 }
 
@@ -229,6 +229,9 @@ int record_make(struct graphs *g, const struct graph_entry *e, uint32_t lane,
 		exec = calloc(1, sizeof(*exec));
 		err = exec == NULL ? -ENOMEM : 0;
 	}
+	/* The definition lives as long as the executable, whoever has registered it. */
+	if (err == 0 && e->pipeline != NULL)
+		(void)pipeline_blob(e->pipeline, &exec->bytes);
 	*ret_kernels = plan->n_kernels;
 	if (err == 0) {
 		*why = "the warm-up run";

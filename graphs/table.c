@@ -244,19 +244,26 @@ static uint64_t majority(const struct graphs *g)
 	return count > n / 2 ? user : TABLE_ALL;
 }
 
-/*
- * Cold ones that no capture is wished for; or, warm, the others that nobody waits for: a wish that
- * came of uses alone may go, one that was asked for may not.
- */
+static bool is_awaited(const struct graphs *g, const struct graph_entry *e)
+{
+	for (const struct graph_work *w = g->waiters; w != NULL; w = w->next) {
+		if (w->entry == e)
+			return true;
+	}
+	return false;
+}
+
+/* Cold ones that no capture is wished for; or, warm, the others: a wish alone may go. */
 static bool may_forget(const struct graphs *g, const struct graph_entry *e, bool warm)
 {
 	const bool wanted = shm_load_relaxed(&e->wanted) != 0;
 
-	if (e->pinned || e->capturing)
+	if (e->pinned || e->capturing || is_awaited(g, e))
 		return false;
 	if (!warm)
 		return !wanted && !entry_captured(g, e);
-	return (!wanted || e->urgency == URGENCY_PROMOTED) && budget_may_withdraw(g, e);
+	/* What was hot has been there before those that come now. */
+	return (!wanted || e->urgency != URGENCY_HOT_LIST) && budget_may_withdraw(g, e);
 }
 
 /* The one of a user's (TABLE_ALL: of all) that was used longest ago. */
@@ -314,6 +321,15 @@ static struct graph_entry *make_free(struct graphs *g)
 	return e;
 }
 
+static struct interned *interned_of(const struct graphs *g, const struct pipeline *p)
+{
+	struct interned *node = g->pipelines;
+
+	while (node->pipeline != p)
+		node = node->next;
+	return node;
+}
+
 struct graph_entry *table_add(struct graphs *g, const struct op_call *call,
 	struct pipeline *pipeline, uint64_t hash, uint32_t uid)
 {
@@ -331,6 +347,7 @@ struct graph_entry *table_add(struct graphs *g, const struct op_call *call,
 		for (uint32_t i = 0; i < GPUQ_MAX_OUTPUTS; i++)
 			e->call.out[i].data = NULL;
 		e->pipeline = pipeline == NULL ? NULL : pipeline_ref(pipeline);
+		e->interned = pipeline == NULL ? NULL : interned_of(g, pipeline);
 		e->hash = hash;
 		e->uid = uid;
 		start_record(g, e);
@@ -338,4 +355,20 @@ struct graph_entry *table_add(struct graphs *g, const struct op_call *call,
 	}
 	pthread_mutex_unlock(&g->lock);
 	return e;
+}
+
+void table_sweep(struct graphs *g)
+{
+	if (!shm_compare_swap(&g->unregistered, 1, 0))
+		return;
+	pthread_mutex_lock(&g->lock);
+	for (uint32_t i = 0; i < g->options.max_graphs; i++) {
+		struct graph_entry *e = &g->entries[i];
+
+		if (e->used && e->interned != NULL && e->interned->registrations == 0 &&
+			may_forget(g, e, false))
+			table_forget(g, e);
+	}
+	sweep_pipelines(g);
+	pthread_mutex_unlock(&g->lock);
 }

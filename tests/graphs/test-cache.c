@@ -617,9 +617,9 @@ static void test_cache_equal_pipelines_are_one(void **state)
 	assert_ptr_not_equal(p, other);
 	task_heat(rig, t);
 	task_free(rig, t);
-	pipeline_unref(p);
-	pipeline_unref(q);
-	pipeline_unref(other);
+	graphs_release(rig->g, p);
+	graphs_release(rig->g, q);
+	graphs_release(rig->g, other);
 	/* Its client is gone and has come back: the shape is still hot. */
 	p = rig_pipeline(rig, definition_layers(4, 8, 16, 3));
 	t = task_pipeline(rig, p, 4, 3);
@@ -627,146 +627,6 @@ static void test_cache_equal_pipelines_are_one(void **state)
 	assert_int_equal(task_run(rig, t), 0);
 	task_free(rig, t);
 	pipeline_unref(p);
-	rig_free(rig);
-}
-
-/* --- The table ------------------------------------------------------------------------------ */
-
-static void test_cache_hash_collisions(void **state)
-{
-	struct rig *rig = rig_new(NULL);
-	struct task *tasks[20];
-
-	rig->g->hash_mask = 0;
-	for (uint32_t i = 0; i < 20; i++)
-		tasks[i] = task_softmax(rig, 1 + i, 8);
-	for (uint32_t i = 0; i < 20; i++)
-		task_heat(rig, tasks[i]);
-	for (uint32_t i = 0; i < 20; i++) {
-		assert_int_equal(task_run(rig, tasks[i]), 0);
-		assert_int_equal(seen(&task_record(rig, tasks[i])->hits), 2);
-		for (uint32_t j = 0; j < i; j++)
-			assert_ptr_not_equal(
-				task_record(rig, tasks[i]), task_record(rig, tasks[j]));
-	}
-	for (uint32_t i = 0; i < 20; i++)
-		task_free(rig, tasks[i]);
-	rig_free(rig);
-}
-
-static void test_cache_forgets_the_oldest_cold_shape(void **state)
-{
-	struct rig *rig = rig_prepare(NULL);
-	struct task *tasks[12];
-	uint64_t id;
-
-	rig->options.max_graphs = 4;
-	rig_start(rig);
-	for (uint32_t i = 0; i < 12; i++)
-		tasks[i] = task_softmax(rig, 1 + i, 8);
-	task_heat(rig, tasks[0]);
-	id = seen(&task_record(rig, tasks[0])->id);
-	for (uint32_t i = 1; i < 12; i++)
-		assert_int_equal(task_run(rig, tasks[i]), 0);
-	assert_int_equal(seen(&task_record(rig, tasks[0])->id), id); /* captured: it stays */
-	for (uint32_t i = 1; i < 9; i++)
-		assert_null(task_record(rig, tasks[i]));
-	for (uint32_t i = 9; i < 12; i++)
-		assert_int_equal(task_state(rig, tasks[i]), MSG_GRAPH_COLD);
-	for (uint32_t i = 0; i < 12; i++) {
-		assert_int_equal(task_run(rig, tasks[i]), 0);
-		task_free(rig, tasks[i]);
-	}
-	rig_free(rig);
-}
-
-static struct rig *small_table(uint32_t pinned)
-{
-	struct rig *rig = rig_prepare(NULL);
-
-	rig->options.max_graphs = 4;
-	rig->options.pinned = pinned;
-	rig_start(rig);
-	return rig;
-}
-
-static void test_cache_table_full_of_captured_shapes(void **state)
-{
-	struct rig *rig = small_table(1);
-	struct task *tasks[8];
-
-	for (uint32_t i = 0; i < 8; i++)
-		tasks[i] = task_softmax(rig, 1 + i, 8);
-	for (uint32_t i = 0; i < 4; i++)
-		task_heat(rig, tasks[i]);
-	for (uint32_t i = 0; i < 3; i++)
-		assert_int_equal(task_run(rig, tasks[0]), 0); /* hot, and used last */
-	assert_int_equal(graphs_pin(rig->g, task_record(rig, tasks[1])->id, true), 0);
-	for (uint32_t i = 4; i < 8; i++) {
-		assert_int_equal(task_precapture(rig, tasks[i]), 0);
-		assert_int_equal(task_wait(rig, tasks[i]), 0);
-	}
-	assert_int_equal(task_state(rig, tasks[0]), MSG_GRAPH_CAPTURED);
-	assert_int_equal(task_state(rig, tasks[1]), MSG_GRAPH_CAPTURED);
-	for (uint32_t i = 2; i < 6; i++)
-		assert_null(task_record(rig, tasks[i]));
-	assert_int_equal(seen(&rig->stats.graph_evictions), 4);
-	for (uint32_t i = 0; i < 8; i++) {
-		assert_int_equal(task_run(rig, tasks[i]), 0);
-		task_free(rig, tasks[i]);
-	}
-	rig_free(rig);
-}
-
-static void test_cache_table_full_of_wishes(void **state)
-{
-	struct rig *rig = small_table(0);
-	struct task *tasks[6];
-
-	graphs_stop_captures(rig->g);
-	for (uint32_t i = 0; i < 6; i++) {
-		tasks[i] = task_softmax(rig, 1 + i, 8);
-		assert_int_equal(task_run(rig, tasks[i]), 0);
-		assert_int_equal(task_run(rig, tasks[i]), 0);
-		assert_int_equal(task_state(rig, tasks[i]), MSG_GRAPH_QUEUED);
-	}
-	assert_null(task_record(rig, tasks[1]));
-	graphs_resume_captures(rig->g);
-	for (uint32_t i = 2; i < 6; i++)
-		task_await_state(rig, tasks[i], MSG_GRAPH_CAPTURED);
-	for (uint32_t i = 0; i < 6; i++)
-		task_free(rig, tasks[i]);
-	rig_free(rig);
-}
-
-/* Another user's shapes come after his, captured ones too, as long as he has more than half. */
-static void test_cache_one_user_has_half_of_the_table(void **state)
-{
-	struct rig *rig = small_table(0);
-	struct task *greedy[8], *other[2];
-
-	for (uint32_t i = 0; i < 8; i++) {
-		greedy[i] = task_softmax(rig, 1 + i, 8);
-		greedy[i]->w.uid = 1000;
-	}
-	for (uint32_t i = 0; i < 4; i++)
-		task_heat(rig, greedy[i]);
-	for (uint32_t i = 0; i < 2; i++) {
-		other[i] = task_softmax(rig, 1 + i, 16);
-		run_as(rig, other[i], 1001);
-		assert_null(task_record(rig, greedy[i]));
-	}
-	/* He displaces what is cold of the other's once, and then his own. */
-	for (uint32_t round = 0; round < 2; round++) {
-		for (uint32_t i = 0; i < 8; i++)
-			assert_int_equal(task_run(rig, greedy[i]), 0);
-		assert_non_null(task_record(rig, other[1]));
-	}
-	assert_null(task_record(rig, other[0]));
-	for (uint32_t i = 0; i < 8; i++)
-		task_free(rig, greedy[i]);
-	for (uint32_t i = 0; i < 2; i++)
-		task_free(rig, other[i]);
 	rig_free(rig);
 }
 
@@ -978,11 +838,6 @@ int main(void)
 		HARNESS_TEST(test_cache_evict_while_dispatch_looks),
 		HARNESS_TEST(test_cache_captures_are_logged),
 		HARNESS_TEST(test_cache_equal_pipelines_are_one),
-		HARNESS_TEST(test_cache_hash_collisions),
-		HARNESS_TEST(test_cache_forgets_the_oldest_cold_shape),
-		HARNESS_TEST(test_cache_table_full_of_captured_shapes),
-		HARNESS_TEST(test_cache_table_full_of_wishes),
-		HARNESS_TEST(test_cache_one_user_has_half_of_the_table),
 		HARNESS_TEST(test_cache_budget_evicts_the_oldest),
 		HARNESS_TEST(test_cache_pinned_shapes_stay),
 		HARNESS_TEST(test_cache_larger_than_the_budget),
