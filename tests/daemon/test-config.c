@@ -359,19 +359,23 @@ static uint32_t count_lines(const char *path, const char *with)
 	return n;
 }
 
+#define TEXT_10 "0123456789"
+#define TEXT_70 TEXT_10 TEXT_10 TEXT_10 TEXT_10 TEXT_10 TEXT_10 TEXT_10
+
 /* What the device says is gpuqd's last word; one that may choose takes the CPU. */
 static void test_device_that_is_not_there(void **state)
 {
 	const char *const args[] = {"--device", "cuda:0", NULL};
 	const char *const choose[] = {"--device", "auto", NULL};
 
-	assert_int_equal(setenv("GPUQ_CUDA_MODULE", "/nowhere", 1), 0);
+	/* So long that the sentence is one of the longest that there are. */
+	assert_int_equal(setenv("GPUQ_CUDA_MODULE", "/nowhere/" TEXT_70, 1), 0);
 	struct harness_output o = run(args);
 	assert_int_equal(o.status, 1);
 	assert_string_equal(o.err,
 		"gpuqd: the device \"cuda:0\" cannot be used: the CUDA module is missing "
-		"(/nowhere): build gpuq where nvcc is found, or set GPUQ_CUDA_MODULE; gpuqd "
-		"ends\n");
+		"(/nowhere/" TEXT_70 "): build gpuq where nvcc is found, or set "
+		"GPUQ_CUDA_MODULE; gpuqd ends\n");
 	harness_output_free(&o);
 	struct harness_daemon *daemon = harness_daemon_start(choose);
 	assert_int_equal(
