@@ -139,6 +139,12 @@ void graphs_finish(struct graphs *g, struct graph_work *w)
 {
 }
 
+/* Nothing is cold in it. */
+bool graphs_cold_room(const struct graphs *g, uint32_t priority)
+{
+	return true;
+}
+
 /* No test here cancels, captures, or has a pipeline. */
 bool graphs_cancel(struct graphs *g, struct graph_work *w)
 {
