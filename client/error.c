@@ -89,6 +89,7 @@ static const struct error_text errno_errors[] = {
 	ERROR(EALREADY, "it runs already and completes as usual"),
 	ERROR(ECANCELED, "it was cancelled before it started"),
 	ERROR(ENODATA, "nothing is in flight, so nothing can complete"),
+	ERROR(EOPNOTSUPP, "this device has no form of that; try another (`gpuq devices`)"),
 	ERROR(ENOSPC, "no free piece of the arena is large enough now"),
 	ERROR(ETIMEDOUT, "the time given to it has passed"),
 };

@@ -52,6 +52,8 @@ static int place_tensors(struct run *run)
 	for (uint32_t i = 0; i < p->op.n_outputs; i++) {
 		struct run_tensor *t = &p->outputs[i];
 
+		if (t->tensor.dtype == 0)
+			continue; /* optional, and nobody asks for it */
 		if (gpuq_alloc(run->channel, t->bytes, &t->tensor.data) < 0)
 			return command_fail();
 	}
@@ -192,8 +194,10 @@ static int print_text(const struct run *run, const struct run_options *o)
 		if (p->inputs[i].path != NULL)
 			print_tensor("in", &p->inputs[i]);
 	}
-	for (uint32_t i = 0; i < p->op.n_outputs; i++)
-		print_tensor("out", &p->outputs[i]);
+	for (uint32_t i = 0; i < p->op.n_outputs; i++) {
+		if (p->outputs[i].tensor.dtype != 0)
+			print_tensor("out", &p->outputs[i]);
+	}
 	printf("  round trip  %s\n", latency_text(&run->round_trip, text, sizeof(text)));
 	printf("  queued      %s\n", latency_text(&run->queued, text, sizeof(text)));
 	printf("  executed    %s\n", latency_text(&run->executed, text, sizeof(text)));
@@ -219,8 +223,10 @@ static json_t *run_json(const struct run *run, const struct run_options *o)
 		if (p->inputs[i].path != NULL)
 			json_array_append_new(inputs, tensor_json(&p->inputs[i]));
 	}
-	for (uint32_t i = 0; i < p->op.n_outputs; i++)
-		json_array_append_new(outputs, tensor_json(&p->outputs[i]));
+	for (uint32_t i = 0; i < p->op.n_outputs; i++) {
+		if (p->outputs[i].tensor.dtype != 0)
+			json_array_append_new(outputs, tensor_json(&p->outputs[i]));
+	}
 	return json_pack("{s:s, s:s, s:I, s:I, s:o, s:o, s:o, s:o, s:o}", "schema", "gpuq-run/1",
 		"op", p->op.name, "device", (json_int_t)o->device, "repeat", (json_int_t)o->repeat,
 		"inputs", inputs, "outputs", outputs, "round_trip_ns",

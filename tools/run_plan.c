@@ -211,6 +211,8 @@ static int shape_output(const struct run_request *request, const char *op,
 	char why[512];
 
 	t->path = value_of(&request->outputs, t->info->name);
+	if (t->path == NULL && t->info->optional)
+		return 0;
 	if (wanted_dtype(request, t->info->name, &wanted) < 0)
 		return -EINVAL;
 	t->tensor.dtype = wanted != 0 ? wanted : usual_dtype(t->info->dtypes);
@@ -227,6 +229,31 @@ static int shape_output(const struct run_request *request, const char *op,
 		}
 	}
 	return check_dtype(op, "output", t);
+}
+
+/* A whole-numbered parameter is a symbol too: the K of the K greatest. */
+static int bind_params(const struct run_plan *plan, struct shape_env *env)
+{
+	char why[512];
+
+	for (uint32_t i = 0; i < plan->op.n_params; i++) {
+		const struct gpuq_op_param *info = &plan->op.params[i];
+		uint64_t value = (uint64_t)info->preset;
+		char text[GPUQ_NAME_MAX + 2];
+
+		if (info->type != GPUQ_PARAM_I64)
+			continue;
+		for (uint32_t j = 0; j < plan->n_params; j++) {
+			if (strcmp(plan->params[j].name, info->name) == 0)
+				value = (uint64_t)plan->params[j].value.i64;
+		}
+		snprintf(text, sizeof(text), "[%s]", info->name);
+		if (shape_bind(env, info->name, text, 1, &value, why, sizeof(why)) < 0) {
+			complain("%s: %s", plan->op.name, why);
+			return -EINVAL;
+		}
+	}
+	return 0;
 }
 
 static int plan_tensors(const struct run_request *request, struct run_plan *plan)
@@ -247,6 +274,8 @@ static int plan_tensors(const struct run_request *request, struct run_plan *plan
 			return -EINVAL;
 		}
 	}
+	if (bind_params(plan, &env) < 0)
+		return -EINVAL;
 	for (uint32_t i = 0; i < plan->op.n_outputs; i++) {
 		if (shape_output(request, plan->op.name, &env, &plan->outputs[i]) < 0)
 			return -EINVAL;
@@ -334,8 +363,8 @@ int run_plan_make(const struct run_request *request, const struct gpuq_op_info *
 		plan->inputs[i] = (struct run_tensor){.info = &plan->op.inputs[i], .fd = -1};
 	for (uint32_t i = 0; i < op->n_outputs; i++)
 		plan->outputs[i] = (struct run_tensor){.info = &plan->op.outputs[i], .fd = -1};
-	if (check_all_names(request, &plan->op) < 0 || plan_tensors(request, plan) < 0 ||
-		plan_params(request, plan) < 0)
+	if (check_all_names(request, &plan->op) < 0 || plan_params(request, plan) < 0 ||
+		plan_tensors(request, plan) < 0)
 		return -EINVAL;
 	return plan_arena(plan, max_arena_bytes);
 }

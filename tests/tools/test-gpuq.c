@@ -407,6 +407,39 @@ static void price_vectors_is_right(void **state)
 	harness_daemon_destroy(daemon);
 }
 
+/* Integers, a parameter that is a dimension, outputs that only some calls have. */
+static void step_result_is_right(void **state)
+{
+	const float logits[] = {0, 3, -1, 3, 2, 1, 5, 0, 0, 4};
+	const int32_t ids[] = {4, -1, 5};
+	struct harness_daemon *daemon = harness_daemon_start(NULL);
+	float values[6], named[6];
+	int32_t tokens[6];
+	json_t *d, *outputs;
+
+	save("logits.npy", GPUQ_F32, 2, DIMS(2, 5), logits);
+	save("ids.npy", GPUQ_I32, 1, DIMS(3), ids);
+	json_decref(JSON("run", "step_result", "--in", assign("logits", "logits.npy"), "--in",
+		assign("ids", "ids.npy"), "--param", "K=3", "--out", assign("values", "v.npy"),
+		"--out", assign("tokens", "t.npy"), "--out", assign("named", "n.npy"), "--json"));
+	load("v.npy", 2, DIMS(2, 3), GPUQ_F32, values);
+	load("t.npy", 2, DIMS(2, 3), GPUQ_I32, tokens);
+	load("n.npy", 2, DIMS(2, 3), GPUQ_F32, named);
+	assert_memory_equal(values, ((float[]){3, 3, 2, 5, 4, 1}), sizeof(values));
+	assert_memory_equal(tokens, ((int32_t[]){1, 3, 4, 1, 4, 0}), sizeof(tokens));
+	assert_memory_equal(named, ((float[]){2, -INFINITY, -INFINITY, 4, -INFINITY, -INFINITY}),
+		sizeof(named));
+	d = JSON("run", "step_result", "--in", assign("logits", "logits.npy"), "--param", "K=1",
+		"--json");
+	assert_int_equal(json_unpack(d, "{s:o}", "outputs", &outputs), 0);
+	assert_int_equal(json_array_size(outputs), 3);
+	json_decref(d);
+	REFUSED(1, "parameter K: ", "run", "step_result", "--in", assign("logits", "logits.npy"));
+	REFUSED(1, "output named: ", "run", "step_result", "--in", assign("logits", "logits.npy"),
+		"--in", assign("ids", "ids.npy"), "--param", "K=2");
+	harness_daemon_destroy(daemon);
+}
+
 static void outputs_that_are_not_saved_are_shown(void **state)
 {
 	struct harness_daemon *daemon = harness_daemon_start(NULL);
@@ -618,6 +651,7 @@ int main(void)
 		HARNESS_TEST(gemv_is_right),
 		HARNESS_TEST(softmax_is_right),
 		HARNESS_TEST(price_vectors_is_right),
+		HARNESS_TEST(step_result_is_right),
 		HARNESS_TEST(outputs_that_are_not_saved_are_shown),
 		HARNESS_TEST(graphs_are_listed_and_administered),
 		HARNESS_TEST(arguments_are_refused_by_name),
