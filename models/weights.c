@@ -112,20 +112,28 @@ static struct weight *slot(struct model_weights *w, uint32_t block, uint32_t rol
 	return &w->of[(size_t)block * WEIGHT_ROLES + role];
 }
 
+/* "[37,24]"; of more dimensions the first two: "[37,24,..]". */
+static const char *shape_text(uint32_t rank, const uint64_t *dims, char text[64])
+{
+	int n = snprintf(text, 64, "[");
+
+	for (uint32_t i = 0; i < rank && i < 2; i++)
+		n += snprintf(text + n, 64 - (size_t)n, "%s%llu", i == 0 ? "" : ",",
+			(unsigned long long)dims[i]);
+	snprintf(text + n, 64 - (size_t)n, rank > 2 ? ",..]" : "]");
+	return text;
+}
+
 static int check_shape(const struct weight *weight, struct model_why *why)
 {
 	const struct safetensors_tensor *t = weight->from;
-	char dims[24] = "";
+	char is[64], expected[64];
 
 	if (t->rank == weight->rank && t->dims[0] == weight->dims[0] &&
 		(t->rank == 1 || t->dims[1] == weight->dims[1]))
 		return 0;
-	if (weight->rank == 2)
-		snprintf(dims, sizeof(dims), ",%llu", (unsigned long long)weight->dims[1]);
-	return model_fail(why, -EBADMSG,
-		"%s has %u dimensions, the first %llu, and has to be [%llu%s] for config.json",
-		t->name, t->rank, (unsigned long long)(t->rank > 0 ? t->dims[0] : 0),
-		(unsigned long long)weight->dims[0], dims);
+	return model_fail(why, -EBADMSG, "%s is %s and has to be %s for config.json", t->name,
+		shape_text(t->rank, t->dims, is), shape_text(weight->rank, weight->dims, expected));
 }
 
 static int check_dtype(

@@ -106,7 +106,7 @@ static void mistral_has_a_window(void **state)
 static void qwen_has_biases_norms_and_windows(void **state)
 {
 	loaded("{\"architectures\":[\"Qwen2ForCausalLM\"],\"sliding_window\":32768,"
-	       "\"use_sliding_window\":false,\"max_window_layers\":4," SHAPE "}",
+	       "\"eos_token_id\":9,\"use_sliding_window\":false,\"max_window_layers\":4," SHAPE "}",
 		"{\"eos_token_id\":[5,7]}");
 	assert_int_equal(config.architecture, MODEL_QWEN2);
 	assert_true(config.q_bias && !config.o_bias && !config.qk_norm);

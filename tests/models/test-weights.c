@@ -256,12 +256,18 @@ static void what_does_not_fit_is_named(void **state)
 	add_model(&b, &small);
 	c = small;
 	c.kv_heads = 1;
-	refused(&c, &b, -EBADMSG, "model.layers.0.self_attn.k_proj.weight has 2 dimensions");
+	refused(&c, &b, -EBADMSG, "self_attn.k_proj.weight is [20,24] and has to be [10,24]");
 	b.length = 0, b.elements = 0;
 	add_model(&b, &small);
 	c = small;
 	c.qk_norm = true;
 	refused(&c, &b, -ENOENT, "model.layers.0.self_attn.q_norm.weight is missing");
+	b.length = 0, b.elements = 0;
+	add(&b, "model.embed_tokens.weight", "BF16", small.vocab, small.hidden + 1);
+	refused(&small, &b, -EBADMSG, "is [37,25] and has to be [37,24]");
+	b.length = 0, b.elements = 0;
+	add(&b, "model.embed_tokens.weight", "BF16", small.vocab, 0);
+	refused(&small, &b, -EBADMSG, "is [37] and has to be [37,24]");
 	b.length = 0, b.elements = 0;
 	add(&b, "model.embed_tokens.weight", "F16", small.vocab, small.hidden);
 	add(&b, "model.norm.weight", "BF16", small.hidden, 0);
@@ -408,6 +414,28 @@ static void a_model_in_8_bits(void **state)
 	safetensors_close(st);
 }
 
+/* Larger than what is read at once. */
+static void a_large_head_in_8_bits(void **state)
+{
+	struct model_config c = small;
+	struct builder b = {0};
+	struct model_weights *w;
+
+	c.tied = true;
+	c.layers = 1;
+	c.vocab = 150000;
+	c.hidden = 256;
+	add_model(&b, &c);
+	struct safetensors *st = built(&b);
+	assert_int_equal(model_weights_plan(&c, st, WEIGHT_INT8, &w, &why), 0);
+	uint8_t *memory = malloc(model_weights_bytes(w));
+	assert_int_equal(model_weights_read(w, st, memory, NULL, &why), 0);
+	check_int8(model_weight(w, 0, WEIGHT_HEAD), st, memory);
+	free(memory);
+	model_weights_destroy(w);
+	safetensors_close(st);
+}
+
 int main(void)
 {
 	static const struct harness_test tests[] = {
@@ -418,6 +446,7 @@ int main(void)
 		HARNESS_TEST(rows_stay_within_the_bound),
 		HARNESS_TEST(odd_rows),
 		HARNESS_TEST(a_model_in_8_bits),
+		HARNESS_TEST(a_large_head_in_8_bits),
 	};
 
 	return harness_run("models-weights", tests, sizeof(tests) / sizeof(tests[0]));
