@@ -11,6 +11,7 @@
 #ifndef GPUQ_BENCH_BENCH_H
 #define GPUQ_BENCH_BENCH_H
 
+#include "device/device.h"
 #include "shm/clock.h"
 #include "shm/hist.h"
 
@@ -19,7 +20,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-#define BENCH_MAX_CHECKS 64
+#define BENCH_MAX_CHECKS 128
 #define BENCH_ROUNDS 50
 #define BENCH_BUCKETS HIST_BUCKETS(HIST_BENCH_BITS)
 
@@ -290,9 +291,9 @@ int torch_row(const json_t *torch, const char *way, const char *title, double un
 
 /* --- raw.c: operators on a device, by this process itself ------------------------------------- */
 
-struct device;
 struct op_call;
 struct raw;
+struct raw_call;
 
 /* Says which device it is, to people and in the JSON file. */
 void report_device(struct bench *b, struct device *device);
@@ -300,16 +301,23 @@ void report_device(struct bench *b, struct device *device);
 int raw_open(struct bench *b, struct raw **ret_raw); /* 0 or a told error */
 void raw_close(struct raw *r);			     /* NULL is fine */
 
-/* Memory that host and device reach. */
-int raw_alloc(struct raw *r, uint64_t bytes, void **ret_data);
-void raw_free(struct raw *r, void *data);
+int raw_alloc(struct raw *r, enum device_memory kind, uint64_t bytes, void **ret_data);
+void raw_free(struct raw *r, enum device_memory kind, void *data); /* NULL is fine */
 
-/* What the other two run: a checked call on such memory. */
-int raw_prepare(struct raw *r, const struct op_call *call);
+/* Between the device's memory and any of this process; wait. */
+int raw_write(struct raw *r, void *to, const void *from, uint64_t bytes);
+int raw_read(struct raw *r, void *to, const void *from, uint64_t bytes);
+
+/* How fast a large copy brings the host's pinned memory to the device: the bus. */
+int raw_copy_rate(struct raw *r, double *ret_bytes_per_us);
+
+/* A checked call on memory of either kind, which stays until the end. */
+int raw_call_create(struct raw *r, const struct op_call *call, struct raw_call **ret_call);
+void raw_call_destroy(struct raw_call *c); /* NULL is fine */
 
 /* One launch, seen to end: of the kernel, or of a graph of the one kernel. */
-int raw_direct(void *raw);
-int raw_replay(void *raw);
+int raw_direct(void *call);
+int raw_replay(void *call);
 
 /* --- the subcommands: 0, or a negative error already told ------------------------------------ */
 

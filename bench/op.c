@@ -2,9 +2,9 @@
 /*
  * op.c: small operators through gpuqd beside the same kernel called in this process (on a GPU: the
  * same launch on it by this process, see raw.c), and beside PyTorch where it can be imported. Each
- * is measured twice: with inputs that stay where they are, as the target is stated, and "fresh":
+ * is measured with tensors in place, in the client's memory, as the target is stated; "fresh":
  * inputs written before and outputs read after each call, which moves them between the two CPUs as
- * a real client would.
+ * a real client would; and "in buffers": all tensors in memory of the device, where they stay.
  */
 #include "bench/bench.h"
 
@@ -34,26 +34,38 @@ struct op_case {
 	uint32_t n_in;
 	struct shape in[2], out;
 	double device_target_us; /* p50 from client to client on a GPU; 0: none */
+	/* So large that the bus alone may take longer: the targets are for the better placement. */
+	bool either;
 };
 
 static const struct op_case cases[] = {
 	{"gemv b32 i64 o32", "gemv_batched", 2, {{2, {32, 64}}, {2, {32, 64}}}, {2, {32, 32}}, 8},
 	{"gemv b32 i64 o64", "gemv_batched", 2, {{2, {32, 64}}, {2, {64, 64}}}, {2, {32, 64}}, 0},
 	{"softmax b32 d64", "softmax", 1, {{2, {32, 64}}}, {2, {32, 64}}, 8},
-	{"price b32 a64 f32", "price_vectors", 2, {{3, {32, 64, 32}}, {1, {32}}}, {2, {32, 64}}, 8},
+	{"price b32 a64 f32", "price_vectors", 2, {{3, {32, 64, 32}}, {1, {32}}}, {2, {32, 64}}, 8,
+		true},
 };
 #define N_CASES (sizeof(cases) / sizeof(cases[0]))
 
-/* One case, ready on both sides. */
+/* A tensor of a call, on both sides. */
+struct operand {
+	const struct shape *shape;
+	void *arena;		 /* the client's; in buffers: NULL and this one: */
+	struct gpuq_buf *buffer; /* the client's */
+	void *local;		 /* this process's, in the same placement */
+	float *fresh;		 /* the caller's own */
+};
+
+/* One case in one placement, ready on both sides. */
 struct op_bench {
 	const struct op_case *c;
+	bool buffers;
 	struct raw *raw; /* NULL: the CPU */
+	struct raw_call *raw_call;
 	struct client client;
 	struct gpuq_call *remote;
 	struct op_call local;
-	float *remote_in[2], *remote_out;
-	float *local_in[2], *local_out;
-	float *fresh_in[2], *fresh_out; /* the caller's own */
+	struct operand in[2], out;
 };
 
 static uint64_t shape_bytes(const struct shape *s)
@@ -73,7 +85,7 @@ static int local_trip(void *state)
 	const struct op_call *call = &o->local;
 
 	if (o->raw != NULL)
-		return raw_direct(o->raw);
+		return raw_direct(o->raw_call);
 	call->op->cpu(call, 0, call->op->units(call));
 	return 0;
 }
@@ -92,19 +104,14 @@ static int remote_trip(void *state)
 	return done.status;
 }
 
-static void copy_in(const struct op_bench *o, float *const *to)
-{
-	for (uint32_t i = 0; i < o->c->n_in; i++)
-		memcpy(to[i], o->fresh_in[i], shape_bytes(&o->c->in[i]));
-}
-
 static int local_trip_fresh(void *state)
 {
 	struct op_bench *o = state;
 
-	copy_in(o, o->local_in);
+	for (uint32_t i = 0; i < o->c->n_in; i++)
+		memcpy(o->in[i].local, o->in[i].fresh, shape_bytes(o->in[i].shape));
 	int r = local_trip(o);
-	memcpy(o->fresh_out, o->local_out, shape_bytes(&o->c->out));
+	memcpy(o->out.fresh, o->out.local, shape_bytes(o->out.shape));
 	return r;
 }
 
@@ -112,9 +119,10 @@ static int remote_trip_fresh(void *state)
 {
 	struct op_bench *o = state;
 
-	copy_in(o, o->remote_in);
+	for (uint32_t i = 0; i < o->c->n_in; i++)
+		memcpy(o->in[i].arena, o->in[i].fresh, shape_bytes(o->in[i].shape));
 	int r = remote_trip(o);
-	memcpy(o->fresh_out, o->remote_out, shape_bytes(&o->c->out));
+	memcpy(o->out.fresh, o->out.arena, shape_bytes(o->out.shape));
 	return r;
 }
 
@@ -144,7 +152,7 @@ static int graph_run(void *state, const struct clock_line *clock, uint64_t *ret_
 {
 	struct op_bench *o = state;
 
-	return sample_back_to_back(clock, ret_ns, n, raw_replay, o->raw);
+	return sample_back_to_back(clock, ret_ns, n, raw_replay, o->raw_call);
 }
 
 static int null_run(void *state, const struct clock_line *clock, uint64_t *ret_ns, uint64_t n)
@@ -162,58 +170,104 @@ static void fill(float *values, uint64_t bytes)
 		values[i] = (float)((i * 2654435761u >> 8) % 2000) / 1000.0f - 1.0f;
 }
 
-static struct gpuq_tensor remote_tensor(float *data, const struct shape *s)
+static struct gpuq_tensor remote_tensor(const struct operand *d)
 {
-	struct gpuq_tensor t = {.data = data, .dtype = GPUQ_F32, .rank = s->rank};
+	struct gpuq_tensor t = {
+		.data = d->arena, .dtype = GPUQ_F32, .rank = d->shape->rank, .buffer = d->buffer};
 
-	memcpy(t.dims, s->dims, s->rank * sizeof(*t.dims));
+	memcpy(t.dims, d->shape->dims, t.rank * sizeof(*t.dims));
 	return t;
 }
 
-static struct tensor local_tensor(float *data, const struct shape *s)
+static struct tensor local_tensor(const struct operand *d)
 {
-	struct tensor t = {.data = data, .dtype = GPUQ_F32, .rank = s->rank};
+	struct tensor t = {.data = d->local, .dtype = GPUQ_F32, .rank = d->shape->rank};
 
-	memcpy(t.dims, s->dims, s->rank * sizeof(*t.dims));
+	memcpy(t.dims, d->shape->dims, t.rank * sizeof(*t.dims));
 	return t;
 }
 
-static int local_alloc(struct op_bench *o, uint64_t bytes, float **ret_data)
+static enum device_memory local_kind(const struct op_bench *o)
 {
-	void *data = NULL;
-
-	if (o->raw != NULL) {
-		int r = raw_alloc(o->raw, bytes, &data);
-		*ret_data = data;
-		return r;
-	}
-	*ret_data = aligned_alloc(64, (bytes + 63) & ~63ull);
-	return *ret_data != NULL ? 0 : -ENOMEM;
+	return o->buffers ? DEVICE_WORK : DEVICE_PINNED;
 }
 
-static void local_free(struct op_bench *o, float *data)
+static int local_alloc(const struct op_bench *o, struct operand *d, uint64_t bytes)
 {
 	if (o->raw != NULL)
-		raw_free(o->raw, data);
-	else
-		free(data);
+		return raw_alloc(o->raw, local_kind(o), bytes, &d->local);
+	d->local = aligned_alloc(64, (bytes + 63) & ~63ull);
+	return d->local != NULL ? 0 : -ENOMEM;
 }
 
-static int allocate(
-	struct op_bench *o, const struct shape *s, float **remote, float **local, float **fresh)
+static int local_write(const struct op_bench *o, const struct operand *d, uint64_t bytes)
+{
+	if (o->raw != NULL && o->buffers)
+		return raw_write(o->raw, d->local, d->fresh, bytes);
+	memcpy(d->local, d->fresh, bytes);
+	return 0;
+}
+
+static int local_read(const struct op_bench *o, const struct operand *d, void *to, uint64_t bytes)
+{
+	if (o->raw != NULL && o->buffers)
+		return raw_read(o->raw, to, d->local, bytes);
+	memcpy(to, d->local, bytes);
+	return 0;
+}
+
+static int remote_alloc(const struct op_bench *o, struct operand *d, uint64_t bytes)
+{
+	const struct gpuq_buf_options options = {.bytes = bytes, .form = GPUQ_BUF_FD};
+
+	if (o->buffers)
+		return gpuq_buf_alloc(o->client.gpuq, &options, &d->buffer);
+	return gpuq_alloc(o->client.channel, bytes, &d->arena);
+}
+
+static int remote_write(const struct op_bench *o, const struct operand *d, uint64_t bytes)
+{
+	if (o->buffers)
+		return gpuq_buf_write(o->client.channel, d->buffer, 0, d->fresh, bytes);
+	memcpy(d->arena, d->fresh, bytes);
+	return 0;
+}
+
+static int remote_read(const struct op_bench *o, const struct operand *d, void *to, uint64_t bytes)
+{
+	if (o->buffers)
+		return gpuq_buf_read(o->client.channel, d->buffer, 0, to, bytes);
+	memcpy(to, d->arena, bytes);
+	return 0;
+}
+
+static int operand_prepare(const struct op_bench *o, const struct shape *s, struct operand *d)
 {
 	uint64_t bytes = shape_bytes(s);
-	int r = gpuq_alloc(o->client.channel, bytes, (void **)remote);
+	int r;
 
+	d->shape = s;
+	d->fresh = aligned_alloc(64, (bytes + 63) & ~63ull);
+	if (d->fresh == NULL)
+		return -ENOMEM;
+	fill(d->fresh, bytes);
+	r = remote_alloc(o, d, bytes);
 	if (r == 0)
-		r = local_alloc(o, bytes, local);
-	*fresh = aligned_alloc(64, (bytes + 63) & ~63ull);
-	if (r < 0 || *fresh == NULL)
-		return r < 0 ? r : -ENOMEM;
-	fill(*remote, bytes);
-	fill(*local, bytes);
-	fill(*fresh, bytes);
-	return 0;
+		r = local_alloc(o, d, bytes);
+	if (r == 0)
+		r = remote_write(o, d, bytes);
+	return r < 0 ? r : local_write(o, d, bytes);
+}
+
+static void operand_free(const struct op_bench *o, struct operand *d)
+{
+	gpuq_buf_free(d->buffer);
+	gpuq_free(o->client.channel, d->arena);
+	if (o->raw != NULL)
+		raw_free(o->raw, local_kind(o), d->local);
+	else
+		free(d->local);
+	free(d->fresh);
 }
 
 static int prepare_local(struct op_bench *o)
@@ -225,8 +279,8 @@ static int prepare_local(struct op_bench *o)
 	if (call->op == NULL)
 		return -GPUQ_EOP;
 	for (uint32_t i = 0; i < o->c->n_in; i++)
-		call->in[i] = local_tensor(o->local_in[i], &o->c->in[i]);
-	call->out[0] = local_tensor(o->local_out, &o->c->out);
+		call->in[i] = local_tensor(&o->in[i]);
+	call->out[0] = local_tensor(&o->out);
 	for (uint32_t i = 0; i < call->op->n_params; i++) {
 		const struct op_param *p = &call->op->params[i];
 		if (p->type == GPUQ_PARAM_F64)
@@ -235,15 +289,15 @@ static int prepare_local(struct op_bench *o)
 			call->params[i].i64 = (int64_t)p->preset;
 	}
 	int r = op_check(call, &arg);
-	return r == 0 && o->raw != NULL ? raw_prepare(o->raw, call) : r;
+	return r == 0 && o->raw != NULL ? raw_call_create(o->raw, call, &o->raw_call) : r;
 }
 
 static int prepare_remote(struct op_bench *o)
 {
-	struct gpuq_tensor in[2], out = remote_tensor(o->remote_out, &o->c->out);
+	struct gpuq_tensor in[2], out = remote_tensor(&o->out);
 
 	for (uint32_t i = 0; i < o->c->n_in; i++)
-		in[i] = remote_tensor(o->remote_in[i], &o->c->in[i]);
+		in[i] = remote_tensor(&o->in[i]);
 	return gpuq_call_create(
 		o->client.channel, o->c->op, in, o->c->n_in, &out, 1, NULL, 0, &o->remote);
 }
@@ -253,9 +307,9 @@ static int op_prepare(struct op_bench *o)
 	int r = 0;
 
 	for (uint32_t i = 0; i < o->c->n_in && r == 0; i++)
-		r = allocate(o, &o->c->in[i], &o->remote_in[i], &o->local_in[i], &o->fresh_in[i]);
+		r = operand_prepare(o, &o->c->in[i], &o->in[i]);
 	if (r == 0)
-		r = allocate(o, &o->c->out, &o->remote_out, &o->local_out, &o->fresh_out);
+		r = operand_prepare(o, &o->c->out, &o->out);
 	if (r == 0)
 		r = prepare_local(o);
 	if (r == 0)
@@ -266,33 +320,57 @@ static int op_prepare(struct op_bench *o)
 static void op_free(struct op_bench *o)
 {
 	gpuq_call_destroy(o->remote);
-	for (uint32_t i = 0; i < o->c->n_in; i++) {
-		gpuq_free(o->client.channel, o->remote_in[i]);
-		local_free(o, o->local_in[i]);
-		free(o->fresh_in[i]);
-	}
-	gpuq_free(o->client.channel, o->remote_out);
-	local_free(o, o->local_out);
-	free(o->fresh_out);
+	raw_call_destroy(o->raw_call);
+	for (uint32_t i = 0; i < o->c->n_in; i++)
+		operand_free(o, &o->in[i]);
+	operand_free(o, &o->out);
 }
 
 /* Both ways must say the same before either is worth timing. */
 static int op_agree(struct op_bench *o)
 {
-	int r = remote_trip_fresh(o);
+	uint64_t bytes = shape_bytes(o->out.shape);
+	float *local = malloc(bytes), *remote = malloc(bytes);
+	int r = local == NULL || remote == NULL ? -ENOMEM : local_trip(o);
 
 	if (r == 0)
-		r = local_trip_fresh(o);
-	for (uint64_t i = 0; i < shape_bytes(&o->c->out) / sizeof(float) && r == 0; i++) {
-		if (!(fabsf(o->local_out[i] - o->remote_out[i]) <= AGREE * 64))
+		r = remote_trip(o);
+	if (r == 0)
+		r = local_read(o, &o->out, local, bytes);
+	if (r == 0)
+		r = remote_read(o, &o->out, remote, bytes);
+	for (uint64_t i = 0; i < bytes / sizeof(float) && r == 0; i++) {
+		if (!(fabsf(local[i] - remote[i]) <= AGREE * 64))
 			r = -EPROTO;
 	}
+	free(local);
+	free(remote);
 	return r;
 }
 
 /* --- Table --------------------------------------------------------------------------------- */
 
-enum { LOCAL, NULLS, REMOTE, LOCAL_FRESH, REMOTE_FRESH, GRAPH, ROWS, MORE = ROWS + 2 };
+enum {
+	LOCAL,
+	NULLS,
+	REMOTE,
+	LOCAL_FRESH,
+	REMOTE_FRESH,
+	REMOTE_BUFFERS,
+	CPU_ROWS, /* and on a GPU: */
+	GRAPH = CPU_ROWS,
+	LOCAL_BUFFERS,
+	GRAPH_BUFFERS,
+	ROWS,
+	MORE = ROWS + 2
+};
+
+/* The rows of a placement on a GPU. */
+struct placement {
+	const char *where;
+	char floor[48]; /* said beside its p50 */
+	uint32_t local, remote, graph;
+};
 
 static int compare_double(const void *a, const void *b)
 {
@@ -333,23 +411,63 @@ static void check_cpu(struct bench *b, const struct op_bench *o, const struct co
 
 	report_check(b, beyond(&set[REMOTE].series, &set[LOCAL].series, null), BEYOND_TARGET,
 		"%s: beyond the kernel, in null round trips", o->c->title);
-	report_line("        with fresh data: %.2f\n",
-		beyond(&set[REMOTE_FRESH].series, &set[LOCAL_FRESH].series, null));
+	report_line("        with fresh data: %.2f; in buffers: %.2f\n",
+		beyond(&set[REMOTE_FRESH].series, &set[LOCAL_FRESH].series, null),
+		beyond(&set[REMOTE_BUFFERS].series, &set[LOCAL].series, null));
 }
 
-static void check_device(struct bench *b, const struct op_bench *o, const struct contender *set)
+static double p50_us(const struct contender *row)
 {
-	double p50_us = series_typical_ns(&set[REMOTE].series) / 1e3;
+	return series_typical_ns(&row->series) / 1e3;
+}
 
-	if (o->c->device_target_us > 0)
-		report_check(b, p50_us, o->c->device_target_us, "%s: client to client, p50 in us",
-			o->c->title);
-	report_check(b, beyond_us(&set[REMOTE].series, &set[LOCAL].series), DEVICE_BEYOND_TARGET,
-		"%s: beyond a raw launch, in us", o->c->title);
-	report_figure(b, series_typical_ns(&set[GRAPH].series) / 1e3,
-		"%s: a graph of the one kernel, p50 in us", o->c->title);
-	report_figure(b, series_typical_ns(&set[LOCAL].series) / 1e3,
-		"%s: the kernel launched directly, p50 in us", o->c->title);
+static void check_placement(struct bench *b, const struct op_case *c, const struct contender *set,
+	const struct placement *p, bool judged)
+{
+	const struct contender *local = &set[p->local], *remote = &set[p->remote];
+	double added_us = beyond_us(&remote->series, &local->series);
+
+	if (judged && c->device_target_us > 0)
+		report_check(b, p50_us(remote), c->device_target_us,
+			"%s %s: client to client, p50 in us%s", c->title, p->where, p->floor);
+	else
+		report_figure(b, p50_us(remote), "%s %s: client to client, p50 in us%s", c->title,
+			p->where, p->floor);
+	if (judged)
+		report_check(b, added_us, DEVICE_BEYOND_TARGET, "%s %s: beyond a raw launch, in us",
+			c->title, p->where);
+	else
+		report_figure(b, added_us, "%s %s: beyond a raw launch, in us", c->title, p->where);
+	report_figure(b, p50_us(&set[p->graph]), "%s %s: a graph of the one kernel, p50 in us",
+		c->title, p->where);
+	report_figure(b, p50_us(local), "%s %s: the kernel launched directly, p50 in us", c->title,
+		p->where);
+}
+
+/* What bringing the inputs over the bus takes at least. */
+static double bus_floor_us(const struct op_case *c, double bus_bytes_per_us)
+{
+	uint64_t bytes = 0;
+
+	for (uint32_t i = 0; i < c->n_in; i++)
+		bytes += shape_bytes(&c->in[i]);
+	return (double)bytes / bus_bytes_per_us;
+}
+
+static void check_device(struct bench *b, const struct op_case *c, const struct contender *set,
+	double bus_bytes_per_us)
+{
+	struct placement place = {"in place", "", LOCAL, REMOTE, GRAPH};
+	struct placement buffers = {"in buffers", "", LOCAL_BUFFERS, REMOTE_BUFFERS, GRAPH_BUFFERS};
+	double floor_us = bus_floor_us(c, bus_bytes_per_us);
+	bool in_buffers = c->either && p50_us(&set[REMOTE_BUFFERS]) < p50_us(&set[REMOTE]);
+
+	snprintf(place.floor, sizeof(place.floor), " (bus floor %.1f us)", floor_us);
+	if (in_buffers)
+		snprintf(buffers.floor, sizeof(buffers.floor), " (in place: bus floor %.1f us)",
+			floor_us);
+	check_placement(b, c, set, &place, !in_buffers);
+	check_placement(b, c, set, &buffers, in_buffers);
 }
 
 /* PyTorch's rows behind ours; returns how many rows there are. */
@@ -364,69 +482,101 @@ static uint32_t add_torch(
 	return n;
 }
 
-static int op_compare(struct bench *b, struct op_bench *o, const json_t *torch)
+/* What all cases are measured with. */
+struct op_suite {
+	struct client client;
+	struct raw *raw; /* NULL: the CPU */
+	double bus_bytes_per_us;
+	const json_t *torch;
+};
+
+static int op_compare(struct bench *b, const struct op_suite *suite, struct op_bench *place,
+	struct op_bench *buffers)
 {
-	bool device = o->raw != NULL;
-	uint32_t rows = device ? ROWS : ROWS - 1;
+	const struct op_case *c = place->c;
+	bool device = suite->raw != NULL;
+	uint32_t rows = device ? ROWS : CPU_ROWS;
 	struct contender set[MORE] = {
-		[LOCAL] = {.name = device ? "launch by this process" : "kernel in this process",
+		[LOCAL] = {device ? "launch by this process" : "kernel in this process", place,
 			.run = local_run},
-		[NULLS] = {.name = "gpuq null", .run = null_run, .settle_ns = SETTLE_NS},
-		[REMOTE] = {.name = "through gpuqd", .run = remote_run, .settle_ns = SETTLE_NS},
-		[LOCAL_FRESH] = {.name = device ? "launch, fresh" : "kernel, fresh",
+		[NULLS] = {"gpuq null", place, .run = null_run, .settle_ns = SETTLE_NS},
+		[REMOTE] = {"through gpuqd", place, .run = remote_run, .settle_ns = SETTLE_NS},
+		[LOCAL_FRESH] = {device ? "launch, fresh" : "kernel, fresh", place,
 			.run = local_run_fresh},
-		[REMOTE_FRESH] = {.name = "through gpuqd, fresh",
-			.run = remote_run_fresh,
+		[REMOTE_FRESH] = {"through gpuqd, fresh", place, .run = remote_run_fresh,
 			.settle_ns = SETTLE_NS},
-		[GRAPH] = {.name = "graph of it, by this process", .run = graph_run},
+		[REMOTE_BUFFERS] = {"through gpuqd, in buffers", buffers, .run = remote_run,
+			.settle_ns = SETTLE_NS},
+		[GRAPH] = {"graph of it, by this process", place, .run = graph_run},
+		[LOCAL_BUFFERS] = {"launch, in buffers", buffers, .run = local_run},
+		[GRAPH_BUFFERS] = {"graph of it, in buffers", buffers, .run = graph_run},
 	};
 
-	for (uint32_t i = 0; i < rows; i++) {
-		set[i].state = o;
+	for (uint32_t i = 0; i < rows; i++)
 		set[i].per_round = per_round(b, device ? 100000 : 1000000, BENCH_ROUNDS);
-	}
 	int r = contenders_measure(b, set, rows, BENCH_ROUNDS);
 	if (r == 0) {
-		report_table(b, o->c->title, "K", set, add_torch(torch, o, set, rows));
+		report_table(b, c->title, "K", set, add_torch(suite->torch, place, set, rows));
 		if (device)
-			check_device(b, o, set);
+			check_device(b, c, set, suite->bus_bytes_per_us);
 		else
-			check_cpu(b, o, set);
+			check_cpu(b, place, set);
 	}
 	contenders_free(set, MORE);
 	return r;
 }
 
-static int op_case(struct bench *b, const struct op_case *c, const struct client *client,
-	struct raw *raw, const json_t *torch)
+static int op_case(struct bench *b, const struct op_suite *suite, const struct op_case *c)
 {
-	struct op_bench o = {.c = c, .client = *client, .raw = raw};
-	int r = op_prepare(&o);
+	struct op_bench place = {.c = c, .raw = suite->raw, .client = suite->client};
+	struct op_bench buffers = place;
+	int r;
 
+	buffers.buffers = true;
+	r = op_prepare(&place);
 	if (r == 0)
-		r = op_agree(&o);
+		r = op_prepare(&buffers);
+	if (r == 0)
+		r = op_agree(&place);
+	if (r == 0)
+		r = op_agree(&buffers);
 	if (r < 0)
 		complain(r, "%s cannot be measured", c->title);
 	else
-		r = op_compare(b, &o, torch);
-	op_free(&o);
+		r = op_compare(b, suite, &place, &buffers);
+	op_free(&place);
+	op_free(&buffers);
+	return r;
+}
+
+static int open_device(struct bench *b, struct op_suite *suite)
+{
+	int r = raw_open(b, &suite->raw);
+
+	if (r < 0)
+		return r;
+	r = raw_copy_rate(suite->raw, &suite->bus_bytes_per_us);
+	if (r < 0)
+		complain(r, "the bus cannot be measured");
+	else
+		report_figure(b, suite->bus_bytes_per_us / 1e3,
+			"copy of 16 MiB from pinned memory to the device, GB/s");
 	return r;
 }
 
 static int op_cases(struct bench *b, const struct daemon *daemon, const json_t *torch)
 {
-	struct client client;
-	struct raw *raw = NULL;
-	int r = strcmp(b->device, "cpu") == 0 ? 0 : raw_open(b, &raw);
+	struct op_suite suite = {.torch = torch};
+	int r = strcmp(b->device, "cpu") == 0 ? 0 : open_device(b, &suite);
 
 	if (r == 0)
-		r = client_open(daemon, &client);
+		r = client_open(daemon, &suite.client);
 	if (r == 0) {
 		for (uint32_t i = 0; i < N_CASES && r == 0; i++)
-			r = op_case(b, &cases[i], &client, raw, torch);
-		client_close(&client);
+			r = op_case(b, &suite, &cases[i]);
+		client_close(&suite.client);
 	}
-	raw_close(raw);
+	raw_close(suite.raw);
 	return r;
 }
 

@@ -192,14 +192,27 @@ static void test_sleep_measures_gpuqd(void **state)
 	json_decref(root);
 }
 
+static uint32_t count_rows(const json_t *root, const char *name)
+{
+	const json_t *row;
+	uint32_t n = 0;
+	size_t i;
+
+	json_array_foreach(json_object_get(root, "rows"), i, row) n +=
+		strcmp(json_string_value(json_object_get(row, "name")), name) == 0;
+	return n;
+}
+
 static void test_op_agrees_with_the_kernels(void **state)
 {
 	need_two_cpus();
 	need_gpuqd();
 	json_t *root = measure("op");
 
-	/* Four operators, five rows each; a row is only measured after both ways agreed. */
-	assert_rows(root, 20);
+	/* Four operators, six rows each; a row is only measured after both ways agreed. */
+	assert_rows(root, 24);
+	assert_int_equal(count_rows(root, "through gpuqd"), 4);
+	assert_int_equal(count_rows(root, "through gpuqd, in buffers"), 4);
 	json_decref(root);
 }
 

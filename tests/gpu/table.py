@@ -54,6 +54,14 @@ def check_row(step, check):
     return (f"{step}: {check['what']}", number(check["value"]), target, verdict)
 
 
+def torch_rows(step, rows):
+    """PyTorch's own times, to stand beside those of the same operators through gpuqd."""
+    for row in rows:
+        if row.get("name", "").startswith("PyTorch"):
+            p50_us = number(row["p50_ns"] / 1000)
+            yield (f"{step}: {row['table']}: {row['name']}, p50 in us", p50_us, "", "reported")
+
+
 def storm_rows(path):
     """The same storm without gpuq: p99 to the word of each capturing row over that of "nothing"."""
     with open(path, encoding="utf-8") as f:
@@ -82,7 +90,9 @@ def step_rows(folder, step):
         rows.append(tests_row(step, tests))
     if os.path.exists(bench):
         with open(bench, encoding="utf-8") as f:
-            rows += [check_row(step, check) for check in json.load(f)["checks"]]
+            result = json.load(f)
+        rows += [check_row(step, check) for check in result["checks"]]
+        rows += torch_rows(step, result["rows"])
     if step == "raw":
         rows += storm_rows(os.path.join(folder, "raw.log"))
     # A step whose rows say what is wrong needs none of its own.
