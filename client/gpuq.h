@@ -433,7 +433,7 @@ enum gpuq_graph_state {
 	GPUQ_GRAPH_QUEUED = 2,	  /* likewise, and will be captured */
 	GPUQ_GRAPH_CAPTURING = 3, /* likewise, while it is captured */
 	GPUQ_GRAPH_CAPTURED = 4,  /* served by its graph */
-	GPUQ_GRAPH_DIRECT = 5,	  /* so few kernels that a graph would not be faster */
+	GPUQ_GRAPH_DIRECT = 5,	  /* kernel by kernel for good: a graph would not be faster */
 	GPUQ_GRAPH_FAILED = 6,	  /* could not be captured; served kernel by kernel */
 };
 

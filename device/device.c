@@ -327,6 +327,12 @@ int device_signal(struct device_stream *stream, const struct device_args *args)
 
 /* --- Capture and executables -------------------------------------------------------------- */
 
+bool device_records_badly(struct device *device, const struct device_kernel *kernel)
+{
+	return device->driver->records_badly != NULL &&
+		device->driver->records_badly(device, kernel);
+}
+
 int device_capture_begin(struct device_stream *stream)
 {
 	int r = enter(stream->device, FAULT_CAPTURE_BEGIN);

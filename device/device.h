@@ -221,6 +221,12 @@ int device_signal(struct device_stream *stream, const struct device_args *args);
 
 /* --- Capture and executables -------------------------------------------------------------- */
 
+/*
+ * Whether the kernel is so much slower recorded than launched, since no address is known when it
+ * is recorded, that no graph makes up for it. Any thread, not in a capture.
+ */
+bool device_records_badly(struct device *device, const struct device_kernel *kernel);
+
 /* -EBUSY when the stream, or another stream of this thread, captures already. */
 int device_capture_begin(struct device_stream *stream);
 

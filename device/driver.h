@@ -111,6 +111,8 @@ struct device_driver {
 	 */
 	int (*spoil)(struct device_stream *stream);
 
+	/* NULL: no kernel is. */
+	bool (*records_badly)(struct device *device, const struct device_kernel *kernel);
 	int (*capture_begin)(struct device_stream *stream);
 	int (*capture_end)(struct device_stream *stream, struct device_graph **ret_graph);
 	void (*graph_destroy)(struct device_graph *graph);

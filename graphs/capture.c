@@ -40,7 +40,7 @@ static int answer(const struct graphs *g, const struct graph_work *w)
 
 	if (shm_load_relaxed(&w->state) == WORK_CANCELED)
 		return -ECANCELED;
-	if (captured_for(g, e, w->priority))
+	if (captured_for(g, e, w->priority) || e->no_graph)
 		return 0;
 	if (shm_load_relaxed(&g->failed) != 0)
 		return -GPUQ_EDEVICE;
@@ -219,6 +219,16 @@ static void fail(struct graphs *g, const struct job *job)
 	shm_store_release_u32(&r->state, MSG_GRAPH_FAILED);
 }
 
+/* It stays as it is served now, for good. */
+static void leave_uncaptured(struct graph_entry *e)
+{
+	struct stats_graph *r = e->record;
+
+	e->no_graph = true;
+	snprintf(r->reason, sizeof(r->reason), "a kernel would be many times slower in a graph");
+	shm_store_release_u32(&r->state, MSG_GRAPH_DIRECT);
+}
+
 static void log_capture(struct graphs *g, const struct job *job)
 {
 	const uint64_t number = shm_load_relaxed(&g->options.stats->capture_count) + 1;
@@ -273,12 +283,15 @@ static void give_up(const struct graphs *g, const struct job *job)
 	shm_store_release_u32(&e->record->state, entry_captured(g, e) ? MSG_GRAPH_CAPTURED : state);
 }
 
-/* It has an executable, or it has failed. */
+/* It has an executable, or is better without, or it has failed. */
 static void end_job(struct graphs *g, const struct job *job)
 {
-	log_capture(g, job);
+	if (job->err <= 0)
+		log_capture(g, job);
 	if (job->err == 0)
 		publish(g, job);
+	else if (job->err > 0)
+		leave_uncaptured(job->entry);
 	else
 		fail(g, job);
 	/* After the executable is there: dispatch has one or the other in its view. */

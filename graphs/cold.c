@@ -156,7 +156,8 @@ void entry_want(struct graphs *g, struct graph_entry *e, uint32_t lane, enum urg
 /* A shape whose capture failed has to wait longer each time. */
 static bool may_promote(const struct graphs *g, const struct graph_entry *e, uint64_t now_ns)
 {
-	return !e->capturing && shm_load_relaxed(&e->wanted) == 0 && !entry_captured(g, e) &&
+	return !e->no_graph && !e->capturing && shm_load_relaxed(&e->wanted) == 0 &&
+		!entry_captured(g, e) &&
 		(e->failures == 0 || (!e->given_up && now_ns >= e->retry_ns));
 }
 
@@ -191,7 +192,7 @@ static void ask_for_capture(struct graphs *g, struct graph_entry *e, struct grap
 		return;
 	}
 	pthread_mutex_lock(&g->lock);
-	if (shm_load_relaxed(&e->direct) == 0 && !captured_for(g, e, w->priority)) {
+	if (shm_load_relaxed(&e->direct) == 0 && !e->no_graph && !captured_for(g, e, w->priority)) {
 		status = shm_load_relaxed(&g->stopped) != 0 ? -GPUQ_ECAPTURE : 1;
 		if (status == 1) {
 			e->failures = 0;

@@ -91,6 +91,7 @@ struct graph_entry {
 	uint64_t wanted_ns; /* or the rank in the hot list */
 	uint32_t failures;  /* in a row */
 	bool given_up;
+	bool no_graph; /* it would be slower */
 	uint64_t retry_ns;
 	uint64_t aged, aged_uses; /* see entry_heat() */
 
@@ -286,7 +287,8 @@ void record_destroy(struct graphs *g);
 
 /*
  * Makes an executable of a shape for a lane; nothing is published. On failure `why` has the step
- * that failed; NULL: it was given up, see capture_unwanted().
+ * that failed; NULL: it was given up, see capture_unwanted(). 1: none was made, since a kernel is
+ * much faster when it is launched.
  */
 int record_make(struct graphs *g, const struct graph_entry *e, uint32_t lane,
 	struct graph_exec **ret_exec, uint32_t *ret_kernels, const char **why);

@@ -210,6 +210,18 @@ static int record_exec(struct graphs *g, const struct plan *plan, uint32_t lane,
 	return err;
 }
 
+static bool records_badly(struct graphs *g, const struct plan *plan)
+{
+	bool badly = false;
+
+	for (uint32_t i = 0; i < plan->n_kernels && !badly; i++) {
+		const struct device_kernel kernel = plan_device_kernel(&plan->kernels[i], false);
+
+		badly = device_records_badly(g->options.device, &kernel);
+	}
+	return badly;
+}
+
 int record_make(struct graphs *g, const struct graph_entry *e, uint32_t lane,
 	struct graph_exec **ret_exec, uint32_t *ret_kernels, const char **why)
 {
@@ -225,6 +237,8 @@ int record_make(struct graphs *g, const struct graph_entry *e, uint32_t lane,
 		return err;
 	if (plan->scratch_bytes > g->options.scratch_bytes)
 		err = -GPUQ_ELIMIT;
+	else if (records_badly(g, plan))
+		err = 1;
 	if (err == 0) {
 		exec = calloc(1, sizeof(*exec));
 		err = exec == NULL ? -ENOMEM : 0;

@@ -224,7 +224,7 @@ enum msg_graph_state {
 	MSG_GRAPH_QUEUED = 2, /* waits for the capture thread */
 	MSG_GRAPH_CAPTURING = 3,
 	MSG_GRAPH_CAPTURED = 4,
-	MSG_GRAPH_DIRECT = 5, /* so few kernels that launching them one by one is faster */
+	MSG_GRAPH_DIRECT = 5, /* launching the kernels one by one is faster */
 	MSG_GRAPH_FAILED = 6, /* could not be captured: see reason */
 };
 

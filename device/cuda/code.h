@@ -11,6 +11,7 @@
 #include "device/work.h"
 
 #include <cuda_runtime_api.h>
+#include <stdbool.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -94,6 +95,9 @@ struct cuda_code {
 
 	/* Loads everything that launch() may need; called once for each device that is opened. */
 	int (*touch)(void);
+
+	/* device_records_badly() of device.h; NULL: never. */
+	bool (*records_badly)(const struct device_kernel *kernel);
 };
 
 extern const struct cuda_code *const cuda_codes[];

@@ -449,6 +449,7 @@ const struct device_driver gpuq_device_cuda = {
 	.fill = cuda_fill,
 	.signal = cuda_stream_signal,
 	.spoil = cuda_stream_spoil,
+	.records_badly = cuda_records_badly,
 	.capture_begin = cuda_capture_begin,
 	.capture_end = cuda_capture_end,
 	.graph_destroy = cuda_graph_destroy,

@@ -190,6 +190,7 @@ int cuda_event_await(struct device_event *event, struct device_stream *stream);
 int cuda_event_query(struct device_event *event);
 int cuda_launch(struct device_stream *stream, const struct device_kernel *kernel,
 	const struct device_args *args);
+bool cuda_records_badly(struct device *device, const struct device_kernel *kernel);
 int cuda_launch_inline(
 	struct device *device, const struct device_kernel *kernel, const struct device_args *args);
 int cuda_copy(struct device_stream *stream, void *to, const void *from, uint64_t bytes);

@@ -247,6 +247,14 @@ int cuda_launch(struct device_stream *stream, const struct device_kernel *kernel
 	return command_done(s, kernel->signal, code->launch(kernel, &cuda_args, &to));
 }
 
+bool cuda_records_badly(struct device *device, const struct device_kernel *kernel)
+{
+	const struct cuda_code *code = find_code(kernel->code->name);
+
+	cuda_enter(device);
+	return code != NULL && code->records_badly != NULL && code->records_badly(kernel);
+}
+
 int cuda_launch_inline(
 	struct device *device, const struct device_kernel *kernel, const struct device_args *args)
 {

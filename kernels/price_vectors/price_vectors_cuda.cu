@@ -48,4 +48,4 @@ static int touch(void)
 	return err != 0 ? err : dot_touch();
 }
 
-const struct cuda_code price_vectors_cuda = {"price_vectors", launch, command, touch};
+const struct cuda_code price_vectors_cuda = {"price_vectors", launch, command, touch, NULL};

@@ -209,4 +209,4 @@ static int touch(void)
 	return err != 0 ? err : touch_type<__nv_bfloat16>();
 }
 
-const struct cuda_code softmax_cuda = {"softmax", launch, command, touch};
+const struct cuda_code softmax_cuda = {"softmax", launch, command, touch, NULL};
