@@ -440,6 +440,27 @@ static void step_result_is_right(void **state)
 	harness_daemon_destroy(daemon);
 }
 
+/* As a GPU does whose module lacks the operator. */
+static void a_device_without_the_operator_says_so(void **state)
+{
+	static const char *const faults[] = {"--test-faults", "launch:1+=EOPNOTSUPP", NULL};
+	struct harness_daemon *daemon = harness_daemon_start(faults);
+	static float x[4 * 50000];
+	json_t *d;
+	int restarts;
+
+	save("x.npy", GPUQ_F32, 2, DIMS(4, 50000), x);
+	REFUSED(1, "argmax: this device has no form of that", "run", "argmax", "--in",
+		assign("x", "x.npy"));
+	REFUSED(1, "argmax: this device has no form of that", "run", "argmax", "--in",
+		assign("x", "x.npy"), "--capture");
+	d = JSON("status", "--json");
+	assert_int_equal(json_unpack(d, "{s:{s:i}}", "daemon", "device_restarts", &restarts), 0);
+	assert_int_equal(restarts, 0);
+	json_decref(d);
+	harness_daemon_destroy(daemon);
+}
+
 static void outputs_that_are_not_saved_are_shown(void **state)
 {
 	struct harness_daemon *daemon = harness_daemon_start(NULL);
@@ -652,6 +673,7 @@ int main(void)
 		HARNESS_TEST(softmax_is_right),
 		HARNESS_TEST(price_vectors_is_right),
 		HARNESS_TEST(step_result_is_right),
+		HARNESS_TEST(a_device_without_the_operator_says_so),
 		HARNESS_TEST(outputs_that_are_not_saved_are_shown),
 		HARNESS_TEST(graphs_are_listed_and_administered),
 		HARNESS_TEST(arguments_are_refused_by_name),
