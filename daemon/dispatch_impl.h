@@ -23,7 +23,7 @@
 #define MAX_EXECUTING (MAX_WORKS + COPY_STREAMS)
 /* So many channels of one priority may find no room before the others of it wait too. */
 #define MAX_TRIES 8u
-/* Wishes for captures that a channel may have waiting: they wait long, and slots are everybody's. */
+/* Wishes for captures that a channel may have waiting: slots are everybody's. */
 #define MAX_CAPTURES 8u
 /* Captures that are looked at in one round. */
 #define CAPTURES_AT_ONCE 16u
