@@ -17,7 +17,7 @@
 #include <pthread.h>
 
 /* What the graph cache can hold at once, captures aside. */
-#define MAX_WORKS ((GRAPHS_MAX_LANES + 1) * GRAPHS_LANE_DEPTH + GRAPHS_COLD_QUEUE)
+#define MAX_WORKS ((GRAPHS_MAX_LANES + 2) * GRAPHS_LANE_DEPTH + 2 * GRAPHS_COLD_QUEUE)
 /* Copies at once, beside these. */
 #define COPY_STREAMS 4u
 #define MAX_EXECUTING (MAX_WORKS + COPY_STREAMS)

@@ -214,7 +214,7 @@ static int create_table(struct graphs *g)
 
 static int create_lanes(struct graphs *g)
 {
-	const uint32_t n = (g->options.lanes + 1) * GRAPHS_LANE_DEPTH;
+	const uint32_t n = (g->options.lanes + COLD_LANES) * GRAPHS_LANE_DEPTH;
 	void *inner;
 	int err = device_alloc(
 		g->options.device, DEVICE_PINNED, n * sizeof(struct device_completion), &inner);
@@ -227,9 +227,12 @@ static int create_lanes(struct graphs *g)
 		err = lane_create(g, &g->lanes[i],
 			i < g->n_high ? DEVICE_PRIORITY_HIGH : DEVICE_PRIORITY_NORMAL,
 			&g->inner[i * GRAPHS_LANE_DEPTH]);
-	if (err == 0)
-		err = lane_create(g, &g->cold, DEVICE_PRIORITY_NORMAL,
-			&g->inner[g->options.lanes * GRAPHS_LANE_DEPTH]);
+	for (uint32_t i = 0; i < COLD_LANES && err == 0; i++) {
+		g->cold[i].lane.is_cold = true;
+		err = lane_create(g, &g->cold[i].lane,
+			i == cold_class(0) ? DEVICE_PRIORITY_HIGH : DEVICE_PRIORITY_NORMAL,
+			&g->inner[(g->options.lanes + i) * GRAPHS_LANE_DEPTH]);
+	}
 	return err;
 }
 
@@ -270,7 +273,8 @@ static void free_all(struct graphs *g)
 	destroy_execs(g);
 	for (uint32_t i = 0; i < g->options.lanes; i++)
 		lane_destroy(g, &g->lanes[i]);
-	lane_destroy(g, &g->cold);
+	for (uint32_t i = 0; i < COLD_LANES; i++)
+		lane_destroy(g, &g->cold[i].lane);
 	record_destroy(g);
 	device_free(g->options.device, DEVICE_PINNED, g->inner);
 	while (!LIST_EMPTY(&g->plans)) {
@@ -289,7 +293,6 @@ static void free_all(struct graphs *g)
 		free(node);
 	}
 	sem_destroy(&g->cold_wake);
-	sem_destroy(&g->cold_room);
 	sem_destroy(&g->capture_wake);
 	pthread_mutex_destroy(&g->lock);
 	pthread_mutex_destroy(&g->quiet);
@@ -328,7 +331,6 @@ int graphs_create(const struct graphs_options *options, struct graphs **ret_grap
 	pthread_mutex_init(&g->lock, NULL);
 	pthread_mutex_init(&g->quiet, NULL);
 	sem_init(&g->cold_wake, 0, 0);
-	sem_init(&g->cold_room, 0, GRAPHS_LANE_DEPTH);
 	sem_init(&g->capture_wake, 0, 0);
 	err = create_table(g);
 	if (err == 0)

@@ -43,11 +43,14 @@ static void free_garbage(struct graphs *g)
 	}
 }
 
-static void drop_plan(struct graphs *g, struct graph_entry *e)
+static void drop_plans(struct graphs *g, struct graph_entry *e)
 {
-	g->plan_bytes -= e->plan->bytes;
-	plan_release(g, e->plan);
-	e->plan = NULL;
+	for (uint32_t i = 0; i < COLD_LANES; i++) {
+		if (e->plans[i] != NULL)
+			g->plan_bytes -= e->plans[i]->bytes;
+		plan_release(g, e->plans[i]);
+		e->plans[i] = NULL;
+	}
 }
 
 /* Plans of cold shapes are kept as long as there is room: making one again takes longer. */
@@ -59,23 +62,25 @@ static void trim_plans(struct graphs *g, const struct graph_entry *keep)
 		for (uint32_t i = 0; i < g->options.max_graphs; i++) {
 			struct graph_entry *e = &g->entries[i];
 
-			if (e->plan == NULL || e == keep || shm_load_relaxed(&e->direct) != 0)
+			if (e->plans[0] == NULL && e->plans[1] == NULL)
+				continue;
+			if (e == keep || shm_load_relaxed(&e->direct) != 0)
 				continue;
 			if (oldest == NULL || e->plan_used_ns < oldest->plan_used_ns)
 				oldest = e;
 		}
 		if (oldest == NULL)
 			return;
-		drop_plan(g, oldest);
+		drop_plans(g, oldest);
 	}
 }
 
 /* The entry keeps the plan; a short one without inner tensors is dispatch's from here on. */
-static void adopt_plan(struct graphs *g, struct graph_entry *e, struct plan *plan)
+static void adopt_plan(struct graphs *g, struct graph_entry *e, struct plan *plan, uint32_t class)
 {
 	const bool direct = plan->n_kernels <= g->direct_kernels && plan->scratch_bytes == 0;
 
-	e->plan = plan;
+	e->plans[class] = plan;
 	shm_fetch_add(&plan->refs, 1);
 	pthread_mutex_lock(&g->lock);
 	e->record->kernels = plan->n_kernels;
@@ -93,8 +98,8 @@ static void adopt_plan(struct graphs *g, struct graph_entry *e, struct plan *pla
 static int make_plan(struct graphs *g, struct graph_work *w, struct plan **ret_plan)
 {
 	struct plan *plan;
-	int err = plan_create(
-		w->pipeline, w->call, g->cold.scratch, g->options.cost, &plan, &w->blame);
+	int err = plan_create(w->pipeline, w->call, g->cold[cold_class(w->priority)].lane.scratch,
+		g->options.cost, &plan, &w->blame);
 
 	if (err != 0)
 		return err;
@@ -107,16 +112,26 @@ static int make_plan(struct graphs *g, struct graph_work *w, struct plan **ret_p
 	return 0;
 }
 
+/* What the entry keeps; one without scratch memory serves both lanes. */
+static struct plan *kept_plan(const struct graph_entry *e, uint32_t class)
+{
+	const uint64_t direct = shm_load_relaxed(&e->direct);
+
+	return direct != 0 ? (struct plan *)(uintptr_t)direct : e->plans[class];
+}
+
 /* Finds or makes the work's entry (none when the table is full) and a reference to its plan. */
 static int find_shape(struct graphs *g, struct graph_work *w, struct graph_entry **ret_entry,
 	struct plan **ret_plan)
 {
 	struct graph_entry *e = table_find(g, w->call, w->hash);
+	const uint32_t class = cold_class(w->priority);
+	struct plan *kept = e == NULL ? NULL : kept_plan(e, class);
 	int err;
 
-	if (e != NULL && e->plan != NULL) {
-		shm_fetch_add(&e->plan->refs, 1);
-		*ret_plan = e->plan;
+	if (kept != NULL) {
+		shm_fetch_add(&kept->refs, 1);
+		*ret_plan = kept;
 	} else {
 		err = make_plan(g, w, ret_plan);
 		if (err != 0)
@@ -124,7 +139,7 @@ static int find_shape(struct graphs *g, struct graph_work *w, struct graph_entry
 		if (e == NULL)
 			e = table_add(g, w->call, w->pipeline, w->hash, w->uid);
 		if (e != NULL)
-			adopt_plan(g, e, *ret_plan);
+			adopt_plan(g, e, *ret_plan, class);
 	}
 	w->graph_id = 0;
 	if (e != NULL) {
@@ -235,105 +250,125 @@ static bool sem_wait_for(sem_t *sem, uint64_t ns)
 	return sem_clockwait(sem, CLOCK_MONOTONIC, &until) == 0;
 }
 
-/* Room in the cold lane is counted by a semaphore: dispatch gives it back. */
-static int wait_for_room(struct graphs *g, struct graph_work *w)
+static void refuse(struct graphs *g, struct graph_work *w, int err)
 {
-	for (;;) {
-		/* A device that has failed gives no room back. */
-		int err = graphs_saw(g, device_check(g->options.device));
-
-		if (err == 0)
-			err = admit(g, w);
-		if (err != 0)
-			return err;
-		if (sem_wait_for(&g->cold_room, WAITING_NS))
-			return 0;
-		(void)capture_answer(g);
-	}
+	if (!shm_compare_swap(&w->state, WORK_QUEUED, WORK_RUNNING) &&
+		shm_load_relaxed(&w->state) == WORK_CANCELED)
+		err = -ECANCELED;
+	work_complete(g, w, err);
 }
 
-static int start(struct graphs *g, struct graph_work *w)
-{
-	int err = -ECANCELED;
-
-	if (shm_compare_swap(&w->state, WORK_QUEUED, WORK_RUNNING))
-		err = lane_launch(g, lane_slot(&g->cold), w, w->plan, NULL, true);
-	if (err != 0)
-		sem_post(&g->cold_room);
-	return err;
-}
-
-static int serve(struct graphs *g, struct graph_work *w, struct plan **ret_plan)
+static int serve(struct graphs *g, struct graph_cold *cold, struct graph_work *w)
 {
 	struct graph_entry *e;
-	int err = admit(g, w);
+	struct plan *plan;
+	int err = find_shape(g, w, &e, &plan);
 
-	if (err == 0)
-		err = find_shape(g, w, &e, ret_plan);
-	if (err == 0 && w->precapture) {
-		plan_release(g, *ret_plan);
+	if (err != 0)
+		return err;
+	if (w->precapture) {
+		plan_release(g, plan);
 		ask_for_capture(g, e, w);
 		return 0;
 	}
-	if (err == 0 && e != NULL)
+	if (e != NULL)
 		count_cold_use(g, e, w);
-	if (err == 0)
-		err = wait_for_room(g, w);
-	if (err == 0) {
-		w->plan = *ret_plan;
-		err = start(g, w);
+	w->plan = plan;
+	if (shm_compare_swap(&w->state, WORK_QUEUED, WORK_RUNNING))
+		err = lane_launch(g, lane_slot(&cold->lane), w, plan, NULL, true);
+	else
+		err = -ECANCELED;
+	if (err != 0) {
+		w->plan = NULL;
+		plan_release(g, plan);
 	}
 	return err;
 }
 
-static struct graph_work *pop(struct graphs *g)
-{
-	const uint64_t cons = g->cold_cons;
-	struct graph_work *w;
+/* --- The queues ----------------------------------------------------------------------------- */
 
-	if (cons == shm_load_acquire(&g->cold_prod))
-		return NULL;
-	w = g->cold_ring[cons % GRAPHS_COLD_QUEUE];
-	shm_store_release(&g->cold_cons, cons + 1);
-	return w;
+static struct graph_work **place_of(struct graph_cold *cold, uint64_t position)
+{
+	return &cold->ring[position % GRAPHS_COLD_QUEUE];
 }
 
-/* One work, from the queue to the device or to its refusal. */
-static bool serve_next(struct graphs *g)
+static bool is_empty(const struct graph_cold *cold)
 {
-	struct graph_work *w = pop(g);
-	struct plan *plan = NULL;
+	return cold->cons == shm_load_acquire(&cold->prod);
+}
+
+/* Refuses what is not to be started any more, wherever it is in the queue. */
+static void sweep(struct graphs *g, struct graph_cold *cold)
+{
+	const uint64_t prod = shm_load_acquire(&cold->prod);
+
+	for (uint64_t i = cold->cons; i != prod; i++) {
+		struct graph_work *w = *place_of(cold, i);
+		const int err = w == NULL ? 0 : admit(g, w);
+
+		if (err == 0)
+			continue;
+		*place_of(cold, i) = NULL;
+		refuse(g, w, err);
+	}
+}
+
+/* Serves the first of a queue. False: there is none, or no room for it in its lane. */
+static bool serve_first(struct graphs *g, struct graph_cold *cold)
+{
+	struct graph_work *w;
 	int err;
 
-	if (w == NULL)
+	if (is_empty(cold))
 		return false;
-	err = serve(g, w, &plan);
-	if (err != 0) {
-		w->plan = NULL;
-		plan_release(g, plan);
-		work_complete(g, w, err);
-	}
+	w = *place_of(cold, cold->cons);
+	if (w != NULL && !w->precapture && lane_slot(&cold->lane) == NULL)
+		return false;
+	shm_store_release(&cold->cons, cold->cons + 1);
+	err = w == NULL ? 0 : serve(g, cold, w);
+	if (err != 0)
+		refuse(g, w, err);
 	return true;
+}
+
+/* Waits for works, for room, or for the time to look at those that wait. */
+static void wait_for_wake(struct graphs *g)
+{
+	const bool waits = !is_empty(&g->cold[0]) || !is_empty(&g->cold[1]);
+
+	if (!sem_wait_for(&g->cold_wake, waits || g->has_waiters ? WAITING_NS : IDLE_NS) && waits) {
+		/* A device that has failed gives no room back. */
+		(void)graphs_saw(g, device_check(g->options.device));
+	}
+	/* One look serves all that rang. */
+	while (sem_trywait(&g->cold_wake) == 0)
+		;
 }
 
 void *cold_main(void *graphs)
 {
 	struct graphs *g = graphs;
 	uint64_t answered_ns = 0;
+	bool served = false;
 
 	pthread_setname_np(pthread_self(), "gpuq-cold");
 	while (shm_load_acquire(&g->stopping) == 0) {
-		(void)sem_wait_for(&g->cold_wake, g->has_waiters ? WAITING_NS : IDLE_NS);
+		if (!served)
+			wait_for_wake(g);
 		table_sweep(g);
 		free_garbage(g);
-		(void)serve_next(g);
+		served = false;
+		for (uint32_t i = 0; i < COLD_LANES; i++) {
+			sweep(g, &g->cold[i]);
+			served |= serve_first(g, &g->cold[i]);
+		}
 		/* The capture thread does so between captures, and those may be long. */
 		if (g->has_waiters && graphs_now_ns(g) - answered_ns >= WAITING_NS) {
 			g->has_waiters = capture_answer(g);
 			answered_ns = graphs_now_ns(g);
 		}
 	}
-	while (serve_next(g))
-		;
+	for (uint32_t i = 0; i < COLD_LANES; i++)
+		sweep(g, &g->cold[i]);
 	return NULL;
 }

@@ -28,7 +28,10 @@
 
 #define GRAPHS_MAX_LANES 16
 #define GRAPHS_LANE_DEPTH 2
-/* Works that may wait for the cold-launch thread: few, since only the caller knows who is first. */
+/*
+ * Works of priority 0, and of the others, that may wait for the cold-launch thread: few, since only
+ * the caller knows who is first.
+ */
 #define GRAPHS_COLD_QUEUE 8
 #define GRAPHS_HOT_LIST 256 /* shapes in the hot list */
 
@@ -43,7 +46,7 @@ struct graphs_options {
 	struct stats_capture *captures;
 	uint32_t max_captures;
 	uint64_t budget_bytes;	    /* of all executables */
-	uint64_t scratch_bytes;	    /* of one lane; there are lanes + 3 such arenas */
+	uint64_t scratch_bytes;	    /* of one lane; there are lanes + 4 such arenas */
 	uint32_t lanes;		    /* 1 .. GRAPHS_MAX_LANES */
 	uint32_t promote_uses;	    /* so many uses ... */
 	uint64_t promote_window_ns; /* ... in this time make a shape worth a capture */

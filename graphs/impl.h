@@ -3,8 +3,8 @@
  * impl.h: the graph cache from inside; for the files of this folder and for its tests.
  *
  * Who writes what:
- *   dispatch      lanes but the cold one, graph_exec.in_flight, hits and uses of the records
- *   cold thread   the table, entries' identity and plans, the cold lane
+ *   dispatch      lanes but the cold ones, graph_exec.in_flight, hits and uses of the records
+ *   cold thread   the table, entries' identity and plans, the cold lanes
  *   any thread    with the lock: executables (publication and withdrawal), states, wishes
  *   capture thread  executables' making and end, the hot list
  *
@@ -56,8 +56,17 @@ struct graph_lane {
 	void *scratch;
 	char *staging;
 	struct graph_slot slots[GRAPHS_LANE_DEPTH];
-	uint64_t queued; /* works; a hot lane's is dispatch's alone */
+	uint64_t queued; /* works; dispatch's, and not of a cold lane */
+	bool is_cold;
 };
+
+/* Works of one class of priorities whose shapes are cold: their lane, and the queue for it. */
+struct graph_cold {
+	struct graph_lane lane;
+	uint64_t prod, cons;
+	struct graph_work *ring[GRAPHS_COLD_QUEUE]; /* NULL: answered before its turn */
+};
+#define COLD_LANES 2 /* of high priority, and the other */
 
 struct graph_exec {
 	struct device_exec *exec;
@@ -96,7 +105,7 @@ struct graph_entry {
 	uint64_t aged, aged_uses; /* see entry_heat() */
 
 	/* The cold thread's. */
-	struct plan *plan;
+	struct plan *plans[COLD_LANES]; /* each for the scratch memory of one lane */
 	uint64_t plan_used_ns;
 	uint64_t window_ns, window_uses;
 };
@@ -112,16 +121,14 @@ struct graphs {
 	uint32_t direct_kernels;
 	uint32_t n_high; /* lanes 0 .. n_high-1 serve priority 0; n_high..lanes-1 the others */
 	struct graph_lane lanes[GRAPHS_MAX_LANES];
-	struct graph_lane cold;
+	struct graph_cold cold[COLD_LANES];
 	struct device_completion *inner; /* of all slots */
 	uint64_t failed;		 /* 1: the device has, for good */
 	uint64_t stopping;		 /* 1: the threads end */
 
 	/* Dispatch's side. */
 	uint64_t section; /* odd: dispatch looks at the table */
-	uint64_t cold_prod, cold_cons;
-	struct graph_work *cold_ring[GRAPHS_COLD_QUEUE];
-	sem_t cold_wake, cold_room;
+	sem_t cold_wake;
 	uint64_t plan_garbage; /* struct plan *: list of plans that dispatch was the last to use */
 
 	/* The table: open addressing, entries lie as near behind their place as they can. */
@@ -257,6 +264,12 @@ uint32_t lane_of_class(const struct graphs *g, uint32_t priority, uint64_t hash)
 /* Asks for a capture. With the lock. */
 void entry_want(struct graphs *g, struct graph_entry *e, uint32_t lane, enum urgency urgency,
 	uint64_t wanted_ns);
+
+/* Which of the two serves works of this priority when their shapes are cold. */
+static inline uint32_t cold_class(uint32_t priority)
+{
+	return priority != 0;
+}
 
 /* Sets the mask's bits; true when they were not all set. Any thread. */
 bool mask_set(uint64_t *mask, uint64_t bits);

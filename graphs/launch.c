@@ -106,19 +106,22 @@ static void wish_for_another_lane(
 
 bool graphs_cold_room(const struct graphs *g, uint32_t priority)
 {
-	return g->cold_prod - shm_load_acquire(&g->cold_cons) < GRAPHS_COLD_QUEUE;
+	const struct graph_cold *cold = &g->cold[cold_class(priority)];
+
+	return cold->prod - shm_load_acquire(&cold->cons) < GRAPHS_COLD_QUEUE;
 }
 
 static int push_cold(struct graphs *g, struct graph_work *w)
 {
-	const uint64_t prod = g->cold_prod;
+	struct graph_cold *cold = &g->cold[cold_class(w->priority)];
+	const uint64_t prod = cold->prod;
 
 	w->no_cold_room = !graphs_cold_room(g, w->priority);
 	if (w->no_cold_room)
 		return -EAGAIN;
 	shm_store_relaxed(&w->state, WORK_QUEUED);
-	g->cold_ring[prod % GRAPHS_COLD_QUEUE] = w;
-	shm_store_release(&g->cold_prod, prod + 1);
+	cold->ring[prod % GRAPHS_COLD_QUEUE] = w;
+	shm_store_release(&cold->prod, prod + 1);
 	sem_post(&g->cold_wake);
 	return 0;
 }
@@ -306,8 +309,8 @@ void graphs_finish(struct graphs *g, struct graph_work *w)
 		struct graph_lane *lane = w->slot->lane;
 
 		shm_store_release(&w->slot->busy, 0);
-		if (lane == &g->cold)
-			sem_post(&g->cold_room);
+		if (lane->is_cold)
+			sem_post(&g->cold_wake);
 		else
 			lane->queued--;
 	}

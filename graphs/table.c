@@ -209,9 +209,11 @@ void table_forget(struct graphs *g, struct graph_entry *e)
 	/* Dispatch may just have wished for a lane: the wish goes with the entry. */
 	shm_store_release_u32(&e->record->state, 0);
 	shm_store_relaxed(&e->record->id, 0);
-	if (e->plan != NULL && direct == NULL)
-		g->plan_bytes -= e->plan->bytes;
-	plan_release(g, e->plan);
+	for (uint32_t i = 0; i < COLD_LANES; i++) {
+		if (e->plans[i] != NULL && direct == NULL)
+			g->plan_bytes -= e->plans[i]->bytes;
+		plan_release(g, e->plans[i]);
+	}
 	pipeline_unref(e->pipeline);
 	/* Not the record: dispatch may be counting a last use there. */
 	memset((char *)e + sizeof(e->record), 0, sizeof(*e) - sizeof(e->record));

@@ -360,7 +360,7 @@ static void hold_cold_works(struct rig *rig)
 	const struct device_args args = {.pointers = {NULL}};
 
 	shm_store_relaxed(&gate_open, 0);
-	assert_int_equal(device_launch(rig->graphs->cold.stream, &kernel, &args), 0);
+	assert_int_equal(device_launch(rig->graphs->cold[0].lane.stream, &kernel, &args), 0);
 }
 
 /* However many channels wait for room among cold works, what is hot goes past them. */

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Captures in the background: what they keep waiting, and in which order they come. */
+/*
+ * Who waits for whom: what goes on beside captures and in which order those come, and what cold
+ * works keep waiting.
+ */
 #include "tests/graphs/rig.h"
 #include "tests/harness.h"
 
@@ -152,13 +155,70 @@ static void test_captures_take_turns(void **state)
 	rig_free(rig);
 }
 
+/* --- Cold works ----------------------------------------------------------------------------- */
+
+/* Holds one of the workers by the stream of the cold lane for all but the first priority. */
+static void hold_cold_lane(struct rig *rig)
+{
+	static const struct device_code code = {"gate", run_gate};
+	const struct device_kernel kernel = {.code = &code, .units = 1};
+	const struct device_args args = {.pointers = {NULL}};
+
+	shm_store_relaxed(&gate_open, 0);
+	shm_store_relaxed(&gate_entered, 0);
+	assert_int_equal(device_launch(rig->g->cold[cold_class(1)].lane.stream, &kernel, &args), 0);
+	rig_await(&gate_entered, 1);
+}
+
+/*
+ * With the cold lane and its queue full, the first priority has another one; and what is in the
+ * queue is answered in time wherever it is there.
+ */
+static void test_cold_works_wait_alone(void **state)
+{
+	struct rig *rig = rig_new(NULL);
+	struct task *tasks[GRAPHS_LANE_DEPTH + GRAPHS_COLD_QUEUE], *first = task_gemv(rig, 3, 8, 8);
+	struct pipeline *p = rig_pipeline(rig, definition_layers(4, 8, 16, 3));
+	const uint32_t n = sizeof(tasks) / sizeof(tasks[0]);
+
+	hold_cold_lane(rig);
+	for (uint32_t i = 0; i < n; i++) {
+		tasks[i] = i == 0 ? task_pipeline(rig, p, 4, 3) : task_softmax(rig, 1 + i, 4);
+		if (i == 5)
+			tasks[i]->w.deadline_ns = clock_monotonic_ns() + 1000000;
+		while (task_launch(rig, tasks[i]) != 0)
+			usleep(200);
+	}
+	assert_int_equal(task_wait(rig, tasks[5]), -ETIMEDOUT);
+	assert_true(graphs_cancel(rig->g, &tasks[7]->w));
+	assert_int_equal(task_wait(rig, tasks[7]), -ECANCELED);
+	first->w.priority = 0;
+	assert_int_equal(task_run(rig, first), 0);
+	/* The same shape in both lanes, with scratch memory of each. */
+	struct task *same = task_pipeline(rig, p, 4, 3);
+	same->w.priority = 0;
+	assert_int_equal(task_run(rig, same), 0);
+	assert_false(task_done(tasks[0]));
+	shm_store_release(&gate_open, 1);
+	for (uint32_t i = 0; i < n; i++) {
+		if (i != 5 && i != 7)
+			assert_int_equal(task_wait(rig, tasks[i]), 0);
+		task_free(rig, tasks[i]);
+	}
+	task_free(rig, first);
+	task_free(rig, same);
+	pipeline_unref(p);
+	rig_free(rig);
+}
+
 int main(void)
 {
 	static const struct harness_test tests[] = {
 		HARNESS_TEST(test_captures_let_answers_go_on),
 		HARNESS_TEST(test_captures_no_long_warm_up),
 		HARNESS_TEST(test_captures_take_turns),
+		HARNESS_TEST(test_cold_works_wait_alone),
 	};
 
-	return harness_run("graphs-captures", tests, sizeof(tests) / sizeof(tests[0]));
+	return harness_run("graphs-turns", tests, sizeof(tests) / sizeof(tests[0]));
 }
