@@ -177,6 +177,54 @@ static void test_many_precaptures(void **state)
 	stop(&rig);
 }
 
+#define STEPS 500u
+
+/* y = softmax(softmax(... x)) over x[rows,columns], which takes a while to capture. */
+static struct gpuq_call *long_call(struct client *c, uint64_t rows, uint64_t columns)
+{
+	struct gpuq_pipeline_tensor tensors[STEPS + 1] = {
+		{"t0", GPUQ_PIPELINE_INPUT, GPUQ_F32, 2, {1, 1}}};
+	struct gpuq_pipeline_step steps[STEPS] = {{0}};
+	struct gpuq_tensor x = {.dtype = GPUQ_F32, .rank = 2, .dims = {rows, columns}}, y;
+	char names[STEPS + 1][8] = {"t0"};
+	struct gpuq_pipeline *p = NULL;
+	struct gpuq_call *call = NULL;
+
+	for (uint32_t k = 0; k < STEPS; k++) {
+		snprintf(names[k + 1], sizeof(names[0]), "t%u", k + 1);
+		tensors[k + 1] = (struct gpuq_pipeline_tensor){names[k + 1],
+			k + 1 == STEPS ? GPUQ_PIPELINE_OUTPUT : GPUQ_PIPELINE_INNER, GPUQ_F32};
+		steps[k] = (struct gpuq_pipeline_step){
+			.op = "softmax", .inputs = {names[k]}, .outputs = {names[k + 1]}};
+	}
+	if (gpuq_pipeline_create(c->g, 0, "long", tensors, STEPS + 1, steps, STEPS, &p) < 0)
+		fail_msg("gpuq_pipeline_create: %s", gpuq_error_detail());
+	assert_int_equal(gpuq_alloc(c->ch, rows * columns * sizeof(float), (void **)&x.data), 0);
+	y = x;
+	assert_int_equal(gpuq_alloc(c->ch, rows * columns * sizeof(float), (void **)&y.data), 0);
+	assert_int_equal(gpuq_pipeline_call_create(c->ch, p, &x, 1, &y, 1, &call), 0);
+	return call;
+}
+
+/* A long capture keeps nobody from opening a channel. */
+static void test_a_channel_during_a_capture(void **state)
+{
+	struct client other;
+	struct rig rig;
+
+	start(&rig, NULL);
+	struct gpuq_call *call = long_call(&rig.c, 64, 512);
+	assert_int_equal(gpuq_precapture(rig.c.ch, call, 5), 0);
+	const uint64_t begin_ns = clock_monotonic_ns();
+	client_open(&other, NULL);
+	assert_true(clock_monotonic_ns() - begin_ns < 1000000000u * harness_slowness());
+	client_close(&other);
+	const struct gpuq_completion c = classify_wait(rig.c.ch);
+	assert_int_equal(c.user_data, 5);
+	assert_int_equal(c.status, 0);
+	stop(&rig);
+}
+
 /* --- Administration ------------------------------------------------------------------------ */
 
 static void test_stop_and_resume(void **state)
@@ -516,6 +564,7 @@ int main(void)
 		HARNESS_TEST(test_precapture),
 		HARNESS_TEST(test_promotion),
 		HARNESS_TEST(test_many_precaptures),
+		HARNESS_TEST(test_a_channel_during_a_capture),
 		HARNESS_TEST(test_stop_and_resume),
 		HARNESS_TEST(test_evict),
 		HARNESS_TEST(test_who_sees_what),
