@@ -51,6 +51,13 @@ unsigned int harness_slowness(void)
 	return SLOWNESS;
 }
 
+bool harness_on_gpu(void)
+{
+	const char *device = getenv("GPUQ_DEVICE");
+
+	return device != NULL && strncmp(device, "cuda", 4) == 0;
+}
+
 bool harness_long(void)
 {
 	return getenv("TEST_LONG") != NULL;

@@ -68,6 +68,9 @@ bool harness_long(void);
 /* How much slower this build may be than a plain one: 1, more under a sanitizer. */
 unsigned int harness_slowness(void);
 
+/* Whether GPUQ_DEVICE has gpuqd drive a GPU: faster, and without memory that a test can map. */
+bool harness_on_gpu(void);
+
 /* --- Running programs ---------------------------------------------------------------------- */
 
 struct harness_output {

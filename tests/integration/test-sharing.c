@@ -267,25 +267,47 @@ static void test_orphans_count(void **state)
 #define BUFFERS 24u
 #define SECRET 0xa5
 
+/*
+ * Sets all memory of a buffer to one byte after it has found `expected` there: where the CPU can
+ * map it through an export, since that reaches what lies behind the part that a client may use.
+ */
+static void fill_memory(struct client *c, struct gpuq_buf *buf, uint8_t expected, uint8_t byte)
+{
+	static uint8_t wanted[UNIT], filled[UNIT], got[UNIT];
+	struct gpuq_buf_export export;
+	struct stat st;
+
+	memset(wanted, expected, UNIT);
+	memset(filled, byte, UNIT);
+	assert_int_equal(gpuq_buf_export(buf, &export), 0);
+	assert_int_equal(export.whole_bytes, UNIT);
+	if (harness_on_gpu()) {
+		assert_int_equal(gpuq_buf_read(c->ch, buf, 0, got, UNIT), 0);
+		assert_memory_equal(got, wanted, UNIT);
+		assert_int_equal(gpuq_buf_write(c->ch, buf, 0, filled, UNIT), 0);
+	} else {
+		/* The descriptor is one of this buffer, and of nothing else. */
+		assert_int_equal(fstat(export.fd, &st), 0);
+		assert_int_equal(st.st_size, UNIT);
+		void *map = mmap(NULL, UNIT, PROT_READ | PROT_WRITE, MAP_SHARED, export.fd, 0);
+		assert_true(map != MAP_FAILED);
+		assert_memory_equal(map, wanted, UNIT);
+		memcpy(map, filled, UNIT);
+		munmap(map, UNIT);
+	}
+	close(export.fd);
+}
+
 /* Fills buffers with a pattern; some it frees, some go with it. */
 static void secretive_main(struct child *child)
 {
 	const struct gpuq_channel_options options = {.arena_bytes = 4 * MIB};
-	static uint8_t secret[UNIT];
 	struct client c;
 
-	memset(secret, SECRET, sizeof(secret));
 	client_open(&c, &options);
 	for (uint32_t i = 0; i < BUFFERS; i++) {
-		struct gpuq_buf *buf = alloc_buf(c.g, 1000);
-		/* Also what lies behind the part that it may use, by way of an export. */
-		struct gpuq_buf_export export;
-		assert_int_equal(gpuq_buf_export(buf, &export), 0);
-		void *map = mmap(NULL, UNIT, PROT_READ | PROT_WRITE, MAP_SHARED, export.fd, 0);
-		assert_true(map != MAP_FAILED);
-		memcpy(map, secret, UNIT);
-		munmap(map, UNIT);
-		close(export.fd);
+		struct gpuq_buf *buf = alloc_buf(c.g, harness_on_gpu() ? UNIT : 1000);
+		fill_memory(&c, buf, 0, SECRET);
 		if (i % 2 == 0)
 			gpuq_buf_free(buf);
 	}
@@ -301,9 +323,7 @@ static void curious_main(struct child *child)
 	static const uint8_t zeros[UNIT];
 	static uint8_t got[UNIT];
 	struct gpuq_buf *bufs[BUFFERS];
-	struct gpuq_buf_export export;
 	struct client c;
-	struct stat st;
 
 	become_nobody();
 	client_open(&c, NULL);
@@ -311,18 +331,8 @@ static void curious_main(struct child *child)
 		bufs[i] = alloc_buf(c.g, UNIT);
 		assert_int_equal(gpuq_buf_read(c.ch, bufs[i], 0, got, UNIT), 0);
 		assert_memory_equal(got, zeros, UNIT);
-		/* The descriptor is one of this buffer, and of nothing else. */
-		assert_int_equal(gpuq_buf_export(bufs[i], &export), 0);
-		assert_int_equal(fstat(export.fd, &st), 0);
-		assert_int_equal(st.st_size, UNIT);
-		assert_int_equal(export.whole_bytes, UNIT);
-		uint8_t *map = mmap(NULL, UNIT, PROT_READ | PROT_WRITE, MAP_SHARED, export.fd, 0);
-		assert_true(map != MAP_FAILED);
-		assert_memory_equal(map, zeros, UNIT);
 		/* Writes to one show up in no other. */
-		memset(map, (int)i + 1, UNIT);
-		munmap(map, UNIT);
-		close(export.fd);
+		fill_memory(&c, bufs[i], 0, (uint8_t)(i + 1));
 	}
 	for (uint32_t i = 0; i < BUFFERS; i++) {
 		assert_int_equal(gpuq_buf_read(c.ch, bufs[i], UNIT - 1, got, 1), 0);

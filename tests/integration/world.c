@@ -12,6 +12,7 @@
 #define AWAIT_MS 10000
 /* The C library keeps a little of what was freed, and page tables and stacks warm up. */
 #define PSS_SLACK_KIB 1024
+#define CUDA_SLACK_KIB (128u << 10)
 
 static bool names_segment(const char *text)
 {
@@ -130,8 +131,12 @@ struct world world_look(const struct harness_daemon *daemon)
 
 static bool process_is_back(const struct world_process *now, const struct world_process *before)
 {
-	/* A sanitizer keeps freed memory for a while, and its own books besides. */
-	bool memory = harness_slowness() > 1 || now->pss_kib <= before->pss_kib + PSS_SLACK_KIB;
+	/*
+	 * A sanitizer keeps freed memory for a while, and its own books besides; CUDA takes 700
+	 * MiB, give or take some.
+	 */
+	const uint64_t slack_kib = harness_on_gpu() ? CUDA_SLACK_KIB : PSS_SLACK_KIB;
+	bool memory = harness_slowness() > 1 || now->pss_kib <= before->pss_kib + slack_kib;
 
 	return memory && now->fds == before->fds && now->threads == before->threads &&
 		now->segments == before->segments;
