@@ -13,6 +13,7 @@
 #define OTHER 1u
 #define HANDLE 0x00050002u
 #define BYTES (512u << 10)
+#define PIECE (BYTES / RIG_ENTRIES)
 #define DATA 4096u /* behind the argument blocks */
 #define PATIENCE_MS 10000
 
@@ -224,12 +225,17 @@ static void test_tensors(void **state)
 
 /* --- What is in flight --------------------------------------------------------------------- */
 
-/* Submits copies of half a MiB; one thread copies them, so most have to wait. */
+/* Submits copies back and forth, of a piece each: some run at once, and none in any order. */
 static void submit_copies(struct rig_client *c, uint32_t n)
 {
 	for (uint32_t i = 0; i < n; i++) {
 		const struct wire_copy copy = {
-			.arena_offset = DATA, .buffer = HANDLE, .bytes = BYTES, .to_buffer = i % 2};
+			.arena_offset = DATA + i * PIECE,
+			.buffer_offset = i * PIECE,
+			.buffer = HANDLE,
+			.bytes = PIECE,
+			.to_buffer = i % 2,
+		};
 		const struct wire_sqe sqe = copy_entry(c, i, &copy);
 		rig_write(c, &sqe);
 	}
