@@ -277,7 +277,7 @@ static void control_end(struct control *c)
 	listener_close(&c->listener);
 	if (c->ring.ring_fd >= 0)
 		io_uring_queue_exit(&c->ring);
-	free(c->buffers);
+	buffer_records_destroy(c);
 	registration_table_destroy(c);
 	free(c->channels);
 	free(c->sessions);

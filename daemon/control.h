@@ -504,6 +504,9 @@ void channel_poisoned(struct control *c, struct channel *ch);
 
 int buffer_records_create(struct control *c);
 
+/* At the end, when nobody is told anything any more: some may still be on their way back. */
+void buffer_records_destroy(struct control *c);
+
 /* MSG_BUFFER_ALLOC, _EXPORT, _GRANT, _ACCEPT, _FREE. */
 void buffer_alloc(struct control *c, struct session *s, const void *msg);
 void buffer_export(struct control *c, struct session *s, const void *msg);

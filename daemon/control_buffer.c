@@ -103,6 +103,21 @@ int buffer_records_create(struct control *c)
 	return 0;
 }
 
+void buffer_records_destroy(struct control *c)
+{
+	struct holder *h;
+
+	for (uint64_t i = 0; c->buffers != NULL && i < c->config->max_buffers; i++) {
+		while ((h = LIST_FIRST(&c->buffers[i].holders)) != NULL) {
+			LIST_REMOVE(h, of_buffer);
+			free(h);
+		}
+		if (c->buffers[i].fd >= 0)
+			close(c->buffers[i].fd);
+	}
+	free(c->buffers);
+}
+
 /* The buffer with this handle, in whatever state; NULL: none. */
 static struct buffer *buffer_find(const struct control *c, uint32_t handle)
 {
