@@ -69,8 +69,9 @@ static int load_stream_step(const json_t *json, const char *type, struct decoder
 	return r;
 }
 
-static int load_step(const json_t *json, const char *type, struct decoder *d)
+static int load_step(const json_t *json, const char *type, void *context)
 {
+	struct decoder *d = context;
 	struct decoder_step *step = &d->steps[d->n_steps];
 
 	if (strcmp(type, "ByteLevel") == 0 && !d->byte_fallback) {
@@ -102,39 +103,12 @@ static int load_step(const json_t *json, const char *type, struct decoder *d)
 	return text_fail(-ENOTSUP, "the decoder %s is not supported", type);
 }
 
-static int load_steps(const json_t *json, struct decoder *d, int depth)
-{
-	const json_t *list, *element;
-	const char *type;
-	size_t i;
-	int r = json_get_type(json, WHERE, &type);
-
-	if (r < 0)
-		return r;
-	if (strcmp(type, "Sequence") != 0)
-		return load_step(json, type, d);
-	if (depth == SEQUENCE_DEPTH_MAX)
-		return text_fail(-EFBIG, "%s: the sequences are too deep", WHERE);
-	r = json_get_array(json, WHERE, "decoders", DECODER_STEPS_MAX, &list);
-	if (r < 0)
-		return r;
-	json_array_foreach(list, i, element)
-	{
-		r = load_steps(element, d, depth + 1);
-		if (r < 0)
-			return r;
-	}
-	return 0;
-}
-
 int decoder_load(const json_t *json, struct decoder *ret_decoder)
 {
-	*ret_decoder = (struct decoder){0};
-	if (json == NULL || json_is_null(json)) {
-		ret_decoder->spaces = true;
-		return 0;
-	}
-	return load_steps(json, ret_decoder, 0);
+	static const struct json_steps steps = {WHERE, "decoders", DECODER_STEPS_MAX, load_step};
+
+	*ret_decoder = (struct decoder){.spaces = json == NULL || json_is_null(json)};
+	return json_each_step(json, &steps, ret_decoder);
 }
 
 void decoder_finish(struct decoder *decoder)

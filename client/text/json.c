@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* json.c: members of JSON objects, checked. */
+/* json.c: members of JSON objects, checked, and the walk over sequences of steps. */
 #include "client/text/json.h"
+
+#define SEQUENCE_DEPTH_MAX 8
 
 static int wrong(const char *where, const char *key, const json_t *value, const char *wanted)
 {
@@ -85,4 +87,36 @@ int json_get_choice(const json_t *object, const char *where, const char *key,
 	}
 	return text_fail(
 		-ENOTSUP, "%s: %s '%s' is not supported", where, key, json_string_value(value));
+}
+
+static int each_step(const json_t *json, const struct json_steps *steps, void *context, int depth)
+{
+	const json_t *list, *element;
+	const char *type;
+	size_t i;
+	int r = json_get_type(json, steps->where, &type);
+
+	if (r < 0)
+		return r;
+	if (strcmp(type, "Sequence") != 0)
+		return steps->load(json, type, context);
+	if (depth == SEQUENCE_DEPTH_MAX)
+		return text_fail(-EFBIG, "%s: the sequences are too deep", steps->where);
+	r = json_get_array(json, steps->where, steps->list, steps->max, &list);
+	if (r < 0)
+		return r;
+	json_array_foreach(list, i, element)
+	{
+		r = each_step(element, steps, context, depth + 1);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+int json_each_step(const json_t *json, const struct json_steps *steps, void *context)
+{
+	if (json == NULL || json_is_null(json))
+		return 0;
+	return each_step(json, steps, context, 0);
 }

@@ -31,7 +31,15 @@ int json_get_type(const json_t *object, const char *where, const char **ret_type
 int json_get_choice(const json_t *object, const char *where, const char *key,
 	const char *const *names, unsigned int *ret_index);
 
-/* Steps of a "Sequence" may be Sequences themselves, down to here. */
-#define SEQUENCE_DEPTH_MAX 8
+/* A section of the file: a step, or a "Sequence", whose steps may be Sequences themselves. */
+struct json_steps {
+	const char *where; /* its name, for sentences */
+	const char *list;  /* the member of a Sequence that lists its steps */
+	size_t max;	   /* the longest list */
+	int (*load)(const json_t *step, const char *type, void *context);
+};
+
+/* Loads each step, in their order, until one fails; none when json is missing or null. -errno. */
+int json_each_step(const json_t *json, const struct json_steps *steps, void *context);
 
 #endif

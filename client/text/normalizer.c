@@ -67,8 +67,14 @@ static bool load_form(const char *type, struct normalizer_step *step)
 	return false;
 }
 
-static int load_step(const json_t *json, const char *type, struct normalizer_step *step)
+static int load_step(const json_t *json, const char *type, void *context)
 {
+	struct normalizer *n = context;
+
+	if (n->n_steps == NORMALIZER_STEPS_MAX)
+		return text_fail(
+			-EFBIG, "the normalizer has more than %d steps", NORMALIZER_STEPS_MAX);
+	struct normalizer_step *step = &n->steps[n->n_steps++];
 	if (load_form(type, step))
 		return 0;
 	if (strcmp(type, "Replace") == 0)
@@ -88,41 +94,13 @@ static int load_step(const json_t *json, const char *type, struct normalizer_ste
 	return 0;
 }
 
-static int load_steps(const json_t *json, struct normalizer *n, int depth)
-{
-	const json_t *list, *element;
-	const char *type;
-	size_t i;
-	int r = json_get_type(json, WHERE, &type);
-
-	if (r < 0)
-		return r;
-	if (strcmp(type, "Sequence") != 0) {
-		if (n->n_steps == NORMALIZER_STEPS_MAX)
-			return text_fail(-EFBIG, "the normalizer has more than %d steps",
-				NORMALIZER_STEPS_MAX);
-		return load_step(json, type, &n->steps[n->n_steps++]);
-	}
-	if (depth == SEQUENCE_DEPTH_MAX)
-		return text_fail(-EFBIG, "%s: the sequences are too deep", WHERE);
-	r = json_get_array(json, WHERE, "normalizers", NORMALIZER_STEPS_MAX, &list);
-	if (r < 0)
-		return r;
-	json_array_foreach(list, i, element)
-	{
-		r = load_steps(element, n, depth + 1);
-		if (r < 0)
-			return r;
-	}
-	return 0;
-}
-
 int normalizer_load(const json_t *json, struct normalizer *ret_normalizer)
 {
+	static const struct json_steps steps = {
+		WHERE, "normalizers", NORMALIZER_STEPS_MAX, load_step};
+
 	*ret_normalizer = (struct normalizer){0};
-	if (json == NULL || json_is_null(json))
-		return 0;
-	return load_steps(json, ret_normalizer, 0);
+	return json_each_step(json, &steps, ret_normalizer);
 }
 
 void normalizer_finish(struct normalizer *normalizer)

@@ -103,33 +103,13 @@ static int load_template(const json_t *json, struct postprocessor *p)
 	return r;
 }
 
-static int load_processor(const json_t *json, struct postprocessor *p, int depth)
+static int load_processor(const json_t *json, const char *type, void *context)
 {
-	const json_t *list, *element;
-	const char *type;
-	size_t i;
-	int r = json_get_type(json, WHERE, &type);
-
-	if (r < 0)
-		return r;
 	if (strcmp(type, "ByteLevel") == 0)
 		return 0; /* moves offsets, which nobody asks for here */
 	if (strcmp(type, "TemplateProcessing") == 0)
-		return load_template(json, p);
-	if (strcmp(type, "Sequence") != 0)
-		return text_fail(-ENOTSUP, "the post_processor %s is not supported", type);
-	if (depth == SEQUENCE_DEPTH_MAX)
-		return text_fail(-EFBIG, "%s: the sequences are too deep", WHERE);
-	r = json_get_array(json, WHERE, "processors", TEMPLATE_IDS_MAX, &list);
-	if (r < 0)
-		return r;
-	json_array_foreach(list, i, element)
-	{
-		r = load_processor(element, p, depth + 1);
-		if (r < 0)
-			return r;
-	}
-	return 0;
+		return load_template(json, context);
+	return text_fail(-ENOTSUP, "the post_processor %s is not supported", type);
 }
 
 static int load_direction(const json_t *json, const char *where, bool *ret_left)
@@ -202,12 +182,12 @@ static int load_padding(const json_t *json, struct postprocessor *p)
 
 int postprocessor_load(const json_t *json, struct postprocessor *ret_postprocessor)
 {
-	const json_t *processor = json_object_get(json, "post_processor");
-	int r = 0;
+	static const struct json_steps processors = {
+		WHERE, "processors", TEMPLATE_IDS_MAX, load_processor};
 
 	*ret_postprocessor = (struct postprocessor){0};
-	if (processor != NULL && !json_is_null(processor))
-		r = load_processor(processor, ret_postprocessor, 0);
+	int r = json_each_step(
+		json_object_get(json, "post_processor"), &processors, ret_postprocessor);
 	if (r == 0)
 		r = load_truncation(json_object_get(json, "truncation"), ret_postprocessor);
 	if (r == 0)

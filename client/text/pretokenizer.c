@@ -142,8 +142,10 @@ static int load_punctuation(const json_t *json, struct pretokenizer *p)
 	return add_split(p, PUNCTUATION, (enum split_behavior)behavior);
 }
 
-static int load_stage(const json_t *json, const char *type, struct pretokenizer *p)
+static int load_stage(const json_t *json, const char *type, void *context)
 {
+	struct pretokenizer *p = context;
+
 	if (strcmp(type, "ByteLevel") == 0)
 		return load_byte_level(json, p);
 	if (strcmp(type, "Split") == 0)
@@ -159,39 +161,14 @@ static int load_stage(const json_t *json, const char *type, struct pretokenizer 
 	return text_fail(-ENOTSUP, "the pre_tokenizer %s is not supported", type);
 }
 
-static int load_stages(const json_t *json, struct pretokenizer *p, int depth)
-{
-	const json_t *list, *element;
-	const char *type;
-	size_t i;
-	int r = json_get_type(json, WHERE, &type);
-
-	if (r < 0)
-		return r;
-	if (strcmp(type, "Sequence") != 0)
-		return load_stage(json, type, p);
-	if (depth == SEQUENCE_DEPTH_MAX)
-		return text_fail(-EFBIG, "%s: the sequences are too deep", WHERE);
-	r = json_get_array(json, WHERE, "pretokenizers", PRETOKENIZER_STAGES_MAX, &list);
-	if (r < 0)
-		return r;
-	json_array_foreach(list, i, element)
-	{
-		r = load_stages(element, p, depth + 1);
-		if (r < 0)
-			return r;
-	}
-	return 0;
-}
-
 int pretokenizer_load(const json_t *json, struct pretokenizer *ret_pretokenizer)
 {
+	static const struct json_steps stages = {
+		WHERE, "pretokenizers", PRETOKENIZER_STAGES_MAX, load_stage};
 	struct pretokenizer *p = ret_pretokenizer;
 
 	*p = (struct pretokenizer){0};
-	if (json == NULL || json_is_null(json))
-		return 0;
-	int r = load_stages(json, p, 0);
+	int r = json_each_step(json, &stages, p);
 	if (r == 0 && p->n_stages > 0 && p->stages[p->n_stages - 1].kind == STAGE_BYTES) {
 		p->n_stages--;
 		p->bytes = true;
