@@ -28,7 +28,9 @@ struct world world_look(const struct harness_daemon *daemon);
 
 /*
  * Waits (bounded) until everything of which gpuqd must hold no more than before is back: all but
- * the counters of restarts, deaths and poisoned channels. Fails the test, naming what is not.
+ * the counters of restarts, deaths and poisoned channels. Work may be less than before; where
+ * others work meanwhile, the caller says how much of it may be theirs. Fails the test, naming what
+ * is not back.
  */
 void world_await(const struct harness_daemon *daemon, const struct world *before);
 
