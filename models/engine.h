@@ -1,0 +1,215 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * engine.h: sessions over a loaded model, and which of their tokens are computed together.
+ *
+ * A session is a text. A request appends tokens to it and asks what may follow (ENGINE_STEP), or
+ * appends tokens and then more that the device samples (ENGINE_GENERATE). Requests of a session
+ * run one after another. A request that ends with an error leaves the text as it was before it.
+ *
+ * Batches. One step of the model runs at a time, of one kind (enum model_step). Requests with at
+ * most ENGINE_DECODE_TOKENS tokens to compute are taken together into decode steps, up to
+ * max_batch sessions; longer ones are computed in chunks of chunk_tokens between decode steps,
+ * sessions taking turns. Kinds that have something to do take turns too. A decode step starts when
+ * all sessions that were in the last one of its kind have asked again, or when gather_percent of
+ * that step's time has passed since its end: who is late misses a step and delays nobody.
+ *
+ * Shapes: numbers of tokens, sessions and rows are exact; contexts are rounded up to multiples of
+ * bucket_tokens, which makes graphs repeat. A step whose shape is not captured is launched kernel
+ * by kernel; after a decode step, captures of the next batch size and the next bucket are wished
+ * for.
+ *
+ * KV blocks (kv.h). Equal openings of sessions of one salt are computed once. When blocks run out,
+ * idle sessions lose theirs, then those whose request came later or is of lower priority; what was
+ * lost is computed again before the session's next token, and nothing but time tells.
+ *
+ * A client's memory: tokens and ids are copied once, when the request starts, and the copy is
+ * checked; results are only written.
+ *
+ * One thread uses an engine, dispatch. Nothing but engine_create() and engine_destroy() allocates
+ * or blocks. A test plays dispatch by calling engine_poll().
+ */
+#ifndef GPUQ_MODELS_ENGINE_H
+#define GPUQ_MODELS_ENGINE_H
+
+#include "models/model.h"
+
+#define ENGINE_MAX_BATCH 64u
+#define ENGINE_MAX_IDS 256u
+#define ENGINE_MAX_QUEUED 8u	 /* requests of one session, the one that runs included */
+#define ENGINE_DECODE_TOKENS 16u /* with more to compute, a request is computed in chunks */
+
+struct engine;
+struct engine_session;
+
+/* What an engine has to know of a model. */
+struct engine_model {
+	struct {
+		const struct op *op;
+		struct pipeline *pipeline; /* NULL: the operator itself */
+	} steps[MODEL_STEPS];
+	uint32_t vocab, top_k;
+	uint32_t kv_blocks; /* besides block 0 */
+	uint32_t max_session_tokens;
+	void *const *caches; /* of the layers; each begins with block 0 */
+	uint32_t n_caches;
+	uint64_t block_bytes; /* of one block in one of them */
+	const int32_t *eos;
+	uint32_t eos_count;
+};
+
+struct engine_options {
+	struct device *device;
+	struct graphs *graphs;
+	struct clock_line clock;
+	struct engine_model model; /* what it points to outlives the engine */
+	uint32_t max_sessions;
+	uint32_t max_batch;	 /* 1 .. ENGINE_MAX_BATCH */
+	uint32_t chunk_tokens;	 /* at least 1; 256 is usual */
+	uint32_t bucket_tokens;	 /* at least 1: graphs of exact lengths; 64 is usual */
+	uint32_t gather_percent; /* 10 is usual */
+};
+
+enum engine_kind {
+	ENGINE_STEP,
+	ENGINE_GENERATE,
+};
+
+/* Lives with the caller from engine_submit() until engine_take_done() gives it back. */
+struct engine_request {
+	enum engine_kind kind;
+	struct engine_session *session;
+	uint32_t priority;    /* 0 is first */
+	uint64_t deadline_ns; /* of the engine's clock; 0: none */
+	const void *tokens;   /* i32[n_tokens], at any address, n_tokens at least 1 */
+	uint32_t n_tokens;
+	float temperature;
+	void *out;
+	uint64_t out_bytes;
+
+	/*
+	 * ENGINE_STEP: out has `rows` records of wire_row_bytes(top_k, n_ids) bytes each: a struct
+	 * wire_row, i32 tokens[top_k], f32 values[top_k], f32 named[n_ids]; the candidates are
+	 * fewer than top_k when the model gives fewer, and -1 and -inf then fill up.
+	 */
+	uint32_t rows;	/* the last so many tokens of the request; 0 .. n_tokens */
+	uint32_t top_k; /* 0 .. MODEL_MAX_TOP_K */
+	uint32_t n_ids; /* 0 .. ENGINE_MAX_IDS */
+	const void *ids;
+	/*
+	 * NULL, or where full rows go, f32[rows, vocab], as the device sees it; the rows of `out`
+	 * then say no more than lse and entropy: top_k and n_ids are 0.
+	 */
+	void *device_logits;
+
+	/*
+	 * ENGINE_GENERATE: out gets i32 tokens[n_generate] and, behind these, their f32
+	 * logprobs[n_generate]. The last token made is not part of the session's text: the next
+	 * request would give it. Tokens are drawn by seed and position, so a text that is generated
+	 * in two parts is the one that is generated in one.
+	 */
+	uint32_t n_generate;
+	uint64_t seed;
+	bool stop; /* ends with a token that ends a text, which is the last one made */
+
+	/* Valid at the end. */
+	int status;	     /* 0, or a negative error */
+	uint32_t n_made;     /* tokens generated */
+	uint64_t started_ns; /* when it first went to the device; 0: it never did */
+	uint64_t ended_ns;
+
+	/* Private to the engine. */
+	struct engine_request *next;
+	uint64_t arrival;
+	bool canceled;
+};
+
+struct engine_stats {
+	uint32_t sessions;
+	struct kv_stats kv;
+	uint64_t prompt_tokens;	   /* given by requests */
+	uint64_t computed_tokens;  /* on the device, those of preempted sessions again */
+	uint64_t generated_tokens; /* sampled on the device */
+	uint64_t steps[MODEL_STEPS];
+	uint64_t rows; /* answers */
+};
+
+/*
+ * -EINVAL for options out of range, -GPUQ_ELIMIT when a step's tensors would be larger than
+ * memory can be, -ENOMEM, or the device's error.
+ */
+int engine_create(const struct engine_options *options, struct engine **ret_engine);
+
+/*
+ * Waits for a step under way, unless the device has failed. Sessions end with it; requests that
+ * have not been taken back are forgotten. NULL is fine.
+ */
+void engine_destroy(struct engine *engine);
+
+/* What of a loaded model an engine has to know. */
+struct engine_model engine_model_of(const struct model *model);
+
+/*
+ * A session without text, charged to the client; sessions of one salt share openings. -GPUQ_ELIMIT
+ * when max_sessions are open, -GPUQ_EDEVICE when the device has failed.
+ */
+int engine_session_open(struct engine *engine, struct kv_client *client, uint64_t salt,
+	struct engine_session **ret_session);
+
+/*
+ * A second session with the same text. -EBUSY while the session has requests, -GPUQ_EKV above the
+ * client's quota; and as engine_session_open().
+ */
+int engine_session_fork(struct engine_session *session, struct engine_session **ret_session);
+
+/* Leaves the first `tokens` tokens. -EBUSY as above, -EINVAL when there are fewer. */
+int engine_session_truncate(struct engine_session *session, uint32_t tokens);
+
+/*
+ * The caller's pointer is gone; requests of the session end with -ECANCELED, one that the device is
+ * working at when that is done. NULL is fine.
+ */
+void engine_session_close(struct engine_session *session);
+
+/* Of the text, those of a request under way included. */
+uint32_t engine_session_tokens(const struct engine_session *session);
+
+/*
+ * 0: it will end, and engine_take_done() gives it back. Otherwise nothing happened: -GPUQ_EPARAM
+ * for numbers that do not fit each other, -GPUQ_ETOKEN without tokens, -GPUQ_ECONTEXT for more
+ * tokens than a session can have, -GPUQ_ELIMIT when ENGINE_MAX_QUEUED are queued, -GPUQ_EDEVICE.
+ *
+ * It ends with 0; -GPUQ_ETOKEN: a token outside the vocabulary; -GPUQ_ECONTEXT: the text would be
+ * too long; -GPUQ_EKV: above the client's quota, or more than the cache can hold; -ECANCELED;
+ * -ETIMEDOUT: the deadline, which is looked at before it starts and between its steps;
+ * -GPUQ_EDEVICE; or the error for which the cache of graphs refused its step.
+ */
+int engine_submit(struct engine *engine, struct engine_request *request);
+
+/*
+ * True: it will end with -ECANCELED, soon. False: its last step is on the device, or it has ended.
+ * The request is under way, or ended and not yet taken back.
+ */
+bool engine_cancel(struct engine *engine, struct engine_request *request);
+
+/* Goes on with what can go on; true when something did. */
+bool engine_poll(struct engine *engine);
+
+/* A request that has ended, in the order of their ends. NULL: none. */
+struct engine_request *engine_take_done(struct engine *engine);
+
+/* A request is under way. */
+bool engine_busy(const struct engine *engine);
+
+/*
+ * When engine_poll() may have something to do that nothing rings for: now while a gather window
+ * runs or room is waited for, UINT64_MAX when only the end of work on the device, which rings
+ * wake_fd, or a new request can change anything.
+ */
+uint64_t engine_wake_ns(const struct engine *engine);
+
+/* The device has failed: everything ends with -GPUQ_EDEVICE, and nothing is taken any more. */
+void engine_fail(struct engine *engine);
+
+void engine_stats(const struct engine *engine, struct engine_stats *ret_stats);
+
+#endif
