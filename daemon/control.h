@@ -367,6 +367,9 @@ void device_forget(struct control *c, struct owed *owed);
 /* Sends one message with up to 3 descriptors. Never waits. For the functions behind `send`. */
 int device_send(struct control *c, const struct devlink_msg *m, const int *fds, uint32_t n_fds);
 
+/* Whether a request for something on this device can be served at all; says why when not. */
+int device_check_request(const struct control *c, uint32_t device, char text[MSG_TEXT_MAX]);
+
 /* Asks the device process to finish what it has. */
 void device_drain(struct control *c);
 
@@ -405,6 +408,12 @@ void session_goodbye(struct control *c, struct session *s, int status, const cha
  */
 bool session_send(struct control *c, struct session *s, void *msg, uint16_t type, uint16_t bytes,
 	uint32_t serial, const int *fds, uint32_t n_fds);
+
+/*
+ * Sends one packet with n_fds (at most 3) descriptors. Never waits: what does not fit into the
+ * peer's queue is an error.
+ */
+int packet_send(int fd, const void *packet, size_t bytes, const int *fds, uint32_t n_fds);
 
 /* Answers a request with MSG_ERROR. */
 __attribute__((format(printf, 5, 6))) void session_refuse(

@@ -344,15 +344,10 @@ static int alloc_check(const struct control *c, const struct session *s,
 {
 	uint64_t max_bytes = c->config->max_client_bytes;
 	uint32_t of_user = 0;
+	int r = device_check_request(c, m->device, text);
 
-	if (c->draining) {
-		snprintf(text, MSG_TEXT_MAX, "gpuqd is shutting down");
-		return -GPUQ_EDRAIN;
-	}
-	if (m->device != c->device.index) {
-		snprintf(text, MSG_TEXT_MAX, "there is no device %u", m->device);
-		return -GPUQ_ENODEV;
-	}
+	if (r < 0)
+		return r;
 	if ((m->form != MSG_BUFFER_FD && m->form != MSG_BUFFER_IPC) || m->bytes == 0 ||
 		m->reserved != 0) {
 		snprintf(text, MSG_TEXT_MAX,

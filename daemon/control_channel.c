@@ -101,14 +101,10 @@ static bool ring_size_valid(uint32_t n)
  */
 static int open_check(const struct control *c, const struct msg_open *m, char text[MSG_TEXT_MAX])
 {
-	if (c->draining) {
-		snprintf(text, MSG_TEXT_MAX, "gpuqd is shutting down");
-		return -GPUQ_EDRAIN;
-	}
-	if (m->device != c->device.index) {
-		snprintf(text, MSG_TEXT_MAX, "there is no device %u", m->device);
-		return -GPUQ_ENODEV;
-	}
+	int r = device_check_request(c, m->device, text);
+
+	if (r < 0)
+		return r;
 	if (!ring_size_valid(m->sq_entries) || !ring_size_valid(m->cq_entries) ||
 		m->cq_entries < m->sq_entries) {
 		snprintf(text, MSG_TEXT_MAX,

@@ -109,23 +109,20 @@ static void device_receive(struct control *c)
 
 int device_send(struct control *c, const struct devlink_msg *m, const int *fds, uint32_t n_fds)
 {
-	union {
-		struct cmsghdr align;
-		char bytes[CMSG_SPACE(3 * sizeof(int))];
-	} u = {0};
-	struct iovec iov = {.iov_base = (void *)m, .iov_len = sizeof(*m)};
-	struct msghdr mh = {.msg_iov = &iov, .msg_iovlen = 1};
+	return packet_send(c->device.link_fd, m, sizeof(*m), fds, n_fds);
+}
 
-	if (n_fds > 0) {
-		mh.msg_control = u.bytes;
-		mh.msg_controllen = CMSG_SPACE(n_fds * sizeof(int));
-		struct cmsghdr *cm = CMSG_FIRSTHDR(&mh);
-		cm->cmsg_level = SOL_SOCKET;
-		cm->cmsg_type = SCM_RIGHTS;
-		cm->cmsg_len = CMSG_LEN(n_fds * sizeof(int));
-		memcpy(CMSG_DATA(cm), fds, n_fds * sizeof(int));
+int device_check_request(const struct control *c, uint32_t device, char text[MSG_TEXT_MAX])
+{
+	if (c->draining) {
+		snprintf(text, MSG_TEXT_MAX, "gpuqd is shutting down");
+		return -GPUQ_EDRAIN;
 	}
-	return sendmsg(c->device.link_fd, &mh, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 ? -errno : 0;
+	if (device != c->device.index) {
+		snprintf(text, MSG_TEXT_MAX, "there is no device %u", device);
+		return -GPUQ_ENODEV;
+	}
+	return 0;
 }
 
 static void send_start(const struct control *c)

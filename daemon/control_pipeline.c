@@ -219,15 +219,9 @@ static int draft_begin(
 	struct control *c, struct session *s, const struct msg_pipeline *m, char text[MSG_TEXT_MAX])
 {
 	draft_forget(c, s);
-	if (c->draining) {
-		snprintf(text, MSG_TEXT_MAX, "gpuqd is shutting down");
-		return -GPUQ_EDRAIN;
-	}
-	if (m->device != c->device.index) {
-		snprintf(text, MSG_TEXT_MAX, "there is no device %u", m->device);
-		return -GPUQ_ENODEV;
-	}
-	int r = room_check(c, s, m->total_bytes, text);
+	int r = device_check_request(c, m->device, text);
+	if (r == 0)
+		r = room_check(c, s, m->total_bytes, text);
 	if (r < 0)
 		return r;
 	s->draft.bytes = calloc(1, m->total_bytes + 1u);

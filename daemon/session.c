@@ -52,8 +52,7 @@ static void header_fill(void *msg, uint16_t type, uint16_t bytes, uint32_t seria
 		.magic = MSG_MAGIC, .type = type, .bytes = bytes, .serial = serial};
 }
 
-/* Never waits: what does not fit into the peer's queue is an error. */
-static int packet_send(int fd, const void *msg, size_t bytes, const int *fds, uint32_t n_fds)
+int packet_send(int fd, const void *msg, size_t bytes, const int *fds, uint32_t n_fds)
 {
 	union {
 		struct cmsghdr align;

@@ -136,7 +136,7 @@ void rig_restart(struct rig *rig)
 	start_dispatch(rig);
 }
 
-static struct dispatch_event next_event(struct rig *rig)
+struct dispatch_event rig_next_event(struct rig *rig)
 {
 	struct pollfd p = {.fd = dispatch_event_fd(rig->dispatch), .events = POLLIN};
 	struct dispatch_event event;
@@ -151,7 +151,7 @@ static struct dispatch_event next_event(struct rig *rig)
 
 void rig_expect(struct rig *rig, enum dispatch_event_type type, const struct rig_client *c)
 {
-	const struct dispatch_event event = next_event(rig);
+	const struct dispatch_event event = rig_next_event(rig);
 
 	assert_int_equal(event.type, type);
 	assert_ptr_equal(event.channel, c != NULL ? c->channel : NULL);
@@ -249,7 +249,7 @@ void rig_close(struct rig_client *c)
 	dispatch_remove(c->rig->dispatch, c->channel);
 	/* It may have been poisoned before it was removed. */
 	do {
-		event = next_event(c->rig);
+		event = rig_next_event(c->rig);
 		assert_ptr_equal(event.channel, c->channel);
 	} while (event.type == DISPATCH_POISONED);
 	assert_int_equal(event.type, DISPATCH_REMOVED);

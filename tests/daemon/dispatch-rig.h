@@ -69,6 +69,9 @@ void rig_close(struct rig_client *c);
 /* After rig_restart(): gives the channel to the new dispatcher, which recovers it. */
 void rig_reopen(struct rig_client *c);
 
+/* Waits for an event. Fails the test after 10 s. */
+struct dispatch_event rig_next_event(struct rig *rig);
+
 /* Waits for an event of this type about this client (or NULL). Fails the test after 10 s. */
 void rig_expect(struct rig *rig, enum dispatch_event_type type, const struct rig_client *c);
 

@@ -14,7 +14,6 @@
 #include <unistd.h>
 
 #define HANDLE (WIRE_PIPELINE | 5u << 16 | 3u)
-#define PATIENCE_MS 10000
 #define CAPTURES 6u
 #define FREE (RIG_ARENA - 4096u) /* in the arena: of no other entry */
 
@@ -46,23 +45,10 @@ static struct definition define(void)
 	return d;
 }
 
-static struct dispatch_event next_event(struct rig *rig)
-{
-	struct pollfd p = {.fd = dispatch_event_fd(rig->dispatch), .events = POLLIN};
-	struct dispatch_event event;
-
-	while (!dispatch_take_event(rig->dispatch, &event)) {
-		uint64_t count;
-		assert_int_equal(poll(&p, 1, PATIENCE_MS), 1);
-		assert_int_equal(read(p.fd, &count, sizeof(count)), sizeof(count));
-	}
-	return event;
-}
-
 static void expect_event(
 	struct rig *rig, enum dispatch_event_type type, const struct known_pipeline *known)
 {
-	const struct dispatch_event event = next_event(rig);
+	const struct dispatch_event event = rig_next_event(rig);
 
 	assert_int_equal(event.type, type);
 	assert_ptr_equal(event.pipeline, known);
@@ -98,6 +84,21 @@ static void remove_pipeline(struct rig *rig, struct known_pipeline *known)
 {
 	dispatch_remove_pipeline(rig->dispatch, known);
 	expect_removed(rig, known);
+}
+
+/* A dispatcher with one client, who has a pipeline. */
+static struct known_pipeline *start(struct rig *rig, struct rig_client *c)
+{
+	rig_start(rig);
+	rig_open(rig, c, 1, 0, WIRE_ABI);
+	return add_pipeline(rig, 0, 0);
+}
+
+static void stop(struct rig *rig, struct rig_client *c, struct known_pipeline *known)
+{
+	remove_pipeline(rig, known);
+	rig_close(c);
+	rig_stop(rig);
 }
 
 /* A call, or a capture, of the pipeline over n elements; its block begins at `at`. */
@@ -172,9 +173,7 @@ static void test_foreign_handles(void **state)
 	remove_pipeline(&rig, known);
 	known = add_pipeline(&rig, 0, 0);
 	assert_int_equal(run(&c, &sqe), 0);
-	remove_pipeline(&rig, known);
-	rig_close(&c);
-	rig_stop(&rig);
+	stop(&rig, &c, known);
 }
 
 /* It goes when what is in flight has ended, and not before. */
@@ -183,9 +182,7 @@ static void test_removal_in_flight(void **state)
 	struct rig_client c;
 	struct rig rig;
 
-	rig_start(&rig);
-	rig_open(&rig, &c, 1, 0, WIRE_ABI);
-	struct known_pipeline *known = add_pipeline(&rig, 0, 0);
+	struct known_pipeline *known = start(&rig, &c);
 	graphs_quiet_begin(rig.graphs);
 	const struct wire_sqe sqe = entry_of(&c, WIRE_OP_CAPTURE, 64, 8, 1);
 	rig_submit(&c, &sqe);
@@ -209,9 +206,7 @@ static void test_captures(void **state)
 	struct rig_client c;
 	struct rig rig;
 
-	rig_start(&rig);
-	rig_open(&rig, &c, 1, 0, WIRE_ABI);
-	struct known_pipeline *known = add_pipeline(&rig, 0, 0);
+	struct known_pipeline *known = start(&rig, &c);
 	const struct wire_sqe capture = entry_of(&c, WIRE_OP_CAPTURE, 64, 8, 1);
 	float *y = (float *)(c.arena + ((struct rig_softmax *)(c.arena + 64))->y.offset);
 	y[0] = -1;
@@ -229,9 +224,7 @@ static void test_captures(void **state)
 	assert_int_equal(run(&c, &single), -GPUQ_ESHAPE);
 	/* No operator was called by all that but one, which had no name there. */
 	assert_int_equal(shm_load_relaxed(&rig.stats.devices[0].worker_runs), 1);
-	remove_pipeline(&rig, known);
-	rig_close(&c);
-	rig_stop(&rig);
+	stop(&rig, &c, known);
 }
 
 /* Asks for captures, which cannot begin yet, of shapes from n elements on. */
@@ -250,9 +243,7 @@ static void test_cancelled_captures(void **state)
 	struct rig_client c;
 	struct rig rig;
 
-	rig_start(&rig);
-	rig_open(&rig, &c, 1, 0, WIRE_ABI);
-	struct known_pipeline *known = add_pipeline(&rig, 0, 0);
+	struct known_pipeline *known = start(&rig, &c);
 	graphs_quiet_begin(rig.graphs);
 	ask_for_captures(&c, 8);
 	/* Work goes on beside them. */
@@ -277,9 +268,7 @@ static void test_cancelled_captures(void **state)
 	}
 	assert_true(rig_quiet(&c));
 	assert_int_equal(shm_load_relaxed(&c.channel->stats->cancelled), CAPTURES / 2);
-	remove_pipeline(&rig, known);
-	rig_close(&c);
-	rig_stop(&rig);
+	stop(&rig, &c, known);
 }
 
 /* Nobody waits for captures when gpuqd ends, or their client has. */
@@ -288,9 +277,7 @@ static void test_captures_are_no_reason_to_wait(void **state)
 	struct rig_client c;
 	struct rig rig;
 
-	rig_start(&rig);
-	rig_open(&rig, &c, 1, 0, WIRE_ABI);
-	struct known_pipeline *known = add_pipeline(&rig, 0, 0);
+	struct known_pipeline *known = start(&rig, &c);
 	graphs_quiet_begin(rig.graphs);
 	ask_for_captures(&c, 8);
 	graphs_quiet_end(rig.graphs);
@@ -309,9 +296,7 @@ static void test_captures_are_no_reason_to_wait(void **state)
 		cancelled += rig_complete(&c).status == -ECANCELED;
 	/* A slow build may have captured them all before the drain. */
 	assert_true(cancelled > 0 || harness_slowness() > 1);
-	remove_pipeline(&rig, known);
-	rig_close(&c);
-	rig_stop(&rig);
+	stop(&rig, &c, known);
 }
 
 /* A channel has a few wishes waiting; further ones stay in its ring until those are answered. */
@@ -321,9 +306,7 @@ static void test_captures_in_the_ring(void **state)
 	struct rig_client c;
 	struct rig rig;
 
-	rig_start(&rig);
-	rig_open(&rig, &c, 1, 0, WIRE_ABI);
-	struct known_pipeline *known = add_pipeline(&rig, 0, 0);
+	struct known_pipeline *known = start(&rig, &c);
 	graphs_quiet_begin(rig.graphs);
 	for (uint32_t i = 0; i < n; i++) {
 		const struct wire_sqe sqe = entry_of(&c, WIRE_OP_CAPTURE, 64 + i * 4096, 8 + i, i);
@@ -337,9 +320,7 @@ static void test_captures_in_the_ring(void **state)
 	graphs_quiet_end(rig.graphs);
 	for (uint32_t i = 0; i < n; i++)
 		assert_int_equal(rig_complete(&c).status, 0);
-	remove_pipeline(&rig, known);
-	rig_close(&c);
-	rig_stop(&rig);
+	stop(&rig, &c, known);
 }
 
 /* --- Cold shapes --------------------------------------------------------------------------- */
@@ -465,9 +446,7 @@ static void test_everything_in_flight_is_lost(void **state)
 	struct rig_client c;
 	struct rig rig;
 
-	rig_start(&rig);
-	rig_open(&rig, &c, 1, 0, WIRE_ABI);
-	struct known_pipeline *known = add_pipeline(&rig, 0, 0);
+	struct known_pipeline *known = start(&rig, &c);
 	graphs_quiet_begin(rig.graphs);
 	ask_for_captures(&c, 8);
 	dispatch_fail(rig.dispatch);

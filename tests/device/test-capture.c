@@ -519,18 +519,26 @@ static void *use_device(void *arg)
 	return NULL;
 }
 
+/* Begins a capture, and runs another thread to its end meanwhile. */
+static void capture_beside(struct world *w, void *(*run)(void *world))
+{
+	pthread_t thread;
+
+	world_open(w);
+	assert_int_equal(device_capture_begin(w->rig.stream), 0);
+	assert_int_equal(device_fill(w->rig.stream, &w->rig.cells[300], 0, 4), 0);
+	assert_int_equal(device_event_record(w->event, w->rig.stream), 0);
+	assert_int_equal(pthread_create(&thread, NULL, run, w), 0);
+	pthread_join(thread, NULL);
+}
+
 /* Only the capturing thread is refused anything. */
 static void test_other_thread_is_free(void **state)
 {
 	struct device_graph *graph;
-	pthread_t thread;
 	struct world w;
 
-	world_open(&w);
-	assert_int_equal(device_capture_begin(w.rig.stream), 0);
-	assert_int_equal(device_fill(w.rig.stream, &w.rig.cells[300], 0, 4), 0);
-	assert_int_equal(pthread_create(&thread, NULL, use_device, &w), 0);
-	pthread_join(thread, NULL);
+	capture_beside(&w, use_device);
 	assert_int_equal(device_fill(w.rig.stream, &w.rig.cells[301], 0, 4), 0);
 	assert_int_equal(device_capture_end(w.rig.stream, &graph), 0);
 	assert_int_equal(device_graph_nodes(graph), 2);
@@ -554,15 +562,9 @@ static void *await_event(void *arg)
 static void test_other_thread_does_not_join(void **state)
 {
 	struct device_graph *graph;
-	pthread_t thread;
 	struct world w;
 
-	world_open(&w);
-	assert_int_equal(device_capture_begin(w.rig.stream), 0);
-	assert_int_equal(device_fill(w.rig.stream, &w.rig.cells[300], 0, 4), 0);
-	assert_int_equal(device_event_record(w.event, w.rig.stream), 0);
-	assert_int_equal(pthread_create(&thread, NULL, await_event, &w), 0);
-	pthread_join(thread, NULL);
+	capture_beside(&w, await_event);
 	assert_int_equal(device_capture_end(w.rig.stream, &graph), 0);
 	device_graph_destroy(graph);
 	world_close(&w);
