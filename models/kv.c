@@ -9,9 +9,10 @@
 
 struct kv_session {
 	struct kv_pool *pool;
+	struct kv_session *next; /* of those that are not open */
 	struct kv_client *client;
 	uint64_t salt;
-	int32_t *tokens; /* room for max_session_tokens, and for as many blocks below */
+	int32_t *tokens; /* room for max_session_tokens, and for as many blocks below; for ever */
 	uint32_t *table;
 	uint32_t length; /* tokens */
 	uint32_t blocks; /* entries; 0 while preempted, else enough for length */
@@ -57,11 +58,11 @@ static uint32_t parent_of(const struct kv_session *s, uint32_t i)
 	return i == 0 ? KV_NONE : s->table[i - 1];
 }
 
-/* Takes over what is shared of the first `length` tokens, but for the last of them. */
-static void match(struct kv_session *s, uint32_t length)
+/* Takes over what is shared of the first `length` tokens, but for the last `wanted`. */
+static void match(struct kv_session *s, uint32_t length, uint32_t wanted)
 {
 	while (s->committed == s->blocks * KV_BLOCK_TOKENS &&
-		length - s->committed > KV_BLOCK_TOKENS) {
+		length - s->committed >= KV_BLOCK_TOKENS + wanted) {
 		uint32_t block = kv_block_find(
 			s->pool, s->salt, parent_of(s, s->blocks), s->tokens + s->committed);
 
@@ -117,7 +118,7 @@ static void own_last(struct kv_session *s, struct kv_copy *ret_copy)
 }
 
 /* Room for the first `length` tokens of s->tokens, which are not fewer than s->length. */
-static int reserve(struct kv_session *s, uint32_t length, struct kv_copy *ret_copy)
+static int reserve(struct kv_session *s, uint32_t length, uint32_t wanted, struct kv_copy *ret_copy)
 {
 	const uint32_t want = blocks_for(length), before = s->blocks, committed = s->committed;
 	struct kv_copy copy = {KV_NONE, KV_NONE};
@@ -125,7 +126,7 @@ static int reserve(struct kv_session *s, uint32_t length, struct kv_copy *ret_co
 
 	if (want - s->blocks > room_left(s->client))
 		return -EDQUOT;
-	match(s, length);
+	match(s, length, wanted);
 	err = make_room(s, want);
 	if (err < 0) {
 		drop_blocks(s, before);
@@ -140,16 +141,17 @@ static int reserve(struct kv_session *s, uint32_t length, struct kv_copy *ret_co
 	return 0;
 }
 
-int kv_append(
-	struct kv_session *session, const int32_t *tokens, uint32_t n, struct kv_copy *ret_copy)
+int kv_append(struct kv_session *session, const int32_t *tokens, uint32_t n, uint32_t wanted,
+	struct kv_copy *ret_copy)
 {
 	int err;
 
-	assert(n > 0 && session->blocks == blocks_for(session->length));
+	assert(wanted > 0 && wanted <= n);
+	assert(session->blocks == blocks_for(session->length));
 	if (n > session->pool->options.max_session_tokens - session->length)
 		return -EMSGSIZE;
 	memcpy(session->tokens + session->length, tokens, n * sizeof(*tokens));
-	err = reserve(session, session->length + n, ret_copy);
+	err = reserve(session, session->length + n, wanted, ret_copy);
 	if (err == 0)
 		session->pool->appended_tokens += n;
 	return err;
@@ -183,22 +185,47 @@ void kv_commit(struct kv_session *session, uint32_t tokens)
 
 /* --- Sessions ------------------------------------------------------------------------------- */
 
+int kv_sessions_create(struct kv_pool *pool)
+{
+	const size_t n = pool->options.max_sessions, tokens = pool->options.max_session_tokens;
+	const size_t blocks = blocks_for((uint32_t)tokens);
+
+	/* Memory that no text has reached yet costs nothing. */
+	pool->slots = calloc(n, sizeof(*pool->slots));
+	pool->tokens = calloc(n, tokens * sizeof(*pool->tokens));
+	pool->tables = calloc(n, blocks * sizeof(*pool->tables));
+	if (pool->slots == NULL || pool->tokens == NULL || pool->tables == NULL)
+		return -ENOMEM;
+	for (size_t i = n; i-- > 0;) {
+		pool->slots[i] = (struct kv_session){.next = pool->unused,
+			.tokens = pool->tokens + i * tokens,
+			.table = pool->tables + i * blocks};
+		pool->unused = &pool->slots[i];
+	}
+	return 0;
+}
+
+void kv_sessions_destroy(struct kv_pool *pool)
+{
+	free(pool->slots);
+	free(pool->tokens);
+	free(pool->tables);
+}
+
 int kv_open(struct kv_pool *pool, struct kv_client *client, uint64_t salt,
 	struct kv_session **ret_session)
 {
-	const size_t tokens = pool->options.max_session_tokens;
-	struct kv_session *s = calloc(1, sizeof(*s));
+	struct kv_session *s = pool->unused;
 
 	if (s == NULL)
-		return -ENOMEM;
-	*s = (struct kv_session){.pool = pool, .client = client, .salt = salt};
-	s->tokens = malloc(tokens * sizeof(*s->tokens));
-	s->table = malloc(blocks_for((uint32_t)tokens) * sizeof(*s->table));
+		return -ENFILE;
+	pool->unused = s->next;
+	*s = (struct kv_session){.pool = pool,
+		.client = client,
+		.salt = salt,
+		.tokens = s->tokens,
+		.table = s->table};
 	pool->sessions++;
-	if (s->tokens == NULL || s->table == NULL) {
-		kv_close(s);
-		return -ENOMEM;
-	}
 	*ret_session = s;
 	return 0;
 }
@@ -209,9 +236,8 @@ void kv_close(struct kv_session *session)
 		return;
 	drop_blocks(session, 0);
 	session->pool->sessions--;
-	free(session->tokens);
-	free(session->table);
-	free(session);
+	session->next = session->pool->unused;
+	session->pool->unused = session;
 }
 
 int kv_fork(const struct kv_session *session, struct kv_session **ret_session)
@@ -251,12 +277,12 @@ void kv_preempt(struct kv_session *session)
 	session->pool->preemptions++;
 }
 
-int kv_resume(struct kv_session *session)
+int kv_resume(struct kv_session *session, uint32_t wanted)
 {
 	struct kv_copy none;
 
-	assert(session->blocks == 0);
-	return reserve(session, session->length, &none);
+	assert(session->blocks == 0 && wanted > 0 && wanted <= session->length);
+	return reserve(session, session->length, wanted, &none);
 }
 
 uint32_t kv_tokens(const struct kv_session *session, const int32_t **ret_tokens)

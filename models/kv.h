@@ -15,7 +15,7 @@
  * A client pays for every entry of its sessions' tables, shared or not: what it is charged never
  * depends on what others do.
  *
- * One thread uses a pool and everything in it. Freed blocks are handed out again at once, so
+ * One thread uses a pool and everything in it; only kv_pool_create() allocates. Freed blocks are handed out again at once, so
  * device work is given to one stream in the order of the calls here.
  */
 #ifndef GPUQ_MODELS_KV_H
@@ -37,7 +37,7 @@ struct kv_client {
 
 struct kv_options {
 	uint32_t blocks;
-	uint32_t max_session_tokens;
+	uint32_t max_sessions, max_session_tokens;
 	/*
 	 * Blocks have run out: preempts a session other than `needy` (kv_preempt()) and returns
 	 * true, or returns false when there is none. NULL: there never is.
@@ -70,7 +70,7 @@ void kv_pool_stats(const struct kv_pool *pool, struct kv_stats *ret_stats);
 /* How many entries of tables name the block. */
 uint32_t kv_block_refs(const struct kv_pool *pool, uint32_t block);
 
-/* Only sessions of equal salt share blocks: the user's id. -ENOMEM. */
+/* Only sessions of equal salt share blocks: the user's id. -ENFILE when max_sessions are open. */
 int kv_open(struct kv_pool *pool, struct kv_client *client, uint64_t salt,
 	struct kv_session **ret_session);
 
@@ -79,14 +79,14 @@ void kv_close(struct kv_session *session);
 
 /*
  * Appends n tokens (at least 1) and makes room for them. Blocks of equal openings are taken
- * over, and counted as committed at once; at least the last token is always left to be
- * computed. The copy, if any, comes before the writes of this session and after all that was
+ * over, and counted as committed at once, but for the last `wanted` tokens (1 .. n): they are
+ * left to be computed. The copy, if any, comes before the writes of this session and after all that was
  * asked for earlier. The session is as it was after an error: -EMSGSIZE above
  * max_session_tokens, -EDQUOT above the client's limit, -ENOSPC when blocks have run out and
  * nobody could be preempted.
  */
-int kv_append(
-	struct kv_session *session, const int32_t *tokens, uint32_t n, struct kv_copy *ret_copy);
+int kv_append(struct kv_session *session, const int32_t *tokens, uint32_t n, uint32_t wanted,
+	struct kv_copy *ret_copy);
 
 /*
  * The keys and values of the first `tokens` tokens are in the blocks. Not fewer than before, not
@@ -96,7 +96,7 @@ void kv_commit(struct kv_session *session, uint32_t tokens);
 
 /*
  * A second session that has what this one has, charged to the same client. -EBUSY while tokens are
- * not committed, -EDQUOT, -ENOMEM.
+ * not committed, -EDQUOT, -ENFILE.
  */
 int kv_fork(const struct kv_session *session, struct kv_session **ret_session);
 
@@ -106,8 +106,8 @@ void kv_truncate(struct kv_session *session, uint32_t tokens);
 /* Takes all blocks and leaves the tokens: what is not shared is to be computed again. */
 void kv_preempt(struct kv_session *session);
 
-/* Room again for all tokens of a preempted session. Errors as kv_append(). */
-int kv_resume(struct kv_session *session);
+/* Room again for all tokens of a preempted session. `wanted` and errors as kv_append()'s. */
+int kv_resume(struct kv_session *session, uint32_t wanted);
 
 uint32_t kv_tokens(const struct kv_session *session, const int32_t **ret_tokens);
 uint32_t kv_committed(const struct kv_session *session);

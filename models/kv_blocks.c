@@ -202,7 +202,7 @@ int kv_pool_create(const struct kv_options *options, struct kv_pool **ret_pool)
 	struct kv_pool *pool;
 	int err;
 
-	if (options->blocks == 0 || options->blocks > MAX_BLOCKS ||
+	if (options->blocks == 0 || options->blocks > MAX_BLOCKS || options->max_sessions == 0 ||
 		options->max_session_tokens == 0 ||
 		options->max_session_tokens > UINT32_MAX - KV_BLOCK_TOKENS)
 		return -EINVAL;
@@ -213,6 +213,8 @@ int kv_pool_create(const struct kv_options *options, struct kv_pool **ret_pool)
 	pool->free = (struct kv_list){KV_NONE, KV_NONE, 0};
 	pool->cached = pool->free;
 	err = init_blocks(pool);
+	if (err == 0)
+		err = kv_sessions_create(pool);
 	if (err < 0) {
 		kv_pool_destroy(pool);
 		return err;
@@ -226,6 +228,7 @@ void kv_pool_destroy(struct kv_pool *pool)
 	if (pool == NULL)
 		return;
 	assert(pool->sessions == 0);
+	kv_sessions_destroy(pool);
 	free(pool->blocks);
 	free(pool->buckets);
 	free(pool);

@@ -37,8 +37,15 @@ struct kv_pool {
 	uint64_t hash_key[2]; /* nobody outside knows which prompts share a bucket */
 	struct kv_list free, cached;
 	uint64_t appended_tokens, shared_tokens, evictions, preemptions;
-	uint32_t sessions;
+	uint32_t sessions; /* open ones */
+	struct kv_session *slots, *unused;
+	int32_t *tokens;  /* of all slots */
+	uint32_t *tables; /* likewise */
 };
+
+/* Makes the slots of sessions; -ENOMEM. kv_sessions_destroy() frees what there is of them. */
+int kv_sessions_create(struct kv_pool *pool);
+void kv_sessions_destroy(struct kv_pool *pool);
 
 /* Blocks that can be taken now. */
 static inline uint32_t kv_available(const struct kv_pool *pool)

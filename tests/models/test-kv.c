@@ -13,7 +13,8 @@ static struct kv_copy copy;
 
 static void make_pool(uint32_t blocks)
 {
-	struct kv_options options = {.blocks = blocks, .max_session_tokens = MAX_TOKENS};
+	struct kv_options options = {
+		.blocks = blocks, .max_sessions = 4, .max_session_tokens = MAX_TOKENS};
 
 	client = (struct kv_client){.max_blocks = 1000};
 	assert_int_equal(kv_pool_create(&options, &pool), 0);
@@ -34,7 +35,7 @@ static int append(struct kv_session *s, int32_t first, uint32_t n)
 
 	for (uint32_t i = 0; i < n; i++)
 		tokens[i] = first + (int32_t)i;
-	return kv_append(s, tokens, n, &copy);
+	return kv_append(s, tokens, n, 1, &copy);
 }
 
 static void fill(struct kv_session *s, int32_t first, uint32_t n)
@@ -106,6 +107,51 @@ static void the_last_token_is_left_to_compute(void **state)
 	kv_close(a);
 	kv_close(b);
 	assert_stats(14, 2);
+	kv_pool_destroy(pool);
+}
+
+static void tokens_with_a_wanted_answer_are_computed(void **state)
+{
+	int32_t tokens[64];
+
+	make_pool(16);
+	struct kv_session *a = open_session(1), *b = open_session(1);
+	for (int32_t i = 0; i < 64; i++)
+		tokens[i] = i;
+	fill(a, 0, 64);
+	assert_int_equal(kv_append(b, tokens, 64, 64, &copy), 0);
+	assert_int_equal(kv_committed(b), 0);
+	kv_truncate(b, 0);
+	assert_int_equal(kv_append(b, tokens, 64, 33, &copy), 0);
+	assert_int_equal(kv_committed(b), 16);
+	kv_truncate(b, 0);
+	assert_int_equal(kv_append(b, tokens, 64, 32, &copy), 0);
+	assert_int_equal(kv_committed(b), 32);
+	kv_preempt(b);
+	assert_int_equal(kv_resume(b, 17), 0);
+	assert_int_equal(kv_committed(b), 32);
+	kv_preempt(b);
+	assert_int_equal(kv_resume(b, 16), 0);
+	assert_int_equal(kv_committed(b), 48);
+	kv_close(a);
+	kv_close(b);
+	kv_pool_destroy(pool);
+}
+
+static void no_more_sessions_than_there_may_be(void **state)
+{
+	struct kv_session *s[4], *more = NULL;
+
+	make_pool(4);
+	for (uint32_t i = 0; i < 4; i++)
+		s[i] = open_session(1);
+	assert_int_equal(kv_open(pool, &client, 1, &more), -ENFILE);
+	assert_int_equal(kv_fork(s[0], &more), -ENFILE);
+	assert_null(more);
+	kv_close(s[2]);
+	s[2] = open_session(1);
+	for (uint32_t i = 0; i < 4; i++)
+		kv_close(s[i]);
 	kv_pool_destroy(pool);
 }
 
@@ -227,9 +273,16 @@ static void quotas_and_limits(void **state)
 	kv_close(a);
 	assert_int_equal(client.used_blocks, 0);
 	kv_pool_destroy(pool);
-	assert_int_equal(kv_pool_create(&(struct kv_options){.blocks = 1}, &pool), -EINVAL);
 	assert_int_equal(
-		kv_pool_create(&(struct kv_options){.max_session_tokens = 1}, &pool), -EINVAL);
+		kv_pool_create(&(struct kv_options){.blocks = 1, .max_sessions = 1}, &pool),
+		-EINVAL);
+	assert_int_equal(
+		kv_pool_create(
+			&(struct kv_options){.max_sessions = 1, .max_session_tokens = 1}, &pool),
+		-EINVAL);
+	assert_int_equal(
+		kv_pool_create(&(struct kv_options){.blocks = 1, .max_session_tokens = 1}, &pool),
+		-EINVAL);
 }
 
 static void the_longest_unused_goes_first(void **state)
@@ -270,6 +323,7 @@ static void preempts_and_resumes(void **state)
 {
 	uint32_t n = 2;
 	struct kv_options options = {.blocks = 4,
+		.max_sessions = 3,
 		.max_session_tokens = MAX_TOKENS,
 		.preempt = preempt_one,
 		.context = &n};
@@ -289,9 +343,9 @@ static void preempts_and_resumes(void **state)
 	assert_int_equal(entries(victims[0]), 0);
 	assert_int_equal(kv_tokens(victims[0], &tokens), 20);
 	assert_int_equal(tokens[19], 19);
-	assert_int_equal(kv_resume(victims[0]), -ENOSPC);
+	assert_int_equal(kv_resume(victims[0], 1), -ENOSPC);
 	kv_close(s);
-	assert_int_equal(kv_resume(victims[0]), 0);
+	assert_int_equal(kv_resume(victims[0], 1), 0);
 	assert_int_equal(kv_committed(victims[0]), 16); /* was still in the cache */
 	kv_commit(victims[0], 20);
 	kv_close(victims[0]);
@@ -306,6 +360,8 @@ int main(void)
 	static const struct harness_test tests[] = {
 		HARNESS_TEST(equal_openings_share_blocks),
 		HARNESS_TEST(the_last_token_is_left_to_compute),
+		HARNESS_TEST(tokens_with_a_wanted_answer_are_computed),
+		HARNESS_TEST(no_more_sessions_than_there_may_be),
 		HARNESS_TEST(same_tokens_elsewhere_are_not_the_same),
 		HARNESS_TEST(a_salt_is_compared),
 		HARNESS_TEST(uncommitted_blocks_are_not_shared),
