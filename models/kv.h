@@ -15,8 +15,8 @@
  * A client pays for every entry of its sessions' tables, shared or not: what it is charged never
  * depends on what others do.
  *
- * One thread uses a pool and everything in it; only kv_pool_create() allocates. Freed blocks are handed out again at once, so
- * device work is given to one stream in the order of the calls here.
+ * One thread uses a pool and everything in it; only kv_pool_create() allocates. Freed blocks are
+ * handed out again at once, so device work is given to one stream in the order of the calls here.
  */
 #ifndef GPUQ_MODELS_KV_H
 #define GPUQ_MODELS_KV_H
@@ -80,8 +80,8 @@ void kv_close(struct kv_session *session);
 /*
  * Appends n tokens (at least 1) and makes room for them. Blocks of equal openings are taken
  * over, and counted as committed at once, but for the last `wanted` tokens (1 .. n): they are
- * left to be computed. The copy, if any, comes before the writes of this session and after all that was
- * asked for earlier. The session is as it was after an error: -EMSGSIZE above
+ * left to be computed. The copy, if any, comes before the writes of this session and after all
+ * that was asked for earlier. The session is as it was after an error: -EMSGSIZE above
  * max_session_tokens, -EDQUOT above the client's limit, -ENOSPC when blocks have run out and
  * nobody could be preempted.
  */
