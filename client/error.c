@@ -78,6 +78,13 @@ static const struct error_text gpuq_errors[] = {
 	ERROR(GPUQ_ELOST, "the buffer was lost when its device process ended; allocate it again"),
 	ERROR(GPUQ_EPIPELINE, "the pipeline is unknown, or its definition makes no sense"),
 	ERROR(GPUQ_ECAPTURE, "the shape could not be captured; it is served all the same"),
+	ERROR(GPUQ_EMODEL, "the model is unknown, or not ready; `gpuq models` lists them"),
+	ERROR(GPUQ_ESESSION,
+		"the session is unknown, closed, or was lost with its device process; open "
+		"another"),
+	ERROR(GPUQ_ETOKEN, "a token is outside the model's vocabulary, or there is none"),
+	ERROR(GPUQ_ECONTEXT, "the session's text would be longer than the model's limit"),
+	ERROR(GPUQ_EKV, "no room in the KV cache; close or truncate sessions, or try later"),
 };
 _Static_assert(
 	sizeof(gpuq_errors) / sizeof(gpuq_errors[0]) == GPUQ_ERROR_LAST - GPUQ_ERROR_FIRST + 1,

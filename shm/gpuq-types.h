@@ -72,9 +72,14 @@ enum gpuq_error {
 	GPUQ_ELOST = 5025,     /* the buffer was lost when its device process ended */
 	GPUQ_EPIPELINE = 5026, /* the pipeline is unknown, or its definition makes no sense */
 	GPUQ_ECAPTURE = 5027,  /* the shape could not be captured; it is served all the same */
+	GPUQ_EMODEL = 5028,    /* the model is unknown, or not ready */
+	GPUQ_ESESSION = 5029,  /* the session is unknown, closed, or was lost */
+	GPUQ_ETOKEN = 5030,    /* a token outside the vocabulary, or none at all */
+	GPUQ_ECONTEXT = 5031,  /* the text would be longer than the model's limit */
+	GPUQ_EKV = 5032,       /* no room in the KV cache */
 };
 #define GPUQ_ERROR_FIRST GPUQ_EGONE
-#define GPUQ_ERROR_LAST GPUQ_ECAPTURE
+#define GPUQ_ERROR_LAST GPUQ_EKV
 
 #ifdef __cplusplus
 }

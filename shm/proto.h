@@ -36,6 +36,8 @@
  *                                 <-     MSG_BUFFER
  *   MSG_BUFFER_FREE               ->
  *                                 <-     MSG_BUFFER
+ *   MSG_MODEL_QUERY               ->
+ *                                 <-     MSG_MODEL
  *
  * Every request is answered once, with `serial` copied, by its answer or by MSG_ERROR. A message
  * with descriptors must be acknowledged before the next one with descriptors is asked for
@@ -47,7 +49,8 @@
  * gets MSG_ERROR (serial 0) before it has said anything.
  *
  * The administrative socket (the path with "-admin" behind it) speaks the same, and takes the
- * MSG_ADMIN_* requests too; only root and gpuqd's own user are let in.
+ * MSG_ADMIN_* requests too; only root and gpuqd's own user are let in. MSG_ADMIN_LOAD comes with
+ * one descriptor, of a directory; every other descriptor that a client sends is closed.
  */
 #ifndef GPUQ_SHM_PROTO_H
 #define GPUQ_SHM_PROTO_H
@@ -87,10 +90,14 @@ enum msg_type {
 	MSG_BUFFER_GRANT = 24,
 	MSG_BUFFER_ACCEPT = 25,
 	MSG_BUFFER_FREE = 26,
+	MSG_MODEL_QUERY = 27,
+	MSG_MODEL = 28,
 	MSG_ADMIN_STOP = 32, /* drain and end; answered with MSG_ADMIN_OK */
 	MSG_ADMIN_OK = 33,
 	MSG_ADMIN_CAPTURE = 34, /* stops or resumes captures; MSG_ADMIN_OK */
 	MSG_ADMIN_EVICT = 35,	/* drops executables; MSG_ADMIN_OK */
+	MSG_ADMIN_LOAD = 36,	/* + a directory: begins to load a model; MSG_ADMIN_OK */
+	MSG_ADMIN_UNLOAD = 37,	/* answered with MSG_ADMIN_OK when it is gone */
 };
 
 struct msg_header {
@@ -332,6 +339,59 @@ struct msg_buffer {
 	uint64_t pid_namespace; /* inode */
 };
 
+enum msg_model_state {
+	MSG_MODEL_LOADING = 1,
+	MSG_MODEL_READY = 2,
+	MSG_MODEL_FAILED = 3, /* could not be loaded: see status and why */
+	MSG_MODEL_UNLOADING = 4,
+};
+
+/* Models by number or, when the name is not empty, by name. */
+struct msg_model_query {
+	struct msg_header h;
+	uint32_t index;
+	uint32_t reserved;
+	char name[GPUQ_NAME_MAX];
+};
+
+/* What there is to say about a model; before it is ready, what is not known yet is zero. */
+struct msg_model {
+	struct msg_header h;
+	uint32_t index, count; /* index < count, or nothing below is filled in */
+	uint32_t handle;       /* of struct wire_session; 0: there is no such model */
+	uint32_t state;	       /* enum msg_model_state */
+	int32_t status;	       /* MSG_MODEL_FAILED: why */
+	uint32_t int8, deterministic;
+	uint32_t vocab, hidden, layers, heads, kv_heads, head_dim;
+	uint32_t max_tokens; /* of a session's text */
+	uint32_t n_eos;
+	int32_t eos[16]; /* tokens that end a text */
+	uint32_t sessions, max_sessions;
+	uint32_t kv_blocks, kv_free_blocks, kv_cached_blocks; /* of 16 tokens */
+	uint64_t bytes;					      /* of the device: weights and cache */
+	uint64_t loaded_bytes, total_bytes;		      /* of the files */
+	uint64_t prompt_tokens, shared_tokens, generated_tokens;
+	uint64_t steps, preemptions;
+	char name[GPUQ_NAME_MAX];
+	char architecture[GPUQ_NAME_MAX];
+	char why[MSG_TEXT_MAX]; /* MSG_MODEL_FAILED: one sentence */
+};
+
+struct msg_admin_load {
+	struct msg_header h;
+	char name[GPUQ_NAME_MAX];
+	uint32_t int8;		/* 1: matrices are quantised to 8 bits as they are loaded */
+	uint32_t deterministic; /* 1: results do not depend on what else is computed */
+	uint64_t reserved;
+};
+
+struct msg_admin_unload {
+	struct msg_header h;
+	char name[GPUQ_NAME_MAX];
+	uint32_t force; /* 1: sessions are ended with -GPUQ_EMODEL; 0: -EBUSY when there are any */
+	uint32_t reserved;
+};
+
 struct msg_admin_capture {
 	struct msg_header h;
 	uint32_t device;
@@ -364,5 +424,6 @@ _Static_assert(sizeof(struct wire_pipeline) == 48, "wire_pipeline");
 _Static_assert(sizeof(struct wire_pipeline_tensor) == 104, "wire_pipeline_tensor");
 _Static_assert(sizeof(struct wire_pipeline_step) == 96, "wire_pipeline_step");
 _Static_assert(sizeof(struct msg_buffer) <= MSG_MAX, "msg_buffer");
+_Static_assert(sizeof(struct msg_model) <= MSG_MAX, "msg_model");
 
 #endif

@@ -77,7 +77,9 @@ bool stats_header_valid(const struct stats_header *h, uint64_t bytes)
 		table_fits(h, bytes, h->graphs_offset, h->max_graphs, h->graph_bytes,
 			sizeof(struct stats_graph)) &&
 		table_fits(h, bytes, h->captures_offset, h->max_captures, h->capture_bytes,
-			sizeof(struct stats_capture));
+			sizeof(struct stats_capture)) &&
+		table_fits(h, bytes, h->models_offset, h->max_models, h->model_bytes,
+			sizeof(struct stats_model));
 }
 
 /* Points the view at its tables; the header has been checked or was made here. */
@@ -93,6 +95,7 @@ static void stats_view(struct stats *s, void *base, uint64_t bytes)
 	s->ops = (void *)(p + h->ops_offset);
 	s->graphs = (void *)(p + h->graphs_offset);
 	s->captures = (void *)(p + h->captures_offset);
+	s->models = (void *)(p + h->models_offset);
 	s->bytes = bytes;
 }
 
@@ -112,12 +115,14 @@ static struct stats_header stats_plan(const struct stats_sizes *sizes)
 		.op_bytes = sizeof(struct stats_op),
 		.graph_bytes = sizeof(struct stats_graph),
 		.capture_bytes = sizeof(struct stats_capture),
+		.model_bytes = sizeof(struct stats_model),
 		.max_devices = WIRE_MAX_DEVICES,
 		.max_clients = sizes->clients,
 		.max_channels = sizes->channels,
 		.max_ops = sizes->ops,
 		.max_graphs = sizes->graphs,
 		.max_captures = sizes->captures,
+		.max_models = sizes->models,
 		.devices_offset = align_page(sizeof(struct stats_header)),
 	};
 
@@ -126,8 +131,10 @@ static struct stats_header stats_plan(const struct stats_sizes *sizes)
 	h.graphs_offset =
 		align_page(h.channels_offset + h.max_channels * (uint64_t)h.channel_bytes);
 	h.captures_offset = align_page(h.graphs_offset + h.max_graphs * (uint64_t)h.graph_bytes);
+	h.models_offset =
+		align_page(h.captures_offset + h.max_captures * (uint64_t)h.capture_bytes);
 	/* Last: stats_damaged() looks at its end. */
-	h.ops_offset = align_page(h.captures_offset + h.max_captures * (uint64_t)h.capture_bytes);
+	h.ops_offset = align_page(h.models_offset + h.max_models * (uint64_t)h.model_bytes);
 	h.total_bytes = align_page(h.ops_offset + h.max_ops * (uint64_t)h.op_bytes);
 	return h;
 }

@@ -13,6 +13,7 @@
  *	ops_offset        struct stats_op [max_ops]
  *	graphs_offset     struct stats_graph [max_graphs]
  *	captures_offset   struct stats_capture [max_captures]
+ *	models_offset     struct stats_model [max_models]
  *
  * A reader checks magic, version and the record sizes, and otherwise trusts nothing but its own
  * bounds. Counters are 64-bit words with one writer each; they only grow while a record's
@@ -34,11 +35,12 @@
 struct stats_header {
 	uint32_t magic, version;
 	uint32_t header_bytes, device_bytes, client_bytes, channel_bytes, op_bytes;
-	uint32_t graph_bytes, capture_bytes;
+	uint32_t graph_bytes, capture_bytes, model_bytes;
 	uint32_t max_devices, max_clients, max_channels, max_ops, max_graphs, max_captures;
+	uint32_t max_models;
 	uint32_t state; /* enum wire_state */
 	uint64_t devices_offset, clients_offset, channels_offset, ops_offset, graphs_offset;
-	uint64_t captures_offset, total_bytes;
+	uint64_t captures_offset, models_offset, total_bytes;
 	uint32_t control_pid, control_uid;
 	uint64_t started_realtime_ns; /* CLOCK_REALTIME */
 	uint64_t heartbeat_ns;	      /* clock of the daemon page; written about once a second */
@@ -182,6 +184,34 @@ struct stats_capture {
 	uint32_t kernels, device;
 };
 
+/*
+ * A model. `state` is enum msg_model_state, name and architecture are for people; what is not known
+ * before it is ready is zero until then. Blocks are of the KV cache.
+ */
+struct stats_model {
+	uint32_t state;
+	uint32_t handle;
+	char name[GPUQ_NAME_MAX];
+	uint32_t int8, deterministic; /* 1: it is */
+	/* Written by the device process. */
+	char architecture[GPUQ_NAME_MAX];
+	uint32_t vocab, hidden, layers, heads, kv_heads, head_dim;
+	uint32_t max_tokens; /* of a session's text */
+	uint32_t n_eos;
+	int32_t eos[16];
+	uint64_t bytes;			    /* of the device: weights and cache */
+	uint64_t loaded_bytes, total_bytes; /* of its files */
+	uint64_t sessions, max_sessions;    /* now; of this device process */
+	uint64_t kv_blocks;		    /* in all */
+	uint64_t kv_free_blocks;	    /* now, as the next one */
+	uint64_t kv_cached_blocks;	    /* nobody's, kept for equal openings */
+	uint64_t prompt_tokens;		    /* given by clients */
+	uint64_t shared_tokens;		    /* of these, not computed: an opening was there */
+	uint64_t generated_tokens;	    /* sampled on the device */
+	uint64_t steps, rows;		    /* on the device; answers that they gave */
+	uint64_t evictions, preemptions;    /* of cached blocks; of sessions */
+};
+
 /* gpuqd's or a reader's view of a mapped object. */
 struct stats {
 	struct stats_header *header;
@@ -191,12 +221,13 @@ struct stats {
 	struct stats_op *ops;
 	struct stats_graph *graphs;
 	struct stats_capture *captures;
+	struct stats_model *models;
 	uint64_t bytes;
 };
 
 /* How many records of each kind an object has. */
 struct stats_sizes {
-	uint32_t clients, channels, ops, graphs, captures;
+	uint32_t clients, channels, ops, graphs, captures, models;
 };
 
 /*

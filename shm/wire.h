@@ -89,8 +89,11 @@ enum wire_opcode {
 	WIRE_OP_CALL = 1,   /* runs an operator; arguments: struct wire_call */
 	WIRE_OP_CANCEL = 2, /* cancels the queued entry whose user_data is in `target` */
 	/* Since version 3. */
-	WIRE_OP_COPY = 3,    /* between arena and buffer; arguments: struct wire_copy */
-	WIRE_OP_CAPTURE = 4, /* completes when the graph of a call is captured; as WIRE_OP_CALL */
+	WIRE_OP_COPY = 3,     /* between arena and buffer; arguments: struct wire_copy */
+	WIRE_OP_CAPTURE = 4,  /* completes when the graph of a call is captured; as WIRE_OP_CALL */
+	WIRE_OP_SESSION = 5,  /* opens, forks, cuts or closes; arguments: struct wire_session */
+	WIRE_OP_STEP = 6,     /* appends tokens to a session; arguments: struct wire_step */
+	WIRE_OP_GENERATE = 7, /* likewise, and samples more; arguments: struct wire_generate */
 };
 
 /* Flags of a submission. None is defined yet: any set bit is answered with -EINVAL. */
@@ -100,7 +103,7 @@ enum wire_opcode {
 struct wire_sqe {
 	uint16_t opcode; /* enum wire_opcode */
 	uint16_t flags;
-	uint32_t session; /* model session, 0 when none */
+	uint32_t session; /* handle of a model session, 0 when none (since version 3) */
 	uint64_t user_data;
 	union {
 		struct {
@@ -154,7 +157,9 @@ struct wire_call {
  * Handles. A pipeline's has WIRE_PIPELINE set, then a generation of 15 bits and a record number
  * of 16; a buffer's has a generation of 16 bits, at least 1, and a record number of 16. gpuqd
  * looks both up in tables of its own and checks that the channel's client may use them: a guessed
- * or stale handle is answered with an error.
+ * or stale handle is answered with an error. So it does with a model's handle, which is made like
+ * a buffer's, and with a session's, of 15 and 16 bits, which belongs to the channel that opened
+ * it.
  */
 #define WIRE_PIPELINE 0x80000000u
 
@@ -178,6 +183,92 @@ struct wire_copy {
 	uint64_t bytes;
 	uint32_t buffer;
 	uint32_t to_buffer; /* 1: from the arena to the buffer; 0: back */
+};
+
+/* --- Model sessions (since version 3) ------------------------------------------------------ */
+
+/* Arguments to blame are numbered as for calls, in the order in which the structs name them. */
+
+enum wire_session_action {
+	WIRE_SESSION_OPEN = 1,	   /* an empty session of `model`; sqe.session is 0 */
+	WIRE_SESSION_FORK = 2,	   /* a second session with the text of sqe.session */
+	WIRE_SESSION_TRUNCATE = 3, /* leaves the first `tokens` tokens */
+	WIRE_SESSION_CLOSE = 4,
+};
+
+/*
+ * Argument block of WIRE_OP_SESSION. The status is the new session's handle, above 0, for the
+ * first two actions, else 0. Fields that the action does not use are zero.
+ */
+struct wire_session {
+	uint32_t action; /* enum wire_session_action */
+	uint32_t model;	 /* handle; from MSG_MODEL */
+	uint32_t tokens;
+	uint32_t reserved[5];
+};
+
+#define WIRE_STEP_MAX_CANDIDATES 64u
+#define WIRE_STEP_MAX_IDS 256u
+#define WIRE_NOWHERE UINT64_MAX /* an offset of what is not wanted */
+
+/*
+ * Argument block of WIRE_OP_STEP: appends tokens to sqe.session and computes what may follow the
+ * last `rows` of them. Offsets are in the arena. gpuqd reads tokens and ids once, when their turn
+ * has come. Inputs for blame: tokens, ids; outputs: out, logits; parameters: n_tokens, rows,
+ * top_k, n_ids, temperature, flags.
+ */
+struct wire_step {
+	uint32_t n_tokens;	/* at least 1 */
+	uint32_t rows;		/* 0 .. n_tokens */
+	uint32_t top_k;		/* candidates of each row, 0 .. WIRE_STEP_MAX_CANDIDATES */
+	uint32_t n_ids;		/* 0 .. WIRE_STEP_MAX_IDS */
+	uint64_t tokens_offset; /* i32[n_tokens] */
+	uint64_t ids_offset;	/* i32[n_ids], whose logits each row tells; a negative one: none */
+	uint64_t out_offset;	/* `rows` records of wire_row_bytes(), 8-aligned */
+	uint64_t logits_offset; /* f32[rows, vocabulary], or WIRE_NOWHERE; then top_k and
+				 * n_ids are 0 */
+	float temperature;	/* of lse and entropy; outside 1e-30 .. 1e30: 1 */
+	uint32_t flags;		/* zero */
+	uint64_t reserved[2];
+};
+
+/*
+ * What a row begins with. After it: i32 tokens[top_k] and f32 values[top_k], the candidates with
+ * the greatest logits, greatest first, then f32 named[n_ids], -infinity for an id that is no token.
+ * values and named are logits as they are; lse and entropy are of logits / temperature.
+ */
+struct wire_row {
+	float lse;     /* log of the sum of exp(logit / temperature) over the vocabulary */
+	float entropy; /* of the softmax of logit / temperature, in nats */
+	uint32_t n_candidates;
+	uint32_t reserved;
+};
+
+static inline uint64_t wire_row_bytes(uint32_t top_k, uint32_t n_ids)
+{
+	uint64_t bytes = sizeof(struct wire_row) + 8ull * top_k + 4ull * n_ids;
+
+	return (bytes + 7) & ~7ull;
+}
+
+/* Ends with a token that ends a text; that one is the last of those made. */
+#define WIRE_GENERATE_STOP 1u
+
+/*
+ * Argument block of WIRE_OP_GENERATE: appends tokens to sqe.session, then n_generate more, each
+ * drawn on the device. The status is how many were made. The last one made is not part of the
+ * session's text yet. Inputs for blame: tokens; outputs: out; parameters: n_tokens, n_generate,
+ * temperature, flags.
+ */
+struct wire_generate {
+	uint32_t n_tokens;	/* at least 1 */
+	uint32_t n_generate;	/* at least 1 */
+	uint64_t tokens_offset; /* i32[n_tokens] */
+	uint64_t out_offset;	/* i32[n_generate] tokens, f32[n_generate] log-probabilities */
+	float temperature;	/* 0: the greatest logit */
+	uint32_t flags;		/* WIRE_GENERATE_... */
+	uint64_t seed;		/* equal seeds, texts and models: equal tokens */
+	uint64_t reserved[2];
 };
 
 #define WIRE_MAX_ARGS                                                               \
@@ -280,6 +371,14 @@ WIRE_AT(wire_tensor, rank, 14);
 WIRE_AT(wire_tensor, dims, 16);
 _Static_assert(sizeof(struct wire_param) == 16, "wire_param");
 _Static_assert(sizeof(struct wire_copy) == 32, "wire_copy");
+_Static_assert(sizeof(struct wire_session) == 32, "wire_session");
+_Static_assert(sizeof(struct wire_step) == 72, "wire_step");
+WIRE_AT(wire_step, tokens_offset, 16);
+WIRE_AT(wire_step, temperature, 48);
+_Static_assert(sizeof(struct wire_row) == 16, "wire_row");
+_Static_assert(sizeof(struct wire_generate) == 56, "wire_generate");
+WIRE_AT(wire_generate, temperature, 24);
+WIRE_AT(wire_generate, seed, 32);
 _Static_assert(sizeof(struct wire_page_device) == WIRE_LINE, "wire_page_device");
 _Static_assert(sizeof(struct wire_page) == WIRE_PAGE_SIZE, "wire_page");
 WIRE_AT(wire_page, owner, 8);

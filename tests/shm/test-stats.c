@@ -39,6 +39,7 @@ static const struct stats_sizes sizes = {
 	.ops = OPS,
 	.graphs = 8,
 	.captures = 16,
+	.models = 4,
 };
 
 static struct stats create(int *ret_fd)
