@@ -203,23 +203,22 @@ static void write_top(const struct op_call *call, const struct top *top, uint64_
 
 V_INLINE void rows(const struct op_call *call, uint64_t begin, uint64_t end, uint32_t dtype)
 {
-	const double temperature = call->params[0].f64;
 	struct top top;
-	struct scores s = {
-		.n = call->in[0].dims[1],
-		.inverse_t = (float)(1.0 / temperature),
-		.least = (float)fmax((double)EXP_MIN * temperature, -FLT_MAX),
-	};
+	struct scores s = {.n = call->in[STEP_LOGITS].dims[1]};
 
 	/* The shape says K, as it says how much room there is. */
 	top.k = (uint32_t)call->out[STEP_VALUES].dims[1];
 	for (uint64_t row = begin; row < end; row++) {
-		s.x = (const char *)call->in[0].data + row * s.n * v_size(dtype);
+		const double temperature = step_temperature(call, row);
+
+		s.inverse_t = (float)(1.0 / temperature);
+		s.least = (float)fmax((double)EXP_MIN * temperature, -FLT_MAX);
+		s.x = (const char *)call->in[STEP_LOGITS].data + row * s.n * v_size(dtype);
 		top_fill(&top, s.x, s.n, dtype);
 		s.greatest = key_value(top.keys[0]);
 		write_top(call, &top, row);
 		statistics(&s, temperature, (float *)call->out[STEP_STATS].data + row * 2, dtype);
-		if (call->in[1].dtype != 0)
+		if (call->in[STEP_IDS].dtype != 0)
 			step_named(call, row);
 	}
 }
@@ -227,7 +226,7 @@ V_INLINE void rows(const struct op_call *call, uint64_t begin, uint64_t end, uin
 void ISA_PASTE(step_result_cpu, KERNELS_ISA)(
 	const struct op_call *call, uint64_t begin, uint64_t end)
 {
-	switch (call->in[0].dtype) {
+	switch (call->in[STEP_LOGITS].dtype) {
 	case GPUQ_F32:
 		rows(call, begin, end, GPUQ_F32);
 		break;

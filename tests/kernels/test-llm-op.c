@@ -169,6 +169,19 @@ static void test_argmax_and_step_result_refuse(void **state)
 	call = step(2, 10, 10);
 	call.out[STEP_NAMED] = inferred(GPUQ_F32);
 	assert_refuses(call, GPUQ_EMISSING, 1);
+	call.in[STEP_IDS] = shaped(GPUQ_I32, 2, 2, 3, 0);
+	assert_accepts(&call);
+	assert_true(call.out[STEP_NAMED].dims[0] == 2 && call.out[STEP_NAMED].dims[1] == 3);
+	call.out[STEP_NAMED] = inferred(GPUQ_F32);
+	call.in[STEP_IDS] = shaped(GPUQ_I32, 2, 3, 3, 0);
+	assert_refuses(call, GPUQ_ESHAPE, STEP_IDS);
+	call.in[STEP_IDS] = shaped(GPUQ_I32, 3, 2, 3, 1);
+	assert_refuses(call, GPUQ_ERANK, STEP_IDS);
+	call = step(2, 10, 10);
+	call.in[STEP_TEMPERATURES] = shaped(GPUQ_F32, 1, 3, 0, 0);
+	assert_refuses(call, GPUQ_ESHAPE, STEP_TEMPERATURES);
+	call.in[STEP_TEMPERATURES] = shaped(GPUQ_F32, 2, 2, 1, 0);
+	assert_refuses(call, GPUQ_ERANK, STEP_TEMPERATURES);
 	call = (struct op_call){.op = &op_argmax,
 		.in = {shaped(GPUQ_F32, 2, 3, 0, 0)},
 		.out = {inferred(GPUQ_I32)}};
