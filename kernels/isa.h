@@ -43,6 +43,7 @@ ISA_DECLARE(rope);
 ISA_DECLARE(swiglu);
 ISA_DECLARE(argmax);
 ISA_DECLARE(step_result);
+ISA_DECLARE(sample);
 
 /* The instruction set that the operators use; the best one unless isa_select() was called. */
 enum isa isa_selected(void);

@@ -14,5 +14,6 @@ extern const struct op op_rope;
 extern const struct op op_swiglu;
 extern const struct op op_argmax;
 extern const struct op op_step_result;
+extern const struct op op_sample;
 
 #endif

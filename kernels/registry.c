@@ -14,7 +14,8 @@
 	X(rope)          \
 	X(swiglu)        \
 	X(argmax)        \
-	X(step_result)
+	X(step_result)   \
+	X(sample)
 
 #define OPERATOR(name) &op_##name,
 const struct op *const op_table[] = {OPERATORS(OPERATOR)};

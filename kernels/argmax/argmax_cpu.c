@@ -3,38 +3,10 @@
  * argmax, the fast form: the maximum of one chunk after the other, then the first place of the
  * greatest in the chunk that had it first.
  */
+#include "kernels/greatest.h"
 #include "kernels/isa.h"
-#include "kernels/vec.h"
-
-#include <math.h>
 
 #define CHUNK 2048 /* elements; stays in the nearest cache until it is searched */
-#define CHAINS 4   /* maxima side by side: one waits for the one before */
-
-/* Of elements that are not NaN; -inf when there are none. v_max() gives b for a NaN. */
-V_INLINE float chunk_max(const char *x, uint64_t n, uint32_t dtype)
-{
-	const uint64_t size = v_size(dtype);
-	vf greatest[CHAINS];
-	uint64_t i = 0;
-
-	V_UNROLL for (int j = 0; j < CHAINS; j++) greatest[j] = v_set1(-INFINITY);
-	for (; n - i >= CHAINS * VL; i += CHAINS * VL) {
-		V_UNROLL for (int j = 0; j < CHAINS; j++) greatest[j] =
-			v_max(v_load(x + (i + (uint64_t)j * VL) * size, dtype), greatest[j]);
-	}
-	for (; n - i >= VL; i += VL)
-		greatest[0] = v_max(v_load(x + i * size, dtype), greatest[0]);
-	if (i < n) {
-		const uint32_t left = (uint32_t)(n - i);
-		const vf tail = v_load_tail(x + i * size, left, dtype);
-
-		greatest[0] =
-			v_max(v_select(v_tail_mask(left), tail, v_set1(-INFINITY)), greatest[0]);
-	}
-	V_UNROLL for (int j = 1; j < CHAINS; j++) greatest[0] = v_max(greatest[j], greatest[0]);
-	return v_max_lanes(greatest[0])[0];
-}
 
 /* The first of n elements that is `value`; 0 when it has changed meanwhile. */
 V_INLINE uint64_t find(const char *x, uint64_t n, float value, uint32_t dtype)
@@ -68,7 +40,7 @@ V_INLINE void rows(const struct op_call *call, uint64_t begin, uint64_t end, uin
 
 		for (uint64_t i = 0; i < n; i += CHUNK) {
 			const uint64_t left = n - i < CHUNK ? n - i : CHUNK;
-			const float max = chunk_max(x + i * v_size(dtype), left, dtype);
+			const float max = v_greatest(x + i * v_size(dtype), left, dtype);
 
 			if (max > greatest) {
 				greatest = max;

@@ -2,6 +2,8 @@
 /* Random calls of the language-model operators; see llm_trial.h. */
 #include "tests/kernels/llm_trial.h"
 #include "kernels/element.h"
+#include "kernels/sample/sample.h"
+#include "kernels/step_result/step_result.h"
 #include "tests/kernels/trial.h"
 
 #include <math.h>
@@ -128,9 +130,22 @@ static void shape_step_result(struct op_call *call, struct random *rng, uint32_t
 	if (call->params[1].i64 > 1024 || (n <= 1024 && random_below(rng, 20) == 0))
 		call->params[1].i64 = (int64_t)(n < 1024 ? n : 1024);
 	if (random_below(rng, 2) == 0)
+		call->in[STEP_TEMPERATURES] = vector_of(GPUQ_F32, call->in[0].dims[0]);
+	if (random_below(rng, 2) == 0)
 		return;
-	call->in[1] = vector_of(GPUQ_I32, random_below(rng, 40));
-	call->out[3].dtype = GPUQ_F32;
+	call->in[STEP_IDS] = vector_of(GPUQ_I32, random_below(rng, 40));
+	if (random_below(rng, 2) == 0)
+		call->in[STEP_IDS] = tensor_of(
+			GPUQ_I32, 2, (uint64_t[]){call->in[0].dims[0], call->in[STEP_IDS].dims[0]});
+	call->out[STEP_NAMED].dtype = GPUQ_F32;
+}
+
+static void shape_sample(struct op_call *call, struct random *rng, uint32_t dtype)
+{
+	shape_logits(call, rng, dtype);
+	call->in[SAMPLE_TEMPERATURES] = vector_of(GPUQ_F32, call->in[0].dims[0]);
+	call->in[SAMPLE_SEEDS] = tensor_of(GPUQ_I64, 2, (uint64_t[]){call->in[0].dims[0], 2});
+	call->out[SAMPLE_LOGPROB].dtype = random_below(rng, 2) ? GPUQ_F32 : 0;
 }
 
 /* --- Values --------------------------------------------------------------------------------- */
@@ -140,7 +155,10 @@ static void fill_integers(struct tensor *t, struct random *rng, uint64_t n)
 {
 	static const int32_t strange[] = {INT32_MIN, INT32_MAX, -1, -2};
 
-	for (uint64_t i = 0; i < t->dims[0]; i++) {
+	uint64_t elements, bytes;
+
+	tensor_size(t, &elements, &bytes);
+	for (uint64_t i = 0; i < elements; i++) {
 		const uint64_t kind = random_below(rng, 12);
 
 		((int32_t *)t->data)[i] = kind < 4 ? strange[kind]
@@ -182,6 +200,38 @@ static void fill_logits(struct tensor *t, struct random *rng)
 		trial_fill_tensor(t, rng);
 }
 
+/* Mostly ordinary ones; some that count as 1, and 0. */
+static void fill_temperatures(struct tensor *t, struct random *rng)
+{
+	static const float strange[] = {
+		0, -0.0f, -1, NAN, INFINITY, 9e-31f, 1.1e30f, 1e-30f, 1e30f, 0x1p-149f};
+	const uint64_t n_strange = sizeof(strange) / sizeof(strange[0]);
+
+	for (uint64_t i = 0; i < t->dims[0]; i++) {
+		const uint64_t kind = random_below(rng, 2 * n_strange);
+
+		((float *)t->data)[i] =
+			kind < n_strange ? strange[kind] : (float)exp2(10 * random_unit(rng) - 6);
+	}
+}
+
+static void fill_seeds(struct tensor *t, struct random *rng)
+{
+	for (uint64_t i = 0; i < t->dims[0] * 2; i++)
+		((uint64_t *)t->data)[i] = random_u64(rng) >> random_below(rng, 64);
+}
+
+static bool holds_temperatures(const struct op *op, uint32_t input)
+{
+	return (op == &op_step_result && input == STEP_TEMPERATURES) ||
+		(op == &op_sample && input == SAMPLE_TEMPERATURES);
+}
+
+static bool takes_logits(const struct op *op)
+{
+	return op == &op_argmax || op == &op_step_result || op == &op_sample;
+}
+
 static void fill(struct llm_trial *t, struct random *rng)
 {
 	struct op_call *call = &t->call;
@@ -199,7 +249,11 @@ static void fill(struct llm_trial *t, struct random *rng)
 		in->data = trial_place_tensor(&t->inputs[i], in, rng);
 		if (in->dtype == GPUQ_I32)
 			fill_integers(in, rng, n);
-		else if (call->op == &op_argmax || call->op == &op_step_result)
+		else if (in->dtype == GPUQ_I64)
+			fill_seeds(in, rng);
+		else if (holds_temperatures(call->op, i))
+			fill_temperatures(in, rng);
+		else if (takes_logits(call->op))
 			fill_logits(in, rng);
 		else
 			trial_fill_tensor(in, rng);
@@ -227,7 +281,7 @@ void llm_trial_fill(struct llm_trial *t, const struct op *op, struct random *rng
 		void (*shape)(struct op_call *, struct random *, uint32_t);
 	} shapes[] = {{&op_embedding, shape_embedding}, {&op_rmsnorm, shape_rmsnorm},
 		{&op_rope, shape_rope}, {&op_swiglu, shape_swiglu}, {&op_argmax, shape_argmax},
-		{&op_step_result, shape_step_result}};
+		{&op_step_result, shape_step_result}, {&op_sample, shape_sample}};
 	static const uint32_t dtypes[] = {GPUQ_F32, GPUQ_F16, GPUQ_BF16};
 	const uint32_t dtype = dtypes[random_below(rng, 3)];
 	struct op_call *call = &t->call;

@@ -4,6 +4,7 @@
  * and their tolerances; see llm_trial.h. The bounds are in the head of each operator's source.
  */
 #include "kernels/element.h"
+#include "kernels/sample/sample.h"
 #include "kernels/step_result/step_result.h"
 #include "tests/kernels/llm_trial.h"
 #include "tests/kernels/verify.h"
@@ -217,6 +218,14 @@ static bool verify_argmax(const struct op_call *call, const struct report *r)
 	return ok;
 }
 
+/* The temperature of a row, 1 where it makes no sense. */
+static long double temperature_at(const struct op_call *call, uint32_t input, uint64_t row)
+{
+	const double t = in_at(call, input, row);
+
+	return t >= (double)1e-30f && t <= (double)1e30f ? t : 1;
+}
+
 /* --- step_result ---------------------------------------------------------------------------- */
 
 struct candidate {
@@ -255,7 +264,9 @@ static bool verify_stats(
 	const struct op_call *call, uint64_t row, double greatest, const struct report *r)
 {
 	const uint64_t n = call->in[0].dims[1];
-	const long double temperature = call->params[0].f64;
+	const long double temperature = tensor_present(&call->in[STEP_TEMPERATURES])
+		? temperature_at(call, STEP_TEMPERATURES, row)
+		: call->params[0].f64;
 	long double sum = 0, mean = 0, squares = 0;
 	double lse, entropy;
 
@@ -283,11 +294,12 @@ static bool verify_stats(
 
 static bool verify_named(const struct op_call *call, uint64_t row, const struct report *r)
 {
-	const uint64_t n = call->in[0].dims[1], count = call->in[1].dims[0];
+	const uint64_t n = call->in[0].dims[1], count = call->out[STEP_NAMED].dims[1];
+	const uint64_t from = call->in[STEP_IDS].rank == 2 ? row * count : 0;
 	bool ok = true;
 
 	for (uint64_t i = 0; ok && i < count; i++) {
-		const int64_t id = ((const int32_t *)call->in[1].data)[i];
+		const int64_t id = ((const int32_t *)call->in[STEP_IDS].data)[from + i];
 		const bool known = id >= 0 && id < (int64_t)n;
 
 		ok = near(call, STEP_NAMED, row * count + i,
@@ -310,6 +322,106 @@ static bool verify_step_result(const struct op_call *call, const struct report *
 	return ok;
 }
 
+/* --- sample --------------------------------------------------------------------------------- */
+
+/* What decides about the draw of a token of a row. */
+struct drawn {
+	long double greatest, temperature;
+	bool greedy;
+};
+
+static long double drawn_t(const struct op_call *call, uint64_t row, uint64_t v, struct drawn d)
+{
+	const long double logit = in_at(call, 0, row * call->in[0].dims[1] + v);
+
+	if (isnan(logit))
+		return -INFINITY;
+	return logit == d.greatest ? 0 : (logit - d.greatest) / d.temperature;
+}
+
+/* The block of the generator by its definition, not as the forms have it. */
+static long double drawn_score(const struct op_call *call, uint64_t row, uint64_t v, struct drawn d)
+{
+	const uint64_t *seed = (const uint64_t *)call->in[SAMPLE_SEEDS].data + row * 2;
+	const long double t = drawn_t(call, row, v, d);
+	uint32_t block[4] = {
+		(uint32_t)(v / 64 * 16 + v % 16), 0, (uint32_t)seed[1], (uint32_t)(seed[1] >> 32)};
+
+	if (d.greedy)
+		return t;
+	philox(block, seed[0]);
+	return t - logl(-log1pl(-((long double)(block[v / 16 % 4] / 2) + 0.5L) / 0x1p31L));
+}
+
+static bool verify_logprob(
+	const struct op_call *call, uint64_t row, struct drawn d, const struct report *r)
+{
+	const uint64_t n = call->in[0].dims[1];
+	const int32_t token = ((const int32_t *)call->out[SAMPLE_TOKEN].data)[row];
+	const long double own = drawn_t(call, row, (uint64_t)token, d);
+	long double sum = 0, mean = 0;
+	double expected;
+
+	for (uint64_t v = 0; v < n; v++) {
+		const long double t = drawn_t(call, row, v, d);
+
+		sum += expl(t);
+		mean += t == -INFINITY ? 0 : t * expl(t);
+	}
+	expected = (double)(own - logl(sum));
+	return near(call, SAMPLE_LOGPROB, row, expected,
+		5e-6 + 4e-7 * (double)(fabsl(own) + fabsl(mean / sum)) + 2e-7 * fabs(expected), r);
+}
+
+static bool verify_draw(
+	const struct op_call *call, uint64_t row, struct drawn d, const struct report *r)
+{
+	const uint64_t n = call->in[0].dims[1];
+	const int32_t token = ((const int32_t *)call->out[SAMPLE_TOKEN].data)[row];
+	long double best = -INFINITY, own;
+	uint64_t first = 0;
+
+	for (uint64_t v = 0; v < n; v++) {
+		const long double score = drawn_score(call, row, v, d);
+
+		first = score > best ? v : first;
+		best = fmaxl(best, score);
+	}
+	if (d.greedy || best == -INFINITY)
+		return same_integer(call, SAMPLE_TOKEN, row, first, r);
+	if (token >= 0 && (uint64_t)token < n) {
+		own = drawn_score(call, row, (uint64_t)token, d);
+		if (own + 8e-6L + 4e-7L * fabsl(drawn_t(call, row, (uint64_t)token, d)) >= best)
+			return true;
+	}
+	return same_integer(call, SAMPLE_TOKEN, row, first, r);
+}
+
+static bool verify_sample(const struct op_call *call, const struct report *r)
+{
+	const uint64_t n = call->in[0].dims[1];
+	bool ok = true;
+
+	for (uint64_t row = 0; ok && row < call->in[0].dims[0]; row++) {
+		struct drawn d = {.greatest = -INFINITY,
+			.temperature = temperature_at(call, SAMPLE_TEMPERATURES, row),
+			.greedy = in_at(call, SAMPLE_TEMPERATURES, row) == 0};
+
+		for (uint64_t v = 0; v < n; v++)
+			d.greatest = fmaxl(d.greatest, in_at(call, 0, row * n + v));
+		if (d.greatest == -INFINITY) {
+			ok = same_integer(call, SAMPLE_TOKEN, row, 0, r) &&
+				(!tensor_present(&call->out[SAMPLE_LOGPROB]) ||
+					near(call, SAMPLE_LOGPROB, row, NAN, 0, r));
+			continue;
+		}
+		ok = verify_draw(call, row, d, r);
+		if (ok && tensor_present(&call->out[SAMPLE_LOGPROB]))
+			ok = verify_logprob(call, row, d, r);
+	}
+	return ok;
+}
+
 bool llm_verify(const struct op_call *call, char *what, size_t what_size)
 {
 	static const struct {
@@ -317,7 +429,7 @@ bool llm_verify(const struct op_call *call, char *what, size_t what_size)
 		bool (*verify)(const struct op_call *, const struct report *);
 	} forms[] = {{&op_embedding, verify_embedding}, {&op_rmsnorm, verify_rmsnorm},
 		{&op_rope, verify_rope}, {&op_swiglu, verify_swiglu}, {&op_argmax, verify_argmax},
-		{&op_step_result, verify_step_result}};
+		{&op_step_result, verify_step_result}, {&op_sample, verify_sample}};
 	const struct report r = {what, what_size};
 	uint32_t at = 0;
 
