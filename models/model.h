@@ -38,8 +38,9 @@ struct model;
 
 struct model_options {
 	enum weight_quant quant;
-	bool deterministic;	     /* a row's bits do not depend on what else is in its step */
-	uint32_t kv_blocks;	     /* of KV_BLOCK_TOKENS tokens, besides block 0 */
+	bool deterministic; /* a row's bits do not depend on what else is in its step */
+	uint32_t kv_blocks; /* of KV_BLOCK_TOKENS tokens, besides block 0 */
+	uint64_t kv_bytes;  /* with kv_blocks 0: as many blocks as these bytes hold, at least 1 */
 	uint32_t max_session_tokens; /* 0, or more than the model has positions: as many */
 };
 
