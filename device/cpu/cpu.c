@@ -13,6 +13,8 @@
 #include <unistd.h>
 
 #define ALIGNMENT 256u
+#define HUGE_PAGE ((uint64_t)2 << 20)
+#define HUGE_FROM ((uint64_t)32 << 20) /* malloc() gives no such size from its own arenas */
 
 /* --- What there is ------------------------------------------------------------------------ */
 
@@ -153,6 +155,19 @@ static void cpu_sleep_prepare(struct device *device, bool asleep)
 
 /* --- Memory ------------------------------------------------------------------------------- */
 
+/* Memory of its own mapping, in huge pages where there are some; free() unmaps it. */
+static int huge_alloc(uint64_t bytes, void **ret)
+{
+	const uint64_t size = (bytes + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
+
+	if (posix_memalign(ret, HUGE_PAGE, size) != 0)
+		return -ENOMEM;
+	/* Only advice: small pages do as well, and a core dump needs no weights. */
+	(void)madvise(*ret, size, MADV_HUGEPAGE);
+	(void)madvise(*ret, size, MADV_DONTDUMP);
+	return 0;
+}
+
 static int cpu_alloc(struct device *device, enum device_memory kind, uint64_t bytes, void **ret)
 {
 	uint64_t total, available;
@@ -160,7 +175,10 @@ static int cpu_alloc(struct device *device, enum device_memory kind, uint64_t by
 
 	/* The system promises more than it has, and kills who uses that. */
 	memory_now(&total, &available);
-	if (bytes > total || posix_memalign(&data, ALIGNMENT, bytes) != 0)
+	if (bytes > total)
+		return -ENOMEM;
+	if (bytes >= HUGE_FROM ? huge_alloc(bytes, &data) != 0
+			       : posix_memalign(&data, ALIGNMENT, bytes) != 0)
 		return -ENOMEM;
 	*ret = data;
 	return 0;

@@ -46,6 +46,45 @@ static void test_kinds(void **state)
 	rig_close(&rig);
 }
 
+/* Whether the memory at this address is advised to be huge pages: "hg" among its VmFlags. */
+static bool is_advised(const void *data)
+{
+	FILE *f = fopen("/proc/self/smaps", "re");
+	unsigned long begin, end;
+	bool here = false, advised = false;
+	char line[512];
+
+	assert_non_null(f);
+	while (fgets(line, sizeof(line), f) != NULL) {
+		if (sscanf(line, "%lx-%lx ", &begin, &end) == 2)
+			here = (uintptr_t)data >= begin && (uintptr_t)data < end;
+		else if (here && strncmp(line, "VmFlags:", 8) == 0)
+			advised = strstr(line, " hg") != NULL;
+	}
+	fclose(f);
+	return advised;
+}
+
+/* Weights and caches: one fault and one entry of a TLB for each 2 MiB. */
+static void test_large_memory_is_in_huge_pages(void **state)
+{
+	const bool have = access("/sys/kernel/mm/transparent_hugepage/enabled", F_OK) == 0;
+	struct device_info info;
+	struct rig rig;
+	void *data;
+
+	rig_open(&rig, NULL);
+	device_info(rig.device, &info);
+	assert_int_equal(device_alloc(rig.device, DEVICE_WORK, (40u << 20) + 1, &data), 0);
+	if (strcmp(info.kind, "cpu") == 0) {
+		assert_int_equal((uintptr_t)data % (2u << 20), 0);
+		assert_int_equal(is_advised((char *)data + (40u << 20)), have);
+		((char *)data)[40u << 20] = 1;
+	}
+	device_free(rig.device, DEVICE_WORK, data);
+	rig_close(&rig);
+}
+
 static void test_too_much(void **state)
 {
 	void *const untouched = &state;
@@ -266,6 +305,7 @@ int main(int argc, char **argv)
 {
 	static const struct harness_test tests[] = {
 		HARNESS_TEST(test_kinds),
+		HARNESS_TEST(test_large_memory_is_in_huge_pages),
 		HARNESS_TEST(test_too_much),
 		HARNESS_TEST(test_copies),
 		HARNESS_TEST(test_register),

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * How fast a model's folder is read, beside a plain loop of read() over the same bytes into the
- * same kind of memory. Not part of ./check:
+ * same kind of memory, the CPU device's. Not part of ./check:
  *
  *	read-speed FOLDER [cold]
  *
  * Both read the bytes of model.safetensors in turn, ROUNDS times; `cold` drops the file from the
  * page cache before each reading.
  */
-#include "models/memory.h"
+#include "device/device.h"
 #include "models/safetensors.h"
 
 #include <fcntl.h>
@@ -20,6 +20,8 @@
 
 #define ROUNDS 5
 #define READ_BYTES ((size_t)1 << 20)
+
+static struct device *device;
 
 static double now_s(void)
 {
@@ -40,7 +42,7 @@ static void *new_memory(uint64_t bytes)
 {
 	void *data;
 
-	if (model_memory_map(bytes, &data) < 0) {
+	if (device_alloc(device, DEVICE_WORK, bytes, &data) < 0) {
 		fprintf(stderr, "read-speed: no memory\n");
 		exit(1);
 	}
@@ -65,7 +67,7 @@ static double read_plain(int fd, uint64_t bytes)
 		done += (uint64_t)n;
 	}
 	double took_s = now_s() - start;
-	model_memory_unmap(data, bytes);
+	device_free(device, DEVICE_WORK, data);
 	return took_s;
 }
 
@@ -89,7 +91,7 @@ static double read_model(const struct safetensors *st, uint64_t bytes)
 		exit(1);
 	}
 	double took_s = now_s() - start;
-	model_memory_unmap(data, bytes);
+	device_free(device, DEVICE_WORK, data);
 	free(reads);
 	return took_s;
 }
@@ -132,10 +134,17 @@ int main(int argc, char **argv)
 {
 	int dir = argc > 1 ? open(argv[1], O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
 	int fd = openat(dir, "model.safetensors", O_RDONLY | O_CLOEXEC);
+	char why[192];
 
 	if (dir < 0 || fd < 0) {
 		fprintf(stderr, "usage: read-speed FOLDER [cold]; FOLDER has model.safetensors\n");
 		return 2;
 	}
-	return compare(dir, fd, argc > 2 && strcmp(argv[2], "cold") == 0);
+	if (device_open(&(struct device_options){.kind = "cpu"}, &device, why) < 0) {
+		fprintf(stderr, "read-speed: %s\n", why);
+		return 1;
+	}
+	int status = compare(dir, fd, argc > 2 && strcmp(argv[2], "cold") == 0);
+	device_close(device);
+	return status;
 }
