@@ -226,23 +226,32 @@ static int check_unexpected(
 
 /* --- Places --------------------------------------------------------------------------------- */
 
-static uint64_t place(struct model_weights *w, uint64_t bytes)
+/* Whether it is the lower part of a matrix or vector that the role before it begins. */
+static bool continues(enum weight_role role)
 {
-	uint64_t offset = w->bytes;
-
-	w->bytes += (bytes + ALIGN - 1) / ALIGN * ALIGN;
-	return offset;
+	return role == WEIGHT_K || role == WEIGHT_V || role == WEIGHT_K_BIAS ||
+		role == WEIGHT_V_BIAS || role == WEIGHT_UP || role == WEIGHT_UP_BIAS;
 }
 
-static void place_weight(struct model_weights *w, struct weight *weight, bool may_quantise)
+static uint64_t place(struct model_weights *w, enum weight_role role, uint64_t bytes)
 {
+	if (!continues(role))
+		w->bytes = (w->bytes + ALIGN - 1) / ALIGN * ALIGN;
+	w->bytes += bytes;
+	return w->bytes - bytes;
+}
+
+static void place_weight(struct model_weights *w, size_t i)
+{
+	struct weight *weight = &w->of[i];
+
 	weight->dtype = weight->from->dtype;
 	weight->bytes = weight->from->bytes;
-	if (may_quantise && w->quant == WEIGHT_INT8 && weight->rank == 2) {
+	if (i != WEIGHT_EMBEDDING && w->quant == WEIGHT_INT8 && weight->rank == 2) {
 		weight->dtype = GPUQ_I8;
 		weight->bytes = weight->dims[0] * weight->dims[1];
 	}
-	weight->offset = place(w, weight->bytes);
+	weight->offset = place(w, i % WEIGHT_ROLES, weight->bytes);
 }
 
 static void place_all(struct model_weights *w)
@@ -255,13 +264,14 @@ static void place_all(struct model_weights *w)
 		*head = w->of[WEIGHT_EMBEDDING];
 	for (size_t i = 0; i < slots; i++) {
 		if (w->of[i].from != NULL && !(shared && i == WEIGHT_HEAD))
-			place_weight(w, &w->of[i], i != WEIGHT_EMBEDDING);
+			place_weight(w, i);
 	}
 	if (shared)
 		*head = w->of[WEIGHT_EMBEDDING];
 	for (size_t i = 0; i < slots; i++) {
 		if (w->of[i].dtype == GPUQ_I8)
-			w->of[i].scales_offset = place(w, w->of[i].dims[0] * sizeof(float));
+			w->of[i].scales_offset =
+				place(w, i % WEIGHT_ROLES, w->of[i].dims[0] * sizeof(float));
 	}
 }
 

@@ -3,9 +3,9 @@
  * weights.h: which tensor of a model's files is which weight, checked against its configuration,
  * and where each lies in one piece of memory that holds them all.
  *
- * Matrices are as the files have them, row by row: [outputs, inputs]. Each weight is aligned to
- * 256 bytes. Weights follow each other in the order of enum weight_role, so that q, k and v, and
- * gate and up, are one matrix each when their sizes are multiples of 256 bytes.
+ * Matrices are as the files have them, row by row: [outputs, inputs]. q, k and v of a layer lie
+ * without gaps, so that they are one matrix; so do gate and up, the biases of either, and their
+ * scales. What begins such a group, and every other weight, is aligned to 256 bytes.
  */
 #ifndef GPUQ_MODELS_WEIGHTS_H
 #define GPUQ_MODELS_WEIGHTS_H

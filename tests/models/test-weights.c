@@ -140,6 +140,13 @@ static void same_bytes(const struct safetensors *st, const char *name, const voi
 	free(data);
 }
 
+/* K follows Q, V follows K, and so on; everything else is aligned. */
+static bool follows(enum weight_role role)
+{
+	return role == WEIGHT_K || role == WEIGHT_V || role == WEIGHT_K_BIAS ||
+		role == WEIGHT_V_BIAS || role == WEIGHT_UP || role == WEIGHT_UP_BIAS;
+}
+
 static void check_variant(const struct model_config *c, uint32_t weights_per_layer)
 {
 	struct builder b = {0};
@@ -160,7 +167,9 @@ static void check_variant(const struct model_config *c, uint32_t weights_per_lay
 			if (weight == NULL)
 				continue;
 			count++;
-			assert_true(weight->offset >= end && weight->offset % 256 == 0);
+			assert_true(follows(role)
+					? weight->offset == end
+					: weight->offset >= end && weight->offset % 256 == 0);
 			end = weight->offset + weight->bytes;
 			assert_true(end <= model_weights_bytes(w));
 			same_bytes(st, weight->from->name, memory + weight->offset);
@@ -398,6 +407,18 @@ static void a_model_in_8_bits(void **state)
 		memory + model_weight(w, 0, WEIGHT_EMBEDDING)->offset);
 	same_bytes(st, "model.norm.weight", memory + model_weight(w, 0, WEIGHT_NORM)->offset);
 	check_int8(model_weight(w, 0, WEIGHT_HEAD), st, memory);
+	for (uint32_t layer = 0; layer < c.layers; layer++) {
+		const struct weight *q = model_weight(w, layer, WEIGHT_Q);
+		const struct weight *k = model_weight(w, layer, WEIGHT_K);
+		const struct weight *v = model_weight(w, layer, WEIGHT_V);
+		const struct weight *gate = model_weight(w, layer, WEIGHT_GATE);
+		const struct weight *up = model_weight(w, layer, WEIGHT_UP);
+
+		assert_int_equal(q->scales_offset % 256, 0);
+		assert_int_equal(k->scales_offset, q->scales_offset + q->dims[0] * 4);
+		assert_int_equal(v->scales_offset, k->scales_offset + k->dims[0] * 4);
+		assert_int_equal(up->scales_offset, gate->scales_offset + gate->dims[0] * 4);
+	}
 	for (uint32_t layer = 0; layer < c.layers; layer++) {
 		for (uint32_t role = WEIGHT_FIRST_OF_LAYER; role < WEIGHT_ROLES; role++) {
 			const struct weight *weight = model_weight(w, layer, role);
