@@ -321,7 +321,7 @@ struct gpuq_pipeline_step {
  * -GPUQ_EPIPELINE (a step names a tensor that is not there, a tensor written by two steps or by
  * none, an input that is written, a cycle), -GPUQ_EOP, -GPUQ_EARGS, -GPUQ_EPARAM, -GPUQ_EDTYPE,
  * -GPUQ_ERANK, -GPUQ_ESHAPE, -GPUQ_EMISSING and -GPUQ_EOVERFLOW of a step, -GPUQ_ELIMIT (1024
- * steps, 2048 tensors, and gpuqd's limits of pipelines and memory), -GPUQ_ENODEV, -GPUQ_EABI (a
+ * steps, 3072 tensors, and gpuqd's limits of pipelines and memory), -GPUQ_ENODEV, -GPUQ_EABI (a
  * gpuqd without pipelines), -ENOMEM, -GPUQ_EGONE.
  */
 GPUQ_EXPORT int gpuq_pipeline_create(struct gpuq *gpuq, uint32_t device, const char *name,

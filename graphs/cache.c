@@ -70,8 +70,11 @@ void graphs_release(struct graphs *g, struct pipeline *p)
 	while (node->pipeline != p)
 		node = node->next;
 	assert(node->registrations > 0);
-	if (--node->registrations == 0)
+	if (--node->registrations == 0) {
+		if (pipeline_has_constants(p))
+			capture_drop(g, node);
 		sweep_soon(g);
+	}
 	pipeline_unref(p);
 	pthread_mutex_unlock(&g->lock);
 }

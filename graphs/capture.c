@@ -86,11 +86,20 @@ bool capture_answer(struct graphs *g)
 	return left;
 }
 
+/* Whether its addresses will soon be others'. With the lock. */
+static bool is_dropped(const struct graph_entry *e)
+{
+	return e->pipeline != NULL && pipeline_has_constants(e->pipeline) &&
+		e->interned->registrations == 0;
+}
+
 /* Whether it was asked for by works alone, and none of them waits any more. With the lock. */
 static bool is_forsaken(const struct graphs *g, const struct graph_entry *e)
 {
 	bool forsaken = e->urgency == URGENCY_PRECAPTURE;
 
+	if (is_dropped(e))
+		return true;
 	for (const struct graph_work *w = g->waiters; w != NULL && forsaken; w = w->next)
 		forsaken = w->entry != e || shm_load_relaxed(&w->state) == WORK_CANCELED;
 	return forsaken;
@@ -341,6 +350,32 @@ static void capture(struct graphs *g, struct job *job)
 	budget_publish(g);
 	answer_waiters(g);
 	pthread_mutex_unlock(&g->lock);
+}
+
+/* True when there was nothing to wait for. With the lock. */
+static bool drop_entry(struct graphs *g, struct graph_entry *e)
+{
+	mask_clear(&e->wanted, UINT64_MAX);
+	if (e->capturing)
+		return false;
+	e->pinned = false;
+	budget_withdraw(g, e);
+	return true;
+}
+
+void capture_drop(struct graphs *g, const struct interned *node)
+{
+	for (uint32_t i = 0; i < g->options.max_graphs; i++) {
+		struct graph_entry *e = &g->entries[i];
+
+		while (e->used && e->interned == node && !drop_entry(g, e)) {
+			pthread_mutex_unlock(&g->lock);
+			nap(FENCE_NS);
+			pthread_mutex_lock(&g->lock);
+		}
+	}
+	budget_publish(g);
+	sem_post(&g->capture_wake);
 }
 
 /* --- The thread ----------------------------------------------------------------------------- */

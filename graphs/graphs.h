@@ -156,7 +156,9 @@ struct pipeline *graphs_intern(struct graphs *g, struct pipeline *p);
 
 /*
  * Gives back what graphs_intern() returned. With the last one of a pipeline its shapes that are
- * not captured are forgotten; the others keep its definition, whose bytes count with theirs.
+ * not captured are forgotten; the others keep its definition, whose bytes count with theirs. Of a
+ * pipeline with constants, whose works have all been finished, all shapes are forgotten: this then
+ * waits for a capture of it to end (not dispatch), and nothing reads the constants any more.
  */
 void graphs_release(struct graphs *g, struct pipeline *p);
 

@@ -358,19 +358,22 @@ struct saved {
 /* Copies of the shapes to save, so that the lock is not held for long. */
 static uint32_t collect(struct graphs *g, struct saved *saved)
 {
-	uint32_t n;
+	uint32_t n_sorted, n = 0;
 
 	pthread_mutex_lock(&g->lock);
-	n = budget_sort(g);
-	n = n < GRAPHS_HOT_LIST ? n : GRAPHS_HOT_LIST;
-	for (uint32_t i = 0; i < n; i++) {
+	n_sorted = budget_sort(g);
+	for (uint32_t i = 0; i < n_sorted && n < GRAPHS_HOT_LIST; i++) {
 		const struct graph_entry *e = g->sorted[i];
+		struct saved *s = &saved[n];
 
-		saved[i].call = e->call;
-		saved[i].pipeline = e->pipeline == NULL ? NULL : pipeline_ref(e->pipeline);
-		saved[i].uses = entry_heat(e);
+		if (e->pipeline != NULL && pipeline_has_constants(e->pipeline))
+			continue;
+		n++;
+		s->call = e->call;
+		s->pipeline = e->pipeline == NULL ? NULL : pipeline_ref(e->pipeline);
+		s->uses = entry_heat(e);
 		for (uint32_t lane = 0; lane < g->n_high; lane++)
-			saved[i].high = saved[i].high || entry_exec(e, lane) != NULL ||
+			s->high = s->high || entry_exec(e, lane) != NULL ||
 				(shm_load_relaxed(&e->wanted) & 1ull << lane) != 0;
 	}
 	g->hot_list_changed = false;

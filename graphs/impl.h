@@ -287,6 +287,12 @@ void *capture_main(void *graphs);
  */
 bool capture_answer(struct graphs *g);
 
+/*
+ * Withdraws every executable of a pipeline that nobody has registered any more, and waits until no
+ * other one is being made. With the lock, which is given back while this waits. Not dispatch.
+ */
+void capture_drop(struct graphs *g, const struct interned *node);
+
 /* Whether nobody waits any more for the shape that is being captured. */
 bool capture_unwanted(struct graphs *g, const struct graph_entry *e);
 

@@ -26,6 +26,8 @@ struct pipeline {
 	struct wire_pipeline_tensor *tensors;
 	struct wire_pipeline_step *wire_steps;
 	uint64_t blob_bytes;
+	void **constants;
+	uint32_t n_constants;
 };
 
 /* What is needed only while the definition is checked. */
@@ -56,6 +58,18 @@ refuse(char why[PIPELINE_MAX_WHY], int err, const char *format, ...)
 	return err;
 }
 
+/* Constants come after inputs and outputs. */
+static bool is_constant(const struct pipeline *p, uint32_t tensor)
+{
+	return tensor - (p->wire->n_inputs + p->wire->n_outputs) < p->n_constants;
+}
+
+/* Whether the definition has the tensor's shape, rather than the steps. */
+static bool has_shape(const struct pipeline *p, uint32_t tensor)
+{
+	return tensor < p->wire->n_inputs || is_constant(p, tensor);
+}
+
 static const char *tensor_name(const struct check *c, uint32_t tensor)
 {
 	return c->p->tensors[tensor].name;
@@ -68,7 +82,7 @@ static const char *step_name(const struct check *c, uint32_t step)
 
 /* --- What is in the blob ------------------------------------------------------------------- */
 
-static int check_header(const void *blob, uint64_t bytes, char *why)
+static int check_header(const void *blob, uint64_t bytes, uint32_t n_constants, char *why)
 {
 	struct wire_pipeline h;
 	uint64_t expected;
@@ -86,7 +100,8 @@ static int check_header(const void *blob, uint64_t bytes, char *why)
 			"%u inputs and %u outputs are more than the %u and %u that a request may "
 			"have.",
 			h.n_inputs, h.n_outputs, GPUQ_MAX_INPUTS, GPUQ_MAX_OUTPUTS);
-	if (h.n_steps == 0 || h.n_outputs == 0 || h.n_tensors < h.n_inputs + h.n_outputs)
+	if (h.n_steps == 0 || h.n_outputs == 0 ||
+		h.n_tensors < h.n_inputs + h.n_outputs + n_constants)
 		return refuse(why, -GPUQ_EPIPELINE,
 			"A pipeline has at least one step and one output, and counts inputs and "
 			"outputs among its tensors.");
@@ -119,7 +134,7 @@ static int check_tensors(struct check *c)
 		if (dtype_size(t->dtype) == 0)
 			return refuse(c->why, -GPUQ_EDTYPE, "Tensor %u (%s) has no element type.",
 				i, t->name);
-		if (i >= c->p->wire->n_inputs)
+		if (!has_shape(c->p, i))
 			continue;
 		memcpy(shape.dims, t->dims, sizeof(shape.dims));
 		err = tensor_size(&shape, &elements, &bytes);
@@ -163,10 +178,10 @@ static int check_step_output(struct check *c, uint32_t step, uint32_t i)
 		return refuse(c->why, -GPUQ_EPIPELINE,
 			"Output %s of step %u (%s) is tensor %u of %u.", op->outputs[i].name, step,
 			op->name, tensor, c->p->wire->n_tensors);
-	if (tensor < c->p->wire->n_inputs)
-		return refuse(c->why, -GPUQ_EPIPELINE,
-			"Step %u (%s) writes tensor %u (%s), an input.", step, op->name, tensor,
-			tensor_name(c, tensor));
+	if (has_shape(c->p, tensor))
+		return refuse(c->why, -GPUQ_EPIPELINE, "Step %u (%s) writes tensor %u (%s), %s.",
+			step, op->name, tensor, tensor_name(c, tensor),
+			is_constant(c->p, tensor) ? "a constant" : "an input");
 	if (c->producer[tensor] != NONE)
 		return refuse(c->why, -GPUQ_EPIPELINE,
 			"Steps %u (%s) and %u (%s) both write tensor %u (%s).", c->producer[tensor],
@@ -192,7 +207,7 @@ static int check_steps(struct check *c)
 			err = check_step_output(c, i, j);
 	}
 	for (uint32_t i = c->p->wire->n_inputs; i < c->p->wire->n_tensors && err == 0; i++) {
-		if (c->producer[i] == NONE)
+		if (c->producer[i] == NONE && !is_constant(c->p, i))
 			err = refuse(c->why, -GPUQ_EPIPELINE, "No step writes tensor %u (%s).", i,
 				tensor_name(c, i));
 	}
@@ -283,6 +298,18 @@ static int sort_steps(struct check *c)
 	return n == c->p->wire->n_steps ? 0 : refuse_cycle(c, n);
 }
 
+/* Nothing but the given order says which of two steps that write a constant comes first. */
+static int check_order(struct check *c)
+{
+	for (uint32_t i = 0; c->p->n_constants > 0 && i < c->p->wire->n_steps; i++) {
+		if (c->order[i] != i)
+			return refuse(c->why, -GPUQ_EPIPELINE,
+				"Step %u (%s) comes before a step whose result it reads.", i,
+				step_name(c, i));
+	}
+	return 0;
+}
+
 /* --- Steps --------------------------------------------------------------------------------- */
 
 static int fill_params(struct check *c, uint32_t number, struct pipeline_step *step)
@@ -309,7 +336,10 @@ void pipeline_tensors(const struct pipeline *p, struct tensor *ret_tensors, uint
 {
 	for (uint32_t i = 0; i < p->wire->n_tensors; i++) {
 		ret_tensors[i] = (struct tensor){.dtype = p->tensors[i].dtype, .rank = UINT32_MAX};
-		if (i >= p->wire->n_inputs)
+		if (is_constant(p, i))
+			ret_tensors[i].data =
+				p->constants[i - p->wire->n_inputs - p->wire->n_outputs];
+		if (!has_shape(p, i))
 			continue;
 		ret_tensors[i].rank = p->tensors[i].rank;
 		memcpy(ret_tensors[i].dims, p->tensors[i].dims, sizeof(ret_tensors[i].dims));
@@ -439,7 +469,7 @@ static void clean_blob(struct pipeline *p)
 	clean_name(p->wire->name);
 	for (uint32_t i = 0; i < p->wire->n_tensors; i++) {
 		struct wire_pipeline_tensor *t = &p->tensors[i];
-		const uint32_t rank = i < p->wire->n_inputs ? t->rank : 0;
+		const uint32_t rank = has_shape(p, i) ? t->rank : 0;
 
 		clean_name(t->name);
 		t->rank = rank;
@@ -481,19 +511,33 @@ static int check_all(struct pipeline *p, char *why)
 	if (err == 0)
 		err = sort_steps(c);
 	if (err == 0)
+		err = check_order(c);
+	if (err == 0)
 		err = fill_steps(c, p->steps);
 	free(c);
 	return err;
 }
 
-int pipeline_create(const void *blob, uint64_t bytes, struct pipeline **ret_pipeline,
-	char why[PIPELINE_MAX_WHY])
+static int take_constants(struct pipeline *p, void *const *constants, uint32_t n)
+{
+	p->n_constants = n;
+	if (n == 0)
+		return 0;
+	p->constants = calloc(n, sizeof(*p->constants));
+	if (p->constants == NULL)
+		return -ENOMEM;
+	memcpy(p->constants, constants, n * sizeof(*p->constants));
+	return 0;
+}
+
+int pipeline_create_internal(const void *blob, uint64_t bytes, void *const *constants,
+	uint32_t n_constants, struct pipeline **ret_pipeline, char why[PIPELINE_MAX_WHY])
 {
 	struct pipeline *p;
 	int err;
 
 	snprintf(why, PIPELINE_MAX_WHY, "There is no memory for the pipeline.");
-	err = check_header(blob, bytes, why);
+	err = check_header(blob, bytes, n_constants, why);
 	if (err != 0)
 		return err;
 	p = calloc(1, sizeof(*p));
@@ -502,6 +546,8 @@ int pipeline_create(const void *blob, uint64_t bytes, struct pipeline **ret_pipe
 	p->refs = 1;
 	p->id = (uint64_t)shm_fetch_add(&next_id, 1);
 	err = take_blob(p, blob, bytes);
+	if (err == 0)
+		err = take_constants(p, constants, n_constants);
 	if (err == 0)
 		err = check_all(p, why);
 	if (err != 0) {
@@ -514,6 +560,12 @@ int pipeline_create(const void *blob, uint64_t bytes, struct pipeline **ret_pipe
 	why[0] = '\0';
 	*ret_pipeline = p;
 	return 0;
+}
+
+int pipeline_create(const void *blob, uint64_t bytes, struct pipeline **ret_pipeline,
+	char why[PIPELINE_MAX_WHY])
+{
+	return pipeline_create_internal(blob, bytes, NULL, 0, ret_pipeline, why);
 }
 
 struct pipeline *pipeline_ref(struct pipeline *p)
@@ -530,6 +582,7 @@ void pipeline_unref(struct pipeline *p)
 	if (p == NULL || shm_fetch_add_u32(&p->refs, (uint32_t)-1) != 1)
 		return;
 	free(p->wire);
+	free(p->constants);
 	free(p->steps);
 	free(p);
 }
@@ -541,7 +594,13 @@ bool pipeline_is_last(const struct pipeline *p)
 
 bool pipeline_equal(const struct pipeline *a, const struct pipeline *b)
 {
-	return a->blob_bytes == b->blob_bytes && memcmp(a->wire, b->wire, a->blob_bytes) == 0;
+	return a->n_constants == 0 && b->n_constants == 0 && a->blob_bytes == b->blob_bytes &&
+		memcmp(a->wire, b->wire, a->blob_bytes) == 0;
+}
+
+bool pipeline_has_constants(const struct pipeline *p)
+{
+	return p->n_constants > 0;
 }
 
 uint64_t pipeline_id(const struct pipeline *p)

@@ -15,7 +15,7 @@
 #include "shm/proto.h"
 
 #define PIPELINE_MAX_STEPS 1024
-#define PIPELINE_MAX_TENSORS 2048
+#define PIPELINE_MAX_TENSORS 3072
 #define PIPELINE_MAX_WHY 224
 
 struct pipeline;
@@ -33,6 +33,19 @@ struct pipeline;
 int pipeline_create(const void *blob, uint64_t bytes, struct pipeline **ret_pipeline,
 	char why[PIPELINE_MAX_WHY]);
 
+/*
+ * Makes a pipeline of gpuqd's own, with constants: tensors at fixed addresses of the device, such
+ * as the weights of a model. They are the tensors after inputs and outputs of the definition, which
+ * has their shapes; constants[] are their addresses. Steps run as given: each comes after those
+ * whose results it reads (-GPUQ_EPIPELINE).
+ *
+ * Such a pipeline equals no other, and the hot list leaves it out: addresses mean nothing to the
+ * next process. What is captured runs once with its constants and with zeros for all inputs. Their
+ * memory stays until graphs_release() has returned.
+ */
+int pipeline_create_internal(const void *blob, uint64_t bytes, void *const *constants,
+	uint32_t n_constants, struct pipeline **ret_pipeline, char why[PIPELINE_MAX_WHY]);
+
 struct pipeline *pipeline_ref(struct pipeline *p);
 /* The last reference frees it. NULL is fine. Any thread. */
 void pipeline_unref(struct pipeline *p);
@@ -40,8 +53,10 @@ void pipeline_unref(struct pipeline *p);
 /* The caller's reference is the only one: nobody can make others meanwhile. */
 bool pipeline_is_last(const struct pipeline *p);
 
-/* The definitions say the same, names and first shapes included. */
+/* The definitions say the same, names and first shapes included. False where one has constants. */
 bool pipeline_equal(const struct pipeline *a, const struct pipeline *b);
+
+bool pipeline_has_constants(const struct pipeline *p);
 
 /* Differs between any two pipelines of this process; see graphs_intern() for equal ones. */
 uint64_t pipeline_id(const struct pipeline *p);
@@ -64,7 +79,10 @@ struct pipeline_step {
 };
 const struct pipeline_step *pipeline_steps(const struct pipeline *p, uint32_t *ret_count);
 
-/* Fills in the dtypes of all tensors; those that are no inputs have rank UINT32_MAX: unknown. */
+/*
+ * Fills in the dtypes of all tensors, shapes of inputs and constants (others have rank UINT32_MAX:
+ * unknown), and the addresses of constants.
+ */
 void pipeline_tensors(const struct pipeline *p, struct tensor *ret_tensors, uint32_t *ret_count);
 
 /*

@@ -244,10 +244,13 @@ int plan_create(const struct pipeline *pipeline, const struct op_call *call, voi
 	return err;
 }
 
-static void move_tensor(struct tensor *t, uint8_t pointer, const void *from, void *to)
+static void move_tensor(
+	const struct plan *plan, struct tensor *t, uint8_t pointer, const void *from, void *to)
 {
-	if (pointer == OP_FIXED && t->data != NULL)
-		t->data = (char *)to + ((char *)t->data - (const char *)from);
+	const uint64_t offset = (uintptr_t)t->data - (uintptr_t)from;
+
+	if (pointer == OP_FIXED && t->data != NULL && offset < plan->scratch_bytes)
+		t->data = (char *)to + offset;
 }
 
 struct device_kernel plan_device_kernel(const struct plan_kernel *kernel, bool signal)
@@ -268,9 +271,9 @@ void plan_move(struct plan *plan, const void *from, void *to)
 		struct op_launch *launch = &plan->kernels[i].launch;
 
 		for (uint32_t j = 0; j < GPUQ_MAX_INPUTS; j++)
-			move_tensor(&launch->call.in[j], launch->in[j], from, to);
+			move_tensor(plan, &launch->call.in[j], launch->in[j], from, to);
 		for (uint32_t j = 0; j < GPUQ_MAX_OUTPUTS; j++)
-			move_tensor(&launch->call.out[j], launch->out[j], from, to);
+			move_tensor(plan, &launch->call.out[j], launch->out[j], from, to);
 	}
 }
 

@@ -6,8 +6,8 @@
  *
  * Tensors of the call are taken from device_args at each launch (pointers[] as op_args() fills
  * them in). Inner tensors lie in scratch memory; two share bytes only when the last reader of one
- * comes before the writer of the other. Their addresses, and the parameters of a pipeline's steps,
- * are fixed in the kernels' op_launch.
+ * comes before the writer of the other. Their addresses, those of a pipeline's constants, and the
+ * parameters of its steps are fixed in the kernels' op_launch.
  */
 #ifndef GPUQ_GRAPHS_PLAN_H
 #define GPUQ_GRAPHS_PLAN_H
@@ -53,7 +53,7 @@ int plan_create(const struct pipeline *pipeline, const struct op_call *call, voi
 /* What the device is given of it; it reads the plan until the kernel has ended. */
 struct device_kernel plan_device_kernel(const struct plan_kernel *kernel, bool signal);
 
-/* Inner tensors lie from `to` on, where they lay from `from` on. */
+/* Inner tensors lie from `to` on, where they lay from `from` on; constants stay. */
 void plan_move(struct plan *plan, const void *from, void *to);
 
 /* NULL is fine. */

@@ -1,0 +1,267 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Pipelines of gpuqd's own: constants keep their addresses in cold and captured launches, nothing
+ * of them outlives their registration, and no other process hears of them.
+ */
+#include "tests/harness.h"
+
+#include "tests/graphs/rig.h"
+
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#define COLUMNS 128u
+#define BYTES (2u * COLUMNS * COLUMNS * sizeof(float))
+
+static struct random rng = {7};
+
+/* Two matrices in memory of their own: a mapping, so that a late reader is killed. */
+static float *new_weights(void)
+{
+	float *w = mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	assert_ptr_not_equal(w, MAP_FAILED);
+	for (uint32_t i = 0; i < BYTES / sizeof(float); i++)
+		w[i] = (float)(random_unit(&rng) - 0.5);
+	return w;
+}
+
+static void free_weights(float *w)
+{
+	assert_int_equal(munmap(w, BYTES), 0);
+}
+
+/* x -> gemv with the one matrix -> softmax -> gemv with the other -> y */
+static struct definition *weighted(void)
+{
+	struct definition *d = definition_new("weighted", 1, 1);
+	const uint16_t x = definition_tensor(d, "x", GPUQ_F32, 4, COLUMNS);
+	const uint16_t y = definition_tensor(d, "y", GPUQ_F32, 0, 0);
+	const uint16_t w1 = definition_tensor(d, "w1", GPUQ_F32, COLUMNS, COLUMNS);
+	const uint16_t w2 = definition_tensor(d, "w2", GPUQ_F32, COLUMNS, COLUMNS);
+	const uint16_t hidden = definition_tensor(d, "hidden", GPUQ_F32, 0, 0);
+	const uint16_t gates = definition_tensor(d, "gates", GPUQ_F32, 0, 0);
+
+	definition_step(d, "gemv_batched", x, w1, hidden);
+	definition_step(d, "softmax", hidden, WIRE_PIPELINE_NONE, gates);
+	definition_step(d, "gemv_batched", gates, w2, y);
+	return d;
+}
+
+static int create(struct definition *d, float *weights, struct pipeline **ret_pipeline, char *why)
+{
+	void *constants[] = {weights, weights + COLUMNS * COLUMNS};
+
+	definition_pack(d);
+	return pipeline_create_internal(d->blob, d->bytes, constants, 2, ret_pipeline, why);
+}
+
+static struct pipeline *registered(struct rig *rig, float *weights)
+{
+	struct definition *d = weighted();
+	char why[PIPELINE_MAX_WHY];
+	struct pipeline *p;
+
+	if (create(d, weights, &p, why) != 0)
+		fail_msg("%s", why);
+	free(d);
+	p = graphs_intern(rig->g, p);
+	assert_non_null(p);
+	return p;
+}
+
+static void test_constants_are_no_inputs(void **state)
+{
+	float *weights = new_weights();
+	struct tensor tensors[PIPELINE_MAX_TENSORS];
+	struct definition *d = weighted();
+	struct pipeline *p, *twin;
+	char why[PIPELINE_MAX_WHY];
+	uint32_t n;
+
+	assert_int_equal(create(d, weights, &p, why), 0);
+	assert_int_equal(create(d, weights, &twin, why), 0);
+	assert_int_equal(pipeline_op(p)->n_inputs, 1);
+	assert_int_equal(pipeline_op(p)->n_outputs, 1);
+	pipeline_tensors(p, tensors, &n);
+	assert_int_equal(n, 6);
+	assert_ptr_equal(tensors[2].data, weights);
+	assert_ptr_equal(tensors[3].data, weights + COLUMNS * COLUMNS);
+	assert_int_equal(tensors[3].dims[1], COLUMNS);
+	assert_int_equal(tensors[4].rank, UINT32_MAX);
+	assert_true(pipeline_has_constants(p));
+	assert_false(pipeline_equal(p, twin));
+	assert_false(pipeline_equal(p, p));
+	pipeline_unref(p);
+	pipeline_unref(twin);
+	free(d);
+	free_weights(weights);
+}
+
+static void refused(struct definition *d, const char *words)
+{
+	float *weights = new_weights();
+	struct pipeline *p = NULL;
+	char why[PIPELINE_MAX_WHY] = "";
+
+	assert_int_equal(create(d, weights, &p, why), -GPUQ_EPIPELINE);
+	assert_null(p);
+	if (strstr(why, words) == NULL)
+		fail_msg("\"%s\" does not say \"%s\"", why, words);
+	free(d);
+	free_weights(weights);
+}
+
+static void test_constants_refusals(void **state)
+{
+	struct definition *d = weighted();
+	const struct wire_pipeline_step first = d->steps[0];
+
+	d->steps[0] = d->steps[1];
+	d->steps[1] = first;
+	refused(d, "Step 0 (softmax) comes before a step whose result it reads");
+	d = weighted();
+	d->steps[1].out[0] = 2;
+	refused(d, "Step 1 (softmax) writes tensor 2 (w1), a constant");
+	d = weighted();
+	d->head.n_tensors = 3;
+	refused(d, "at least one step");
+}
+
+/* Each task compares bit by bit; weights are read when it runs, not when it is captured. */
+static void test_constants_cold_and_captured(void **state)
+{
+	struct rig *rig = rig_new(NULL);
+	float *weights[] = {new_weights(), new_weights()};
+	struct pipeline *p[] = {registered(rig, weights[0]), registered(rig, weights[1])};
+	struct task *tasks[4];
+
+	assert_ptr_not_equal(p[0], p[1]);
+	for (uint32_t i = 0; i < 4; i++) {
+		tasks[i] = task_pipeline(rig, p[i % 2], 3 + i, COLUMNS);
+		task_heat(rig, tasks[i]);
+	}
+	assert_non_null(strstr(task_record(rig, tasks[0])->shape, "weighted x[3,128]f32 -> y"));
+	for (uint32_t i = 0; i < 4; i++) {
+		assert_int_equal(task_run(rig, tasks[i]), 0);
+		task_free(rig, tasks[i]);
+	}
+	weights[0][5] += 1;
+	tasks[0] = task_pipeline(rig, p[0], 3, COLUMNS);
+	assert_int_equal(task_run(rig, tasks[0]), 0);
+	assert_true(seen(&task_record(rig, tasks[0])->hits) > 0);
+	task_free(rig, tasks[0]);
+	for (uint32_t i = 0; i < 2; i++) {
+		graphs_release(rig->g, p[i]);
+		free_weights(weights[i]);
+	}
+	rig_free(rig);
+}
+
+static void await_forgotten(const struct stats_graph *records)
+{
+	for (uint32_t i = 0; i < RIG_GRAPHS; i++) {
+		while (shm_load_acquire_u32(&records[i].state) != 0)
+			sched_yield();
+	}
+}
+
+/* Captured, pinned, cold: nothing stays. */
+static void test_constants_release_forgets(void **state)
+{
+	struct rig *rig = rig_new(NULL);
+	float *weights = new_weights();
+	struct pipeline *p = registered(rig, weights);
+	struct task *tasks[3];
+
+	for (uint32_t i = 0; i < 3; i++)
+		tasks[i] = task_pipeline(rig, p, 1 + i, COLUMNS);
+	task_heat(rig, tasks[0]);
+	task_heat(rig, tasks[1]);
+	assert_int_equal(task_run(rig, tasks[2]), 0);
+	assert_int_equal(graphs_pin(rig->g, task_record(rig, tasks[1])->id, true), 0);
+	for (uint32_t i = 0; i < 3; i++)
+		task_free(rig, tasks[i]);
+	graphs_release(rig->g, p);
+	free_weights(weights);
+	await_forgotten(rig->records);
+	/* Executables end a little later than their shapes. */
+	while (seen(&rig->stats.graph_bytes) != 0)
+		sched_yield();
+	rig_free(rig);
+}
+
+/* Whatever the capture thread is doing, it does not read weights that are gone. */
+static void test_constants_release_during_captures(void **state)
+{
+	struct rig *rig = rig_new(NULL);
+
+	for (uint32_t round = 0; round < 20; round++) {
+		float *weights = new_weights();
+		struct pipeline *p = registered(rig, weights);
+		/* So large that a warm-up takes some time. */
+		struct task *t = task_pipeline(rig, p, 450 + round, COLUMNS);
+
+		assert_int_equal(task_run(rig, t), 0);
+		assert_int_equal(task_run(rig, t), 0);
+		while (task_state(rig, t) != MSG_GRAPH_CAPTURING &&
+			task_state(rig, t) != MSG_GRAPH_CAPTURED)
+			sched_yield();
+		graphs_release(rig->g, p);
+		free_weights(weights);
+		task_free(rig, t);
+	}
+	await_forgotten(rig->records);
+	rig_free(rig);
+}
+
+/* An operator's shape is kept, the pipeline's is not. */
+static void test_constants_are_not_in_the_hot_list(void **state)
+{
+	struct rig *rig = rig_prepare(NULL);
+	float *weights = new_weights();
+	struct pipeline *p;
+	struct task *t, *softmax;
+	char path[256];
+
+	snprintf(path, sizeof(path), "%s/hot.json", harness_tmpdir());
+	rig->options.hot_list = path;
+	rig_start(rig);
+	p = registered(rig, weights);
+	t = task_pipeline(rig, p, 4, COLUMNS);
+	softmax = task_softmax(rig, 3, 8);
+	task_heat(rig, t);
+	task_heat(rig, softmax);
+	task_free(rig, t);
+	graphs_release(rig->g, p);
+	p = registered(rig, weights);
+	t = task_pipeline(rig, p, 4, COLUMNS);
+	task_heat(rig, t);
+	rig_restart(rig);
+	assert_string_equal(rig->why, "");
+	rig_await(&rig->stats.graph_captures, 1);
+	assert_string_equal(rig->records[0].shape, "softmax x[3,8]f32 -> y[3,8]f32");
+	assert_int_equal(seen(&rig->records[1].id), 0);
+	task_free(rig, t);
+	task_free(rig, softmax);
+	pipeline_unref(p);
+	rig_free(rig);
+	free_weights(weights);
+}
+
+int main(void)
+{
+	static const struct harness_test tests[] = {
+		HARNESS_TEST(test_constants_are_no_inputs),
+		HARNESS_TEST(test_constants_refusals),
+		HARNESS_TEST(test_constants_cold_and_captured),
+		HARNESS_TEST(test_constants_release_forgets),
+		HARNESS_TEST(test_constants_release_during_captures),
+		HARNESS_TEST(test_constants_are_not_in_the_hot_list),
+	};
+
+	return harness_run("graphs-constants", tests, sizeof(tests) / sizeof(tests[0]));
+}
