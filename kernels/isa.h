@@ -39,6 +39,7 @@ ISA_DECLARE(softmax);
 ISA_DECLARE(price_vectors);
 ISA_DECLARE(embedding);
 ISA_DECLARE(rmsnorm);
+ISA_DECLARE(linear);
 ISA_DECLARE(rope);
 ISA_DECLARE(swiglu);
 ISA_DECLARE(argmax);

@@ -10,6 +10,7 @@ extern const struct op op_softmax;
 extern const struct op op_price_vectors;
 extern const struct op op_embedding;
 extern const struct op op_rmsnorm;
+extern const struct op op_linear;
 extern const struct op op_rope;
 extern const struct op op_swiglu;
 extern const struct op op_argmax;

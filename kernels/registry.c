@@ -11,6 +11,7 @@
 	X(price_vectors) \
 	X(embedding)     \
 	X(rmsnorm)       \
+	X(linear)        \
 	X(rope)          \
 	X(swiglu)        \
 	X(argmax)        \

@@ -5,6 +5,9 @@
  *   gate [..,F] of rank 1 to 8, up as gate -> y as gate
  *   y = gate / (1 + exp(-gate)) * up, element by element
  *
+ * Without up, gate is [..,2F]: the first half of each row is the gate, the second half up, and y
+ * is [..,F]. So one product with the matrices of both gives what is needed.
+ *
  * Inputs are f32, f16 or bf16, both the same; y is f32 or of the inputs' type. Empty tensors are
  * fine. NaN and infinities are those of the formula as IEEE 754 evaluates it; so a gate of -inf
  * gives NaN.
@@ -25,30 +28,43 @@
 
 #define UNIT 512 /* elements */
 
-static int infer(struct op_call *call, uint32_t *ret_arg)
+static int infer_shape(const struct op_call *call, uint32_t *ret_arg)
 {
 	const struct tensor *gate = &call->in[0], *up = &call->in[1];
 
-	if (gate->rank == 0) {
-		*ret_arg = 0;
+	*ret_arg = 0;
+	if (gate->rank == 0)
 		return -GPUQ_ERANK;
-	}
+	if (!tensor_present(up))
+		return tensor_columns(gate) % 2 == 0 ? 0 : -GPUQ_ESHAPE;
 	*ret_arg = 1;
 	if (up->dtype != gate->dtype)
 		return -GPUQ_EDTYPE;
 	if (!tensor_same_shape(up, gate))
 		return up->rank != gate->rank ? -GPUQ_ERANK : -GPUQ_ESHAPE;
-	if (!dtype_fits_output(call->out[0].dtype, gate->dtype)) {
+	return 0;
+}
+
+static int infer(struct op_call *call, uint32_t *ret_arg)
+{
+	struct tensor *y = &call->out[0];
+	const int err = infer_shape(call, ret_arg);
+
+	if (err != 0)
+		return err;
+	if (!dtype_fits_output(y->dtype, call->in[0].dtype)) {
 		*ret_arg = GPUQ_MAX_INPUTS;
 		return -GPUQ_EDTYPE;
 	}
-	tensor_shape_as(&call->out[0], gate);
+	tensor_shape_as(y, &call->in[0]);
+	if (!tensor_present(&call->in[1]))
+		y->dims[y->rank - 1] /= 2;
 	return 0;
 }
 
 static uint64_t elements(const struct op_call *call)
 {
-	return tensor_rows(&call->in[0]) * tensor_columns(&call->in[0]);
+	return tensor_rows(&call->out[0]) * tensor_columns(&call->out[0]);
 }
 
 /* A unit is UNIT elements, wherever rows end. */
@@ -64,21 +80,24 @@ static uint64_t work(const struct op_call *call)
 
 static void example(struct op_call *call, uint64_t scale)
 {
-	for (int i = 0; i < 2; i++) {
-		call->in[i].rank = 1;
-		call->in[i].dims[0] = 64 * scale;
-	}
+	call->in[0].rank = 1;
+	call->in[0].dims[0] = 128 * scale;
 }
 
 static void reference(const struct op_call *call)
 {
-	const struct tensor *gate = &call->in[0], *up = &call->in[1], *y = &call->out[0];
+	const struct tensor *gate = &call->in[0], *y = &call->out[0];
+	const bool both = !tensor_present(&call->in[1]);
+	const struct tensor *up = both ? gate : &call->in[1];
+	const uint64_t columns = tensor_columns(y);
 
 	for (uint64_t i = 0; i < elements(call); i++) {
-		const double g = element_get(gate->data, gate->dtype, i);
+		const uint64_t at = both ? i + i / columns * columns : i;
+		const double g = element_get(gate->data, gate->dtype, at);
 
 		element_set(y->data, y->dtype, i,
-			g / (1 + exp(-g)) * element_get(up->data, up->dtype, i));
+			g / (1 + exp(-g)) *
+				element_get(up->data, up->dtype, both ? at + columns : at));
 	}
 }
 
@@ -96,7 +115,8 @@ const struct op op_swiglu = {
 	.formula = "y = gate / (1 + exp(-gate)) * up",
 	.n_inputs = 2,
 	.n_outputs = 1,
-	.inputs = {{"gate", "[..,F]", FLOAT_DTYPES}, {"up", "[..,F]", FLOAT_DTYPES}},
+	.inputs = {{"gate", "[..,F] or [..,2F]", FLOAT_DTYPES},
+		{"up", "[..,F]", FLOAT_DTYPES, .optional = true}},
 	.outputs = {{"y", "[..,F]", FLOAT_DTYPES}},
 	.infer = infer,
 	.units = units,

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* swiglu, the fast form, of elements begin..end-1; begin is a multiple of every VL. */
+/* swiglu, the fast form, of elements begin..end-1 of y. */
 #include "kernels/exp.h"
 #include "kernels/isa.h"
 
@@ -16,23 +16,53 @@ V_INLINE vf silu(vf g)
 	return g * (numerator / (e + 1));
 }
 
-V_INLINE void span(const struct op_call *call, uint64_t begin, uint64_t end, uint32_t dtype,
+/* Where `n` elements side by side come from and go. */
+struct span {
+	const char *gate, *up;
+	char *y;
+	uint64_t n;
+};
+
+V_INLINE void run_span(const struct span *s, uint32_t dtype, uint32_t out_dtype)
+{
+	const uint64_t size = v_size(dtype), out_size = v_size(out_dtype);
+	uint64_t i = 0;
+
+	for (; s->n - i >= VL; i += VL)
+		v_store(s->y + i * out_size,
+			silu(v_load(s->gate + i * size, dtype)) * v_load(s->up + i * size, dtype),
+			VL, out_dtype);
+	if (i < s->n) {
+		const uint32_t left = (uint32_t)(s->n - i);
+		const vf g = v_load_tail(s->gate + i * size, left, dtype);
+
+		v_store(s->y + i * out_size, silu(g) * v_load_tail(s->up + i * size, left, dtype),
+			left, out_dtype);
+	}
+}
+
+/* Elements begin..end-1 of y. Where up lies beside the gate, spans end where rows do. */
+V_INLINE void spans(const struct op_call *call, uint64_t begin, uint64_t end, uint32_t dtype,
 	uint32_t out_dtype)
 {
-	const char *gate = call->in[0].data, *up = call->in[1].data;
-	const uint64_t size = v_size(dtype), whole = begin + (end - begin) / VL * VL;
-	char *y = call->out[0].data;
+	const struct tensor *y = &call->out[0];
+	const bool both = call->in[1].dtype == 0;
+	const uint64_t columns = both ? y->dims[y->rank - 1] : end, size = v_size(dtype);
 
-	for (uint64_t i = begin; i < whole; i += VL)
-		v_store(y + i * v_size(out_dtype),
-			silu(v_load(gate + i * size, dtype)) * v_load(up + i * size, dtype), VL,
-			out_dtype);
-	if (whole < end) {
-		const uint32_t left = (uint32_t)(end - whole);
-		const vf g = v_load_tail(gate + whole * size, left, dtype);
+	while (begin < end) {
+		const uint64_t column = begin % columns, left = columns - column;
+		const uint64_t at = both ? 2 * begin - column : begin;
+		const char *gate = (const char *)call->in[0].data + at * size;
+		const struct span s = {
+			.gate = gate,
+			.up = both ? gate + columns * size
+				   : (const char *)call->in[1].data + at * size,
+			.y = (char *)y->data + begin * v_size(out_dtype),
+			.n = left < end - begin ? left : end - begin,
+		};
 
-		v_store(y + whole * v_size(out_dtype),
-			silu(g) * v_load_tail(up + whole * size, left, dtype), left, out_dtype);
+		run_span(&s, dtype, out_dtype);
+		begin += s.n;
 	}
 }
 
@@ -42,13 +72,13 @@ void ISA_PASTE(swiglu_cpu, KERNELS_ISA)(const struct op_call *call, uint64_t beg
 
 	switch (call->in[0].dtype) {
 	case GPUQ_F32:
-		span(call, begin, end, GPUQ_F32, GPUQ_F32);
+		spans(call, begin, end, GPUQ_F32, GPUQ_F32);
 		break;
 	case GPUQ_F16:
-		span(call, begin, end, GPUQ_F16, wide ? GPUQ_F32 : GPUQ_F16);
+		spans(call, begin, end, GPUQ_F16, wide ? GPUQ_F32 : GPUQ_F16);
 		break;
 	default:
-		span(call, begin, end, GPUQ_BF16, wide ? GPUQ_F32 : GPUQ_BF16);
+		spans(call, begin, end, GPUQ_BF16, wide ? GPUQ_F32 : GPUQ_BF16);
 		break;
 	}
 }

@@ -95,7 +95,11 @@ static void shape_swiglu(struct op_call *call, struct random *rng, uint32_t dtyp
 	uint64_t d[GPUQ_MAX_RANK];
 
 	trial_random_dims(rng, d, rank, 1 + random_below(rng, 8000));
-	call->in[0] = call->in[1] = tensor_of(dtype, rank, d);
+	call->in[0] = tensor_of(dtype, rank, d);
+	if (random_below(rng, 2) == 0)
+		call->in[1] = call->in[0];
+	else
+		call->in[0].dims[rank - 1] *= 2;
 }
 
 /* B rows of V logits, at least one; more than the operators' chunks now and then. */
@@ -150,6 +154,35 @@ static void shape_sample(struct op_call *call, struct random *rng, uint32_t dtyp
 	call->out[SAMPLE_LOGPROB].dtype = random_below(rng, 2) ? GPUQ_F32 : 0;
 }
 
+static void shape_linear(struct op_call *call, struct random *rng, uint32_t dtype)
+{
+	static const uint32_t dtypes[] = {GPUQ_F32, GPUQ_F16, GPUQ_BF16, GPUQ_I8};
+	uint64_t d[4]; /* N, O, A, B */
+	uint32_t w = dtypes[random_below(rng, 4)];
+
+	trial_random_dims(rng, d, 4, 1 + random_below(rng, 60000));
+	/* Several chunks, and several panels. */
+	if (random_below(rng, 8) == 0) {
+		d[0] = 1 + random_below(rng, random_below(rng, 8) ? 30 : 600);
+		d[1] = 1 + random_below(rng, 40);
+		d[2] = 1;
+		d[3] = random_below(rng, 200000 / ((d[0] + 4) * (d[1] + 4)) * 4);
+	}
+	if (random_below(rng, 2) == 0) {
+		call->in[0] = tensor_of(dtype, 3, (uint64_t[]){d[0], d[2], d[3]});
+	} else {
+		call->in[0] = tensor_of(dtype, 2, (uint64_t[]){d[0], d[2] * d[3]});
+	}
+	call->in[1] = tensor_of(w, 2, (uint64_t[]){d[1], d[2] * d[3]});
+	if (w == GPUQ_I8)
+		call->in[2] = vector_of(GPUQ_F32, d[1]);
+	if (random_below(rng, 2) == 0)
+		call->in[3] = vector_of(dtypes[random_below(rng, 3)], d[1]);
+	if (random_below(rng, 2) == 0)
+		call->in[4] = tensor_of(GPUQ_F32, 2, d);
+	call->params[0].i64 = (int64_t)random_below(rng, 2);
+}
+
 /* --- Values --------------------------------------------------------------------------------- */
 
 /* Mostly 0..n-1; sometimes beside them or far away. */
@@ -167,6 +200,15 @@ static void fill_integers(struct tensor *t, struct random *rng, uint64_t n)
 			: kind == 4		   ? (int32_t)n
 						   : (int32_t)random_below(rng, n + 1);
 	}
+}
+
+static void fill_bytes(struct tensor *t, struct random *rng)
+{
+	uint64_t elements, bytes;
+
+	tensor_size(t, &elements, &bytes);
+	for (uint64_t i = 0; i < bytes; i++)
+		((uint8_t *)t->data)[i] = (uint8_t)random_u64(rng);
 }
 
 /* Each logit replaces the least of those kept: the most work that step_result can have. */
@@ -251,6 +293,8 @@ static void fill(struct llm_trial *t, struct random *rng)
 		in->data = trial_place_tensor(&t->inputs[i], in, rng);
 		if (in->dtype == GPUQ_I32)
 			fill_integers(in, rng, n);
+		else if (in->dtype == GPUQ_I8)
+			fill_bytes(in, rng);
 		else if (in->dtype == GPUQ_I64)
 			fill_seeds(in, rng);
 		else if (holds_temperatures(call->op, i))
@@ -282,8 +326,9 @@ void llm_trial_fill(struct llm_trial *t, const struct op *op, struct random *rng
 		const struct op *op;
 		void (*shape)(struct op_call *, struct random *, uint32_t);
 	} shapes[] = {{&op_embedding, shape_embedding}, {&op_rmsnorm, shape_rmsnorm},
-		{&op_rope, shape_rope}, {&op_swiglu, shape_swiglu}, {&op_argmax, shape_argmax},
-		{&op_step_result, shape_step_result}, {&op_sample, shape_sample}};
+		{&op_linear, shape_linear}, {&op_rope, shape_rope}, {&op_swiglu, shape_swiglu},
+		{&op_argmax, shape_argmax}, {&op_step_result, shape_step_result},
+		{&op_sample, shape_sample}};
 	static const uint32_t dtypes[] = {GPUQ_F32, GPUQ_F16, GPUQ_BF16};
 	const uint32_t dtype = dtypes[random_below(rng, 3)];
 	struct op_call *call = &t->call;

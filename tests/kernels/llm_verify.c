@@ -4,6 +4,7 @@
  * and their tolerances; see llm_trial.h. The bounds are in the head of each operator's source.
  */
 #include "kernels/element.h"
+#include "kernels/linear/linear.h"
 #include "kernels/sample/sample.h"
 #include "kernels/step_result/step_result.h"
 #include "tests/kernels/llm_trial.h"
@@ -178,10 +179,14 @@ static bool verify_rope(const struct op_call *call, const struct report *r)
 
 static bool verify_swiglu(const struct op_call *call, const struct report *r)
 {
+	const bool apart = tensor_present(&call->in[1]);
+	const uint64_t columns = call->out[0].dims[call->out[0].rank - 1];
 	bool ok = true;
 
-	for (uint64_t i = 0; ok && i < elements_of(&call->in[0]); i++) {
-		const double gate = in_at(call, 0, i), up = in_at(call, 1, i);
+	for (uint64_t i = 0; ok && i < elements_of(&call->out[0]); i++) {
+		const uint64_t at = apart ? i : i / columns * 2 * columns + i % columns;
+		const double gate = in_at(call, 0, at);
+		const double up = apart ? in_at(call, 1, at) : in_at(call, 0, at + columns);
 		const double y = gate / (1 + exp(-gate)) * up;
 
 		if (isinf(up) && gate < -87)
@@ -189,6 +194,93 @@ static bool verify_swiglu(const struct op_call *call, const struct report *r)
 		ok = near(call, 0, i, y,
 			isfinite(up) ? 1e-6 * fabs(y) + 0x1p-141 * fabs(up) + 0x1p-149 : 1, r);
 	}
+	return ok;
+}
+
+static double weight_at(const struct op_call *call, uint64_t at)
+{
+	if (call->in[LINEAR_W].dtype == GPUQ_I8)
+		return ((const int8_t *)call->in[LINEAR_W].data)[at];
+	return in_at(call, LINEAR_W, at);
+}
+
+/* What a sum is, and how large its terms are. */
+struct linear_sum {
+	double value, size, squares;
+};
+
+static void add_term(struct linear_sum *sum, double term)
+{
+	sum->value += term;
+	if (!isfinite(term))
+		return;
+	sum->size += fabs(term);
+	sum->squares += term * term;
+}
+
+static struct linear_sum linear_sum(const struct op_call *call, uint64_t row, uint64_t output)
+{
+	const uint64_t n = call->in[LINEAR_W].dims[1];
+	struct linear_sum sum = {0};
+
+	for (uint64_t i = 0; i < n; i++)
+		add_term(
+			&sum, weight_at(call, output * n + i) * in_at(call, LINEAR_X, row * n + i));
+	return sum;
+}
+
+/* The errors of a call and what they are measured by. */
+struct linear_l2 {
+	double errors, values, squares, floors;
+};
+
+static bool verify_linear_output(const struct op_call *call, uint64_t row, uint64_t output,
+	struct linear_l2 *l2, const struct report *r)
+{
+	const bool scaled = tensor_present(&call->in[LINEAR_SCALES]);
+	const double scale = scaled ? in_at(call, LINEAR_SCALES, output) : 1;
+	const double last_bits = (double)(call->in[LINEAR_W].dims[1] + 1) * 0x1p-149;
+	const uint64_t at = row * call->out[0].dims[1] + output;
+	struct linear_sum sum = linear_sum(call, row, output);
+	double floor = last_bits * fmax(1, fabs(scale)), error;
+
+	if (sum.size > FLT_MAX)
+		floor = INFINITY;
+	sum.value *= scale;
+	sum.size *= fabs(scale);
+	sum.squares *= scale * scale;
+	if (tensor_present(&call->in[LINEAR_BIAS]))
+		add_term(&sum, in_at(call, LINEAR_BIAS, output));
+	if (tensor_present(&call->in[LINEAR_RESIDUAL]))
+		add_term(&sum, in_at(call, LINEAR_RESIDUAL, at));
+	if (!(sum.size <= FLT_MAX))
+		floor = INFINITY;
+	if (!near(call, 0, at, sum.value, 1e-5 * sum.size + floor, r))
+		return false;
+	error = out_at(call, 0, at) - sum.value;
+	if (!isfinite(error) || isinf(floor))
+		return true;
+	l2->errors += error * error;
+	l2->values += sum.value * sum.value;
+	l2->squares += sum.squares;
+	l2->floors += floor * floor;
+	return true;
+}
+
+static bool verify_linear(const struct op_call *call, const struct report *r)
+{
+	const uint64_t rows = call->out[0].dims[0], outputs = call->out[0].dims[1];
+	struct linear_l2 l2 = {0};
+	bool ok = true;
+
+	for (uint64_t i = 0; ok && i < rows * outputs; i++)
+		ok = verify_linear_output(call, i / outputs, i % outputs, &l2, r);
+	if (!ok || call->out[0].dtype != GPUQ_F32)
+		return ok;
+	ok = sqrt(l2.errors) <= 2e-6 * sqrt(fmax(l2.values, l2.squares)) + sqrt(l2.floors);
+	if (!ok)
+		snprintf(r->what, r->size, "the L2 error is %.3g of %.3g", sqrt(l2.errors),
+			sqrt(fmax(l2.values, l2.squares)));
 	return ok;
 }
 
@@ -428,8 +520,9 @@ bool llm_verify(const struct op_call *call, char *what, size_t what_size)
 		const struct op *op;
 		bool (*verify)(const struct op_call *, const struct report *);
 	} forms[] = {{&op_embedding, verify_embedding}, {&op_rmsnorm, verify_rmsnorm},
-		{&op_rope, verify_rope}, {&op_swiglu, verify_swiglu}, {&op_argmax, verify_argmax},
-		{&op_step_result, verify_step_result}, {&op_sample, verify_sample}};
+		{&op_linear, verify_linear}, {&op_rope, verify_rope}, {&op_swiglu, verify_swiglu},
+		{&op_argmax, verify_argmax}, {&op_step_result, verify_step_result},
+		{&op_sample, verify_sample}};
 	const struct report r = {what, what_size};
 	uint32_t at = 0;
 

@@ -6,13 +6,16 @@
  */
 #include "tests/harness.h"
 
+#include "kernels/element.h"
 #include "kernels/isa.h"
+#include "kernels/linear/linear.h"
 #include "kernels/ops.h"
 #include "kernels/step_result/step_result.h"
 #include "shm/atomics.h"
 
 #include <math.h>
 #include <pthread.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define OUT(i) (GPUQ_MAX_INPUTS + (i))
@@ -141,6 +144,11 @@ static void test_rope_and_swiglu_refuse(void **state)
 	assert_refuses(call, GPUQ_ESHAPE, 1);
 	call.in[1] = shaped(GPUQ_F32, 1, 5, 0, 0);
 	assert_refuses(call, GPUQ_EDTYPE, 1);
+	call.in[1] = (struct tensor){0};
+	assert_refuses(call, GPUQ_ESHAPE, 0);
+	call.in[0].dims[0] = 6;
+	assert_accepts(&call);
+	assert_int_equal(call.out[0].dims[0], 3);
 }
 
 static struct op_call step(uint64_t rows, uint64_t vocabulary, int64_t k)
@@ -186,6 +194,119 @@ static void test_argmax_and_step_result_refuse(void **state)
 		.in = {shaped(GPUQ_F32, 2, 3, 0, 0)},
 		.out = {inferred(GPUQ_I32)}};
 	assert_refuses(call, GPUQ_ESHAPE, 0);
+}
+
+static void test_linear_refuses(void **state)
+{
+	const struct op_call good = {.op = &op_linear,
+		.in = {shaped(GPUQ_F32, 3, 2, 3, 4), shaped(GPUQ_I8, 2, 5, 12, 0),
+			shaped(GPUQ_F32, 1, 5, 0, 0), shaped(GPUQ_BF16, 1, 5, 0, 0),
+			shaped(GPUQ_F32, 2, 2, 5, 0)},
+		.out = {inferred(GPUQ_F32)}};
+	struct op_call call = good;
+
+	assert_accepts(&call);
+	assert_true(call.out[0].dims[0] == 2 && call.out[0].dims[1] == 5);
+	call = good;
+	call.in[0] = shaped(GPUQ_F32, 1, 12, 0, 0);
+	assert_refuses(call, GPUQ_ERANK, 0);
+	call = good;
+	call.in[0].dims[2] = 5;
+	assert_refuses(call, GPUQ_ESHAPE, 1);
+	call = good;
+	call.in[LINEAR_SCALES] = (struct tensor){0};
+	assert_refuses(call, GPUQ_EMISSING, LINEAR_SCALES);
+	call = good;
+	call.in[1].dtype = GPUQ_BF16;
+	assert_refuses(call, GPUQ_EARGS, LINEAR_SCALES);
+	call = good;
+	call.in[LINEAR_BIAS].dims[0] = 4;
+	assert_refuses(call, GPUQ_ESHAPE, LINEAR_BIAS);
+	call = good;
+	call.in[LINEAR_RESIDUAL].dims[0] = 3;
+	assert_refuses(call, GPUQ_ESHAPE, LINEAR_RESIDUAL);
+	call = good;
+	call.out[0].dtype = GPUQ_F16;
+	assert_refuses(call, GPUQ_EDTYPE, OUT(0));
+	call = good;
+	call.params[0].i64 = 2;
+	assert_refuses(call, GPUQ_EPARAM, PARAM(0));
+}
+
+/* --- Rows alone and together ---------------------------------------------------------------- */
+
+enum { TOGETHER = 37, OUTPUTS = 21, INNER = 2300 };
+
+struct together {
+	float x[TOGETHER * INNER];
+	uint32_t w[OUTPUTS * INNER]; /* of any type */
+	float scales[OUTPUTS];
+	float all[TOGETHER * OUTPUTS], alone[OUTPUTS];
+};
+
+static void fill_together(struct together *t, uint32_t w_dtype)
+{
+	uint32_t bits = 7;
+
+	for (int i = 0; i < TOGETHER * INNER; i++) {
+		bits = bits * 1664525 + 1013904223;
+		t->x[i] = (float)(int32_t)bits * 0x1p-31f;
+	}
+	for (int i = 0; i < OUTPUTS * INNER; i++) {
+		bits = bits * 1664525 + 1013904223;
+		if (w_dtype == GPUQ_I8)
+			((int8_t *)t->w)[i] = (int8_t)(bits >> 24);
+		else
+			element_set(t->w, w_dtype, (uint64_t)i, (int32_t)bits * 0x1p-31);
+	}
+	for (int i = 0; i < OUTPUTS; i++)
+		t->scales[i] = 0.01f;
+}
+
+/* Rows first..first+n-1 into y. */
+static void run_rows(struct together *t, uint32_t w_dtype, uint64_t first, uint64_t n, float *y)
+{
+	struct op_call call = {.op = &op_linear,
+		.in = {shaped(GPUQ_F32, 2, n, INNER, 0), shaped(w_dtype, 2, OUTPUTS, INNER, 0)},
+		.out = {inferred(GPUQ_F32)},
+		.params = {{.i64 = 1}}};
+
+	if (w_dtype == GPUQ_I8)
+		call.in[LINEAR_SCALES] = shaped(GPUQ_F32, 1, OUTPUTS, 0, 0);
+	assert_accepts(&call);
+	call.in[0].data = t->x + first * INNER;
+	call.in[1].data = t->w;
+	call.in[LINEAR_SCALES].data = t->scales;
+	call.out[0].data = y;
+	call.op->cpu(&call, 0, call.op->units(&call));
+}
+
+static void check_together(struct together *t, uint32_t w_dtype)
+{
+	fill_together(t, w_dtype);
+	for (uint64_t n = 1; n <= TOGETHER; n += n < 14 ? 1 : 23) {
+		run_rows(t, w_dtype, 0, n, t->all);
+		for (uint64_t row = 0; row < n; row++) {
+			run_rows(t, w_dtype, row, 1, t->alone);
+			assert_memory_equal(t->alone, t->all + row * OUTPUTS, sizeof(t->alone));
+		}
+	}
+}
+
+static void test_linear_in_fixed_order(void **state)
+{
+	struct together *t = calloc(1, sizeof(*t));
+	const enum isa best = isa_selected();
+
+	for (enum isa isa = ISA_BASE; isa < ISA_COUNT; isa++) {
+		if (!isa_supported(isa))
+			continue;
+		isa_select(isa);
+		for (uint32_t dtype = GPUQ_F32; dtype <= GPUQ_I8; dtype++)
+			check_together(t, dtype);
+	}
+	isa_select(best);
+	free(t);
 }
 
 /* --- Strange values ------------------------------------------------------------------------- */
@@ -327,6 +448,8 @@ int main(void)
 		HARNESS_TEST(test_rmsnorm_refuses),
 		HARNESS_TEST(test_rope_and_swiglu_refuse),
 		HARNESS_TEST(test_argmax_and_step_result_refuse),
+		HARNESS_TEST(test_linear_refuses),
+		HARNESS_TEST(test_linear_in_fixed_order),
 		HARNESS_TEST(test_argmax_of_nothing_great),
 		HARNESS_TEST(test_step_result_of_strange_logits),
 		HARNESS_TEST(test_changing_payload_stays_within_bounds),
