@@ -1,0 +1,488 @@
+/* SPDX-License-Identifier: MIT */
+/* Steps: who is in the next one, its launch, and what its end means for each session in it. */
+#include "models/engine_impl.h"
+#include "shm/proto.h"
+
+#include <errno.h>
+#include <string.h>
+
+/* --- Who is ready --------------------------------------------------------------------------- */
+
+static bool is_ready(const struct engine_session *s)
+{
+	return !s->in_step && !s->copying;
+}
+
+/* Few tokens are to be computed, as far as is known before they are looked for in the cache. */
+static bool decodes(const struct engine_session *s)
+{
+	uint32_t left = engine_session_tokens(s) - kv_committed(s->kv);
+
+	left += s->started ? s->sampled >= 0 : s->first->n_tokens;
+	return left <= ENGINE_DECODE_TOKENS;
+}
+
+/* The engine has one buffer for full rows. */
+static bool kind_is_free(const struct engine *e, enum model_step kind)
+{
+	return kind != MODEL_STEP_ROWS || e->rows.copying.count == 0;
+}
+
+static bool belongs(const struct engine_session *s, enum model_step kind, bool is_decode)
+{
+	return is_ready(s) && request_step(s->first) == kind && decodes(s) == is_decode;
+}
+
+static uint32_t count_decoding(const struct engine *e, enum model_step kind)
+{
+	const struct engine_session *s;
+	uint32_t n = 0;
+
+	TAILQ_FOREACH (s, &e->active, link)
+		n += belongs(s, kind, true);
+	return n;
+}
+
+static uint64_t window_end_ns(const struct engine *e, enum model_step kind)
+{
+	const struct engine_turn *turn = &e->turns[kind];
+
+	return turn->ended_ns + turn->took_ns * e->options.gather_percent / 100;
+}
+
+/* Others are likely to ask in a moment. */
+static bool is_gathering(
+	const struct engine *e, enum model_step kind, uint32_t n_ready, uint64_t now_ns)
+{
+	return e->turns[kind].missing > 0 && n_ready < e->options.max_batch &&
+		now_ns < window_end_ns(e, kind);
+}
+
+uint64_t engine_gather_end_ns(const struct engine *e)
+{
+	const uint64_t now_ns = engine_now_ns(e);
+	uint64_t end_ns = 0;
+
+	for (enum model_step kind = 0; kind < MODEL_STEPS; kind++) {
+		const uint32_t n = count_decoding(e, kind);
+
+		if (n > 0 && is_gathering(e, kind, n, now_ns) &&
+			(end_ns == 0 || window_end_ns(e, kind) < end_ns))
+			end_ns = window_end_ns(e, kind);
+	}
+	return end_ns;
+}
+
+/* --- Gathering a step ----------------------------------------------------------------------- */
+
+static uint32_t least(uint32_t a, uint32_t b)
+{
+	return a < b ? a : b;
+}
+
+/* Adds what fits of a session that is ready for it; false: nothing does. */
+static bool add_part(struct engine *e, struct engine_session *s, uint32_t max_tokens)
+{
+	struct engine_step *step = &e->step;
+	const uint32_t first = kv_committed(s->kv), tokens = engine_session_tokens(s);
+	const uint32_t wanted = s->next_row > first ? s->next_row : first;
+	const uint32_t rows_left = e->options.max_batch - step->n_rows;
+	struct engine_part *part = &step->parts[step->n_parts];
+	uint32_t end = least(tokens, first + (max_tokens - step->shape.tokens));
+
+	end = least(end, wanted + rows_left);
+	if (end <= first)
+		return false;
+	*part = (struct engine_part){
+		.session = s,
+		.first = first,
+		.n_tokens = end - first,
+		.first_row = step->n_rows,
+		.n_rows = end > wanted ? end - wanted : 0,
+	};
+	step->n_parts++;
+	step->n_rows += part->n_rows;
+	step->shape.tokens += part->n_tokens;
+	s->in_step = true;
+	s->ends = s->first->kind == ENGINE_STEP && end == tokens;
+	return true;
+}
+
+static bool is_full(const struct engine *e, uint32_t max_tokens)
+{
+	const struct engine_step *step = &e->step;
+
+	return step->n_parts == e->options.max_batch || step->n_rows == e->options.max_batch ||
+		step->shape.tokens == max_tokens || step->n_copies == ENGINE_MAX_BATCH ||
+		(step->n_parts > 0 && step->parts[0].session->alone);
+}
+
+static void gather(struct engine *e, uint32_t priority, uint32_t max_tokens)
+{
+	struct engine_step *step = &e->step;
+	struct engine_session *next, *s;
+
+	for (s = TAILQ_FIRST(&e->active); s != NULL && !is_full(e, max_tokens); s = next) {
+		next = TAILQ_NEXT(s, link);
+		if (s->first->priority != priority ||
+			!belongs(s, step->shape.kind, step->is_decode) ||
+			(s->alone && step->n_parts > 0))
+			continue;
+		if (engine_request_prepare(s) == 0)
+			(void)add_part(e, s, max_tokens);
+	}
+}
+
+static uint32_t power_of_two(uint32_t n)
+{
+	uint32_t power = 1;
+
+	while (power < n)
+		power *= 2;
+	return power;
+}
+
+static void finish_shape(struct engine *e)
+{
+	struct engine_step *step = &e->step;
+	uint32_t tokens = 0, ids = 1;
+
+	for (uint32_t i = 0; i < step->n_parts; i++) {
+		const struct engine_part *part = &step->parts[i];
+		const struct engine_request *r = part->session->first;
+		const uint32_t end = part->first + part->n_tokens;
+
+		tokens = end > tokens ? end : tokens;
+		if (r->kind == ENGINE_STEP && r->n_ids > ids)
+			ids = r->n_ids;
+	}
+	step->shape.sessions = step->n_parts;
+	step->shape.rows = step->n_rows > 0 ? step->n_rows : 1;
+	step->shape.context = engine_context(e, tokens);
+	/* So that clients with a few names more or less do not make a shape each. */
+	step->shape.ids = power_of_two(ids);
+}
+
+/* --- Its tensors ---------------------------------------------------------------------------- */
+
+static void fill_tokens(
+	struct engine_buffers *b, const struct engine_part *part, uint32_t number, uint32_t at)
+{
+	const int32_t *tokens;
+
+	(void)kv_tokens(part->session->kv, &tokens);
+	memcpy(b->tokens + at, tokens + part->first, part->n_tokens * sizeof(*tokens));
+	for (uint32_t i = 0; i < part->n_tokens; i++) {
+		b->positions[at + i] = (int32_t)(part->first + i);
+		b->rows[at + i] = (int32_t)number;
+	}
+}
+
+/* Block 0 of the caches is nobody's, and stands for what is not there. */
+static void fill_table(
+	struct engine_buffers *b, const struct engine_part *part, uint32_t number, uint32_t columns)
+{
+	int32_t *row = b->table + (uint64_t)number * columns;
+	const uint32_t *table;
+	const uint32_t n = least(kv_table(part->session->kv, &table), columns);
+
+	for (uint32_t i = 0; i < n; i++)
+		row[i] = (int32_t)table[i] + 1;
+	memset(row + n, 0, (columns - n) * sizeof(*row));
+}
+
+static void fill_row(struct engine *e, const struct engine_session *s, uint32_t row, uint32_t token,
+	uint32_t position)
+{
+	struct engine_buffers *b = &e->buffers;
+	const struct engine_request *r = s->first;
+	const uint32_t n_ids = e->step.shape.ids;
+
+	b->last[row] = (int32_t)token;
+	b->temperatures[row] = r->temperature;
+	if (r->kind == ENGINE_GENERATE) {
+		b->seeds[2 * row] = (int64_t)r->seed;
+		b->seeds[2 * row + 1] = position + 1;
+		return;
+	}
+	for (uint32_t i = 0; i < n_ids; i++)
+		b->ids[row * n_ids + i] = i < r->n_ids ? s->ids[i] : -1;
+}
+
+static void fill(struct engine *e)
+{
+	const struct engine_step *step = &e->step;
+	const uint32_t columns = engine_table_columns(step->shape.context);
+	uint32_t at = 0;
+
+	/* A step without answers computes one that nobody reads. */
+	if (step->n_rows == 0)
+		fill_row(e, step->parts[0].session, 0, 0, 0);
+	for (uint32_t i = 0; i < step->n_parts; i++) {
+		const struct engine_part *part = &step->parts[i];
+		const uint32_t skipped = part->n_tokens - part->n_rows;
+
+		fill_tokens(&e->buffers, part, i, at);
+		fill_table(&e->buffers, part, i, columns);
+		for (uint32_t j = 0; j < part->n_rows; j++)
+			fill_row(e, part->session, part->first_row + j, at + skipped + j,
+				part->first + skipped + j);
+		at += part->n_tokens;
+	}
+}
+
+static uint32_t priority_of(const struct engine_step *step)
+{
+	uint32_t priority = UINT32_MAX;
+
+	for (uint32_t i = 0; i < step->n_parts; i++)
+		priority = least(priority, step->parts[i].session->first->priority);
+	return priority;
+}
+
+/* --- Starting ------------------------------------------------------------------------------- */
+
+/* Makes a step of what is ready; false: that is nothing, or all of it waits for blocks. */
+static bool build(struct engine *e, enum model_step kind, bool is_decode)
+{
+	struct engine_step *step = &e->step;
+	const uint32_t max_tokens = is_decode ? e->max_tokens : e->options.chunk_tokens;
+
+	step->shape = (struct engine_shape){.kind = kind};
+	step->is_decode = is_decode;
+	step->n_parts = step->n_rows = step->n_copies = 0;
+	for (uint32_t priority = 0; priority < MSG_PRIORITIES; priority++)
+		gather(e, priority, max_tokens);
+	if (step->n_parts == 0)
+		return false;
+	finish_shape(e);
+	fill(e);
+	engine_call_init(e, &step->shape, &step->call);
+	engine_work_init(e, kind, &step->call, 0, &step->work);
+	step->work.priority = priority_of(step);
+	step->state = STEP_BUILT;
+	if (step->n_copies > 0) {
+		engine_copy_blocks(e);
+		step->state = STEP_COPYING;
+	}
+	return true;
+}
+
+static bool start_decode(struct engine *e, uint64_t now_ns)
+{
+	uint32_t tried = 0;
+
+	for (uint32_t n = 0; n < MODEL_STEPS; n++) {
+		enum model_step best = MODEL_STEPS;
+
+		for (enum model_step kind = 0; kind < MODEL_STEPS; kind++) {
+			if ((tried & 1u << kind) == 0 &&
+				(best == MODEL_STEPS ||
+					e->turns[kind].served < e->turns[best].served))
+				best = kind;
+		}
+		tried |= 1u << best;
+		const uint32_t n_ready = kind_is_free(e, best) ? count_decoding(e, best) : 0;
+		if (n_ready > 0 && !is_gathering(e, best, n_ready, now_ns) && build(e, best, true))
+			return true;
+	}
+	return false;
+}
+
+/* The next session to be given a chunk, of kinds not in the mask. */
+static struct engine_session *next_long(const struct engine *e, uint32_t mask)
+{
+	struct engine_session *s, *best = NULL;
+
+	TAILQ_FOREACH (s, &e->active, link) {
+		const enum model_step kind = request_step(s->first);
+
+		if ((mask & 1u << kind) != 0 || !kind_is_free(e, kind) || !belongs(s, kind, false))
+			continue;
+		if (best == NULL || s->first->priority < best->first->priority)
+			best = s;
+	}
+	return best;
+}
+
+static bool start_chunk(struct engine *e)
+{
+	struct engine_session *s;
+	uint32_t tried = 0;
+
+	while ((s = next_long(e, tried)) != NULL) {
+		const enum model_step kind = request_step(s->first);
+
+		if (build(e, kind, false))
+			return true;
+		tried |= 1u << kind;
+	}
+	return false;
+}
+
+bool engine_start_step(struct engine *e)
+{
+	const uint64_t now_ns = engine_now_ns(e);
+
+	if (TAILQ_EMPTY(&e->active))
+		return false;
+	return (e->last_was_decode && start_chunk(e)) || start_decode(e, now_ns) ||
+		(!e->last_was_decode && start_chunk(e));
+}
+
+/* --- Running -------------------------------------------------------------------------------- */
+
+/* It is on the device. */
+static void launched(struct engine *e)
+{
+	struct engine_step *step = &e->step;
+	const struct engine_shape *shape = &step->shape;
+	struct engine_turn *turn = &e->turns[shape->kind];
+
+	step->state = STEP_RUNNING;
+	step->started_ns = engine_now_ns(e);
+	e->last_was_decode = step->is_decode;
+	e->n_steps++;
+	e->stats.steps[shape->kind]++;
+	e->stats.computed_tokens += shape->tokens;
+	if (step->is_decode) {
+		turn->steps++;
+		turn->served = e->n_steps;
+		turn->missing = 0;
+	}
+	for (uint32_t i = 0; i < step->n_parts; i++) {
+		struct engine_session *s = step->parts[i].session;
+
+		if (s->first->started_ns == 0)
+			s->first->started_ns = step->started_ns;
+		s->used = e->n_steps;
+		s->decode_kind = shape->kind;
+		s->decode_step = step->is_decode ? turn->steps : 0;
+	}
+	if (shape->tokens == shape->sessions && shape->tokens == step->n_rows)
+		engine_wish_next(e, shape, step->work.priority);
+}
+
+/* A step of several sessions may have failed because of one of them: each gets its own. */
+static void settle_failed(struct engine *e, struct engine_session *s, int status)
+{
+	s->ends = false;
+	if (e->step.n_parts == 1 || s->alone) {
+		engine_request_settle(s, status);
+		return;
+	}
+	s->alone = true;
+	engine_request_settle(s, 0);
+}
+
+static void settle(struct engine *e, const struct engine_part *part, int status)
+{
+	struct engine_session *s = part->session;
+
+	if (status == 0) {
+		s->alone = false;
+		kv_commit(s->kv, part->first + part->n_tokens);
+		status = engine_request_deliver(e, part);
+		if (!s->copying)
+			engine_request_settle(s, status);
+	} else {
+		settle_failed(e, s, status);
+	}
+}
+
+/* The step has ended, or will never be launched. */
+static void finish(struct engine *e, int status)
+{
+	struct engine_step *step = &e->step;
+
+	step->state = STEP_NONE;
+	if (status == -GPUQ_EDEVICE) {
+		engine_fail(e);
+		return;
+	}
+	if (status == 0 && step->shape.kind == MODEL_STEP_ROWS)
+		engine_copy_rows(e);
+	for (uint32_t i = 0; i < step->n_parts; i++) {
+		struct engine_session *s = step->parts[i].session;
+
+		s->in_step = false;
+		TAILQ_REMOVE(&e->active, s, link);
+		TAILQ_INSERT_TAIL(&e->active, s, link);
+		settle(e, &step->parts[i], status);
+	}
+}
+
+static bool await_step(struct engine *e)
+{
+	struct engine_step *step = &e->step;
+	const struct device_completion *c = step->work.completion;
+	struct engine_turn *turn = &e->turns[step->shape.kind];
+
+	if (!device_done(c, step->work.args.value))
+		return false;
+	const int status = (int)c->status;
+	graphs_finish(e->options.graphs, &step->work);
+	if (step->is_decode) {
+		turn->ended_ns = engine_now_ns(e);
+		turn->took_ns = turn->ended_ns - step->started_ns;
+	}
+	finish(e, status);
+	return true;
+}
+
+static bool launch(struct engine *e)
+{
+	const int err = graphs_launch(e->options.graphs, &e->step.work);
+
+	if (err == -EAGAIN)
+		return false;
+	if (err == 0)
+		launched(e);
+	else
+		finish(e, err);
+	return true;
+}
+
+static bool has_block(const struct engine_session *s, uint32_t block)
+{
+	const uint32_t *table;
+	const uint32_t n = s->kv == NULL ? 0 : kv_table(s->kv, &table);
+
+	for (uint32_t i = 0; i < n; i++) {
+		if (table[i] == block)
+			return true;
+	}
+	return false;
+}
+
+/* Blocks whose copies failed hold nothing: their sessions are computed again. */
+static void copies_failed(struct engine *e)
+{
+	for (uint32_t i = 0; i < e->options.max_sessions; i++) {
+		struct engine_session *s = &e->sessions[i];
+
+		for (uint32_t j = 0; j < e->step.n_copies; j++) {
+			if (has_block(s, e->step.copies[j].to))
+				kv_preempt(s->kv);
+		}
+	}
+	finish(e, e->kv_copying.status);
+}
+
+bool engine_go_on(struct engine *e)
+{
+	struct engine_step *step = &e->step;
+
+	if (step->state == STEP_COPYING) {
+		if (engine_copy_blocks_go_on(e) != 1)
+			return false;
+		step->state = STEP_BUILT;
+		if (e->kv_copying.status != 0) {
+			copies_failed(e);
+			return true;
+		}
+	}
+	if (step->state == STEP_BUILT)
+		return launch(e);
+	return step->state == STEP_RUNNING && await_step(e);
+}

@@ -1,0 +1,159 @@
+/* SPDX-License-Identifier: MIT */
+/* Sessions: opened, forked, cut, closed; and whose blocks go when there are none left. */
+#include "models/engine_impl.h"
+
+#include <errno.h>
+
+static int typed(int err)
+{
+	if (err == -ENFILE)
+		return -GPUQ_ELIMIT;
+	return err == -EDQUOT ? -GPUQ_EKV : err;
+}
+
+/* A slot for a KV session. There is one for each. */
+static struct engine_session *take_slot(struct engine *e, struct kv_session *kv)
+{
+	struct engine_session *s = TAILQ_FIRST(&e->unused);
+
+	TAILQ_REMOVE(&e->unused, s, link);
+	/* ids are written before they are read. */
+	s->kv = kv;
+	s->n_queued = 0;
+	s->used = e->n_steps;
+	s->in_step = s->copying = s->closing = s->alone = s->started = s->awaited = false;
+	s->decode_step = 0;
+	s->sampled = -1;
+	e->stats.sessions++;
+	return s;
+}
+
+int engine_session_open(struct engine *e, struct kv_client *client, uint64_t salt,
+	struct engine_session **ret_session)
+{
+	struct kv_session *kv;
+	int err = e->failed ? -GPUQ_EDEVICE : kv_open(e->kv, client, salt, &kv);
+
+	if (err == 0)
+		*ret_session = take_slot(e, kv);
+	return typed(err);
+}
+
+int engine_session_fork(struct engine_session *s, struct engine_session **ret_session)
+{
+	struct kv_session *kv;
+	int err = s->engine->failed ? -GPUQ_EDEVICE : 0;
+
+	if (err == 0)
+		err = s->first != NULL ? -EBUSY : kv_fork(s->kv, &kv);
+	if (err == 0)
+		*ret_session = take_slot(s->engine, kv);
+	return typed(err);
+}
+
+int engine_session_truncate(struct engine_session *s, uint32_t tokens)
+{
+	if (s->first != NULL)
+		return -EBUSY;
+	if (tokens > engine_session_tokens(s))
+		return -EINVAL;
+	kv_truncate(s->kv, tokens);
+	return 0;
+}
+
+uint32_t engine_session_tokens(const struct engine_session *s)
+{
+	const int32_t *tokens;
+
+	return kv_tokens(s->kv, &tokens);
+}
+
+void engine_session_release(struct engine_session *s)
+{
+	struct engine *e = s->engine;
+
+	if (s->awaited)
+		e->turns[s->decode_kind].missing--;
+	kv_close(s->kv);
+	s->kv = NULL;
+	TAILQ_INSERT_HEAD(&e->unused, s, link);
+	e->stats.sessions--;
+}
+
+void engine_session_close(struct engine_session *s)
+{
+	if (s == NULL)
+		return;
+	const bool under_way = s->in_step || s->copying;
+	struct engine_request *r = under_way ? s->first->next : s->first;
+
+	while (r != NULL) {
+		struct engine_request *next = r->next;
+
+		engine_request_end(s, r, -ECANCELED);
+		r = next;
+	}
+	if (under_way)
+		s->closing = true;
+	else
+		engine_session_release(s);
+}
+
+/* --- Blocks --------------------------------------------------------------------------------- */
+
+static bool has_blocks(const struct engine_session *s)
+{
+	const uint32_t *table;
+
+	return s->kv != NULL && kv_table(s->kv, &table) > 0;
+}
+
+bool engine_others_have_blocks(const struct engine_session *s)
+{
+	for (uint32_t i = 0; i < s->engine->options.max_sessions; i++) {
+		const struct engine_session *other = &s->engine->sessions[i];
+
+		if (other != s && has_blocks(other))
+			return true;
+	}
+	return false;
+}
+
+/* Whether a is to lose its blocks rather than b. One that came first never does: it gets on. */
+static bool goes_before(const struct engine_session *a, const struct engine_session *b)
+{
+	if (a->first == NULL || b->first == NULL)
+		return a->first == NULL && (b->first != NULL || a->used < b->used);
+	if (a->first->priority != b->first->priority)
+		return a->first->priority > b->first->priority;
+	return a->first->arrival > b->first->arrival;
+}
+
+static struct engine_session *session_of(struct engine *e, const struct kv_session *kv)
+{
+	uint32_t i = 0;
+
+	while (e->sessions[i].kv != kv)
+		i++;
+	return &e->sessions[i];
+}
+
+bool engine_preempt(void *engine, const struct kv_session *needy)
+{
+	struct engine *e = engine;
+	const struct engine_session *s = session_of(e, needy);
+	struct engine_session *victim = NULL;
+
+	for (uint32_t i = 0; i < e->options.max_sessions; i++) {
+		struct engine_session *other = &e->sessions[i];
+
+		if (other == s || !has_blocks(other) || other->in_step || !goes_before(other, s))
+			continue;
+		if (victim == NULL || goes_before(other, victim))
+			victim = other;
+	}
+	if (victim == NULL)
+		return false;
+	kv_preempt(victim->kv);
+	return true;
+}
