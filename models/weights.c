@@ -10,7 +10,6 @@
 #include <string.h>
 
 #define ALIGN 256u
-#define SCRATCH_BYTES ((uint64_t)64 << 20)
 
 struct model_weights {
 	struct model_config config;
@@ -106,6 +105,11 @@ static bool may_be_ignored(const struct model_config *c, const char *name)
 
 /* --- Finding -------------------------------------------------------------------------------- */
 
+static size_t slots_of(const struct model_weights *w)
+{
+	return (size_t)(w->config.layers + 1) * WEIGHT_ROLES;
+}
+
 /* block 0: the model; block i + 1: layer i */
 static struct weight *slot(struct model_weights *w, uint32_t block, uint32_t role)
 {
@@ -198,7 +202,7 @@ static int by_tensor(const void *a, const void *b)
 static int check_unexpected(
 	const struct model_weights *w, const struct safetensors *files, struct model_why *why)
 {
-	size_t slots = (size_t)(w->config.layers + 1) * WEIGHT_ROLES, used = 0, next = 0;
+	size_t slots = slots_of(w), used = 0, next = 0;
 	const struct safetensors_tensor **list = calloc(slots, sizeof(*list));
 	int err = 0;
 
@@ -256,7 +260,7 @@ static void place_weight(struct model_weights *w, size_t i)
 
 static void place_all(struct model_weights *w)
 {
-	const size_t slots = (size_t)(w->config.layers + 1) * WEIGHT_ROLES;
+	const size_t slots = slots_of(w);
 	struct weight *head = &w->of[WEIGHT_HEAD];
 	bool shared = w->config.tied && w->quant == WEIGHT_AS_IS;
 
@@ -322,8 +326,7 @@ const struct weight *model_weight(
 /* Several readings that look like one to whoever watches. */
 struct reading {
 	const struct safetensors *files;
-	uint8_t *memory;
-	void *scratch;
+	void *scratch; /* WEIGHTS_PIECE_BYTES, where something is quantised */
 	const struct model_watch *watch;
 	uint64_t done_bytes, total_bytes;
 	struct model_why *why;
@@ -346,59 +349,86 @@ static int read_parts(struct reading *r, const struct safetensors_read *parts, s
 	return err;
 }
 
-/* Some rows at a time, by way of scratch. */
-static int read_quantised(struct reading *r, const struct weight *weight)
-{
-	const uint64_t rows = weight->dims[0], columns = weight->dims[1];
-	const uint64_t row_bytes = weight->from->bytes / rows;
-	const uint64_t step = SCRATCH_BYTES / row_bytes;
-	float *scales = (float *)(r->memory + weight->scales_offset);
-	int8_t *q = (int8_t *)(r->memory + weight->offset);
-
-	for (uint64_t row = 0; row < rows; row += step) {
-		uint64_t n = rows - row < step ? rows - row : step;
-		struct safetensors_read part = {
-			weight->from, row * row_bytes, n * row_bytes, r->scratch};
-		int err = read_parts(r, &part, 1);
-
-		if (err == 0)
-			err = quant_rows(r->scratch, weight->from->dtype, n, columns,
-				q + row * columns, scales + row);
-		if (err == -EDOM)
-			return model_fail(r->why, err,
-				"%s has an element that is infinite or no number",
-				weight->from->name);
-		if (err < 0)
-			return err;
-	}
-	return 0;
-}
-
 static bool is_shared_head(const struct model_weights *w, size_t i)
 {
 	return i == WEIGHT_HEAD && w->of[i].offset == w->of[WEIGHT_EMBEDDING].offset;
 }
 
-static int read_slots(
-	const struct model_weights *w, struct reading *r, struct safetensors_read *parts)
+/* The weight in a slot that has bytes of its own; NULL: none. */
+static const struct weight *held(const struct model_weights *w, size_t i)
 {
-	size_t slots = (size_t)(w->config.layers + 1) * WEIGHT_ROLES, n = 0;
+	return w->of[i].from == NULL || is_shared_head(w, i) ? NULL : &w->of[i];
+}
+
+static int start_reading(
+	struct reading *r, const struct model_weights *w, const struct safetensors *files)
+{
+	r->files = files;
+	for (size_t i = 0; i < slots_of(w); i++)
+		r->total_bytes += held(w, i) == NULL ? 0 : w->of[i].from->bytes;
+	if (w->quant == WEIGHT_AS_IS)
+		return 0;
+	r->scratch = malloc(WEIGHTS_PIECE_BYTES);
+	return r->scratch != NULL ? 0 : model_fail(r->why, -ENOMEM, "no memory to read weights");
+}
+
+/* How many rows of a matrix go through scratch at a time. */
+static uint64_t rows_at_once(const struct weight *weight, uint64_t first)
+{
+	const uint64_t rows = weight->dims[0];
+	const uint64_t n = WEIGHTS_PIECE_BYTES / (weight->from->bytes / rows);
+
+	return rows - first < n ? rows - first : n;
+}
+
+/* Some rows of a matrix, by way of scratch. */
+static int read_rows(struct reading *r, const struct weight *weight, uint64_t first, uint64_t n,
+	int8_t *q, float *scales)
+{
+	const uint64_t row_bytes = weight->from->bytes / weight->dims[0];
+	const struct safetensors_read part = {
+		weight->from, first * row_bytes, n * row_bytes, r->scratch};
+	int err = read_parts(r, &part, 1);
+
+	if (err == 0)
+		err = quant_rows(r->scratch, weight->from->dtype, n, weight->dims[1], q, scales);
+	if (err == -EDOM)
+		return model_fail(r->why, err, "%s has an element that is infinite or no number",
+			weight->from->name);
+	return err;
+}
+
+static int read_quantised(struct reading *r, const struct weight *weight, uint8_t *memory)
+{
+	float *scales = (float *)(memory + weight->scales_offset);
+	int8_t *q = (int8_t *)(memory + weight->offset);
+	int err = 0;
+
+	for (uint64_t row = 0, n; row < weight->dims[0] && err == 0; row += n) {
+		n = rows_at_once(weight, row);
+		err = read_rows(r, weight, row, n, q + row * weight->dims[1], scales + row);
+	}
+	return err;
+}
+
+/* All that is not quantised at once: the more is asked for, the faster it comes. */
+static int read_slots(const struct model_weights *w, struct reading *r, uint8_t *memory,
+	struct safetensors_read *parts)
+{
+	size_t n = 0;
 	int err;
 
-	for (size_t i = 0; i < slots; i++) {
-		const struct weight *weight = &w->of[i];
+	for (size_t i = 0; i < slots_of(w); i++) {
+		const struct weight *weight = held(w, i);
 
-		if (weight->from == NULL || is_shared_head(w, i))
-			continue;
-		r->total_bytes += weight->from->bytes;
-		if (weight->dtype != GPUQ_I8)
+		if (weight != NULL && weight->dtype != GPUQ_I8)
 			parts[n++] = (struct safetensors_read){
-				weight->from, 0, weight->bytes, r->memory + weight->offset};
+				weight->from, 0, weight->bytes, memory + weight->offset};
 	}
 	err = read_parts(r, parts, n);
-	for (size_t i = 0; err == 0 && i < slots; i++) {
+	for (size_t i = 0; err == 0 && i < slots_of(w); i++) {
 		if (w->of[i].dtype == GPUQ_I8)
-			err = read_quantised(r, &w->of[i]);
+			err = read_quantised(r, &w->of[i], memory);
 	}
 	return err;
 }
@@ -406,17 +436,90 @@ static int read_slots(
 int model_weights_read(const struct model_weights *weights, const struct safetensors *files,
 	void *memory, const struct model_watch *watch, struct model_why *why)
 {
-	size_t slots = (size_t)(weights->config.layers + 1) * WEIGHT_ROLES;
-	struct reading r = {.files = files, .memory = memory, .watch = watch, .why = why};
-	struct safetensors_read *parts = calloc(slots, sizeof(*parts));
-	int err;
+	struct reading r = {.watch = watch, .why = why};
+	struct safetensors_read *parts = calloc(slots_of(weights), sizeof(*parts));
+	int err = parts != NULL ? start_reading(&r, weights, files)
+				: model_fail(why, -ENOMEM, "no memory to read weights");
 
-	r.scratch = malloc(weights->quant == WEIGHT_INT8 ? SCRATCH_BYTES : 1);
-	if (parts == NULL || r.scratch == NULL)
-		err = model_fail(why, -ENOMEM, "no memory to read weights");
-	else
-		err = read_slots(weights, &r, parts);
+	if (err == 0)
+		err = read_slots(weights, &r, memory, parts);
 	free(parts);
+	free(r.scratch);
+	return err;
+}
+
+/* --- In pieces ------------------------------------------------------------------------------ */
+
+static int stream_as_is(
+	struct reading *r, const struct weight *weight, const struct weights_sink *sink)
+{
+	int err = 0;
+
+	for (uint64_t at = 0, n; at < weight->bytes && err == 0; at += n) {
+		struct safetensors_read part = {weight->from, at, 0, NULL};
+
+		n = weight->bytes - at;
+		n = part.bytes = n < WEIGHTS_PIECE_BYTES ? n : WEIGHTS_PIECE_BYTES;
+		err = sink->begin(sink->context, &part.to);
+		if (err == 0)
+			err = read_parts(r, &part, 1);
+		if (err == 0)
+			err = sink->end(sink->context, weight->offset + at, n);
+	}
+	return err;
+}
+
+static int stream_scales(
+	const struct weight *weight, const float *scales, const struct weights_sink *sink)
+{
+	const uint64_t bytes = weight->dims[0] * sizeof(*scales);
+	void *room;
+	int err = sink->begin(sink->context, &room);
+
+	if (err != 0)
+		return err;
+	memcpy(room, scales, bytes);
+	return sink->end(sink->context, weight->scales_offset, bytes);
+}
+
+static int stream_quantised(
+	struct reading *r, const struct weight *weight, const struct weights_sink *sink)
+{
+	const uint64_t columns = weight->dims[1];
+	float *scales = malloc(weight->dims[0] * sizeof(*scales));
+	int err = 0;
+
+	if (scales == NULL)
+		return model_fail(r->why, -ENOMEM, "no memory to read weights");
+	for (uint64_t row = 0, n; row < weight->dims[0] && err == 0; row += n) {
+		void *room;
+
+		n = rows_at_once(weight, row);
+		err = sink->begin(sink->context, &room);
+		if (err == 0)
+			err = read_rows(r, weight, row, n, room, scales + row);
+		if (err == 0)
+			err = sink->end(sink->context, weight->offset + row * columns, n * columns);
+	}
+	if (err == 0)
+		err = stream_scales(weight, scales, sink);
+	free(scales);
+	return err;
+}
+
+int model_weights_stream(const struct model_weights *weights, const struct safetensors *files,
+	const struct weights_sink *sink, const struct model_watch *watch, struct model_why *why)
+{
+	struct reading r = {.watch = watch, .why = why};
+	int err = start_reading(&r, weights, files);
+
+	for (size_t i = 0; i < slots_of(weights) && err == 0; i++) {
+		const struct weight *weight = held(weights, i);
+
+		if (weight != NULL)
+			err = weight->dtype == GPUQ_I8 ? stream_quantised(&r, weight, sink)
+						       : stream_as_is(&r, weight, sink);
+	}
 	free(r.scratch);
 	return err;
 }

@@ -81,4 +81,20 @@ const struct weight *model_weight(
 int model_weights_read(const struct model_weights *weights, const struct safetensors *files,
 	void *memory, const struct model_watch *watch, struct model_why *why);
 
+/*
+ * For memory that cannot be read into: the weights come in pieces of at most WEIGHTS_PIECE_BYTES.
+ * begin() gives the room for the next one, end() takes it: it belongs at `offset` of the memory.
+ * They return an error, negative, that ends it all; and then `why` is theirs to fill in.
+ */
+#define WEIGHTS_PIECE_BYTES ((uint64_t)64 << 20)
+struct weights_sink {
+	int (*begin)(void *context, void **ret_room);
+	int (*end)(void *context, uint64_t offset, uint64_t bytes);
+	void *context;
+};
+
+/* As model_weights_read(), or an error of the sink. */
+int model_weights_stream(const struct model_weights *weights, const struct safetensors *files,
+	const struct weights_sink *sink, const struct model_watch *watch, struct model_why *why);
+
 #endif

@@ -4,6 +4,7 @@
 #include "shm/segment.h"
 #include "shm/wait.h"
 
+#include <inttypes.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -49,13 +50,28 @@ static uint32_t own_cpus(void)
 	return own < shared ? own : shared;
 }
 
-static void memory_now(uint64_t *ret_total, uint64_t *ret_free)
+static uint64_t memory_total(void)
 {
 	struct sysinfo info = {0};
 
 	sysinfo(&info);
-	*ret_total = (uint64_t)info.totalram * info.mem_unit;
-	*ret_free = ((uint64_t)info.freeram + info.bufferram) * info.mem_unit;
+	return (uint64_t)info.totalram * info.mem_unit;
+}
+
+/* What the system would give without swapping: caches of files count, as they can be dropped. */
+static uint64_t memory_available(void)
+{
+	FILE *f = fopen("/proc/meminfo", "re");
+	uint64_t kib = 0;
+	char line[128];
+
+	while (f != NULL && fgets(line, sizeof(line), f) != NULL) {
+		if (sscanf(line, "MemAvailable: %" SCNu64, &kib) == 1)
+			break;
+	}
+	if (f != NULL)
+		fclose(f);
+	return kib * 1024;
 }
 
 static uint32_t cpu_list(struct device_present *ret_devices, uint32_t max)
@@ -75,7 +91,8 @@ static void cpu_info(struct device *device, struct device_info *ret_info)
 		.direct_kernels = 1,
 	};
 	snprintf(ret_info->name, sizeof(ret_info->name), "%s", d->name);
-	memory_now(&ret_info->total_bytes, &ret_info->free_bytes);
+	ret_info->total_bytes = memory_total();
+	ret_info->free_bytes = memory_available();
 }
 
 /* --- Opening and closing ------------------------------------------------------------------ */
@@ -170,12 +187,10 @@ static int huge_alloc(uint64_t bytes, void **ret)
 
 static int cpu_alloc(struct device *device, enum device_memory kind, uint64_t bytes, void **ret)
 {
-	uint64_t total, available;
 	void *data;
 
 	/* The system promises more than it has, and kills who uses that. */
-	memory_now(&total, &available);
-	if (bytes > total)
+	if (bytes > memory_total())
 		return -ENOMEM;
 	if (bytes >= HUGE_FROM ? huge_alloc(bytes, &data) != 0
 			       : posix_memalign(&data, ALIGNMENT, bytes) != 0)
@@ -233,13 +248,11 @@ static int cpu_export_create(struct device *device, enum device_export_form form
 	struct device_export *ret_export)
 {
 	struct device_export export = {.form = form};
-	uint64_t total, available;
 
 	if (form != DEVICE_EXPORT_FD)
 		return -EOPNOTSUPP;
 	export.bytes = (bytes + DEVICE_EXPORT_UNIT - 1) / DEVICE_EXPORT_UNIT * DEVICE_EXPORT_UNIT;
-	memory_now(&total, &available);
-	if (export.bytes > total)
+	if (export.bytes > memory_total())
 		return -ENOMEM;
 	export.fd = segment_create("gpuq-buffer", export.bytes);
 	if (export.fd < 0)

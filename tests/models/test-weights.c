@@ -6,7 +6,7 @@
 #include "kernels/element.h"
 #include "models/quant.h"
 #include "models/weights.h"
-#include "tests/kernels/random.h"
+#include "tests/models/random-model.h"
 #include "tests/models/rig.h"
 
 #include <errno.h>
@@ -19,100 +19,18 @@
 static struct model_why why;
 static struct random rng = {.state = 7};
 
-/* --- A folder of random weights ------------------------------------------------------------- */
+static struct builder b; /* of the test that runs: each has a process */
 
-struct builder {
-	char header[40000];
-	size_t length;
-	uint64_t elements;
-};
-
-static void add(
-	struct builder *b, const char *name, const char *dtype, uint64_t rows, uint64_t columns)
+static struct safetensors *built(void)
 {
-	uint64_t n = rows * (columns == 0 ? 1 : columns);
-	char shape[64];
-
-	if (columns == 0)
-		snprintf(shape, sizeof(shape), "%lu", rows);
-	else
-		snprintf(shape, sizeof(shape), "%lu,%lu", rows, columns);
-	b->length += (size_t)snprintf(b->header + b->length, sizeof(b->header) - b->length,
-		"%c\"%s\":{\"dtype\":\"%s\",\"shape\":[%s],\"data_offsets\":[%lu,%lu]}",
-		b->length == 0 ? '{' : ',', name, dtype, shape, b->elements * 2,
-		(b->elements + n) * 2);
-	assert_true(b->length < sizeof(b->header));
-	b->elements += n;
-}
-
-static void add_layer(struct builder *b, const struct model_config *c, uint32_t layer)
-{
-	const uint64_t q = c->heads * c->head_dim, k = c->kv_heads * c->head_dim;
-	const struct {
-		const char *name;
-		uint64_t rows, columns;
-		bool there;
-	} all[] = {
-		{"input_layernorm.weight", c->hidden, 0, true},
-		{"mlp.down_proj.weight", c->hidden, c->intermediate, true},
-		{"mlp.gate_proj.weight", c->intermediate, c->hidden, true},
-		{"mlp.up_proj.weight", c->intermediate, c->hidden, true},
-		{"mlp.down_proj.bias", c->hidden, 0, c->mlp_bias},
-		{"mlp.gate_proj.bias", c->intermediate, 0, c->mlp_bias},
-		{"mlp.up_proj.bias", c->intermediate, 0, c->mlp_bias},
-		{"post_attention_layernorm.weight", c->hidden, 0, true},
-		{"self_attn.k_proj.weight", k, c->hidden, true},
-		{"self_attn.o_proj.weight", c->hidden, q, true},
-		{"self_attn.q_proj.weight", q, c->hidden, true},
-		{"self_attn.v_proj.weight", k, c->hidden, true},
-		{"self_attn.k_proj.bias", k, 0, c->q_bias},
-		{"self_attn.q_proj.bias", q, 0, c->q_bias},
-		{"self_attn.v_proj.bias", k, 0, c->q_bias},
-		{"self_attn.o_proj.bias", c->hidden, 0, c->o_bias},
-		{"self_attn.q_norm.weight", c->head_dim, 0, c->qk_norm},
-		{"self_attn.k_norm.weight", c->head_dim, 0, c->qk_norm},
-	};
-	char name[100];
-
-	for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
-		snprintf(name, sizeof(name), "model.layers.%u.%s", layer, all[i].name);
-		if (all[i].there)
-			add(b, name, "BF16", all[i].rows, all[i].columns);
-	}
-}
-
-static void add_model(struct builder *b, const struct model_config *c)
-{
-	add(b, "model.embed_tokens.weight", "BF16", c->vocab, c->hidden);
-	for (uint32_t i = 0; i < c->layers; i++)
-		add_layer(b, c, i);
-	add(b, "model.norm.weight", "BF16", c->hidden, 0);
-	if (!c->tied)
-		add(b, "lm_head.weight", "BF16", c->vocab, c->hidden);
-}
-
-static struct safetensors *built(struct builder *b)
-{
-	uint64_t header_bytes = b->length + 1;
-	size_t bytes = 8 + header_bytes + b->elements * 2;
-	uint8_t *file = malloc(bytes);
 	struct safetensors *st;
 	int dir = rig_folder();
 
-	assert_non_null(file);
-	b->header[b->length] = '}';
-	memcpy(file, &header_bytes, 8);
-	memcpy(file + 8, b->header, header_bytes);
-	for (uint64_t i = 0; i < b->elements; i++) {
-		uint16_t bits = (uint16_t)(float_to_bits((float)random_unit(&rng) - 0.5f) >> 16);
-
-		memcpy(file + 8 + header_bytes + i * 2, &bits, 2);
-	}
-	rig_write(dir, "model.safetensors", file, bytes);
-	free(file);
+	builder_write(&b, dir, &rng);
 	if (safetensors_open(dir, &st, &why) < 0)
 		fail_msg("%s", why.text);
 	close(dir);
+	b.length = b.count = b.elements = 0;
 	return st;
 }
 
@@ -149,13 +67,12 @@ static bool follows(enum weight_role role)
 
 static void check_variant(const struct model_config *c, uint32_t weights_per_layer)
 {
-	struct builder b = {0};
 	struct model_weights *w;
 	uint32_t count = 0;
 	uint64_t end = 0;
 
-	add_model(&b, c);
-	struct safetensors *st = built(&b);
+	builder_add_model(&b, c);
+	struct safetensors *st = built();
 	if (model_weights_plan(c, st, WEIGHT_AS_IS, &w, &why) < 0)
 		fail_msg("%s", why.text);
 	uint8_t *memory = malloc(model_weights_bytes(w));
@@ -221,13 +138,12 @@ static void roles_have_their_names(void **state)
 		{WEIGHT_UP, "mlp.up_proj.weight"},
 	};
 	struct model_config c = small;
-	struct builder b = {0};
 	struct model_weights *w;
 	char name[100];
 
 	c.q_bias = c.qk_norm = true;
-	add_model(&b, &c);
-	struct safetensors *st = built(&b);
+	builder_add_model(&b, &c);
+	struct safetensors *st = built();
 	assert_int_equal(model_weights_plan(&c, st, WEIGHT_AS_IS, &w, &why), 0);
 	for (size_t i = 0; i < sizeof(some) / sizeof(some[0]); i++) {
 		snprintf(name, sizeof(name), "model.layers.1.%s", some[i].name);
@@ -237,9 +153,9 @@ static void roles_have_their_names(void **state)
 	safetensors_close(st);
 }
 
-static void refused(const struct model_config *c, struct builder *b, int error, const char *words)
+static void refused(const struct model_config *c, int error, const char *words)
 {
-	struct safetensors *st = built(b);
+	struct safetensors *st = built();
 	struct model_weights *w = NULL;
 
 	assert_int_equal(model_weights_plan(c, st, WEIGHT_AS_IS, &w, &why), error);
@@ -252,50 +168,41 @@ static void refused(const struct model_config *c, struct builder *b, int error, 
 static void what_does_not_fit_is_named(void **state)
 {
 	struct model_config c = small;
-	struct builder b = {0};
 
-	add_model(&b, &c);
+	builder_add_model(&b, &c);
 	c.layers = 4;
-	refused(&c, &b, -ENOENT, "model.layers.3.input_layernorm.weight is missing");
+	refused(&c, -ENOENT, "model.layers.3.input_layernorm.weight is missing");
 	c.layers = 2;
-	b.length = 0, b.elements = 0;
-	add_model(&b, &small);
-	refused(&c, &b, -EBADMSG, "model.layers.2.input_layernorm.weight is unexpected");
-	b.length = 0, b.elements = 0;
-	add_model(&b, &small);
+	builder_add_model(&b, &small);
+	refused(&c, -EBADMSG, "model.layers.2.input_layernorm.weight is unexpected");
+	builder_add_model(&b, &small);
 	c = small;
 	c.kv_heads = 1;
-	refused(&c, &b, -EBADMSG, "self_attn.k_proj.weight is [20,24] and has to be [10,24]");
-	b.length = 0, b.elements = 0;
-	add_model(&b, &small);
+	refused(&c, -EBADMSG, "self_attn.k_proj.weight is [20,24] and has to be [10,24]");
+	builder_add_model(&b, &small);
 	c = small;
 	c.qk_norm = true;
-	refused(&c, &b, -ENOENT, "model.layers.0.self_attn.q_norm.weight is missing");
-	b.length = 0, b.elements = 0;
-	add(&b, "model.embed_tokens.weight", "BF16", small.vocab, small.hidden + 1);
-	refused(&small, &b, -EBADMSG, "is [37,25] and has to be [37,24]");
-	b.length = 0, b.elements = 0;
-	add(&b, "model.embed_tokens.weight", "BF16", small.vocab, 0);
-	refused(&small, &b, -EBADMSG, "is [37] and has to be [37,24]");
-	b.length = 0, b.elements = 0;
-	add(&b, "model.embed_tokens.weight", "F16", small.vocab, small.hidden);
-	add(&b, "model.norm.weight", "BF16", small.hidden, 0);
-	refused(&small, &b, -GPUQ_EDTYPE, "model.norm.weight is BF16");
-	b.length = 0, b.elements = 0;
-	add(&b, "model.embed_tokens.weight", "I16", small.vocab, small.hidden);
-	refused(&small, &b, -GPUQ_EDTYPE, "model.embed_tokens.weight is I16");
+	refused(&c, -ENOENT, "model.layers.0.self_attn.q_norm.weight is missing");
+	builder_add(&b, "model.embed_tokens.weight", "BF16", small.vocab, small.hidden + 1);
+	refused(&small, -EBADMSG, "is [37,25] and has to be [37,24]");
+	builder_add(&b, "model.embed_tokens.weight", "BF16", small.vocab, 0);
+	refused(&small, -EBADMSG, "is [37] and has to be [37,24]");
+	builder_add(&b, "model.embed_tokens.weight", "F16", small.vocab, small.hidden);
+	builder_add(&b, "model.norm.weight", "BF16", small.hidden, 0);
+	refused(&small, -GPUQ_EDTYPE, "model.norm.weight is BF16");
+	builder_add(&b, "model.embed_tokens.weight", "I16", small.vocab, small.hidden);
+	refused(&small, -GPUQ_EDTYPE, "model.embed_tokens.weight is I16");
 }
 
 static void some_extras_are_ignored(void **state)
 {
 	struct model_config c = small;
-	struct builder b = {0};
 	struct model_weights *w;
 
-	add_model(&b, &c);
-	add(&b, "model.layers.0.self_attn.rotary_emb.inv_freq", "BF16", 5, 0);
+	builder_add_model(&b, &c);
+	builder_add(&b, "model.layers.0.self_attn.rotary_emb.inv_freq", "BF16", 5, 0);
 	c.tied = true; /* and there is a head all the same */
-	struct safetensors *st = built(&b);
+	struct safetensors *st = built();
 	assert_int_equal(model_weights_plan(&c, st, WEIGHT_AS_IS, &w, &why), 0);
 	assert_int_equal(model_weight(w, 0, WEIGHT_HEAD)->offset,
 		model_weight(w, 0, WEIGHT_EMBEDDING)->offset);
@@ -391,14 +298,13 @@ static void check_int8(
 static void a_model_in_8_bits(void **state)
 {
 	struct model_config c = small;
-	struct builder b = {0};
 	struct model_weights *w;
 	uint64_t last = 0;
 	struct model_watch watch = {count_bytes, &last};
 
 	c.tied = true;
-	add_model(&b, &c);
-	struct safetensors *st = built(&b);
+	builder_add_model(&b, &c);
+	struct safetensors *st = built();
 	assert_int_equal(model_weights_plan(&c, st, WEIGHT_INT8, &w, &why), 0);
 	uint8_t *memory = malloc(model_weights_bytes(w));
 	assert_int_equal(model_weights_read(w, st, memory, &watch, &why), 0);
@@ -439,15 +345,14 @@ static void a_model_in_8_bits(void **state)
 static void a_large_head_in_8_bits(void **state)
 {
 	struct model_config c = small;
-	struct builder b = {0};
 	struct model_weights *w;
 
 	c.tied = true;
 	c.layers = 1;
 	c.vocab = 150000;
 	c.hidden = 256;
-	add_model(&b, &c);
-	struct safetensors *st = built(&b);
+	builder_add_model(&b, &c);
+	struct safetensors *st = built();
 	assert_int_equal(model_weights_plan(&c, st, WEIGHT_INT8, &w, &why), 0);
 	uint8_t *memory = malloc(model_weights_bytes(w));
 	assert_int_equal(model_weights_read(w, st, memory, NULL, &why), 0);

@@ -1,0 +1,253 @@
+/* SPDX-License-Identifier: MIT */
+/* model.c: loading a model onto a device, and its end. */
+#include "models/model_impl.h"
+
+#include "models/upload.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define CACHE_ALIGN 256u
+
+/* What is needed only while a model is loaded. */
+struct loading {
+	struct model *model;
+	struct safetensors *files;
+	struct model_weights *weights;
+	const struct model_watch *watch;
+	struct model_why *why;
+};
+
+/* --- Its memory ----------------------------------------------------------------------------- */
+
+static int check_options(const struct model_options *o, struct model_why *why)
+{
+	if (o->quant != WEIGHT_AS_IS && o->quant != WEIGHT_INT8)
+		return model_fail(why, -EINVAL, "%d is no way to quantise weights", (int)o->quant);
+	if (o->kv_blocks == 0 || o->kv_blocks >= INT32_MAX)
+		return model_fail(why, -EINVAL,
+			"a KV cache of %u blocks is none that block tables can name", o->kv_blocks);
+	return 0;
+}
+
+/* One layer's cache, with block 0. A device has no more than 2^63 bytes, whatever is asked for. */
+static int size_cache(struct model *m, struct model_why *why)
+{
+	const struct model_config *c = &m->config;
+	struct tensor cache = {
+		.dtype = m->cache_dtype,
+		.rank = 5,
+		.dims = {1 + (uint64_t)m->options.kv_blocks, 2, c->kv_heads, KV_BLOCK_TOKENS,
+			c->head_dim},
+	};
+	uint64_t elements;
+
+	if (tensor_size(&cache, &elements, &m->layer_bytes) == 0 &&
+		m->layer_bytes <= INT64_MAX / MODEL_MAX_LAYERS - CACHE_ALIGN) {
+		m->layer_bytes = (m->layer_bytes + CACHE_ALIGN - 1) / CACHE_ALIGN * CACHE_ALIGN;
+		return 0;
+	}
+	return model_fail(why, -ENOMEM, "a KV cache of %u blocks is larger than any memory",
+		m->options.kv_blocks);
+}
+
+static uint64_t cache_bytes(const struct model *m)
+{
+	return m->config.layers * m->layer_bytes;
+}
+
+static int alloc_memory(struct model *m, struct model_why *why)
+{
+	struct device_info info;
+	void *memory, *cache;
+	int err = -ENOMEM;
+
+	device_info(m->device, &info);
+	if (model_bytes(m) <= info.free_bytes)
+		err = device_alloc(m->device, DEVICE_WORK, m->weight_bytes, &memory);
+	if (err == 0) {
+		m->memory = memory;
+		err = device_alloc(m->device, DEVICE_WORK, cache_bytes(m), &cache);
+	}
+	if (err == 0)
+		m->cache = cache;
+	if (err == -GPUQ_EDEVICE)
+		return model_fail(why, err, "the device has failed");
+	if (err != 0)
+		return model_fail(why, err,
+			"weights of %.1f MiB and a KV cache of %.1f MiB do not fit the %.1f MiB of "
+			"memory that are free",
+			(double)m->weight_bytes / 0x1p20, (double)cache_bytes(m) / 0x1p20,
+			(double)info.free_bytes / 0x1p20);
+	return 0;
+}
+
+/* What captures try out reads block 0, and what it reads is to be numbers. */
+static int clear_cache(const struct model *m, struct model_why *why)
+{
+	const uint64_t block = m->layer_bytes / (1 + (uint64_t)m->options.kv_blocks);
+	struct device_stream *stream;
+	int err = device_stream_create(m->device, DEVICE_PRIORITY_LOW, &stream);
+
+	if (err != 0)
+		return model_fail(why, err, "no stream to clear the KV cache with");
+	for (uint32_t i = 0; i < m->config.layers && err == 0; i++) {
+		err = device_fill(stream, m->cache + i * m->layer_bytes, 0, block);
+		if (err == 0)
+			err = device_stream_wait(stream);
+	}
+	device_stream_destroy(stream);
+	return err == 0 ? 0 : model_fail(why, err, "clearing the KV cache failed");
+}
+
+/* --- Loading -------------------------------------------------------------------------------- */
+
+static int plan_weights(struct loading *l, int dir_fd)
+{
+	struct model *m = l->model;
+	int err = model_config_load(dir_fd, &m->config, l->why);
+
+	if (err == 0)
+		err = safetensors_open(dir_fd, &l->files, l->why);
+	if (err == 0)
+		err = model_weights_plan(
+			&m->config, l->files, m->options.quant, &l->weights, l->why);
+	if (err != 0)
+		return err;
+	m->weight_bytes = model_weights_bytes(l->weights);
+	m->cache_dtype = model_weight(l->weights, 0, WEIGHT_EMBEDDING)->dtype;
+	return size_cache(m, l->why);
+}
+
+/* Before the weights: what cannot be computed need not be read. */
+static int make_pipelines(struct loading *l)
+{
+	struct model *m = l->model;
+
+	for (uint32_t i = 0; i < MODEL_STEPS; i++) {
+		struct pipeline *made, *interned;
+		int err = llama_pipeline(m, l->weights, i, &made, l->why);
+
+		if (err != 0)
+			return err;
+		interned = graphs_intern(m->graphs, made);
+		if (interned == NULL) {
+			pipeline_unref(made);
+			return model_fail(l->why, -ENOMEM, "no memory for the model's steps");
+		}
+		m->pipelines[i] = interned;
+	}
+	return 0;
+}
+
+static int read_weights(const struct loading *l)
+{
+	struct model *m = l->model;
+
+	if (m->on_cpu)
+		return model_weights_read(l->weights, l->files, m->memory, l->watch, l->why);
+	return model_upload(m->device, l->weights, l->files, m->memory, l->watch, l->why);
+}
+
+static int load(struct loading *l, int dir_fd)
+{
+	int err = check_options(&l->model->options, l->why);
+
+	if (err == 0)
+		err = plan_weights(l, dir_fd);
+	if (err == 0)
+		err = alloc_memory(l->model, l->why);
+	if (err == 0)
+		err = make_pipelines(l);
+	if (err == 0)
+		err = clear_cache(l->model, l->why);
+	return err == 0 ? read_weights(l) : err;
+}
+
+static uint32_t limit_session(const struct model *m)
+{
+	const uint64_t room = (uint64_t)m->options.kv_blocks * KV_BLOCK_TOKENS;
+	uint32_t limit = m->config.max_positions;
+
+	if (m->options.max_session_tokens != 0 && m->options.max_session_tokens < limit)
+		limit = m->options.max_session_tokens;
+	return room < limit ? (uint32_t)room : limit;
+}
+
+int model_load(struct device *device, struct graphs *graphs, int dir_fd,
+	const struct model_options *options, const struct model_watch *watch,
+	struct model **ret_model, struct model_why *why)
+{
+	struct loading l = {.watch = watch, .why = why};
+	struct model *m = calloc(1, sizeof(*m));
+	struct device_info info;
+	int err;
+
+	if (m == NULL)
+		return model_fail(why, -ENOMEM, "no memory for the model");
+	device_info(device, &info);
+	m->device = device;
+	m->graphs = graphs;
+	m->options = *options;
+	m->on_cpu = strcmp(info.kind, "cpu") == 0;
+	l.model = m;
+	err = load(&l, dir_fd);
+	model_weights_destroy(l.weights);
+	safetensors_close(l.files);
+	if (err != 0) {
+		model_destroy(m);
+		return err;
+	}
+	m->options.max_session_tokens = limit_session(m);
+	*ret_model = m;
+	return 0;
+}
+
+void model_destroy(struct model *m)
+{
+	if (m == NULL)
+		return;
+	/* Captures end first: they read weights and cache. */
+	for (uint32_t i = 0; i < MODEL_STEPS; i++) {
+		if (m->pipelines[i] != NULL)
+			graphs_release(m->graphs, m->pipelines[i]);
+	}
+	device_free(m->device, DEVICE_WORK, m->cache);
+	device_free(m->device, DEVICE_WORK, m->memory);
+	free(m);
+}
+
+/* --- What it is ----------------------------------------------------------------------------- */
+
+const struct model_config *model_config(const struct model *m)
+{
+	return &m->config;
+}
+
+struct pipeline *model_pipeline(const struct model *m, enum model_step step)
+{
+	assert(step < MODEL_STEPS);
+	return m->pipelines[step];
+}
+
+uint32_t model_top_k(const struct model *m)
+{
+	return m->config.vocab < MODEL_MAX_TOP_K ? m->config.vocab : MODEL_MAX_TOP_K;
+}
+
+uint32_t model_kv_blocks(const struct model *m)
+{
+	return m->options.kv_blocks;
+}
+
+uint32_t model_max_session_tokens(const struct model *m)
+{
+	return m->options.max_session_tokens;
+}
+
+uint64_t model_bytes(const struct model *m)
+{
+	return m->weight_bytes + cache_bytes(m);
+}
