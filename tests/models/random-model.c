@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* random-model.c: writing random models, and computing them the plain way. */
 #include "tests/models/random-model.h"
 
 #include "device/tensor.h"
