@@ -32,6 +32,11 @@ static const json_t *member(const struct source *s, const char *key)
 	return json_is_null(value) ? NULL : value;
 }
 
+static bool says_null(const struct source *s, const char *key)
+{
+	return json_is_null(json_object_get(s->json, key));
+}
+
 static void wrong(struct source *s, int error, const char *key, const char *what)
 {
 	if (s->error == 0)
@@ -145,6 +150,12 @@ static void read_architecture(struct source *s, struct model_config *c)
 			name != NULL ? name : type);
 }
 
+static void refuse_partial_rotation(struct source *s)
+{
+	if (get_double(s, "partial_rotary_factor", 0, 1, 1) != 1)
+		wrong(s, -EOPNOTSUPP, "partial_rotary_factor", "is not 1");
+}
+
 static void read_variants(struct source *s, struct model_config *c)
 {
 	const char *act = get_string(s, "hidden_act");
@@ -154,8 +165,7 @@ static void read_variants(struct source *s, struct model_config *c)
 		wrong(s, -EOPNOTSUPP, "hidden_act", "is not silu");
 	if (member(s, "quantization_config") != NULL)
 		wrong(s, -EOPNOTSUPP, "quantization_config", "is there; give unquantised weights");
-	if (get_double(s, "partial_rotary_factor", 0, 1, 1) != 1)
-		wrong(s, -EOPNOTSUPP, "partial_rotary_factor", "is not 1");
+	refuse_partial_rotation(s);
 	c->tied = get_bool(s, "tie_word_embeddings", false);
 	c->qk_norm = c->architecture == MODEL_QWEN3;
 	c->q_bias = c->architecture == MODEL_QWEN2;
@@ -172,9 +182,10 @@ static void read_shape(struct source *s, struct model_config *c)
 	c->layers = get_u32(s, "num_hidden_layers", 1, MODEL_MAX_LAYERS, 0);
 	c->intermediate = get_u32(s, "intermediate_size", 1, 1 << 18, 0);
 	c->heads = get_u32(s, "num_attention_heads", 1, 1 << 10, 0);
-	/* Only Llama's absent value follows from the others. */
+	/* null says as many; absent, that is so for Llama only. */
 	c->kv_heads = get_u32(s, "num_key_value_heads", 1, 1 << 10,
-		c->architecture == MODEL_LLAMA ? c->heads : 0);
+		c->architecture == MODEL_LLAMA || says_null(s, "num_key_value_heads") ? c->heads
+										      : 0);
 	c->max_positions = get_u32(s, "max_position_embeddings", 1, MAX_POSITIONS, 0);
 	c->norm_eps = get_double(s, "rms_norm_eps", 1e-12, 1e-1, 1e-6);
 	if (s->error == 0 && c->heads % c->kv_heads != 0)
@@ -201,23 +212,24 @@ static void read_head_dim(struct source *s, struct model_config *c)
 
 /* --- Positions ------------------------------------------------------------------------------ */
 
+/* Without original_max_position_embeddings, all positions of the model are the original ones. */
 static void read_llama3(struct source *s, struct model_rope *rope)
 {
 	rope->low_freq_factor = get_double(s, "low_freq_factor", 1e-3, 1e3, 0);
 	rope->high_freq_factor = get_double(s, "high_freq_factor", 1e-3, 1e3, 0);
-	rope->original_positions =
-		get_u32(s, "original_max_position_embeddings", 1, MAX_POSITIONS, 0);
+	rope->original_positions = get_u32(
+		s, "original_max_position_embeddings", 1, MAX_POSITIONS, rope->original_positions);
 	if (s->error == 0 && rope->high_freq_factor <= rope->low_freq_factor)
 		wrong(s, -ERANGE, "high_freq_factor", "is not above low_freq_factor");
 }
 
-/* rope_scaling, or rope_parameters as newer files have it, with theta inside. */
 static void read_scaling(struct source *s, struct model_rope *rope)
 {
 	const char *type = get_string(s, "rope_type");
 
 	if (type[0] == '\0')
 		type = get_string(s, "type");
+	refuse_partial_rotation(s);
 	rope->theta = get_double(s, "rope_theta", 1, 1e12, rope->theta);
 	if (type[0] == '\0' || strcmp(type, "default") == 0)
 		return;
@@ -234,23 +246,29 @@ static void read_scaling(struct source *s, struct model_rope *rope)
 		read_llama3(s, rope);
 }
 
-static void read_rope(struct source *s, struct model_rope *rope)
+/*
+ * rope_scaling, or rope_parameters as newer files have it, with theta inside; where both say
+ * something, the first one counts.
+ */
+static void read_rope(struct source *s, struct model_config *c)
 {
-	const char *const keys[] = {"rope_scaling", "rope_parameters"};
+	const json_t *scaling = member(s, "rope_scaling");
+	const bool none =
+		scaling == NULL || (json_is_object(scaling) && json_object_size(scaling) == 0);
+	const char *key = none ? "rope_parameters" : "rope_scaling";
+	struct source inner = {member(s, key), s->name, s->error, s->why};
+	struct model_rope *rope = &c->rope;
 
 	rope->factor = 1;
 	rope->theta = get_double(s, "rope_theta", 1, 1e12, 10000);
-	for (size_t i = 0; i < 2; i++) {
-		struct source inner = {member(s, keys[i]), s->name, s->error, s->why};
-
-		if (inner.json == NULL)
-			continue;
-		if (!json_is_object(inner.json))
-			wrong(s, -EBADMSG, keys[i], "is not an object");
-		else
-			read_scaling(&inner, rope);
-		s->error = s->error != 0 ? s->error : inner.error;
-	}
+	rope->original_positions = c->max_positions;
+	if (inner.json == NULL)
+		return;
+	if (json_is_object(inner.json))
+		read_scaling(&inner, rope);
+	else
+		wrong(&inner, -EBADMSG, key, "is not an object");
+	s->error = s->error != 0 ? s->error : inner.error;
 }
 
 /* --- Window --------------------------------------------------------------------------------- */
@@ -272,19 +290,22 @@ static void read_layer_types(struct source *s, const json_t *types, struct model
 	}
 }
 
-/* Mistral: all layers; Qwen: those from max_window_layers on, unless layer_types says which. */
+/*
+ * Mistral: all layers, whatever layer_types says; Qwen: those from max_window_layers on, unless
+ * layer_types says which.
+ */
 static void read_window(struct source *s, struct model_config *c)
 {
-	const json_t *types = member(s, "layer_types");
 	bool qwen = c->architecture == MODEL_QWEN2 || c->architecture == MODEL_QWEN3;
+	const json_t *types;
 	uint32_t first = 0;
 
 	if (s->error != 0 || c->architecture == MODEL_LLAMA)
 		return;
-	if (json_is_null(json_object_get(s->json, "sliding_window")) ||
-		(qwen && !get_bool(s, "use_sliding_window", false)))
+	if (says_null(s, "sliding_window") || (qwen && !get_bool(s, "use_sliding_window", false)))
 		return;
 	c->window = get_u32(s, "sliding_window", 1, MAX_POSITIONS, 4096);
+	types = qwen ? member(s, "layer_types") : NULL;
 	if (types != NULL) {
 		read_layer_types(s, types, c);
 		return;
@@ -356,7 +377,7 @@ int model_config_load(int dir_fd, struct model_config *ret_config, struct model_
 	read_variants(&s, &c);
 	read_shape(&s, &c);
 	read_head_dim(&s, &c);
-	read_rope(&s, &c.rope);
+	read_rope(&s, &c);
 	read_window(&s, &c);
 	err = s.error != 0 ? s.error : read_all_eos(&s, dir_fd, &c);
 	json_decref(json);

@@ -88,6 +88,39 @@ static void newer_files_have_rope_parameters(void **state)
 	assert_int_equal(config.rope.scaling, MODEL_ROPE_LINEAR);
 	assert_true(config.rope.factor == 4 && config.rope.theta == 20000);
 	assert_int_equal(config.eos_count, 0);
+	loaded("{\"model_type\":\"llama\"," SHAPE ",\"rope_scaling\":{},\"rope_theta\":7,"
+	       "\"rope_parameters\":{\"rope_type\":\"default\",\"rope_theta\":20000}}",
+		NULL);
+	assert_int_equal(config.rope.scaling, MODEL_ROPE_PLAIN);
+	assert_true(config.rope.theta == 20000);
+}
+
+static void older_rope_scaling_comes_before_rope_parameters(void **state)
+{
+	loaded("{\"model_type\":\"llama\"," SHAPE ",\"rope_theta\":30000,"
+	       "\"rope_scaling\":{\"type\":\"linear\",\"factor\":2},"
+	       "\"rope_parameters\":{\"rope_type\":\"linear\",\"factor\":4,"
+	       "\"rope_theta\":20000}}",
+		NULL);
+	assert_int_equal(config.rope.scaling, MODEL_ROPE_LINEAR);
+	assert_true(config.rope.factor == 2 && config.rope.theta == 30000);
+}
+
+static void llama3_may_leave_out_the_original_positions(void **state)
+{
+	loaded("{\"model_type\":\"llama\"," SHAPE ",\"rope_parameters\":{\"rope_type\":"
+	       "\"llama3\",\"factor\":8,\"low_freq_factor\":1,\"high_freq_factor\":4}}",
+		NULL);
+	assert_int_equal(config.rope.original_positions, 131072);
+}
+
+static void null_key_value_heads_are_as_many_as_heads(void **state)
+{
+	loaded("{\"model_type\":\"qwen2\",\"vocab_size\":9,\"hidden_size\":8,"
+	       "\"num_hidden_layers\":2,\"intermediate_size\":8,\"num_attention_heads\":2,"
+	       "\"num_key_value_heads\":null,\"max_position_embeddings\":64}",
+		NULL);
+	assert_int_equal(config.kv_heads, 2);
 }
 
 static void mistral_has_a_window(void **state)
@@ -99,8 +132,9 @@ static void mistral_has_a_window(void **state)
 	assert_true(config.windowed[0] && config.windowed[15] && !config.windowed[16]);
 	loaded("{\"model_type\":\"mistral\",\"sliding_window\":null," SHAPE "}", NULL);
 	assert_int_equal(config.window, 0);
-	loaded("{\"model_type\":\"mistral\"," SHAPE "}", NULL);
+	loaded("{\"model_type\":\"mistral\",\"layer_types\":[\"full_attention\"]," SHAPE "}", NULL);
 	assert_int_equal(config.window, 4096);
+	assert_true(config.windowed[0] && config.windowed[15]);
 }
 
 static void qwen_has_biases_norms_and_windows(void **state)
@@ -152,6 +186,8 @@ static void others_are_refused(void **state)
 			"quantization_config"},
 		{"\"model_type\":\"llama\",\"partial_rotary_factor\":0.5", -EOPNOTSUPP,
 			"partial_rotary_factor"},
+		{"\"model_type\":\"llama\",\"rope_parameters\":{\"partial_rotary_factor\":0.5}",
+			-EOPNOTSUPP, "partial_rotary_factor"},
 		{"\"model_type\":\"llama\",\"head_dim\":63", -ERANGE, "even"},
 		{"\"model_type\":\"llama\",\"head_dim\":4096", -ERANGE, "from 2 to 1024"},
 		{"\"model_type\":\"llama\",\"tie_word_embeddings\":1", -EBADMSG, "true nor false"},
@@ -220,6 +256,9 @@ int main(void)
 		HARNESS_TEST(llama3_is_read),
 		HARNESS_TEST(absent_members_have_their_usual_values),
 		HARNESS_TEST(newer_files_have_rope_parameters),
+		HARNESS_TEST(older_rope_scaling_comes_before_rope_parameters),
+		HARNESS_TEST(llama3_may_leave_out_the_original_positions),
+		HARNESS_TEST(null_key_value_heads_are_as_many_as_heads),
 		HARNESS_TEST(mistral_has_a_window),
 		HARNESS_TEST(qwen_has_biases_norms_and_windows),
 		HARNESS_TEST(layer_types_say_which),
