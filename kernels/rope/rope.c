@@ -35,7 +35,6 @@
 
 #include <math.h>
 
-enum { THETA, SCALING, FACTOR, LOW_FREQ_FACTOR, HIGH_FREQ_FACTOR, ORIGINAL_LENGTH };
 enum { SCALING_NONE, SCALING_LINEAR, SCALING_LLAMA3 };
 
 static int infer(struct op_call *call, uint32_t *ret_arg)
@@ -88,8 +87,9 @@ static void example(struct op_call *call, uint64_t scale)
 
 static double llama3(const union op_value *params, double f)
 {
-	const double length = (double)params[ORIGINAL_LENGTH].i64;
-	const double low = params[LOW_FREQ_FACTOR].f64, high = params[HIGH_FREQ_FACTOR].f64;
+	const double length = (double)params[ROPE_ORIGINAL_LENGTH].i64;
+	const double low = params[ROPE_LOW_FREQ_FACTOR].f64;
+	const double high = params[ROPE_HIGH_FREQ_FACTOR].f64;
 	const double wavelength = 2 * M_PI / f;
 	double share;
 
@@ -97,19 +97,18 @@ static double llama3(const union op_value *params, double f)
 		return f;
 	/* What is between them has low < high. */
 	if (wavelength >= length / low)
-		return f / params[FACTOR].f64;
+		return f / params[ROPE_FACTOR].f64;
 	share = (length / wavelength - low) / (high - low);
-	return (1 - share) * f / params[FACTOR].f64 + share * f;
+	return (1 - share) * f / params[ROPE_FACTOR].f64 + share * f;
 }
 
-double rope_frequency(const struct op_call *call, uint64_t i)
+double rope_frequency(const union op_value *params, uint64_t pair, uint64_t columns)
 {
-	const union op_value *params = call->params;
-	const double f = pow(params[THETA].f64, -2.0 * (double)i / (double)call->in[0].dims[2]);
+	const double f = pow(params[ROPE_THETA].f64, -2.0 * (double)pair / (double)columns);
 
-	switch (params[SCALING].i64) {
+	switch (params[ROPE_SCALING].i64) {
 	case SCALING_LINEAR:
-		return f / params[FACTOR].f64;
+		return f / params[ROPE_FACTOR].f64;
 	case SCALING_LLAMA3:
 		return llama3(params, f);
 	default:
@@ -136,10 +135,11 @@ static void reference_pairs(const struct op_call *call, uint64_t t, uint64_t i, 
 
 static void reference(const struct op_call *call)
 {
+	const uint64_t columns = call->in[0].dims[2];
 	const int32_t *positions = call->in[1].data;
 
-	for (uint64_t i = 0; i < call->in[0].dims[2] / 2; i++) {
-		const double frequency = rope_frequency(call, i);
+	for (uint64_t i = 0; i < columns / 2; i++) {
+		const double frequency = rope_frequency(call->params, i, columns);
 
 		for (uint64_t t = 0; t < units(call); t++)
 			reference_pairs(call, t, i, positions[t] * frequency);
@@ -161,21 +161,10 @@ const struct op op_rope = {
 		   "a = positions[t] theta^(-2i/D)",
 	.n_inputs = 2,
 	.n_outputs = 1,
-	.n_params = 6,
+	.n_params = ROPE_N_PARAMS,
 	.inputs = {{"x", "[T,H,D]", FLOAT_DTYPES}, {"positions", "[T]", GPUQ_DTYPE_BIT(GPUQ_I32)}},
 	.outputs = {{"y", "[T,H,D]", FLOAT_DTYPES}},
-	.params = {[THETA] = {"theta", "base of the frequencies", GPUQ_PARAM_F64, 10000, 1, 1e12},
-		[SCALING] = {"scaling", "0 none, 1 linear, 2 llama3", GPUQ_PARAM_I64, 0, 0, 2},
-		[FACTOR] = {"factor", "divides scaled frequencies", GPUQ_PARAM_F64, 1, 1e-3, 1e6},
-		[LOW_FREQ_FACTOR] = {"low_freq_factor",
-			"llama3: scaled are wavelengths from "
-			"original_length over this",
-			GPUQ_PARAM_F64, 1, 1e-3, 1e6},
-		[HIGH_FREQ_FACTOR] = {"high_freq_factor",
-			"llama3: kept are wavelengths below original_length over this",
-			GPUQ_PARAM_F64, 4, 1e-3, 1e6},
-		[ORIGINAL_LENGTH] = {"original_length", "llama3: context of the first training",
-			GPUQ_PARAM_I64, 8192, 1, 1 << 30}},
+	.params = {ROPE_PARAMS},
 	.infer = infer,
 	.units = units,
 	.work = work,
