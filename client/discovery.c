@@ -38,6 +38,9 @@ static int read_op(struct gpuq_op_info *info, const struct msg_op *m)
 	discovery_copy_text(info->summary, m->summary, sizeof(info->summary));
 	read_tensors(info->inputs, m->inputs, m->n_inputs);
 	read_tensors(info->outputs, m->outputs, m->n_outputs);
+	/* A gpuqd of an older version does not say. */
+	for (uint32_t i = 0; i < m->n_inputs && m->h.bytes >= sizeof(*m); i++)
+		info->inputs[i].in_out = (m->in_out & 1u << i) != 0;
 	for (uint32_t i = 0; i < m->n_params; i++) {
 		discovery_copy_text(
 			info->params[i].name, m->params[i].name, sizeof(m->params[i].name));
@@ -56,7 +59,7 @@ static int ask(struct gpuq *g, uint32_t index, struct gpuq_op_info **ret_info)
 		.h = {.type = MSG_OP_QUERY, .bytes = sizeof(query)},
 		.index = index,
 	};
-	const struct session_answer want = {MSG_OP, sizeof(struct msg_op), 0};
+	const struct session_answer want = {MSG_OP, offsetof(struct msg_op, in_out), 0};
 	struct session_message answer;
 	int r = session_request(g, &query.h, want, &answer);
 

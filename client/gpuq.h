@@ -113,6 +113,7 @@ struct gpuq_op_tensor {
 	char shape[GPUQ_NAME_MAX]; /* for people: "[B,I]" */
 	uint32_t dtypes;	   /* mask of GPUQ_DTYPE_BIT(dtype) */
 	bool optional;
+	bool in_out; /* of an input: the operator writes it too, where it lies */
 };
 
 struct gpuq_op_param {

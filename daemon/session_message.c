@@ -176,6 +176,8 @@ static void op_describe(const struct op *op, struct msg_op *m)
 		snprintf(mt->shape, sizeof(mt->shape), "%s", t->shape);
 		mt->dtypes = t->dtypes;
 		mt->optional = t->optional;
+		if (t->in_out)
+			m->in_out |= 1u << i;
 	}
 	for (uint32_t i = 0; i < op->n_params; i++) {
 		const struct op_param *p = &op->params[i];

@@ -114,6 +114,9 @@ static bool is_staged(const struct giving *v, uint32_t pointer, uint64_t bytes)
 {
 	const struct pipeline *p = v->w->pipeline;
 
+	/* A copy would not be written back. */
+	if (pointer < GPUQ_MAX_INPUTS && v->w->call->op->inputs[pointer].in_out)
+		return false;
 	return bytes >= v->g->options.stage_bytes ||
 		(p != NULL && pointer < GPUQ_MAX_INPUTS &&
 			pipeline_readers(p, pointer) >= STAGE_READERS);

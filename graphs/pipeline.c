@@ -159,6 +159,11 @@ static int check_step_input(struct check *c, uint32_t step, uint32_t i)
 		return refuse(c->why, -GPUQ_EPIPELINE,
 			"Input %s of step %u (%s) is tensor %u of %u.", op->inputs[i].name, step,
 			op->name, tensor, c->p->wire->n_tensors);
+	if (op->inputs[i].in_out && !is_constant(c->p, tensor))
+		return refuse(c->why, -GPUQ_EPIPELINE,
+			"Step %u (%s) writes its input %s, tensor %u (%s); steps may write nothing "
+			"but their results.",
+			step, op->name, op->inputs[i].name, tensor, tensor_name(c, tensor));
 	c->next_reader[step * GPUQ_MAX_INPUTS + i] = c->first_reader[tensor];
 	c->first_reader[tensor] = (uint16_t)(step * GPUQ_MAX_INPUTS + i);
 	return 0;

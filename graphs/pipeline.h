@@ -26,7 +26,8 @@ struct pipeline;
  * All operators are checked with the shapes that follow from those of the inputs.
  *
  * -GPUQ_EPIPELINE: the definition has a wrong size, a number of a tensor that is not there, a
- * tensor written twice or never, an input written, a step that reads its own result by any way;
+ * tensor written twice or never, an input written (a step's own too, where its operator does
+ * that), a step that reads its own result by any way;
  * -GPUQ_ELIMIT: too many steps or tensors; -GPUQ_EOP and the errors of op_check(): a step makes no
  * sense; -ENOMEM. `why` has one sentence that names the step and the tensor. Any thread.
  */

@@ -79,7 +79,10 @@ static uint64_t room_of(const struct tensor *t)
 	return bytes > PLAN_MAX_BYTES ? PLAN_MAX_BYTES : (bytes + PLAN_ALIGN - 1) & -PLAN_ALIGN;
 }
 
-/* Stand-ins for the tensors of the call: inputs share one place, results have one each. */
+/*
+ * Stand-ins for the tensors of the call: those that are only read share one place, those that are
+ * written have one each.
+ */
 static bool stand_in(
 	struct graphs *g, const struct op_call *call, struct device_args *args, uint64_t *ret_bytes)
 {
@@ -91,11 +94,14 @@ static bool stand_in(
 		args->pointers[i] = room == 0 ? NULL : g->warm_tensors;
 		used = room > used ? room : used;
 	}
-	for (uint32_t i = 0; i < call->op->n_outputs; i++) {
-		const uint64_t room = room_of(&call->out[i]);
+	for (uint32_t i = 0; i < GPUQ_MAX_TENSORS; i++) {
+		const bool is_input = i < GPUQ_MAX_INPUTS;
+		const uint64_t room =
+			room_of(is_input ? &call->in[i] : &call->out[i - GPUQ_MAX_INPUTS]);
 
-		if (room > 0)
-			args->pointers[GPUQ_MAX_INPUTS + i] = (char *)g->warm_tensors + used;
+		if (room == 0 || (is_input && !call->op->inputs[i].in_out))
+			continue;
+		args->pointers[i] = (char *)g->warm_tensors + used;
 		used += room;
 	}
 	for (uint32_t i = 0; i < call->op->n_params; i++) {

@@ -56,6 +56,8 @@ static bool place(struct tensor *t, char *buffer, size_t *used)
 		return false;
 	t->data = buffer + *used;
 	*used += (bytes + 63) / 64 * 64;
+	for (uint64_t i = 0; t->dtype == GPUQ_I32 && i < elements; i++)
+		((int32_t *)t->data)[i] = OP_EXAMPLE_INDEX;
 	return true;
 }
 

@@ -45,6 +45,8 @@ ISA_DECLARE(swiglu);
 ISA_DECLARE(argmax);
 ISA_DECLARE(step_result);
 ISA_DECLARE(sample);
+ISA_DECLARE(kv_append);
+ISA_DECLARE(paged_attention);
 
 /* The instruction set that the operators use; the best one unless isa_select() was called. */
 enum isa isa_selected(void);

@@ -10,12 +10,15 @@
 
 #include "device/tensor.h"
 
+#define OP_EXAMPLE_INDEX 63
+
 /* A tensor argument in an operator's spec. */
 struct op_tensor {
 	const char *name;  /* "x" */
 	const char *shape; /* for people: "[B,I]" */
 	uint32_t dtypes;   /* mask of GPUQ_DTYPE_BIT */
 	bool optional;
+	bool in_out; /* of an input: the operator writes it too, where it lies */
 };
 
 /* A scalar argument in an operator's spec. */
@@ -72,7 +75,8 @@ struct op {
 
 	/*
 	 * Writes rank and dims of every required input for a typical call whose work grows about
-	 * linearly with scale (1 or more); dtypes and data are the caller's. For calibration.
+	 * linearly with scale (1 or more); dtypes and data are the caller's. For calibration, where
+	 * every i32 is OP_EXAMPLE_INDEX: indices that count have to be valid with that.
 	 */
 	void (*example)(struct op_call *call, uint64_t scale);
 

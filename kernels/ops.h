@@ -16,5 +16,7 @@ extern const struct op op_swiglu;
 extern const struct op op_argmax;
 extern const struct op op_step_result;
 extern const struct op op_sample;
+extern const struct op op_kv_append;
+extern const struct op op_paged_attention;
 
 #endif

@@ -16,7 +16,9 @@
 	X(swiglu)        \
 	X(argmax)        \
 	X(step_result)   \
-	X(sample)
+	X(sample)        \
+	X(kv_append)     \
+	X(paged_attention)
 
 #define OPERATOR(name) &op_##name,
 const struct op *const op_table[] = {OPERATORS(OPERATOR)};

@@ -194,6 +194,8 @@ struct msg_op {
 	struct msg_op_tensor inputs[GPUQ_MAX_INPUTS];
 	struct msg_op_tensor outputs[GPUQ_MAX_OUTPUTS];
 	struct msg_op_param params[GPUQ_MAX_PARAMS];
+	uint32_t in_out; /* since version 3: mask of inputs that are written too */
+	uint32_t reserved;
 };
 
 struct msg_device {

@@ -10,9 +10,9 @@ static void print_tensor(const char *role, const struct gpuq_op_tensor *t)
 {
 	char dtypes[128];
 
-	printf("  %-5s %-12s %-20s %s%s\n", role, t->name, t->shape,
-		dtype_mask_text(t->dtypes, dtypes, sizeof(dtypes)),
-		t->optional ? "; optional" : "");
+	printf("  %-5s %-12s %-20s %s%s%s\n", role, t->name, t->shape,
+		dtype_mask_text(t->dtypes, dtypes, sizeof(dtypes)), t->optional ? "; optional" : "",
+		t->in_out ? "; read and written" : "");
 }
 
 static void print_op(const struct gpuq_op_info *op)
@@ -43,9 +43,9 @@ static json_t *tensors_json(const struct gpuq_op_tensor *tensors, uint32_t n)
 				json_array_append_new(dtypes, json_string(dtype_text(d)));
 		}
 		json_array_append_new(array,
-			json_pack("{s:s, s:s, s:o, s:b}", "name", tensors[i].name, "shape",
-				tensors[i].shape, "dtypes", dtypes, "optional",
-				tensors[i].optional));
+			json_pack("{s:s, s:s, s:o, s:b, s:b}", "name", tensors[i].name, "shape",
+				tensors[i].shape, "dtypes", dtypes, "optional", tensors[i].optional,
+				"in_out", tensors[i].in_out));
 	}
 	return array;
 }

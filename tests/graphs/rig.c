@@ -2,6 +2,7 @@
 /* A graph cache under test, and tasks that know their results. */
 #include "tests/harness.h"
 
+#include "kernels/kv.h"
 #include "kernels/ops.h"
 #include "tests/graphs/rig.h"
 
@@ -156,6 +157,7 @@ static void expect(struct task *t)
 static struct task *finish_task(struct rig *rig, struct task *t)
 {
 	void *completion;
+	uint64_t bytes;
 
 	for (uint32_t i = 0; i < GPUQ_MAX_TENSORS; i++) {
 		struct tensor *x =
@@ -163,8 +165,9 @@ static struct task *finish_task(struct rig *rig, struct task *t)
 
 		if (!tensor_present(x))
 			continue;
-		t->lengths[i] = x->dims[0] * x->dims[1];
-		t->data[i] = floats(t->lengths[i], i < GPUQ_MAX_INPUTS);
+		/* Integers are 0; both have 4 bytes. */
+		assert_int_equal(tensor_size(x, &t->lengths[i], &bytes), 0);
+		t->data[i] = floats(t->lengths[i], i < GPUQ_MAX_INPUTS && x->dtype == GPUQ_F32);
 		x->data = t->data[i];
 		t->w.in_host |= 1u << i;
 		if (i >= GPUQ_MAX_INPUTS)
@@ -217,6 +220,27 @@ struct task *task_gemv(struct rig *rig, uint64_t b, uint64_t i, uint64_t o)
 	t->call.in[0] = shape(b, i);
 	t->call.in[1] = shape(o, i);
 	t->call.out[0] = shape(b, o);
+	return finish_task(rig, t);
+}
+
+struct task *task_kv_append(struct rig *rig)
+{
+	struct task *t = new_task(&op_kv_append);
+	uint32_t arg;
+
+	t->call.in[0] = shape(1, 48);
+	t->call.in[1] = t->call.in[2] = (struct tensor){.dtype = GPUQ_I32, .rank = 1, .dims = {1}};
+	t->call.in[3] = (struct tensor){.dtype = GPUQ_I32, .rank = 2, .dims = {1, 1}};
+	t->call.in[4] =
+		(struct tensor){.dtype = GPUQ_F32, .rank = 5, .dims = {2, 2, 1, KV_TOKENS, 16}};
+	t->call.out[0] = (struct tensor){.dtype = GPUQ_F32, .rank = UINT32_MAX};
+	for (uint32_t i = 0; i < op_kv_append.n_params; i++) {
+		if (op_kv_append.params[i].type == GPUQ_PARAM_I64)
+			t->call.params[i].i64 = (int64_t)op_kv_append.params[i].preset;
+		else
+			t->call.params[i].f64 = op_kv_append.params[i].preset;
+	}
+	assert_int_equal(op_check(&t->call, &arg), 0);
 	return finish_task(rig, t);
 }
 

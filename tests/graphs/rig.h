@@ -47,6 +47,8 @@ struct task {
 /* Tasks with random data. */
 struct task *task_softmax(struct rig *rig, uint64_t b, uint64_t d);
 struct task *task_gemv(struct rig *rig, uint64_t b, uint64_t i, uint64_t o);
+/* One token, whose key and value go into the first slot of the cache, input 4. */
+struct task *task_kv_append(struct rig *rig);
 /* A pipeline's: shapes of the inputs as defined, rank 2, the first one's rows may differ. */
 struct task *task_pipeline(
 	struct rig *rig, struct pipeline *p, uint64_t rows, uint64_t out_columns);

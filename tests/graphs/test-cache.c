@@ -752,6 +752,28 @@ static void test_cache_staging(void **state)
 	rig_free(rig);
 }
 
+/* What an operator writes among its inputs is never written to a copy, first or captured. */
+static void test_cache_does_not_stage_what_is_written(void **state)
+{
+	struct rig *rig = rig_prepare(NULL);
+	struct task *t;
+	float key[16];
+
+	rig->options.stage_bytes = 1;
+	rig->options.staging_bytes = 65536;
+	rig_start(rig);
+	t = task_kv_append(rig);
+	memcpy(key, t->data[4], sizeof(key));
+	for (uint32_t i = 0; i < 2; i++) {
+		memset(t->data[4], 0, t->lengths[4] * sizeof(float));
+		assert_int_equal(task_run(rig, t), 0);
+		assert_memory_equal(t->data[4], key, sizeof(key));
+		task_heat(rig, t);
+	}
+	task_free(rig, t);
+	rig_free(rig);
+}
+
 /* x times w, times w, and so on. */
 static struct pipeline *powers(struct rig *rig, uint32_t n_steps)
 {
@@ -842,6 +864,7 @@ int main(void)
 		HARNESS_TEST(test_cache_pinned_shapes_stay),
 		HARNESS_TEST(test_cache_larger_than_the_budget),
 		HARNESS_TEST(test_cache_staging),
+		HARNESS_TEST(test_cache_does_not_stage_what_is_written),
 		HARNESS_TEST(test_cache_stages_what_many_read),
 		HARNESS_TEST(test_cache_refuses_wrong_options),
 	};

@@ -311,6 +311,11 @@ static void test_pipeline_refuses_bad_steps(void **state)
 	d = definition_layers(4, 8, 16, 3);
 	d->steps[1].out[0] = 700;
 	expect_refusal(d, -GPUQ_EPIPELINE, "Output y of step 1 (gemv_batched) is tensor 700");
+	d = definition_new("in place", 1, 1);
+	(void)definition_tensor(d, "qkv", GPUQ_F32, 4, 8);
+	(void)definition_tensor(d, "q", GPUQ_F32, 0, 0);
+	definition_step(d, "kv_append", 0, WIRE_PIPELINE_NONE, 1)->in[4] = 0;
+	expect_refusal(d, -GPUQ_EPIPELINE, "Step 0 (kv_append) writes its input cache, tensor 0");
 	d = definition_layers(4, 8, 16, 3);
 	d->steps[2].params_given = 2;
 	expect_refusal(d, -GPUQ_EPARAM, "Step 2 (softmax)");

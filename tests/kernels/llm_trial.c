@@ -4,11 +4,13 @@
 #include "kernels/element.h"
 #include "kernels/sample/sample.h"
 #include "kernels/step_result/step_result.h"
+#include "tests/kernels/attention_trial.h"
 #include "tests/kernels/trial.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 void llm_trial_create(struct llm_trial *t)
 {
@@ -16,6 +18,7 @@ void llm_trial_create(struct llm_trial *t)
 		guard_create(&t->inputs[i], LLM_MAX_BYTES);
 	for (int i = 0; i < GPUQ_MAX_OUTPUTS; i++)
 		guard_create(&t->outputs[i], LLM_MAX_BYTES);
+	t->before = malloc(LLM_MAX_BYTES);
 }
 
 void llm_trial_destroy(struct llm_trial *t)
@@ -24,6 +27,7 @@ void llm_trial_destroy(struct llm_trial *t)
 		guard_destroy(&t->inputs[i]);
 	for (int i = 0; i < GPUQ_MAX_OUTPUTS; i++)
 		guard_destroy(&t->outputs[i]);
+	free(t->before);
 }
 
 static struct tensor tensor_of(uint32_t dtype, uint32_t rank, const uint64_t *dims)
@@ -291,6 +295,8 @@ static void fill(struct llm_trial *t, struct random *rng)
 		if (!tensor_present(in))
 			continue;
 		in->data = trial_place_tensor(&t->inputs[i], in, rng);
+		if (call->op == &op_kv_append || call->op == &op_paged_attention)
+			continue; /* when all have their places */
 		if (in->dtype == GPUQ_I32)
 			fill_integers(in, rng, n);
 		else if (in->dtype == GPUQ_I8)
@@ -306,6 +312,34 @@ static void fill(struct llm_trial *t, struct random *rng)
 	}
 }
 
+/* Over a paged cache. */
+static void fill_paged(struct llm_trial *t, struct random *rng)
+{
+	for (uint32_t i = 0; i < t->call.op->n_inputs; i++) {
+		struct tensor *in = &t->call.in[i];
+
+		if (in->dtype == GPUQ_I32)
+			attention_fill_indices(&t->call, in, rng);
+		else if (tensor_present(in) && in->dtype != GPUQ_U8)
+			trial_fill_tensor(in, rng);
+	}
+}
+
+static void keep_written(struct llm_trial *t)
+{
+	uint64_t elements, bytes;
+
+	t->written = NULL;
+	for (uint32_t i = 0; i < t->call.op->n_inputs; i++) {
+		if (!t->call.op->inputs[i].in_out)
+			continue;
+		t->written = &t->call.in[i];
+		tensor_size(t->written, &elements, &bytes);
+		t->written_bytes = bytes;
+		memcpy(t->before, t->written->data, bytes);
+	}
+}
+
 static void place_outputs(struct llm_trial *t, struct random *rng)
 {
 	for (uint32_t i = 0; i < GPUQ_MAX_OUTPUTS; i++) {
@@ -316,6 +350,9 @@ static void place_outputs(struct llm_trial *t, struct random *rng)
 			out->data = trial_place_tensor(&t->outputs[i], out, rng);
 			tensor_size(out, &elements, &bytes);
 		}
+		/* Working memory, which the form for the CPU leaves alone. */
+		if (t->call.op == &op_paged_attention && i > 0)
+			bytes = 0;
 		t->bytes[i] = bytes;
 	}
 }
@@ -328,7 +365,8 @@ void llm_trial_fill(struct llm_trial *t, const struct op *op, struct random *rng
 	} shapes[] = {{&op_embedding, shape_embedding}, {&op_rmsnorm, shape_rmsnorm},
 		{&op_linear, shape_linear}, {&op_rope, shape_rope}, {&op_swiglu, shape_swiglu},
 		{&op_argmax, shape_argmax}, {&op_step_result, shape_step_result},
-		{&op_sample, shape_sample}};
+		{&op_sample, shape_sample}, {&op_kv_append, attention_shape_append},
+		{&op_paged_attention, attention_shape}};
 	static const uint32_t dtypes[] = {GPUQ_F32, GPUQ_F16, GPUQ_BF16};
 	const uint32_t dtype = dtypes[random_below(rng, 3)];
 	struct op_call *call = &t->call;
@@ -357,5 +395,8 @@ void llm_trial_fill(struct llm_trial *t, const struct op *op, struct random *rng
 		abort();
 	}
 	fill(t, rng);
+	if (op == &op_kv_append || op == &op_paged_attention)
+		fill_paged(t, rng);
+	keep_written(t);
 	place_outputs(t, rng);
 }

@@ -17,6 +17,9 @@ struct llm_trial {
 	struct guard inputs[GPUQ_MAX_INPUTS];
 	struct guard outputs[GPUQ_MAX_OUTPUTS];
 	size_t bytes[GPUQ_MAX_OUTPUTS]; /* of each output, 0 for an absent one */
+	struct tensor *written;		/* the input that is written too; NULL: there is none */
+	size_t written_bytes;
+	char *before; /* what it has to hold before each run */
 };
 
 void llm_trial_create(struct llm_trial *t);
@@ -29,6 +32,6 @@ void llm_trial_fill(struct llm_trial *t, const struct op *op, struct random *rng
  * The outputs of the call are what the operator's formula, written down once more, and its stated
  * tolerance say. Returns true, or false and a sentence in what.
  */
-bool llm_verify(const struct op_call *call, char *what, size_t what_size);
+bool llm_verify(const struct llm_trial *t, char *what, size_t what_size);
 
 #endif

@@ -7,6 +7,7 @@
 #include "kernels/linear/linear.h"
 #include "kernels/sample/sample.h"
 #include "kernels/step_result/step_result.h"
+#include "tests/kernels/attention_trial.h"
 #include "tests/kernels/llm_trial.h"
 #include "tests/kernels/verify.h"
 
@@ -514,7 +515,7 @@ static bool verify_sample(const struct op_call *call, const struct report *r)
 	return ok;
 }
 
-bool llm_verify(const struct op_call *call, char *what, size_t what_size)
+bool llm_verify(const struct llm_trial *t, char *what, size_t what_size)
 {
 	static const struct {
 		const struct op *op;
@@ -526,7 +527,11 @@ bool llm_verify(const struct op_call *call, char *what, size_t what_size)
 	const struct report r = {what, what_size};
 	uint32_t at = 0;
 
-	while (forms[at].op != call->op)
+	if (t->call.op == &op_kv_append)
+		return attention_verify_append(&t->call, t->before, what, what_size);
+	if (t->call.op == &op_paged_attention)
+		return attention_verify(&t->call, what, what_size);
+	while (forms[at].op != t->call.op)
 		at++;
-	return forms[at].verify(call, &r);
+	return forms[at].verify(&t->call, &r);
 }

@@ -217,7 +217,7 @@ static void questions_are_answered(void **state)
 	struct harness_output out;
 	json_t *d, *list;
 	const char *text;
-	int n;
+	int n, first;
 
 	d = JSON("status", "--json");
 	assert_int_equal(json_unpack(d, "{s:{s:s, s:i}}", "daemon", "state", &text, "pid", &n), 0);
@@ -250,6 +250,12 @@ static void questions_are_answered(void **state)
 	d = JSON("ops", "--json", "softmax");
 	assert_int_equal(json_unpack(d, "{s:[{s:s}]}", "ops", "name", &text), 0);
 	assert_string_equal(text, "softmax");
+	json_decref(d);
+	d = JSON("ops", "--json", "kv_append");
+	assert_int_equal(json_unpack(d, "{s:[{s:[{s:b},o,o,o,{s:b}]}]}", "ops", "inputs", "in_out",
+				 &first, &list, &list, &list, "in_out", &n),
+		0);
+	assert_true(!first && n);
 	json_decref(d);
 	REFUSED(1, "gpuq: gpuqd has no operator \"nope\"", "ops", "nope");
 
