@@ -252,6 +252,105 @@ static void test_constants_are_not_in_the_hot_list(void **state)
 	free_weights(weights);
 }
 
+/* --- Constants that steps write ------------------------------------------------------------- */
+
+#define HEAD 8u /* columns of a head; one of queries, one of keys and values */
+
+/* Indices name the second block of a cache of two. */
+struct paged {
+	float cache[2 * 2 * 16 * HEAD], w[HEAD * HEAD];
+	int32_t positions, rows, table;
+	uint8_t context[16];
+};
+
+static uint16_t constant(struct definition *d, const char *name, uint32_t dtype, uint32_t rank,
+	uint64_t rows, uint64_t columns)
+{
+	const uint16_t number = definition_tensor(d, name, dtype, rows, columns);
+
+	d->tensors[number].rank = rank;
+	return number;
+}
+
+static uint16_t add_append(struct definition *d, uint16_t qkv, uint16_t cache)
+{
+	const uint16_t q = definition_tensor(d, "q", GPUQ_F32, 0, 0);
+	struct wire_pipeline_step *step = definition_step(d, "kv_append", qkv, 4, q);
+
+	memcpy(&step->in[2], (uint16_t[]){5, 6, cache}, 3 * sizeof(step->in[0]));
+	return q;
+}
+
+/* What q sees, times a matrix, which makes its rank 2. */
+static void add_look(struct definition *d, uint16_t q, uint16_t cache, uint16_t y)
+{
+	const uint16_t seen_by_q = definition_tensor(d, "seen", GPUQ_F32, 0, 0);
+	struct wire_pipeline_step *step =
+		definition_step(d, "paged_attention", q, cache, seen_by_q);
+
+	memcpy(&step->in[2], (uint16_t[]){6, 4, 5, 7}, 4 * sizeof(step->in[0]));
+	definition_step(d, "linear", seen_by_q, 8, y);
+}
+
+/* Two tokens are put into one place, one after the other; each is seen while it is there. */
+static struct pipeline *overwriting(struct rig *rig, struct paged *p)
+{
+	struct definition *d = definition_new("overwriting", 2, 2);
+	void *constants[] = {&p->positions, &p->rows, &p->table, p->context, p->w, p->cache};
+	const uint64_t cache_dims[] = {2, 2, 1, 16, HEAD};
+	char why[PIPELINE_MAX_WHY];
+	struct pipeline *made;
+	uint16_t cache, q;
+
+	definition_tensor(d, "one", GPUQ_F32, 1, 3 * HEAD);
+	definition_tensor(d, "other", GPUQ_F32, 1, 3 * HEAD);
+	definition_tensor(d, "y", GPUQ_F32, 0, 0);
+	definition_tensor(d, "z", GPUQ_F32, 0, 0);
+	constant(d, "positions", GPUQ_I32, 1, 1, 0);
+	constant(d, "rows", GPUQ_I32, 1, 1, 0);
+	constant(d, "table", GPUQ_I32, 2, 1, 1);
+	constant(d, "context", GPUQ_U8, 1, 16, 0);
+	constant(d, "w", GPUQ_F32, 2, HEAD, HEAD);
+	cache = constant(d, "cache", GPUQ_F32, 5, 0, 0);
+	memcpy(d->tensors[cache].dims, cache_dims, sizeof(cache_dims));
+	q = add_append(d, 0, cache);
+	add_look(d, q, cache, 2);
+	q = add_append(d, 1, cache);
+	add_look(d, q, cache, 3);
+	definition_pack(d);
+	if (pipeline_create_internal(d->blob, d->bytes, constants, 6, &made, why) != 0)
+		fail_msg("%s", why);
+	free(d);
+	made = graphs_intern(rig->g, made);
+	assert_non_null(made);
+	return made;
+}
+
+static void test_constants_are_written_in_order(void **state)
+{
+	struct paged *p = calloc(1, sizeof(*p));
+	struct rig *rig = rig_new(NULL);
+	struct pipeline *pipeline;
+	struct task *t;
+
+	assert_non_null(p);
+	p->table = 1;
+	for (uint32_t i = 0; i < HEAD; i++)
+		p->w[i * HEAD + i] = 1;
+	pipeline = overwriting(rig, p);
+	t = task_pipeline(rig, pipeline, 1, HEAD);
+	/* A token that sees only itself sees its value. */
+	assert_memory_equal(t->expected[0], t->data[0] + 2 * HEAD, HEAD * sizeof(float));
+	assert_memory_equal(t->expected[1], t->data[1] + 2 * HEAD, HEAD * sizeof(float));
+	task_heat(rig, t);
+	assert_int_equal(task_run(rig, t), 0);
+	assert_memory_equal(&p->cache[3 * 16 * HEAD], t->data[1] + 2 * HEAD, HEAD * sizeof(float));
+	task_free(rig, t);
+	graphs_release(rig->g, pipeline);
+	rig_free(rig);
+	free(p);
+}
+
 int main(void)
 {
 	static const struct harness_test tests[] = {
@@ -261,6 +360,7 @@ int main(void)
 		HARNESS_TEST(test_constants_release_forgets),
 		HARNESS_TEST(test_constants_release_during_captures),
 		HARNESS_TEST(test_constants_are_not_in_the_hot_list),
+		HARNESS_TEST(test_constants_are_written_in_order),
 	};
 
 	return harness_run("graphs-constants", tests, sizeof(tests) / sizeof(tests[0]));
