@@ -10,12 +10,12 @@
 #include "models/safetensors.h"
 #include "tests/kernels/random.h"
 
-#define BUILDER_TENSORS 1024
+#define BUILDER_TENSORS 2048
 
 /* A safetensors file in the making. */
 struct builder {
 	uint32_t dtype; /* f32, f16 or bf16; 0: bf16 */
-	char header[160000];
+	char header[300000];
 	size_t length, count;
 	uint64_t elements;
 	struct {
