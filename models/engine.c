@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <time.h>
 
-#define END_PATIENCE_NS 1000000000u /* for a work that a failed device may never end */
+#define END_PATIENCE_NS 200000000u /* for a step that a failed device may never end */
 
 static bool options_make_sense(const struct engine_options *o)
 {
@@ -95,14 +95,15 @@ static bool is_running(const struct engine *e)
 static void await_step(struct engine *e)
 {
 	const struct timespec nap = {.tv_nsec = 200000};
-	uint64_t until_ns = 0;
+	uint64_t until_ns = UINT64_MAX;
 
 	if (e->step.state != STEP_RUNNING)
 		return;
-	(void)graphs_cancel(e->options.graphs, &e->step.work);
-	while (is_running(e) && (until_ns == 0 || clock_monotonic_ns() < until_ns)) {
+	/* What can be cancelled ends in any case. */
+	const bool may_stay = !graphs_cancel(e->options.graphs, &e->step.work);
+	while (is_running(e) && clock_monotonic_ns() < until_ns) {
 		nanosleep(&nap, NULL);
-		if (until_ns == 0 && (e->failed || device_check(e->options.device) != 0))
+		if (may_stay && until_ns == UINT64_MAX && device_check(e->options.device) != 0)
 			until_ns = clock_monotonic_ns() + END_PATIENCE_NS;
 	}
 	if (!is_running(e))
@@ -146,19 +147,26 @@ void engine_fail(struct engine *e)
 	}
 }
 
+bool engine_has_failed(const struct engine *e)
+{
+	return e->failed;
+}
+
 /* --- Turns ---------------------------------------------------------------------------------- */
 
 bool engine_poll(struct engine *e)
 {
 	bool progress = engine_wishes_go_on(e);
 
+	if (!e->failed)
+		progress |= engine_copy_rows_go_on(e);
+	if (!e->failed)
+		progress |= engine_go_on(e);
 	if (e->failed)
 		return progress;
-	progress |= engine_copy_rows_go_on(e);
-	progress |= engine_go_on(e);
 	if (e->next_deadline_ns != UINT64_MAX)
 		engine_expire(e, engine_now_ns(e));
-	if (!e->failed && e->step.state == STEP_NONE && engine_start_step(e)) {
+	if (e->step.state == STEP_NONE && engine_start_step(e)) {
 		(void)engine_go_on(e);
 		progress = true;
 	}

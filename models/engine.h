@@ -210,6 +210,12 @@ uint64_t engine_wake_ns(const struct engine *engine);
 /* The device has failed: everything ends with -GPUQ_EDEVICE, and nothing is taken any more. */
 void engine_fail(struct engine *engine);
 
+/*
+ * It has, or something on it that uses a client's memory will never be seen to end: only the end
+ * of the process helps.
+ */
+bool engine_has_failed(const struct engine *engine);
+
 void engine_stats(const struct engine *engine, struct engine_stats *ret_stats);
 
 #endif

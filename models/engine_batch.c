@@ -268,6 +268,11 @@ static bool build(struct engine *e, enum model_step kind, bool is_decode)
 	return true;
 }
 
+static uint64_t served(const struct engine *e, enum model_step kind, bool is_decode)
+{
+	return e->turns[kind].served[is_decode];
+}
+
 static bool start_decode(struct engine *e, uint64_t now_ns)
 {
 	uint32_t tried = 0;
@@ -278,7 +283,7 @@ static bool start_decode(struct engine *e, uint64_t now_ns)
 		for (enum model_step kind = 0; kind < MODEL_STEPS; kind++) {
 			if ((tried & 1u << kind) == 0 &&
 				(best == MODEL_STEPS ||
-					e->turns[kind].served < e->turns[best].served))
+					served(e, kind, true) < served(e, best, true)))
 				best = kind;
 		}
 		tried |= 1u << best;
@@ -289,6 +294,15 @@ static bool start_decode(struct engine *e, uint64_t now_ns)
 	return false;
 }
 
+/* Whether a chunk of a's kind comes before one of b's: those who wait for blocks hold up nobody. */
+static bool is_next(
+	const struct engine *e, const struct engine_session *a, const struct engine_session *b)
+{
+	if (a->first->priority != b->first->priority)
+		return a->first->priority < b->first->priority;
+	return served(e, request_step(a->first), false) < served(e, request_step(b->first), false);
+}
+
 /* The next session to be given a chunk, of kinds not in the mask. */
 static struct engine_session *next_long(const struct engine *e, uint32_t mask)
 {
@@ -297,9 +311,8 @@ static struct engine_session *next_long(const struct engine *e, uint32_t mask)
 	TAILQ_FOREACH (s, &e->active, link) {
 		const enum model_step kind = request_step(s->first);
 
-		if ((mask & 1u << kind) != 0 || !kind_is_free(e, kind) || !belongs(s, kind, false))
-			continue;
-		if (best == NULL || s->first->priority < best->first->priority)
+		if ((mask & 1u << kind) == 0 && kind_is_free(e, kind) && belongs(s, kind, false) &&
+			(best == NULL || is_next(e, s, best)))
 			best = s;
 	}
 	return best;
@@ -345,9 +358,9 @@ static void launched(struct engine *e)
 	e->n_steps++;
 	e->stats.steps[shape->kind]++;
 	e->stats.computed_tokens += shape->tokens;
+	turn->served[step->is_decode] = e->n_steps;
 	if (step->is_decode) {
 		turn->steps++;
-		turn->served = e->n_steps;
 		turn->missing = 0;
 	}
 	for (uint32_t i = 0; i < step->n_parts; i++) {

@@ -96,7 +96,7 @@ struct engine_rows {
 /* Decode steps of one kind. */
 struct engine_turn {
 	uint64_t steps;		    /* so many have been launched */
-	uint64_t served;	    /* number of the last step */
+	uint64_t served[2];	    /* numbers of the last chunk and the last decode step */
 	uint64_t ended_ns, took_ns; /* the last one */
 	uint32_t missing;	    /* sessions of the last one that have not asked again */
 };
@@ -158,7 +158,7 @@ static inline enum model_step request_step(const struct engine_request *r)
 /* --- engine_session.c ---------------------------------------------------------------------- */
 
 /* kv_options.preempt. */
-bool engine_preempt(void *engine, const struct kv_session *needy);
+bool engine_preempt(void *engine, const struct kv_session *needy, uint32_t missing);
 
 /* Some other session has blocks. */
 bool engine_others_have_blocks(const struct engine_session *s);

@@ -138,22 +138,40 @@ static struct engine_session *session_of(struct engine *e, const struct kv_sessi
 	return &e->sessions[i];
 }
 
-bool engine_preempt(void *engine, const struct kv_session *needy)
+static bool may_lose(const struct engine_session *victim, const struct engine_session *needy)
+{
+	return victim != needy && has_blocks(victim) && !victim->in_step &&
+		goes_before(victim, needy);
+}
+
+/* What others keep makes it not worth while to take anything. */
+static bool would_suffice(const struct engine_session *needy, uint32_t missing)
+{
+	const struct engine *e = needy->engine;
+	const uint32_t *table;
+	uint64_t blocks = 0;
+
+	for (uint32_t i = 0; i < e->options.max_sessions; i++) {
+		if (may_lose(&e->sessions[i], needy))
+			blocks += kv_table(e->sessions[i].kv, &table);
+	}
+	return blocks >= missing;
+}
+
+bool engine_preempt(void *engine, const struct kv_session *needy, uint32_t missing)
 {
 	struct engine *e = engine;
 	const struct engine_session *s = session_of(e, needy);
 	struct engine_session *victim = NULL;
 
+	if (!would_suffice(s, missing))
+		return false;
 	for (uint32_t i = 0; i < e->options.max_sessions; i++) {
 		struct engine_session *other = &e->sessions[i];
 
-		if (other == s || !has_blocks(other) || other->in_step || !goes_before(other, s))
-			continue;
-		if (victim == NULL || goes_before(other, victim))
+		if (may_lose(other, s) && (victim == NULL || goes_before(other, victim)))
 			victim = other;
 	}
-	if (victim == NULL)
-		return false;
 	kv_preempt(victim->kv);
 	return true;
 }

@@ -93,13 +93,16 @@ static int make_room(struct kv_session *s, uint32_t want)
 {
 	struct kv_pool *pool = s->pool;
 
-	/* A preempted session may have been the reason for the copy. */
-	while (want - s->blocks + last_needs_copy(s) > kv_available(pool)) {
+	for (;;) {
+		/* A preempted session may have been the reason for the copy. */
+		const uint32_t more = want - s->blocks + last_needs_copy(s);
+
+		if (more <= kv_available(pool))
+			return 0;
 		if (pool->options.preempt == NULL ||
-			!pool->options.preempt(pool->options.context, s))
+			!pool->options.preempt(pool->options.context, s, more - kv_available(pool)))
 			return -ENOSPC;
 	}
-	return 0;
 }
 
 /* Makes the block private that the next token is written to. */

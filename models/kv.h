@@ -39,10 +39,10 @@ struct kv_options {
 	uint32_t blocks;
 	uint32_t max_sessions, max_session_tokens;
 	/*
-	 * Blocks have run out: preempts a session other than `needy` (kv_preempt()) and returns
-	 * true, or returns false when there is none. NULL: there never is.
+	 * So many blocks are missing: preempts a session other than `needy` (kv_preempt()) and
+	 * returns true, or returns false when there is none. NULL: there never is.
 	 */
-	bool (*preempt)(void *context, const struct kv_session *needy);
+	bool (*preempt)(void *context, const struct kv_session *needy, uint32_t missing);
 	void *context;
 };
 

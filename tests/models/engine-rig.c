@@ -270,11 +270,17 @@ struct engine_rig *engine_rig_prepare(uint32_t kv_blocks, const char *faults)
 	struct engine_rig *rig = calloc(1, sizeof(*rig));
 
 	assert_non_null(rig);
-	rig->graphs = rig_new(faults);
+	rig->graphs = rig_prepare(faults);
+	if (graphs_create(&rig->graphs->options, &rig->graphs->g, rig->graphs->why) != 0) {
+		rig_free(rig->graphs);
+		free(rig);
+		return NULL;
+	}
 	rig->client.max_blocks = UINT32_MAX;
 	cache_blocks = kv_blocks + 1;
 	for (uint32_t i = 0; i < FAKE_LAYERS; i++) {
 		caches[i] = calloc(cache_blocks, sizeof(caches[0][0]));
+		assert_non_null(caches[i]);
 		rig->caches[i] = caches[i];
 	}
 	rig->options = (struct engine_options){
@@ -305,12 +311,13 @@ struct engine_rig *engine_rig_new(uint32_t kv_blocks)
 
 void engine_rig_free(struct engine_rig *rig)
 {
-	struct engine_stats stats;
+	if (rig->engine != NULL) {
+		struct engine_stats stats;
 
-	assert_false(engine_busy(rig->engine));
-	assert_null(engine_take_done(rig->engine));
-	engine_stats(rig->engine, &stats);
-	if (stats.sessions == 0) {
+		assert_false(engine_busy(rig->engine));
+		assert_null(engine_take_done(rig->engine));
+		engine_stats(rig->engine, &stats);
+		assert_int_equal(stats.sessions, 0);
 		assert_int_equal(stats.kv.free_blocks + stats.kv.cached_blocks, stats.kv.blocks);
 		assert_int_equal(rig->client.used_blocks, 0);
 	}
@@ -412,6 +419,9 @@ void rig_turn(struct engine_rig *rig)
 
 	if (!engine_poll(rig->engine))
 		sched_yield();
+	/* As gpuqd's dispatch does it. */
+	if (device_check(rig->options.device) != 0)
+		engine_fail(rig->engine);
 	while ((r = engine_take_done(rig->engine)) != NULL)
 		((struct ask *)(void *)r)->done = true;
 }

@@ -39,12 +39,12 @@ struct engine_rig {
 
 /*
  * An engine with so many blocks, 8 sessions, batches of 4, chunks of 32 and buckets of 16; or
- * as options were changed between the two.
+ * as options were changed between the two. NULL: a fault has left no cache of graphs.
  */
 struct engine_rig *engine_rig_prepare(uint32_t kv_blocks, const char *faults);
 void engine_rig_start(struct engine_rig *rig);
 struct engine_rig *engine_rig_new(uint32_t kv_blocks);
-/* Nothing is under way, and no block is anybody's after all sessions have been closed. */
+/* All requests have ended, all sessions are closed, and then no block is anybody's. */
 void engine_rig_free(struct engine_rig *rig);
 
 /* A text: first, first + 1, ... */

@@ -117,10 +117,11 @@ static void check_all(void)
 
 /* --- Steps ---------------------------------------------------------------------------------- */
 
-static bool preempt(void *context, const struct kv_session *needy)
+static bool preempt(void *context, const struct kv_session *needy, uint32_t missing)
 {
 	uint32_t first = below(SESSIONS);
 
+	assert_true(missing > 0 && missing <= BLOCKS);
 	if (below(4) == 0)
 		return false;
 	for (uint32_t i = 0; i < SESSIONS; i++) {

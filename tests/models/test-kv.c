@@ -309,7 +309,7 @@ static void the_longest_unused_goes_first(void **state)
 
 static struct kv_session *victims[2];
 
-static bool preempt_one(void *context, const struct kv_session *needy)
+static bool preempt_one(void *context, const struct kv_session *needy, uint32_t missing)
 {
 	uint32_t *n = context;
 
