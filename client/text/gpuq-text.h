@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * gpuq-text.h: text for language models, in the process that uses it: a tokenizer that reads the
- * tokenizer.json of a Hugging Face model and gives the ids that the `tokenizers` library gives.
+ * tokenizer.json of a Hugging Face model and gives the ids that the `tokenizers` library gives; a
+ * sampler that chooses the next token by the caller's own policy; stop strings.
  *
  *	struct gpuq_tokenizer *t;
  *	struct gpuq_encoder *e;
@@ -21,8 +22,9 @@
  * Errors. Functions return 0 or a count, or the negative of an errno value; gpuq_error_detail()
  * has the sentence. ret_ arguments are not touched on failure.
  *
- * Threads. A tokenizer does not change: any number of threads use it. An encoder or a decoder
- * belongs to one thread at a time; a tokenizer outlives its encoders and decoders.
+ * Threads. A tokenizer does not change: any number of threads use it. An encoder, a decoder, a
+ * sampler or a stop belongs to one thread at a time; a tokenizer outlives its encoders and
+ * decoders.
  */
 #ifndef GPUQ_TEXT_H
 #define GPUQ_TEXT_H
@@ -130,6 +132,196 @@ GPUQ_EXPORT int64_t gpuq_decoder_push(
 
 /* Ends a stream: gives what was waiting for more, as U+FFFD. The next id begins a new text. */
 GPUQ_EXPORT int64_t gpuq_decoder_finish(struct gpuq_decoder *decoder, const char **ret_text);
+
+/* --- Sampler --------------------------------------------------------------------------------- */
+
+/*
+ * A sampler chooses the next token from what a step of a model gives. That need not be the row of
+ * all logits: the greatest ones, the log-sum-exp and the entropy of all, and a few logits by name
+ * nearly always decide. Where they do not, gpuq_sampler_draw() asks for the full row; so each
+ * token has exactly the probability that it has with the full row, and the same random number
+ * gives the same token either way.
+ *
+ *	gpuq_sampler_want(s, &want);
+ *	(a step with want.temperature, want.n_candidates and want.ids, or with the full row)
+ *	int64_t token = gpuq_sampler_draw(s, &row, NULL);
+ *	if (token == -EAGAIN)
+ *		(row.logits = the full row of that step) token = gpuq_sampler_draw(s, &row, NULL);
+ *	gpuq_sampler_accept(s, (uint32_t)token);
+ *
+ * What is done to the logits l[v], in this order; what is 0 in the policy is not done:
+ *
+ *   bias               l[v] += bias of v
+ *   repetition_penalty l[v] = l[v] > 0 ? l[v] / r : l[v] * r, where the text has v (Keskar 2019)
+ *   presence_penalty,  l[v] -= presence + frequency * (how often the text has v), where the text
+ *   frequency_penalty    has v (the OpenAI API); the text is the last penalty_tokens accepted ones
+ *   constraint         what the caller's own functions say
+ *   temperature        p = softmax(l / T)
+ *   top_k              keeps the k greatest, of equal ones the least ids (Fan 2018)
+ *   top_p              keeps the fewest greatest with sum of p >= top_p (Holtzman 2020)
+ *   min_p              keeps those with p >= min_p * the greatest p (Nguyen 2024)
+ *   typical_p          keeps, in the order of |log p - mean of log p under p|, the fewest with
+ *                        sum of p >= typical_p, and what has the logit of the last of them
+ *                        (Meister 2022)
+ *
+ * p is made to sum to 1 again after each. This is the order of Hugging Face's transformers, whose
+ * top_k keeps all that are equal to the last one, though. llama.cpp has the same order but for
+ * typical_p before top_p and the temperature at the end. After the penalties, and again after the
+ * constraint, a logit is a float. A NaN counts as -inf, which is never drawn; a +inf as the
+ * greatest float. Temperature 0 takes the greatest logit, of equal ones the least id, and does
+ * nothing below "constraint".
+ *
+ * Random numbers: draw n (from 0) with seed s has
+ *	u = floor(mix(mix(s) + (n + 1) * 0x9e3779b97f4a7c15) / 2^11) / 2^53
+ * where mix() is the output function of SplitMix64 (Steele 2014), and takes the first token,
+ * greatest logit first and of equal ones least id first, at which the sum of p exceeds u.
+ */
+struct gpuq_sampler;
+
+struct gpuq_logit_bias {
+	uint32_t id;
+	float bias; /* -inf forbids the token; several for one id are added */
+};
+
+/* What a constraint says of the next token. Zeros: anything goes. */
+struct gpuq_sampler_rule {
+	/* Everything but these is forbidden, when `restricted`. */
+	bool restricted;
+	uint32_t n_allowed;
+	const uint32_t *allowed;
+	/* Those whose logits change() wants to see; forbidden ones are left out. */
+	uint32_t n_ids;
+	const uint32_t *ids;
+};
+
+/*
+ * The caller's own policy, such as a grammar. Both functions return 0, or a negative number that
+ * ends the call of the sampler and is its result.
+ */
+struct gpuq_sampler_constraint {
+	/*
+	 * Fills *rule, which has zeros, for the next token; called once for each. Its arrays stay
+	 * as they are until the next call with this sampler. NULL: anything goes.
+	 */
+	int (*rule)(void *context, struct gpuq_sampler_rule *rule);
+	/*
+	 * Changes the logits of the ids that rule() named, which come in ascending order, each
+	 * once. May be called twice for one token, and then does the same to the same. May be NULL.
+	 */
+	int (*change)(void *context, const uint32_t *ids, uint32_t n, float *logits);
+	void *context;
+};
+
+/* A policy. Zeros: the greatest logit. */
+struct gpuq_sampling {
+	float temperature;	  /* 0, or 1e-30 to 1e30 */
+	uint32_t top_k;		  /* 0: all */
+	float top_p;		  /* 0 to 1; 0 and 1: all */
+	float min_p;		  /* 0 to 1 */
+	float typical_p;	  /* 0 to 1; 0 and 1: all */
+	float repetition_penalty; /* above 0; 0 and 1: none */
+	float presence_penalty, frequency_penalty;
+	uint32_t penalty_tokens; /* 0: all that were accepted; at most 2^24 */
+	uint32_t n_biases;
+	const struct gpuq_logit_bias *biases; /* copied */
+	struct gpuq_sampler_constraint constraint;
+	uint64_t seed;
+};
+
+/* What a sampler wants of the next step. */
+struct gpuq_sampler_want {
+	bool full_row;	       /* less cannot do */
+	float temperature;     /* that log_sum_exp and entropy are of */
+	uint32_t n_candidates; /* 0 to 64 */
+	uint32_t n_ids;	       /* 0 to 256 */
+	const int32_t *ids;    /* until the next call with this sampler */
+};
+
+/* What a step gave: the full row, or all the rest. */
+struct gpuq_sampler_row {
+	const float *logits;		/* [vocabulary]; NULL: see below */
+	float log_sum_exp, entropy;	/* of logits / temperature */
+	uint32_t n_candidates, n_named; /* n_named is n_ids as wanted */
+	const int32_t *tokens;		/* [n_candidates], greatest logit first, then least id */
+	const float *values;		/* [n_candidates], their logits, undivided */
+	const float *named;		/* [n_named], of the ids that were wanted, in order */
+};
+
+struct gpuq_sampler_stats {
+	uint64_t draws;	    /* tokens drawn */
+	uint64_t full_rows; /* of these, from the full row */
+};
+
+/*
+ * vocabulary: number of logits in a row, 1 to 2^31 - 1. Takes 4 bytes for each of them where a
+ * constraint restricts, and 36 from the first full row on. -EINVAL (a value outside its range,
+ * which the detail names), -ENOMEM.
+ */
+GPUQ_EXPORT int gpuq_sampler_create(const struct gpuq_sampling *sampling, uint32_t vocabulary,
+	struct gpuq_sampler **ret_sampler);
+
+/* NULL is fine. */
+GPUQ_EXPORT void gpuq_sampler_destroy(struct gpuq_sampler *sampler);
+
+/*
+ * -EINVAL (the constraint names an id outside the vocabulary), -ENOMEM, what the constraint
+ * returned.
+ */
+GPUQ_EXPORT int gpuq_sampler_want(struct gpuq_sampler *sampler, struct gpuq_sampler_want *ret_want);
+
+/*
+ * Draws a token and returns it. *ret_logprob (which may be NULL) is its log-probability after all
+ * of the policy, within 1e-3, or NaN where the row does not tell; at temperature 0, under the
+ * softmax of what the constraint left. Errors: -EAGAIN (only the full row tells; the next draw has
+ * the same random number), -ENODATA (no token is left), -EINVAL (the row has a token outside the
+ * vocabulary, does not descend or lacks what was wanted), -ENOMEM, what the constraint returned.
+ */
+GPUQ_EXPORT int64_t gpuq_sampler_draw(
+	struct gpuq_sampler *sampler, const struct gpuq_sampler_row *row, double *ret_logprob);
+
+/*
+ * Says which token comes next in the text: one that was drawn, another, or one of the prompt.
+ * -EINVAL (outside the vocabulary), -ENOMEM.
+ */
+GPUQ_EXPORT int gpuq_sampler_accept(struct gpuq_sampler *sampler, uint32_t id);
+
+/* Forgets the text and begins again with the first random number. The statistics stay. */
+GPUQ_EXPORT void gpuq_sampler_reset(struct gpuq_sampler *sampler);
+
+GPUQ_EXPORT void gpuq_sampler_stats(
+	const struct gpuq_sampler *sampler, struct gpuq_sampler_stats *ret_stats);
+
+/* --- Stop strings ---------------------------------------------------------------------------- */
+
+/*
+ * Finds the first of some strings that a stream of text comes to the end of, of several that end
+ * together the longest, and never gives a part of it: what may become one is held back.
+ */
+struct gpuq_stop;
+
+/* strings: n of them, with zeros behind them, copied. -EINVAL (an empty one), -ENOMEM. */
+GPUQ_EXPORT int gpuq_stop_create(
+	const char *const *strings, uint32_t n, struct gpuq_stop **ret_stop);
+
+/* NULL is fine. */
+GPUQ_EXPORT void gpuq_stop_destroy(struct gpuq_stop *stop);
+
+/*
+ * Takes more of the text and returns how many bytes of it can be given on; *ret_text has them
+ * until the next call. Where strings and pieces are whole characters, so is what comes back. After
+ * a stop string nothing more comes. -ENOMEM.
+ */
+GPUQ_EXPORT int64_t gpuq_stop_push(
+	struct gpuq_stop *stop, const char *text, size_t bytes, const char **ret_text);
+
+/*
+ * Ends a text: returns the length of what was held back, *ret_text has it; 0 after a stop string.
+ * The next push begins a new text.
+ */
+GPUQ_EXPORT size_t gpuq_stop_finish(struct gpuq_stop *stop, const char **ret_text);
+
+/* Which string the text stopped at, or -1; until the next text begins. */
+GPUQ_EXPORT int64_t gpuq_stop_found(const struct gpuq_stop *stop);
 
 #ifdef __cplusplus
 }

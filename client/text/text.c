@@ -21,7 +21,7 @@ int text_fail(int error, const char *format, ...)
 
 int text_no_memory(void)
 {
-	return text_fail(-ENOMEM, "no memory for the tokenizer");
+	return text_fail(-ENOMEM, "no memory");
 }
 
 int array_grow(void **data, size_t n, size_t *capacity, size_t more, size_t size)

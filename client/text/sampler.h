@@ -1,0 +1,153 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * sampler.h: what the files of the sampler share. The way of a draw: the plan says which logits
+ * the policy changes (sampler_plan.c); a list of tokens, greatest logit first, is made of the
+ * candidates or of the full row (sampler_list.c); the list is cut down and a token is taken from it
+ * (sampler_cut.c). Both ways put the same numbers in the same order through the same additions, so
+ * that they agree in every bit; what the candidates leave open is an interval, and a decision that
+ * is not the same everywhere in it is -EAGAIN.
+ */
+#ifndef GPUQ_TEXT_SAMPLER_H
+#define GPUQ_TEXT_SAMPLER_H
+
+#include "client/text/gpuq-text.h"
+#include "client/text/text.h"
+
+#include <float.h>
+#include <math.h>
+
+#define SAMPLER_CANDIDATES 64u /* that a step gives at most */
+#define SAMPLER_NAMED 256u     /* ids that a step takes at most */
+
+/* --- The plan: which logits of the next token are changed, and how --------------------------- */
+
+/* Tokens of the text that penalties look at: how often it has each, and in which order. */
+struct history {
+	struct seen {
+		uint32_t id, count;
+	} * seen; /* ascending */
+	size_t n, capacity;
+	uint32_t *ring; /* the last `length` tokens; NULL where all of them count */
+	uint32_t length;
+	uint64_t added;
+};
+
+int history_add(struct history *h, uint32_t id);
+void history_clear(struct history *h);
+
+struct change {
+	uint32_t id, count;
+	float bias;
+	bool ruled; /* the constraint's to change */
+	bool among; /* one of the candidates */
+};
+
+struct plan {
+	bool made;
+	bool restricted;
+	bool closed; /* what is not changed is forbidden */
+	uint32_t n_allowed;
+	uint32_t *stamps, stamp; /* [vocabulary]; allowed where equal, when restricted */
+	struct ids ids;		 /* that are changed, ascending */
+	struct ids ruled;	 /* of these, the constraint's */
+	size_t room;		 /* of what follows, in elements */
+	struct change *changes;	 /* [ids.n] */
+	float *raw, *logits;	 /* [ids.n], before and after */
+	float *seen;		 /* [ruled.n], what the constraint sees */
+};
+
+/* Interval of a number that a row does not tell exactly. */
+struct interval {
+	double lo, hi;
+};
+
+struct entry {
+	uint32_t id;
+	float logit;
+	double weight; /* exp((logit - the greatest) / T) */
+};
+
+/* The most likely of the tokens that may be drawn, in order. */
+struct list {
+	struct entry *entries; /* greatest logit first, then least id; none is -inf */
+	size_t first, n;       /* those that are kept: [first, n) */
+	bool complete;	       /* there are no others */
+	double greatest, temperature;
+	float rest;	       /* no other has a greater logit, when not complete */
+	struct interval total; /* sum of the weights of all */
+	struct interval mean;  /* of log weight, under the weights */
+};
+
+struct gpuq_sampler {
+	struct gpuq_sampling policy; /* biases: own, ascending, each id once */
+	uint32_t vocabulary;
+	bool penalizes;
+	struct history history;
+	struct plan plan;
+	struct list list;
+	size_t room; /* of keys and of list.entries, in elements */
+	uint64_t *keys;
+	uint64_t *spare; /* [vocabulary], like row; NULL until the first full row */
+	float *row;
+	uint64_t n_drawn; /* since the last reset: which random number is next */
+	struct gpuq_sampler_stats stats;
+};
+
+/* Makes the plan of the next token, unless it is made. */
+int plan_make(struct gpuq_sampler *s);
+
+/* From plan.raw to plan.logits. */
+int plan_apply(struct gpuq_sampler *s);
+
+void plan_finish(struct plan *p);
+
+/* The change of an id, or NULL. */
+struct change *plan_find(const struct plan *p, uint32_t id);
+
+static inline bool plan_allows(const struct plan *p, uint32_t id)
+{
+	return !p->restricted || p->stamps[id] == p->stamp;
+}
+
+/* Whether a step without the full row is of no use. */
+static inline bool plan_needs_row(const struct gpuq_sampler *s)
+{
+	return s->plan.ids.n > SAMPLER_NAMED ||
+		(!s->plan.closed && s->policy.temperature > 0 &&
+			s->policy.top_k > SAMPLER_CANDIDATES && s->vocabulary > SAMPLER_CANDIDATES);
+}
+
+/* The one form of each logit: no NaN, no +inf, no negative zero. */
+static inline float logit_clean(double x)
+{
+	if (isnan(x) || x == -INFINITY)
+		return -INFINITY;
+	return (float)fmax(-FLT_MAX, fmin(x, FLT_MAX)) + 0.0f;
+}
+
+/* --- The list -------------------------------------------------------------------------------- */
+
+/* Both make s->list. -EAGAIN, -ENODATA, -EINVAL, -ENOMEM, the constraint's error. */
+int list_of_candidates(struct gpuq_sampler *s, const struct gpuq_sampler_row *row);
+int list_of_row(struct gpuq_sampler *s, const float *logits);
+
+/* Logarithm of a token's weight. */
+static inline double list_log_weight(const struct list *l, float logit)
+{
+	return (logit - l->greatest) / l->temperature;
+}
+
+/* Lets the first n be all; for a list whose first is 0. */
+void list_cut(struct list *l, size_t n);
+
+/* --- Cutting and choosing: 0 or -EAGAIN ------------------------------------------------------ */
+
+int cut_top_k(struct list *l, uint32_t k);
+int cut_top_p(struct list *l, double p);
+int cut_min_p(struct list *l, double p);
+int cut_typical_p(struct list *l, double p);
+
+/* The entry at which the sum of the weights exceeds u times the total. */
+int list_choose(const struct list *l, double u, const struct entry **ret_entry);
+
+#endif
