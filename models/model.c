@@ -26,10 +26,28 @@ static int check_options(const struct model_options *o, struct model_why *why)
 {
 	if (o->quant != WEIGHT_AS_IS && o->quant != WEIGHT_INT8)
 		return model_fail(why, -EINVAL, "%d is no way to quantise weights", (int)o->quant);
-	if (o->kv_blocks == 0 || o->kv_blocks >= INT32_MAX)
+	if ((o->kv_blocks == 0 && o->kv_bytes == 0) || o->kv_blocks >= INT32_MAX)
 		return model_fail(why, -EINVAL,
 			"a KV cache of %u blocks is none that block tables can name", o->kv_blocks);
 	return 0;
+}
+
+/* Of one layer. */
+static uint64_t block_bytes(const struct model *m)
+{
+	return 2ull * m->config.kv_heads * KV_BLOCK_TOKENS * m->config.head_dim *
+		dtype_size(m->cache_dtype);
+}
+
+/* As many as the bytes hold besides block 0, within what block tables can name. */
+static void count_blocks(struct model *m)
+{
+	struct model_options *o = &m->options;
+
+	if (o->kv_blocks != 0)
+		return;
+	const uint64_t blocks = o->kv_bytes / (block_bytes(m) * m->config.layers);
+	o->kv_blocks = blocks < 2 ? 1 : blocks < INT32_MAX ? (uint32_t)blocks - 1 : INT32_MAX - 1;
 }
 
 /* One layer's cache, with block 0. A device has no more than 2^63 bytes, whatever is asked for. */
@@ -118,6 +136,7 @@ static int plan_weights(struct loading *l, int dir_fd)
 		return err;
 	m->weight_bytes = model_weights_bytes(l->weights);
 	m->cache_dtype = model_weight(l->weights, 0, WEIGHT_EMBEDDING)->dtype;
+	count_blocks(m);
 	return size_cache(m, l->why);
 }
 
@@ -201,6 +220,8 @@ int model_load(struct device *device, struct graphs *graphs, int dir_fd,
 		return err;
 	}
 	m->options.max_session_tokens = limit_session(m);
+	for (uint32_t i = 0; i < m->config.layers; i++)
+		m->caches[i] = m->cache + i * m->layer_bytes;
 	*ret_model = m;
 	return 0;
 }
@@ -245,6 +266,13 @@ uint32_t model_kv_blocks(const struct model *m)
 uint32_t model_max_session_tokens(const struct model *m)
 {
 	return m->options.max_session_tokens;
+}
+
+void *const *model_caches(const struct model *m, uint32_t *ret_count, uint64_t *ret_block_bytes)
+{
+	*ret_count = m->config.layers;
+	*ret_block_bytes = block_bytes(m);
+	return m->caches;
 }
 
 uint64_t model_bytes(const struct model *m)

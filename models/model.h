@@ -93,6 +93,10 @@ uint32_t model_top_k(const struct model *model);
 uint32_t model_kv_blocks(const struct model *model); /* besides block 0 */
 uint32_t model_max_session_tokens(const struct model *model);
 
+/* Where the cache of each layer begins, with block 0; and the bytes of one block in one of them. */
+void *const *model_caches(
+	const struct model *model, uint32_t *ret_count, uint64_t *ret_block_bytes);
+
 /* Of the device's memory: weights and cache. */
 uint64_t model_bytes(const struct model *model);
 

@@ -13,6 +13,7 @@ struct model {
 	uint8_t *memory; /* of the weights */
 	uint64_t weight_bytes;
 	uint8_t *cache; /* of each layer: [1 + kv_blocks, 2, kv_heads, 16, head_dim] */
+	void *caches[MODEL_MAX_LAYERS]; /* these */
 	uint32_t cache_dtype;
 	uint64_t layer_bytes; /* of the cache */
 	bool on_cpu;
