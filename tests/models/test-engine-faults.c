@@ -125,12 +125,44 @@ static void devices_that_fail(void **state)
 	}
 }
 
+/* Who cannot have caused it gets an answer. */
+static void a_failed_step_is_taken_apart(void **state)
+{
+	struct engine_rig *rig = engine_rig_prepare(64, "launch:1=ENOMEM");
+	struct engine_session *s[3];
+	struct ask *a[3];
+	int32_t text[FAKE_MAX_TEXT], tokens[3] = {1, 2, 3};
+
+	engine_rig_start(rig);
+	for (uint32_t i = 0; i < 3; i++) {
+		assert_int_equal(engine_session_open(rig->engine, &rig->client, 1, &s[i]), 0);
+		a[i] = ask_step(s[i], tokens, i + 1, 1);
+		ask_submit(rig, a[i]);
+	}
+	for (uint32_t i = 0; i < 3; i++) {
+		assert_int_equal(ask_await(rig, a[i]), 0);
+		assert_int_equal(ask_check(a[i], text, 0), i + 1);
+	}
+	/* One by one, and then together again. */
+	assert_int_equal(fake_seen.steps, 3);
+	for (uint32_t i = 0; i < 3; i++)
+		ask_submit(rig, a[i]);
+	for (uint32_t i = 0; i < 3; i++) {
+		assert_int_equal(ask_await(rig, a[i]), 0);
+		ask_free(a[i]);
+		engine_session_close(s[i]);
+	}
+	assert_int_equal(fake_seen.steps, 4);
+	engine_rig_free(rig);
+}
+
 int main(void)
 {
 	static const struct harness_test tests[] = {
+		HARNESS_TEST(a_failed_step_is_taken_apart),
 		HARNESS_TEST_LONG(calls_that_fail_once, 60),
 		HARNESS_TEST_LONG(devices_that_fail, 60),
 	};
 
-	return harness_run("models-engine-faults", tests, 2);
+	return harness_run("models-engine-faults", tests, sizeof(tests) / sizeof(tests[0]));
 }
