@@ -14,6 +14,7 @@
 #include "device/device.h"
 #include "graphs/graphs.h"
 #include "kernels/launch.h"
+#include "models/engine.h"
 #include "shm/ring.h"
 #include "shm/stats.h"
 
@@ -26,12 +27,31 @@ struct slot_copy {
 	uint64_t bytes;
 };
 
-/* An accepted entry that waits for its turn, or was given to the graph cache or a copy stream. */
+struct known_model;
+
+enum slot_kind {
+	SLOT_CALL,    /* of an operator or a pipeline, or a wish for its capture */
+	SLOT_COPY,    /* between arena and buffer */
+	SLOT_SESSION, /* of a model: `order` */
+	SLOT_STEP,    /* of a model's session: `request` */
+};
+
+/*
+ * An accepted entry that waits for its turn, or was given to the graph cache, a copy stream or an
+ * engine.
+ */
 struct slot {
-	struct op_call call; /* op NULL: a copy */
+	enum slot_kind kind;
+	struct op_call call; /* op NULL: of no operator */
 	struct graph_work work;
 	struct slot_copy copy;
 	struct buffer_uses uses;
+	struct wire_session order;
+	struct engine_request request;
+	uint32_t session;		 /* handle; of SLOT_SESSION and SLOT_STEP */
+	uint32_t stepping_at;		 /* its place among those that engines have */
+	uint64_t logits_offset;		 /* in the arena; WIRE_NOWHERE: none */
+	struct known_model *model;	 /* whose engine has it */
 	struct known_pipeline *pipeline; /* NULL: an operator or a copy */
 	bool capture;			 /* only its graph is wanted */
 	struct device_completion *completion;
@@ -64,10 +84,11 @@ struct channel {
 	struct stats_channel *stats;
 	struct stats_device *device_stats; /* of its device; set before anything is posted */
 	enum channel_state state;
-	uint32_t in_flight; /* slots: queued or executing */
-	uint32_t captures;  /* of these, wishes for captures */
-	uint32_t failed;    /* completions with an error since the last flush */
-	uint64_t counted;   /* completions before this one are in the statistics */
+	uint32_t in_flight;  /* slots: queued or executing */
+	uint32_t captures;   /* of these, wishes for captures */
+	uint32_t n_sessions; /* of models */
+	uint32_t failed;     /* completions with an error since the last flush */
+	uint64_t counted;    /* completions before this one are in the statistics */
 	uint32_t generation;
 	uint32_t abi;
 	uint64_t last_active_ns;

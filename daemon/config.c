@@ -66,6 +66,22 @@ const struct config_key config_keys[] = {
 		"milliseconds for graph_promote_uses"},
 	{"graph_pinned", CONFIG_NUMBER, AT(graph_pinned), "16", 0, 1u << 20,
 		"so many shapes, those used most, keep their graphs whatever graph_bytes says"},
+	{"max_models", CONFIG_NUMBER, AT(max_models), "8", 0, CONFIG_MAX_MODELS,
+		"language models loaded at once"},
+	{"max_sessions", CONFIG_NUMBER, AT(max_sessions), "1024", 1, 65536,
+		"open sessions of language models"},
+	{"max_sessions_per_client", CONFIG_NUMBER, AT(max_sessions_per_client), "64", 1, 65536,
+		"open sessions of one connection"},
+	{"kv_bytes", CONFIG_BYTES, AT(kv_bytes), "0", 0, 1ull << 44,
+		"memory for the KV cache of each model; 0: a quarter of what the device has free"},
+	{"kv_blocks_per_client", CONFIG_NUMBER, AT(kv_blocks_per_client), "0", 0, 1u << 30,
+		"blocks of 16 tokens that one connection may have of a model's KV cache; 0: three "
+		"quarters of it"},
+	{"kv_bucket", CONFIG_NUMBER, AT(kv_bucket), "64", 1, 4096,
+		"tokens to which the length of a text is rounded up for the shape of a step; 1: "
+		"graphs of exact lengths"},
+	{"prefill_chunk", CONFIG_NUMBER, AT(prefill_chunk), "256", 16, 8192,
+		"tokens of a long text that are computed at once, between others' steps"},
 	{"hot_list", CONFIG_TEXT, AT(hot_list), "auto", 0, 0,
 		"file that keeps the shapes used most over a restart; empty: none; auto: "
 		"$XDG_STATE_HOME/gpuq, or /var/lib/gpuq for root"},
@@ -305,7 +321,7 @@ int config_check(const struct config *config, struct config_error *ret_error)
 {
 	/* Dispatch keeps one place for every channel, and needs others to hand out. */
 	if (config->max_in_flight > config->max_channels)
-		return 0;
+		return config_models_check(config, ret_error);
 	snprintf(ret_error->text, sizeof(ret_error->text),
 		"max_in_flight is %llu, but must be greater than max_channels (%llu): every "
 		"channel has a place of its own; raise the first, or lower the second",
@@ -329,6 +345,7 @@ void config_print(const struct config *config, FILE *out)
 		}
 		fprintf(out, "# %s\n%s = %s\n", key->doc, key->name, value);
 	}
+	config_models_print(config, out);
 }
 
 void config_help(FILE *out)

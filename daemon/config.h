@@ -7,11 +7,22 @@
 #ifndef GPUQ_DAEMON_CONFIG_H
 #define GPUQ_DAEMON_CONFIG_H
 
+#include "shm/gpuq-types.h"
+
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 
 #define CONFIG_PATH_MAX 4096
+#define CONFIG_MAX_MODELS 32u
+
+/* A model that is loaded at the start. */
+struct config_model {
+	char name[GPUQ_NAME_MAX];
+	char dir[CONFIG_PATH_MAX];
+	bool int8, deterministic;
+};
 
 struct config {
 	char socket[104]; /* "": see listener_default_path() */
@@ -33,6 +44,10 @@ struct config {
 	char test_faults[256]; /* for tests: see device/fault.h */
 	uint64_t max_graphs;
 	uint64_t handshake_timeout_ms, drain_timeout_ms;
+	uint64_t max_models, max_sessions, max_sessions_per_client;
+	uint64_t kv_bytes, kv_blocks_per_client, kv_bucket, prefill_chunk;
+	uint32_t n_models;
+	struct config_model models[CONFIG_MAX_MODELS];
 };
 
 enum config_type {
@@ -92,6 +107,24 @@ void config_print(const struct config *config, FILE *out);
 
 /* Writes the part of the help that describes the keys. */
 void config_help(FILE *out);
+
+/* --- config_model.c --- */
+
+bool config_model_name_valid(const char *name);
+
+/* The model's name in the name of a section of the file; NULL: it is no model's. */
+const char *config_model_section(const char *section);
+
+/* Sets one key of a model. -EINVAL. */
+int config_model_set(struct config *config, const char *name, const char *key, const char *value,
+	struct config_error *ret_error);
+
+/* Takes "NAME=DIR[,KEY=VALUE]..."; what was said of this model before is forgotten. -EINVAL. */
+int config_model_flag(struct config *config, const char *text, struct config_error *ret_error);
+
+/* The parts of config_check() and config_print(). */
+int config_models_check(const struct config *config, struct config_error *ret_error);
+void config_models_print(const struct config *config, FILE *out);
 
 /* A key's flag without the dashes in front, or its variable in the environment. */
 void config_flag_name(const struct config_key *key, char *name, size_t size);

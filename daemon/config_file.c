@@ -42,9 +42,18 @@ static int reader_key(void *user, const char *section, const char *name, const c
 	if (r->bad_line != 0)
 		return 0;
 	r->bad_line = r->line;
+	const char *model = config_model_section(section);
+	if (model != NULL) {
+		if (config_model_set(r->config, model, name, value, error) < 0)
+			return 0;
+		r->bad_line = 0;
+		return 1;
+	}
 	if (section[0] != '\0' && strcmp(section, "gpuqd") != 0) {
 		snprintf(error->text, sizeof(error->text),
-			"there is no section [%.64s]; keys stand alone or under [gpuqd]", section);
+			"there is no section [%.64s]; keys stand alone, under [gpuqd] or under "
+			"[model NAME]",
+			section);
 		return 0;
 	}
 	if ((r->seen & bit) != 0) {

@@ -100,8 +100,8 @@ static int ring_create(struct control *c)
 /* Many clients need many descriptors: takes what the hard limit gives. */
 static void descriptors_raise(const struct config *config)
 {
-	uint64_t wanted =
-		64 + 2 * config->max_clients + 3 * config->max_channels + config->max_buffers;
+	uint64_t wanted = 64 + 2 * config->max_clients + 3 * config->max_channels +
+		config->max_buffers + config->max_models;
 	struct rlimit limit;
 
 	if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
@@ -158,6 +158,8 @@ static int tables_create(struct control *c)
 	if (r == 0)
 		r = registration_table_create(c);
 	if (r == 0)
+		r = model_table_create(c);
+	if (r == 0)
 		r = c->device.ledger_fd = segment_create("gpuq-ledger", bytes);
 	if (r >= 0) {
 		c->reserve_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
@@ -180,6 +182,8 @@ static int control_begin(struct control *c)
 		r = tables_create(c);
 	if (r == 0)
 		r = control_publish(c);
+	if (r == 0)
+		r = model_configure(c);
 	if (r < 0)
 		return r;
 	graph_hot_list_prepare(c);
@@ -279,6 +283,7 @@ static void control_end(struct control *c)
 		io_uring_queue_exit(&c->ring);
 	buffer_records_destroy(c);
 	registration_table_destroy(c);
+	model_table_destroy(c);
 	free(c->channels);
 	free(c->sessions);
 }

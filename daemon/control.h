@@ -2,10 +2,11 @@
 /*
  * control.h: the control process of gpuqd. One thread and one io_uring: it accepts connections,
  * speaks shm/proto.h with clients (session.c), makes their channels and takes them back
- * (control_channel.c), keeps the accounts of device buffers (control_buffer.c) and of pipelines
- * (control_pipeline.c), keeps a device process running (control_device.c), knows what that has
- * captured (control_graph.c) and publishes what happens (control_stats.c). It waits in one place
- * only, for completions of the io_uring, and never touches the rings of a channel.
+ * (control_channel.c), keeps the accounts of device buffers (control_buffer.c), of pipelines
+ * (control_pipeline.c) and of language models (control_model.c), keeps a device process running
+ * (control_device.c), knows what that has captured (control_graph.c) and publishes what happens
+ * (control_stats.c). It waits in one place only, for completions of the io_uring, and never touches
+ * the rings of a channel.
  *
  * Every operation on the ring carries in its user data what it is for and the index of the record
  * it belongs to. A record is used again only when all its operations have completed, so the
@@ -21,6 +22,8 @@
  *	          its holders come and go: see struct holder
  *	pipeline  FREE -> ADDING -> OPEN -> REMOVING -> FREE
  *	          ADDING, REMOVING: the device process has been asked
+ *	model     FREE -> LOADING -> READY -> UNLOADING -> FREE
+ *	          LOADING -> FAILED; READY -> LOADING: its device process has ended
  *	device    DOWN -> STARTING -> READY -> (ended) -> STARTING ...
  */
 #ifndef GPUQ_DAEMON_CONTROL_H
@@ -170,6 +173,23 @@ struct draft {
 	uint32_t total, have;
 };
 
+/* A language model. Its states are those of the wire, 0 when the record is free. */
+struct served_model {
+	uint32_t state;		    /* enum msg_model_state */
+	uint32_t index, generation; /* both are in its handle */
+	char name[GPUQ_NAME_MAX];
+	int dir_fd;
+	bool int8, deterministic;
+	bool load, remove; /* owed to the device process */
+	bool force;	   /* of `remove` */
+	struct owed owed;
+	uint32_t attempts; /* to load it, since it was last ready */
+	int status;	   /* MSG_MODEL_FAILED: why, with a sentence */
+	char why[MSG_TEXT_MAX];
+	struct session *asked; /* for its end; the record may be another one's meanwhile */
+	uint32_t asked_generation, serial;
+};
+
 enum session_state { SESSION_FREE = 0, SESSION_HANDSHAKE, SESSION_LIVE, SESSION_CLOSING };
 
 /* Where the one message with descriptors stands that a session may have. */
@@ -200,6 +220,11 @@ struct session {
 	TAILQ_ENTRY(session) in_list; /* control.handshakes, or .free_sessions */
 	/* The packet being received; one that is too long shows as longer than this. */
 	_Alignas(8) char packet[MSG_MAX];
+	/* What an administrator may send with it. */
+	int in_fd; /* -1: none; whoever takes it over sets that */
+	struct msghdr in_header;
+	struct iovec in_iov;
+	_Alignas(struct cmsghdr) char in_control[CMSG_SPACE(sizeof(int))];
 };
 
 TAILQ_HEAD(session_list, session);
@@ -270,7 +295,8 @@ struct control {
 	struct registration *registrations;
 	struct registration_list free_registrations;
 	uint32_t n_registrations;
-	char hot_list[256]; /* path; "": none */
+	struct served_model *models; /* [max_models] */
+	char hot_list[256];	     /* path; "": none */
 
 	struct device device;
 
@@ -453,6 +479,30 @@ void registration_hand_over(struct control *c);
 /* The device process answered. */
 void registration_added(struct control *c, const struct devlink_msg *m);
 void registration_removed(struct control *c, const struct devlink_msg *m);
+
+/* --- control_model.c --- */
+
+int model_table_create(struct control *c);
+void model_table_destroy(struct control *c);
+
+/* What the configuration names is to be loaded. Negative errno, and logs it. */
+int model_configure(struct control *c);
+
+/* MSG_MODEL_QUERY, MSG_ADMIN_LOAD and MSG_ADMIN_UNLOAD. */
+void model_query(struct control *c, struct session *s, const void *msg);
+void model_load_request(struct control *c, struct session *s, const void *msg);
+void model_unload_request(struct control *c, struct session *s, const void *msg);
+
+/* Writes what the record says that the control process knows. */
+void model_show(struct control *c, const struct served_model *m);
+
+/* The device process answered. */
+void model_loaded(struct control *c, const struct devlink_msg *msg);
+void model_unloaded(struct control *c, const struct devlink_msg *msg);
+
+/* The device process has ended; a new one is owed every model. */
+void model_device_down(struct control *c);
+void model_hand_over(struct control *c);
 
 /* --- control_graph.c --- */
 

@@ -137,6 +137,13 @@ static void send_start(const struct control *c)
 		.max_clients = c->n_sessions,
 		.max_buffers = (uint32_t)config->max_buffers,
 		.max_pipelines = (uint32_t)config->max_pipelines,
+		.max_models = (uint32_t)config->max_models,
+		.max_sessions = (uint32_t)config->max_sessions,
+		.max_sessions_per_client = (uint32_t)config->max_sessions_per_client,
+		.kv_bytes = config->kv_bytes,
+		.kv_blocks_per_client = (uint32_t)config->kv_blocks_per_client,
+		.kv_bucket = (uint32_t)config->kv_bucket,
+		.prefill_chunk = (uint32_t)config->prefill_chunk,
 		.promote_uses = (uint32_t)config->graph_promote_uses,
 		.promote_window_ms = (uint32_t)config->graph_promote_window_ms,
 		.pinned = (uint32_t)config->graph_pinned,
@@ -261,6 +268,7 @@ static void device_ready(struct control *c)
 	buffer_hand_over(c);
 	graph_hand_over(c);
 	registration_hand_over(c);
+	model_hand_over(c);
 	channel_hand_over(c);
 	if (c->draining)
 		device_drain(c);
@@ -307,6 +315,12 @@ static void device_message(struct control *c, const struct devlink_msg *m)
 		break;
 	case DEVLINK_PIPELINE_REMOVED:
 		registration_removed(c, m);
+		break;
+	case DEVLINK_MODEL:
+		model_loaded(c, m);
+		break;
+	case DEVLINK_MODEL_REMOVED:
+		model_unloaded(c, m);
 		break;
 	case DEVLINK_PRESENT:
 		graph_present(c, m);
@@ -371,6 +385,7 @@ static void device_down(struct control *c)
 	while ((owed = TAILQ_FIRST(&d->outbox)) != NULL)
 		device_forget(c, owed);
 	buffer_device_down(c);
+	model_device_down(c);
 }
 
 /* Takes the descriptor that came with a message, if one did. */

@@ -72,6 +72,7 @@ static struct stats_sizes record_counts(const struct control *c)
 		.ops = op_count,
 		.graphs = (uint32_t)c->config->max_graphs,
 		.captures = CONTROL_CAPTURES,
+		.models = (uint32_t)c->config->max_models,
 	};
 }
 
@@ -140,6 +141,10 @@ static void records_fill(struct control *c)
 
 		if (ch->state != CHANNEL_FREE && ch->state != CHANNEL_ALLOCATING)
 			channel_show(c, ch);
+	}
+	for (uint32_t i = 0; i < c->config->max_models; i++) {
+		if (c->models[i].state != 0)
+			model_show(c, &c->models[i]);
 	}
 }
 

@@ -51,6 +51,7 @@ struct link {
 	struct known_pipeline **pipelines; /* by the number in their handles */
 	struct pipeline_table *table;	   /* the same, dispatch's */
 	struct graphs *graphs;
+	struct models *models;
 	struct buffer_table *buffers;
 	struct devlink_start start;
 	struct wire_page *page;
@@ -400,6 +401,76 @@ static void on_buffer_remove(struct link *l, const struct devlink_msg *msg)
 		dispatch_remove_buffer(l->dispatch, b);
 }
 
+/* --- Models -------------------------------------------------------------------------------- */
+
+static void answer_model(enum devlink_type type, uint32_t handle, int status, const char *why)
+{
+	struct devlink_msg a = {.type = type, .handle = handle, .status = status};
+
+	snprintf(a.text, sizeof(a.text), "%.223s", why);
+	send_msg(&a);
+}
+
+static void on_model(struct link *l, const struct devlink_msg *msg, const int fds[LINK_FDS], int n)
+{
+	int r = n == 1 ? models_load(l->models, msg, fds[0]) : -EINVAL;
+
+	if (n != 1)
+		close_all(fds, n);
+	if (r < 0)
+		answer_model(DEVLINK_MODEL, msg->handle, r,
+			r == -ENOSYS ? "this gpuqd was built without libjansson and reads no models"
+				     : strerror(-r));
+}
+
+static void on_model_remove(struct link *l, const struct devlink_msg *msg)
+{
+	struct known_model *k = models_find(l->models, msg->handle);
+
+	if (k == NULL) {
+		answer_model(DEVLINK_MODEL_REMOVED, msg->handle, 0, "");
+	} else if (k->state == MODEL_LOADING) {
+		shm_store_relaxed(&k->cancel, 1);
+	} else if (k->state == MODEL_SERVING) {
+		k->state = MODEL_REMOVING;
+		dispatch_remove_model(l->dispatch, k, msg->id != 0);
+	}
+}
+
+/* The loader is through with a model. */
+static void on_model_done(struct link *l, struct known_model *k)
+{
+	const bool unwanted = shm_load_relaxed(&k->cancel) != 0;
+	const uint32_t handle = k->handle;
+
+	if (k->state == MODEL_LOADING && k->status == 0 && !unwanted) {
+		k->state = MODEL_SERVING;
+		dispatch_add_model(l->dispatch, k);
+		return;
+	}
+	if (k->state == MODEL_LOADING && k->status == 0) {
+		models_free(l->models, k);
+		return;
+	}
+	if (k->state == MODEL_LOADING && !unwanted)
+		answer_model(DEVLINK_MODEL, handle, k->status, k->why.text);
+	const bool gone = unwanted || k->state == MODEL_FREEING;
+	models_forget(l->models, k);
+	if (gone)
+		answer_model(DEVLINK_MODEL_REMOVED, handle, 0, "");
+}
+
+static void take_models(struct link *l)
+{
+	struct known_model *k;
+	uint64_t count;
+	ssize_t got = read(models_event_fd(l->models), &count, sizeof(count));
+
+	(void)got;
+	while ((k = models_take(l->models)) != NULL)
+		on_model_done(l, k);
+}
+
 /* --- Events and messages ------------------------------------------------------------------- */
 
 static void on_buffer_removed(struct link *l, struct buffer *b)
@@ -451,6 +522,16 @@ static void on_event(struct link *l, const struct dispatch_event *event)
 		break;
 	case DISPATCH_PIPELINE_REMOVED:
 		on_pipeline_removed(l, event->pipeline);
+		break;
+	case DISPATCH_MODEL_ADDED:
+		answer_model(DEVLINK_MODEL, event->model->handle, 0, "");
+		break;
+	case DISPATCH_MODEL_BUSY:
+		event->model->state = MODEL_SERVING;
+		answer_model(DEVLINK_MODEL_REMOVED, event->model->handle, -EBUSY, "");
+		break;
+	case DISPATCH_MODEL_REMOVED:
+		models_free(l->models, event->model);
 		break;
 	case DISPATCH_FAILED:
 		end_failed();
@@ -585,6 +666,10 @@ static int start_dispatch(struct link *l, struct clock_line clock, int wake_fd)
 		.max_in_flight = l->start.max_in_flight,
 		.max_buffers = l->start.max_buffers,
 		.max_pipelines = l->start.max_pipelines,
+		.max_models = l->start.max_models,
+		.max_clients = l->start.max_clients,
+		.max_sessions = l->start.max_sessions,
+		.max_sessions_per_client = l->start.max_sessions_per_client,
 		.poll_us = l->start.poll_us,
 		.inline_max_ns = inline_limit_ns(&l->info),
 		.wake_fd = wake_fd,
@@ -595,6 +680,25 @@ static int start_dispatch(struct link *l, struct clock_line clock, int wake_fd)
 		return r;
 	publish_device(l, &l->info);
 	return dispatch_start(l->dispatch);
+}
+
+static int start_models(struct link *l, struct clock_line clock)
+{
+	const struct models_options options = {
+		.device = l->device,
+		.graphs = l->graphs,
+		.clock = clock,
+		.stats = l->stats.models,
+		.max_models = l->start.max_models,
+		.max_clients = l->start.max_clients,
+		.max_sessions = l->start.max_sessions,
+		.kv_bytes = l->start.kv_bytes,
+		.kv_blocks_per_client = l->start.kv_blocks_per_client,
+		.kv_bucket = l->start.kv_bucket,
+		.prefill_chunk = l->start.prefill_chunk,
+	};
+
+	return models_create(&options, &l->models);
 }
 
 static int make_tables(struct link *l)
@@ -623,6 +727,8 @@ static int start(struct link *l)
 	if (r != 0)
 		return r;
 	r = make_tables(l);
+	if (r == 0)
+		r = start_models(l, clock);
 	if (r == 0)
 		r = start_dispatch(l, clock, wake_fd);
 	return r < 0 ? fail("cannot start dispatch", r) : 0;
@@ -676,6 +782,12 @@ static void on_message(
 	case DEVLINK_BUFFER_REMOVE:
 		on_buffer_remove(l, msg);
 		break;
+	case DEVLINK_MODEL:
+		on_model(l, msg, fds, n);
+		break;
+	case DEVLINK_MODEL_REMOVE:
+		on_model_remove(l, msg);
+		break;
 	case DEVLINK_CAPTURE:
 		if (msg->id != 0)
 			graphs_stop_captures(l->graphs);
@@ -724,9 +836,10 @@ static void check_device(struct link *l)
 /* Serves the link until it ends. */
 static void serve(struct link *l)
 {
-	struct pollfd polls[2] = {
+	struct pollfd polls[3] = {
 		{.fd = DEVLINK_FD_LINK, .events = POLLIN},
 		{.fd = dispatch_event_fd(l->dispatch), .events = POLLIN},
+		{.fd = models_event_fd(l->models), .events = POLLIN},
 	};
 	uint64_t checked_ns = clock_monotonic_ns();
 	struct devlink_msg msg;
@@ -734,13 +847,14 @@ static void serve(struct link *l)
 
 	for (;;) {
 		bool busy = dispatch_is_busy(l->dispatch);
-		if (poll(polls, 2, busy ? CHECK_BUSY_MS : CHECK_IDLE_MS) < 0 && errno != EINTR)
+		if (poll(polls, 3, busy ? CHECK_BUSY_MS : CHECK_IDLE_MS) < 0 && errno != EINTR)
 			return;
 		if (clock_monotonic_ns() - checked_ns > CHECK_BUSY_MS * 1000000ull) {
 			check_device(l);
 			checked_ns = clock_monotonic_ns();
 		}
 		take_events(l);
+		take_models(l);
 		if ((polls[0].revents & (POLLIN | POLLHUP)) == 0)
 			continue;
 		if (!receive(&msg, fds, &n))
@@ -759,6 +873,7 @@ static void end_graphs(struct link *l)
 	if (dispatch_is_busy(l->dispatch))
 		return;
 	dispatch_destroy(l->dispatch);
+	models_destroy(l->models);
 	graphs_destroy(l->graphs);
 }
 

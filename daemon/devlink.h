@@ -33,6 +33,10 @@
  *                                       <-     DEVLINK_BUFFER_GRANT, _REVOKE: from now on
  *   DEVLINK_BUFFER_REMOVE               ->
  *                                       <-     DEVLINK_BUFFER_REMOVED: nothing uses it, freed
+ *   DEVLINK_MODEL + directory           ->     a model to be loaded; `id` has DEVLINK_MODEL_...
+ *                                       <-     DEVLINK_MODEL: it is, or status and text
+ *   DEVLINK_MODEL_REMOVE                ->     id 1: its sessions end; 0: -EBUSY when it has any
+ *                                       <-     DEVLINK_MODEL_REMOVED: status 0: it is gone
  *   DEVLINK_CAPTURE                     ->     captures stop or go on
  *   DEVLINK_EVICT                       ->     an executable, or all, are dropped
  *                                       <-     DEVLINK_PRESENT: one device that the machine has;
@@ -62,6 +66,9 @@ struct devlink_start {
 	uint32_t poll_us; /* how long dispatch polls before it sleeps */
 	uint32_t max_channels, max_in_flight;
 	uint32_t max_clients, max_buffers, max_pipelines;
+	uint32_t max_models, max_sessions, max_sessions_per_client;
+	uint32_t kv_blocks_per_client, kv_bucket, prefill_chunk;
+	uint64_t kv_bytes;
 	uint32_t promote_uses, promote_window_ms, pinned; /* see graphs/graphs.h */
 	uint64_t graph_bytes, scratch_bytes;
 	uint32_t resident;	  /* see struct device_options */
@@ -92,6 +99,14 @@ enum devlink_type {
 	DEVLINK_CAPTURE = 19,
 	DEVLINK_EVICT = 20,
 	DEVLINK_PRESENT = 21,
+	DEVLINK_MODEL = 22,
+	DEVLINK_MODEL_REMOVE = 23,
+	DEVLINK_MODEL_REMOVED = 24,
+};
+
+enum {
+	DEVLINK_MODEL_INT8 = 1,
+	DEVLINK_MODEL_DETERMINISTIC = 2,
 };
 
 /* Every other message has this one form; fields that a type does not use are zero. */
@@ -109,7 +124,7 @@ struct devlink_msg {
 	/* DEVLINK_ADD, _PIPELINE, _BUFFER...: whose it is. A record number and its generation. */
 	uint32_t client, client_generation;
 	uint32_t uid;
-	uint32_t handle; /* of a pipeline or a buffer, as on the wire */
+	uint32_t handle; /* of a pipeline, a buffer or a model, as on the wire */
 	int32_t status;
 	uint32_t form;	/* enum msg_buffer_form */
 	uint64_t bytes; /* of a definition or a buffer */
@@ -126,7 +141,8 @@ struct devlink_msg {
  * The ledger: memory of the control process and the device process alone, in which dispatch notes
  * what it has accepted, so that its successor can finish the accounts.
  *
- *   struct ledger_channel [max_channels] | struct ledger_entry [max_in_flight]
+ *   struct ledger_channel [max_channels] | struct ledger_entry [max_in_flight] |
+ *   uint64_t, the number of model sessions that were ever opened: their handles come from it
  *
  * Crash rule. Both ends of a channel's account move by one store: dispatch writes the pair
  * (sq_cons, cq_prod) into the commit record that is not current and then flips `which`.
@@ -169,7 +185,14 @@ struct ledger_entry {
 static inline uint64_t ledger_bytes(uint32_t max_channels, uint32_t max_in_flight)
 {
 	return max_channels * sizeof(struct ledger_channel) +
-		max_in_flight * sizeof(struct ledger_entry);
+		max_in_flight * sizeof(struct ledger_entry) + sizeof(uint64_t);
+}
+
+static inline uint64_t *ledger_sessions(void *ledger, uint32_t max_channels, uint32_t max_in_flight)
+{
+	struct ledger_entry *entries = (void *)((struct ledger_channel *)ledger + max_channels);
+
+	return (uint64_t *)(entries + max_in_flight);
 }
 
 _Static_assert(sizeof(struct ledger_channel) == 64, "ledger_channel");

@@ -36,6 +36,8 @@ enum {
 	COMMAND_REMOVE_BUFFER,
 	COMMAND_ADD_PIPELINE,
 	COMMAND_REMOVE_PIPELINE,
+	COMMAND_ADD_MODEL,
+	COMMAND_REMOVE_MODEL,
 	COMMAND_DRAIN,
 	COMMAND_FAIL,
 	COMMAND_STOP,
@@ -58,15 +60,23 @@ void dispatch_tell_pipeline(struct dispatch *d, struct known_pipeline *pipeline)
 	mailbox_put(&d->out, (struct mail){.what = DISPATCH_PIPELINE_REMOVED, .subject = pipeline});
 }
 
+void dispatch_tell_model(
+	struct dispatch *d, struct known_model *model, enum dispatch_event_type type)
+{
+	mailbox_put(&d->out, (struct mail){.what = type, .subject = model});
+}
+
 static uint32_t in_flight(const struct dispatch *d)
 {
-	return d->n_executing + d->n_capturing + d->n_queued;
+	return d->n_executing + d->n_capturing + d->n_stepping + d->n_queued;
 }
 
 /* Parties that want a CPU: clients look at it to decide whether spinning is sensible. */
 static void publish_runnable(struct dispatch *d, uint64_t now_ns)
 {
-	uint32_t busy = d->n_executing < d->workers ? d->n_executing : d->workers;
+	/* A model's step has something for every worker. */
+	uint32_t busy =
+		d->n_stepping == 0 && d->n_executing < d->workers ? d->n_executing : d->workers;
 	uint32_t runnable = 1 + busy;
 	for (uint32_t i = 0; i < d->n_active; i++)
 		runnable += now_ns - d->active[i]->last_active_ns < PARK_NS;
@@ -208,6 +218,7 @@ static void on_remove(struct dispatch *d, struct channel *ch)
 	epoll_ctl(d->epoll_fd, EPOLL_CTL_DEL, ch->event_fd, NULL);
 	ch->state = CHANNEL_CLOSING;
 	slot_discard_queue(d, ch);
+	model_sessions_close(d, ch);
 	if (ch->in_flight == 0)
 		finish_removal(d, ch);
 	else
@@ -265,6 +276,12 @@ static void on_mail(struct dispatch *d, const struct mail *mail)
 		break;
 	case COMMAND_REMOVE_PIPELINE:
 		on_remove_pipeline(d, mail->subject);
+		break;
+	case COMMAND_ADD_MODEL:
+		model_added(d, mail->subject);
+		break;
+	case COMMAND_REMOVE_MODEL:
+		model_removed(d, mail->subject, mail->flag);
 		break;
 	case COMMAND_DRAIN:
 		on_drain(d);
@@ -378,8 +395,9 @@ static void publish_stats(struct dispatch *d, uint64_t now_ns)
 	shm_store_relaxed(&d->stats->passes, d->passes);
 	shm_store_release_u32(&d->stats->active_channels, d->n_active);
 	shm_store_relaxed(&d->stats->queued, d->n_queued);
-	shm_store_relaxed(&d->stats->executing, d->n_executing + d->n_capturing);
+	shm_store_relaxed(&d->stats->executing, d->n_executing + d->n_capturing + d->n_stepping);
 	shm_store_relaxed(&d->in_flight, in_flight(d));
+	models_publish(d);
 }
 
 /*
@@ -426,14 +444,30 @@ static void tick(struct dispatch *d, uint64_t now_ns)
 	d->tick_ns = now_ns;
 }
 
-static bool anything_done(const struct dispatch *d)
+static bool anything_done(struct dispatch *d)
 {
 	/* Slots may have become free since the last round: of late entries, say. */
-	return d->slot_freed || !mailbox_empty(&d->in) || dispatch_has_ended(d);
+	return d->slot_freed || !mailbox_empty(&d->in) || dispatch_has_ended(d) ||
+		(d->n_stepping > 0 && model_run(d));
+}
+
+/* How long there is nothing to do that rings no bell. */
+static int sleep_ms(const struct dispatch *d)
+{
+	uint64_t most_ns = d->n_deadlines > 0 ? EXPIRE_NS : RESCUE_NS;
+	uint64_t wake_ns = d->n_stepping > 0 ? model_wake_ns(d) : UINT64_MAX;
+	uint64_t now_ns = wake_ns == UINT64_MAX ? 0 : clock_now_ns(&d->o.clock);
+
+	if (wake_ns <= now_ns)
+		return 0;
+	return (int)((wake_ns - now_ns < most_ns ? wake_ns - now_ns : most_ns) / 1000000);
 }
 
 static void sleep_until_wanted(struct dispatch *d)
 {
+	/* A gather window is over sooner than falling asleep takes. */
+	if (sleep_ms(d) == 0)
+		return;
 	while (d->n_active > 0) {
 		if (!park(d, d->n_active - 1))
 			return;
@@ -442,7 +476,7 @@ static void sleep_until_wanted(struct dispatch *d)
 	device_sleep_prepare(d->o.device, true);
 	if (!anything_done(d)) {
 		shm_count(&d->stats->sleeps, 1);
-		take_doorbells(d, (d->n_deadlines > 0 ? EXPIRE_NS : RESCUE_NS) / 1000000);
+		take_doorbells(d, sleep_ms(d));
 	}
 	device_sleep_prepare(d->o.device, false);
 	tick(d, clock_now_ns(&d->o.clock));
@@ -564,8 +598,8 @@ static int create_epoll(struct dispatch *d)
 int dispatch_create(const struct dispatch_options *options, struct dispatch **ret_dispatch)
 {
 	struct dispatch *d = calloc(1, sizeof(*d));
-	uint32_t mails =
-		2 * options->max_channels + options->max_buffers + 2 * options->max_pipelines + 4;
+	uint32_t mails = 2 * options->max_channels + options->max_buffers +
+		2 * options->max_pipelines + 2 * options->max_models + 4;
 	struct device_info info;
 
 	if (d == NULL)
@@ -582,6 +616,8 @@ int dispatch_create(const struct dispatch_options *options, struct dispatch **re
 	d->channels = calloc(d->o.max_channels, sizeof(*d->channels));
 	d->active = calloc(d->o.max_channels, sizeof(*d->active));
 	int r = d->channels == NULL || d->active == NULL ? -ENOMEM : create_slots(d);
+	if (r == 0)
+		r = model_tables_create(d);
 	if (r == 0)
 		r = copy_streams_create(d);
 	if (r == 0)
@@ -620,6 +656,7 @@ void dispatch_destroy(struct dispatch *d)
 		close(d->out.wake_fd);
 	copy_streams_destroy(d);
 	device_free(d->o.device, DEVICE_PINNED, d->completions);
+	model_tables_destroy(d);
 	free(d->in.mails);
 	free(d->out.mails);
 	free(d->capturing);
@@ -652,6 +689,17 @@ void dispatch_add_pipeline(struct dispatch *d, struct known_pipeline *pipeline)
 void dispatch_remove_pipeline(struct dispatch *d, struct known_pipeline *pipeline)
 {
 	mailbox_put(&d->in, (struct mail){.what = COMMAND_REMOVE_PIPELINE, .subject = pipeline});
+}
+
+void dispatch_add_model(struct dispatch *d, struct known_model *model)
+{
+	mailbox_put(&d->in, (struct mail){.what = COMMAND_ADD_MODEL, .subject = model});
+}
+
+void dispatch_remove_model(struct dispatch *d, struct known_model *model, bool force)
+{
+	mailbox_put(&d->in,
+		(struct mail){.what = COMMAND_REMOVE_MODEL, .flag = force, .subject = model});
 }
 
 void dispatch_fail(struct dispatch *d)

@@ -11,6 +11,7 @@
 #define GPUQ_DAEMON_DISPATCH_H
 
 #include "daemon/channel.h"
+#include "daemon/models.h"
 #include "graphs/graphs.h"
 
 struct dispatch;
@@ -27,6 +28,8 @@ struct dispatch_options {
 	const struct cost_model *cost; /* NULL: nothing is run by dispatch itself */
 	uint32_t slot;		       /* of the device, in page and statistics */
 	uint32_t max_channels, max_in_flight, max_buffers, max_pipelines;
+	uint32_t max_models; /* 0: none, and then the next three are of no importance */
+	uint32_t max_clients, max_sessions, max_sessions_per_client;
 	uint32_t poll_us;
 	uint64_t inline_max_ns; /* dispatch itself runs what is predicted to be this short */
 	int wake_fd;		/* eventfd, also given to the device */
@@ -40,7 +43,10 @@ enum dispatch_event_type {
 	DISPATCH_BUFFER_REMOVED, /* nothing refers to it any more: destroy it */
 	DISPATCH_PIPELINE_ADDED,
 	DISPATCH_PIPELINE_REMOVED, /* likewise */
-	DISPATCH_FAILED,	   /* the device has; everybody is answered, nothing more is done */
+	DISPATCH_MODEL_ADDED,
+	DISPATCH_MODEL_BUSY,	/* it was to be removed, but has sessions: it stays */
+	DISPATCH_MODEL_REMOVED, /* nothing refers to it any more: free it */
+	DISPATCH_FAILED,	/* the device has; everybody is answered, nothing more is done */
 };
 
 struct dispatch_event {
@@ -49,6 +55,7 @@ struct dispatch_event {
 		struct channel *channel;
 		struct buffer *buffer;
 		struct known_pipeline *pipeline;
+		struct known_model *model;
 	};
 };
 
@@ -61,13 +68,17 @@ void dispatch_destroy(struct dispatch *d);
 
 /*
  * Requests by the link thread. None waits; each has one event as its answer. At most one ADD and
- * one REMOVE of each channel, buffer and pipeline are under way, so the mailbox cannot overflow.
+ * one REMOVE of each channel, buffer, pipeline and model are under way, so the mailbox cannot
+ * overflow.
  */
 void dispatch_add(struct dispatch *d, struct channel *ch, bool recover);
 void dispatch_remove(struct dispatch *d, struct channel *ch);
 void dispatch_remove_buffer(struct dispatch *d, struct buffer *buffer);
 void dispatch_add_pipeline(struct dispatch *d, struct known_pipeline *pipeline);
 void dispatch_remove_pipeline(struct dispatch *d, struct known_pipeline *pipeline);
+void dispatch_add_model(struct dispatch *d, struct known_model *model);
+/* force: its sessions are ended, with -GPUQ_EMODEL for what is under way. */
+void dispatch_remove_model(struct dispatch *d, struct known_model *model, bool force);
 void dispatch_drain(struct dispatch *d);
 
 /* The device has failed: DISPATCH_FAILED is the answer. Once. */

@@ -47,7 +47,7 @@ static void run_inline(struct dispatch *d, struct channel *ch, const struct wire
 /* Short operators, but never past what the channel has queued: its entries start in order. */
 static bool runs_inline(const struct dispatch *d, const struct channel *ch, const struct slot *slot)
 {
-	return d->o.cost != NULL && slot->call.op != NULL && slot->pipeline == NULL &&
+	return d->o.cost != NULL && slot->kind == SLOT_CALL && slot->pipeline == NULL &&
 		!slot->capture && TAILQ_EMPTY(&ch->queue) &&
 		cost_predict_ns(d->o.cost, &slot->call) <= d->o.inline_max_ns;
 }
@@ -57,17 +57,35 @@ static int take_arguments(
 	const struct channel *ch, const struct wire_sqe *sqe, struct slot *slot, uint32_t *ret_arg)
 {
 	slot->capture = sqe->opcode == WIRE_OP_CAPTURE;
-	if (sqe->opcode != WIRE_OP_COPY)
+	if (sqe->opcode == WIRE_OP_CALL || sqe->opcode == WIRE_OP_CAPTURE) {
+		slot->kind = SLOT_CALL;
 		return validate_call(ch, sqe, &slot->call, &slot->pipeline, &slot->uses, ret_arg);
+	}
 	slot->call.op = NULL;
 	slot->pipeline = NULL;
+	slot->uses.n = 0;
+	slot->session = sqe->session;
 	*ret_arg = 0;
-	return validate_copy(ch, sqe, &slot->copy, &slot->uses);
+	switch (sqe->opcode) {
+	case WIRE_OP_SESSION:
+		slot->kind = SLOT_SESSION;
+		return validate_session(ch, sqe, &slot->order);
+	case WIRE_OP_STEP:
+		slot->kind = SLOT_STEP;
+		return validate_step(ch, sqe, &slot->request, &slot->logits_offset, ret_arg);
+	case WIRE_OP_GENERATE:
+		slot->kind = SLOT_STEP;
+		slot->logits_offset = WIRE_NOWHERE;
+		return validate_generate(ch, sqe, &slot->request, ret_arg);
+	default:
+		slot->kind = SLOT_COPY;
+		return validate_copy(ch, sqe, &slot->copy, &slot->uses);
+	}
 }
 
 /*
- * An operator or a copy: refused, run inline, or put into a slot. False when it must wait for a
- * slot; then nothing has happened.
+ * All but null operations and cancellations: refused, run inline, or put into a slot. False when it
+ * must wait for a slot; then nothing has happened.
  */
 static bool take_call(struct dispatch *d, struct channel *ch, const struct wire_sqe *sqe)
 {

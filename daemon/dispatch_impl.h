@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * dispatch_impl.h: the dispatcher's state, shared by its three sources:
+ * dispatch_impl.h: the dispatcher's state, shared by its sources:
  *
  *   dispatch.c        the thread: mailbox, scan, parking, sleeping
  *   dispatch_entry.c  what happens to one submission until it runs or is refused
  *   dispatch_run.c    what waits for its turn, goes to the graph cache, and ends
  *   dispatch_copy.c   what runs on copy streams instead
+ *   dispatch_model.c  sessions of language models, and what their engines have
  */
 #ifndef GPUQ_DAEMON_DISPATCH_IMPL_H
 #define GPUQ_DAEMON_DISPATCH_IMPL_H
@@ -29,6 +30,16 @@
 #define CAPTURES_AT_ONCE 16u
 /* So often others go first before a lower priority has its turn: it is slow, but not starved. */
 #define MAX_PASSED_OVER 15u
+
+/* A session of a model, by the number in its handle. */
+struct model_session {
+	uint32_t handle;
+	struct channel *channel;   /* NULL: the record is free */
+	struct known_model *model; /* NULL: it was removed */
+	struct engine_session *session;
+	TAILQ_ENTRY(model_session) link; /* among the free ones */
+};
+TAILQ_HEAD(model_session_queue, model_session);
 
 struct dispatch {
 	struct dispatch_options o;
@@ -59,7 +70,17 @@ struct dispatch {
 	uint32_t n_executing;
 	struct slot **capturing; /* [max_in_flight] */
 	uint32_t n_capturing, capturing_at;
-	uint64_t in_flight; /* executing, capturing or queued, now and then brought up to date */
+	/* Language models. */
+	struct known_model **models; /* [max_models], by the number in their handles; NULL: none */
+	struct known_model_queue serving; /* these, and those removed that still have requests */
+	struct model_session *sessions;	  /* [max_sessions] */
+	struct model_session_queue free_sessions;
+	uint32_t *client_sessions; /* [max_clients] */
+	uint64_t *session_serial;  /* in the ledger */
+	struct slot **stepping;	   /* [max_in_flight]; what engines have */
+	uint32_t n_stepping;
+
+	uint64_t in_flight; /* given away or queued, now and then brought up to date */
 	bool failed;	    /* the device has, for good */
 	uint64_t launches;
 	struct channel_queue waiting; /* for slots, outside the scan */
@@ -93,6 +114,8 @@ static inline void budget_spend(struct dispatch *d, uint64_t units)
 /* Nothing uses the buffer or the pipeline any more, and it has been removed. */
 void dispatch_tell_buffer(struct dispatch *d, struct buffer *buffer);
 void dispatch_tell_pipeline(struct dispatch *d, struct known_pipeline *pipeline);
+void dispatch_tell_model(
+	struct dispatch *d, struct known_model *model, enum dispatch_event_type type);
 
 /* --- dispatch_entry.c --- */
 
@@ -140,6 +163,10 @@ void dispatch_cancel_captures(struct dispatch *d);
 /* The device has failed: everything in flight ends with -GPUQ_EDEVICE. */
 void dispatch_lose_all(struct dispatch *d);
 
+/* An engine has ended a request. */
+void slot_step_ended(
+	struct dispatch *d, struct slot *slot, int status, uint64_t start_ns, uint64_t end_ns);
+
 /* Counts an operator's end in the statistics of channel and operator. */
 void count_operator(struct dispatch *d, struct channel *ch, const struct op *op, int status,
 	uint64_t queued_ns, uint64_t executed_ns);
@@ -149,15 +176,43 @@ void count_operator(struct dispatch *d, struct channel *ch, const struct op *op,
 int copy_streams_create(struct dispatch *d);
 void copy_streams_destroy(struct dispatch *d);
 
-static inline bool slot_is_copy(const struct slot *slot)
-{
-	return slot->call.op == NULL;
-}
-
 /* Starts a copy. -EAGAIN: no stream is free; or another negative error. */
 int copy_launch(struct dispatch *d, struct slot *slot);
 
 /* It has ended. */
 void copy_end(struct dispatch *d, struct slot *slot);
+
+/* --- dispatch_model.c --- */
+
+int model_tables_create(struct dispatch *d);
+void model_tables_destroy(struct dispatch *d);
+
+/* Does what a SLOT_SESSION asks for; its status. */
+int model_session_act(struct dispatch *d, const struct slot *slot);
+
+/* Gives a SLOT_STEP to its engine. -EAGAIN: its session has enough; or another negative error. */
+int model_launch(struct dispatch *d, struct slot *slot);
+
+/* True: it ends soon with -ECANCELED. */
+bool model_cancel(struct slot *slot);
+
+/* Lets the engines go on, and completes what they have ended. True when something happened. */
+bool model_run(struct dispatch *d);
+
+/* When model_run() may have something to do that rings no bell; UINT64_MAX: never. */
+uint64_t model_wake_ns(const struct dispatch *d);
+
+/* The channel ends: what its sessions have comes back. */
+void model_sessions_close(struct dispatch *d, struct channel *ch);
+
+/* Commands of the link thread. */
+void model_added(struct dispatch *d, struct known_model *m);
+void model_removed(struct dispatch *d, struct known_model *m, bool force);
+
+/* The device has failed. */
+void models_fail(struct dispatch *d);
+
+/* Writes the statistics of those in which something has changed. */
+void models_publish(struct dispatch *d);
 
 #endif

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What waits for its turn, goes to the graph cache or a copy stream, and ends. */
+/* What waits for its turn, goes to the graph cache, a copy stream or an engine, and ends. */
 #include "daemon/dispatch_impl.h"
 
 struct slot *slot_take(struct dispatch *d, struct channel *ch)
@@ -105,7 +105,7 @@ void count_operator(struct dispatch *d, struct channel *ch, const struct op *op,
 		break;
 	}
 	hist_add(ch->stats->queue_hist, HIST_STATS_BITS, queued_ns);
-	if (status == 0)
+	if (status >= 0)
 		hist_add(ch->stats->execute_hist, HIST_STATS_BITS, executed_ns);
 }
 
@@ -128,9 +128,17 @@ static void slot_complete(
 		channel_post(ch, &cqe);
 		channel_flush(ch);
 	}
-	if (!slot->capture)
+	if (!slot->capture && slot->kind != SLOT_SESSION)
 		count_operator(d, ch, slot->call.op, status, cqe.queued_ns, cqe.executed_ns);
 	slot_release(d, slot);
+}
+
+/* Asks for the end of what has left the queue; false when it runs. */
+static bool cancel_one(struct dispatch *d, struct slot *slot)
+{
+	if (slot->kind == SLOT_STEP)
+		return model_cancel(slot);
+	return slot->kind == SLOT_CALL && graphs_cancel(d->o.graphs, &slot->work);
 }
 
 /* Likewise of what has left the queue: 0 when it had not started. */
@@ -141,7 +149,7 @@ static int cancel_given(struct dispatch *d, struct slot *const *slots, uint32_t 
 		struct slot *slot = slots[i];
 		if (slot->channel != ch || slot->user_data != user_data)
 			continue;
-		if (slot_is_copy(slot) || !graphs_cancel(d->o.graphs, &slot->work))
+		if (!cancel_one(d, slot))
 			return -EALREADY;
 		shm_count(&ch->stats->cancelled, 1);
 		return 0;
@@ -166,17 +174,20 @@ int slot_cancel(struct dispatch *d, struct channel *ch, uint64_t user_data)
 	int r = cancel_given(d, d->executing, d->n_executing, ch, user_data);
 	if (r != -ENOENT)
 		return r;
-	budget_spend(d, d->n_capturing / BUDGET_UNIT_SLOTS);
+	budget_spend(d, (d->n_capturing + d->n_stepping) / BUDGET_UNIT_SLOTS);
+	r = cancel_given(d, d->stepping, d->n_stepping, ch, user_data);
+	if (r != -ENOENT)
+		return r;
 	return cancel_given(d, d->capturing, d->n_capturing, ch, user_data);
 }
 
-/* Asks the graph cache not to start what it has of a channel, or of all (NULL). */
+/* Asks for the end of what has been given away of a channel, or of all (NULL). */
 static void cancel_all(
 	struct dispatch *d, struct slot *const *slots, uint32_t n, const struct channel *ch)
 {
 	for (uint32_t i = 0; i < n; i++) {
-		if ((ch == NULL || slots[i]->channel == ch) && !slot_is_copy(slots[i]))
-			(void)graphs_cancel(d->o.graphs, &slots[i]->work);
+		if (ch == NULL || slots[i]->channel == ch)
+			(void)cancel_one(d, slots[i]);
 	}
 }
 
@@ -195,12 +206,14 @@ void slot_discard_queue(struct dispatch *d, struct channel *ch)
 	}
 	cancel_all(d, d->executing, d->n_executing, ch);
 	cancel_all(d, d->capturing, d->n_capturing, ch);
+	cancel_all(d, d->stepping, d->n_stepping, ch);
 }
 
 void dispatch_lose_all(struct dispatch *d)
 {
 	uint64_t now_ns = clock_now_ns(&d->o.clock);
 
+	models_fail(d);
 	for (uint32_t i = 0; i < d->o.max_in_flight; i++) {
 		struct slot *slot = &d->slots[i];
 		if (slot->channel == NULL)
@@ -209,7 +222,7 @@ void dispatch_lose_all(struct dispatch *d)
 			slot_dequeue(d, slot);
 		slot_complete(d, slot, -GPUQ_EDEVICE, now_ns, now_ns);
 	}
-	d->n_executing = d->n_capturing = 0;
+	d->n_executing = d->n_capturing = d->n_stepping = 0;
 }
 
 /* A queued entry is too late to start: completes it. */
@@ -276,9 +289,35 @@ static void keep(struct dispatch *d, struct slot *slot)
 {
 	if (slot->capture) {
 		d->capturing[d->n_capturing++] = slot;
+	} else if (slot->kind == SLOT_STEP) {
+		slot->stepping_at = d->n_stepping;
+		d->stepping[d->n_stepping++] = slot;
 	} else {
 		d->executing[d->n_executing++] = slot;
 		shm_count(&d->stats->worker_runs, 1);
+	}
+}
+
+void slot_step_ended(
+	struct dispatch *d, struct slot *slot, int status, uint64_t start_ns, uint64_t end_ns)
+{
+	struct slot *last = d->stepping[--d->n_stepping];
+
+	d->stepping[slot->stepping_at] = last;
+	last->stepping_at = slot->stepping_at;
+	slot_complete(d, slot, status, start_ns, end_ns);
+}
+
+/* Gives the slot away. -EAGAIN: there is no room now. */
+static int slot_give(struct dispatch *d, struct slot *slot)
+{
+	switch (slot->kind) {
+	case SLOT_COPY:
+		return copy_launch(d, slot);
+	case SLOT_STEP:
+		return model_launch(d, slot);
+	default:
+		return launch_call(d, slot);
 	}
 }
 
@@ -295,10 +334,15 @@ static bool launch(struct dispatch *d, struct channel *ch)
 		slot_expire(d, slot, now_ns);
 		return true;
 	}
-	int r = slot_is_copy(slot) ? copy_launch(d, slot) : launch_call(d, slot);
+	if (slot->kind == SLOT_SESSION) {
+		slot_dequeue(d, slot);
+		slot_complete(d, slot, model_session_act(d, slot), now_ns, now_ns);
+		return true;
+	}
+	int r = slot_give(d, slot);
 	d->failed |= r == -GPUQ_EDEVICE;
 	if (r == -EAGAIN)
-		requeue(d, ch, !slot_is_copy(slot) && slot->work.no_cold_room);
+		requeue(d, ch, slot->kind == SLOT_CALL && slot->work.no_cold_room);
 	if (r == -EAGAIN || d->failed)
 		return false;
 	slot_dequeue(d, slot);
@@ -391,12 +435,12 @@ static void finish(struct dispatch *d, struct slot *slot)
 	uint64_t start_ns = c->started_ns, end_ns = c->ended_ns;
 	int status = (int)c->status;
 
-	if (slot_is_copy(slot))
+	if (slot->kind == SLOT_COPY)
 		copy_end(d, slot);
 	else
 		graphs_finish(d->o.graphs, &slot->work);
 	/* Not every device can tell, and what was refused late has not run. */
-	if (start_ns == 0 || slot_is_copy(slot)) {
+	if (start_ns == 0 || slot->kind == SLOT_COPY) {
 		start_ns = slot->started_ns;
 		end_ns = clock_now_ns(&d->o.clock);
 	}
@@ -442,6 +486,9 @@ bool dispatch_has_ended(const struct dispatch *d)
 bool dispatch_run(struct dispatch *d)
 {
 	bool progress = finish_captures(d);
+
+	if (d->n_stepping > 0)
+		progress |= model_run(d);
 
 	for (uint32_t i = 0; i < d->n_executing; i++) {
 		struct slot *slot = d->executing[i];

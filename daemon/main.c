@@ -13,12 +13,14 @@
 #define FLAG_KEY 1000 /* getopt's value for the first key's flag */
 #define FLAGS_MAX 64
 
-enum { FLAG_CHECK = 256, FLAG_PRINT };
+enum { FLAG_CHECK = 256, FLAG_PRINT, FLAG_MODEL };
 
 struct arguments {
 	const char *file; /* NULL: where config_find_file() finds one */
 	bool check, print;
 	const char *values[FLAGS_MAX]; /* of keys, in the order of config_keys */
+	const char *models[CONFIG_MAX_MODELS];
+	uint32_t n_models;
 };
 
 static const char help_text[] =
@@ -29,6 +31,8 @@ static const char help_text[] =
 	"                               or /etc/gpuq/gpuqd.conf\n"
 	"      --check-config           check configuration and command line, then exit\n"
 	"      --print-config           print the resulting configuration, then exit\n"
+	"      --model NAME=DIR         load this model, as often as wanted; more may follow:\n"
+	"                               ,quant=int8 and ,deterministic=yes\n"
 	"  -h, --help                   print this, then exit\n"
 	"  -V, --version                print versions, then exit\n"
 	"\n"
@@ -61,6 +65,7 @@ static void flags_fill(struct option *flags, char (*names)[64])
 		{"config", required_argument, NULL, 'c'},
 		{"check-config", no_argument, NULL, FLAG_CHECK},
 		{"print-config", no_argument, NULL, FLAG_PRINT},
+		{"model", required_argument, NULL, FLAG_MODEL},
 		{"help", no_argument, NULL, 'h'},
 		{"version", no_argument, NULL, 'V'},
 	};
@@ -95,6 +100,8 @@ static int arguments_parse(struct arguments *a, int argc, char **argv)
 			a->check = true;
 		} else if (flag == FLAG_PRINT) {
 			a->print = true;
+		} else if (flag == FLAG_MODEL && a->n_models < CONFIG_MAX_MODELS) {
+			a->models[a->n_models++] = optarg;
 		} else if (flag >= FLAG_KEY) {
 			a->values[flag - FLAG_KEY] = optarg;
 		} else {
@@ -131,13 +138,15 @@ static int config_load(struct config *config, const struct arguments *a)
 		fprintf(stderr, "gpuqd: %s\n", error.text);
 		return EXIT_FAILURE;
 	}
-	for (uint32_t i = 0; i < config_n_keys; i++) {
-		if (a->values[i] == NULL)
-			continue;
-		if (config_set(config, config_keys[i].name, a->values[i], &error) < 0) {
-			fprintf(stderr, "gpuqd: %s\n", error.text);
-			return EXIT_USAGE;
-		}
+	for (uint32_t i = 0; r == 0 && i < config_n_keys; i++) {
+		if (a->values[i] != NULL)
+			r = config_set(config, config_keys[i].name, a->values[i], &error);
+	}
+	for (uint32_t i = 0; r == 0 && i < a->n_models; i++)
+		r = config_model_flag(config, a->models[i], &error);
+	if (r < 0) {
+		fprintf(stderr, "gpuqd: %s\n", error.text);
+		return EXIT_USAGE;
 	}
 	if (config_check(config, &error) < 0) {
 		fprintf(stderr, "gpuqd: %s\n", error.text);

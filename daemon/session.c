@@ -145,8 +145,15 @@ static void session_receive(struct control *c, struct session *s)
 {
 	struct io_uring_sqe *sqe = control_sqe(c);
 
-	/* No room for control data: descriptors that a client sends are dropped by the kernel. */
-	io_uring_prep_recv(sqe, s->fd, s->packet, sizeof(s->packet), MSG_TRUNC);
+	/* Without room for control data what a client sends of descriptors the kernel drops. */
+	s->in_iov = (struct iovec){s->packet, sizeof(s->packet)};
+	s->in_header = (struct msghdr){.msg_iov = &s->in_iov, .msg_iovlen = 1};
+	if (s->admin) {
+		s->in_header.msg_control = s->in_control;
+		/* For one: the padding would have room for a second. */
+		s->in_header.msg_controllen = CMSG_LEN(sizeof(int));
+	}
+	io_uring_prep_recvmsg(sqe, s->fd, &s->in_header, MSG_TRUNC | MSG_CMSG_CLOEXEC);
 	control_tag(sqe, OP_RECV, s->index);
 	s->receiving = true;
 }
@@ -418,10 +425,32 @@ static void count_death(struct control *c, const struct session *s, const char *
 	}
 }
 
+/* The descriptor that came with a packet, or -1. */
+static int take_fd(const struct session *s)
+{
+	const struct cmsghdr *cm = CMSG_FIRSTHDR(&s->in_header);
+	int fd = -1;
+
+	if (cm != NULL && cm->cmsg_level == SOL_SOCKET && cm->cmsg_type == SCM_RIGHTS &&
+		cm->cmsg_len == CMSG_LEN(sizeof(fd)))
+		memcpy(&fd, CMSG_DATA(cm), sizeof(fd));
+	return fd;
+}
+
+static void take_packet(struct control *c, struct session *s, uint32_t bytes)
+{
+	s->in_fd = take_fd(s);
+	if (s->state != SESSION_CLOSING)
+		session_message(c, s, bytes);
+	if (s->in_fd >= 0)
+		close(s->in_fd);
+	s->in_fd = -1;
+}
+
 void session_received(struct control *c, struct session *s, int result)
 {
-	if (result > 0 && s->state != SESSION_CLOSING)
-		session_message(c, s, (uint32_t)result);
+	if (result > 0)
+		take_packet(c, s, (uint32_t)result);
 	/*
 	 * A closing session reads on to the end: closing with packets unread would overtake our
 	 * last answer. And a peer that did that to us has still said what it said before.

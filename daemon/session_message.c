@@ -288,6 +288,9 @@ static const struct {
 	{MSG_PIPELINE, offsetof(struct msg_pipeline, piece), sizeof(struct msg_pipeline), 3,
 		on_pipeline},
 	MESSAGE(MSG_PIPELINE_CLOSE, msg_pipeline_handle, 3, registration_close_request),
+	MESSAGE(MSG_MODEL_QUERY, msg_model_query, 3, model_query),
+	MESSAGE(MSG_ADMIN_LOAD, msg_admin_load, 3, model_load_request),
+	MESSAGE(MSG_ADMIN_UNLOAD, msg_admin_unload, 3, model_unload_request),
 	MESSAGE(MSG_ADMIN_CAPTURE, msg_admin_capture, 3, graph_capture_request),
 	MESSAGE(MSG_ADMIN_EVICT, msg_admin_evict, 3, graph_evict_request),
 };

@@ -7,11 +7,18 @@
 
 #include <string.h>
 
+static bool uses_session(uint32_t opcode)
+{
+	return opcode == WIRE_OP_SESSION || opcode == WIRE_OP_STEP || opcode == WIRE_OP_GENERATE;
+}
+
 int validate_entry(const struct channel *ch, const struct wire_sqe *sqe)
 {
 	if (sqe->generation != ch->generation)
 		return -GPUQ_ESTALE;
-	if ((sqe->flags & ~WIRE_SQE_FLAGS) != 0 || sqe->reserved != 0 || sqe->session != 0)
+	if ((sqe->flags & ~WIRE_SQE_FLAGS) != 0 || sqe->reserved != 0)
+		return -EINVAL;
+	if (sqe->session != 0 && (ch->abi < 3 || !uses_session(sqe->opcode)))
 		return -EINVAL;
 	/* No opcode completes more than once yet. */
 	if (sqe->max_completions > 1)
@@ -26,6 +33,9 @@ int validate_entry(const struct channel *ch, const struct wire_sqe *sqe)
 		return 0;
 	case WIRE_OP_COPY:
 	case WIRE_OP_CAPTURE:
+	case WIRE_OP_SESSION:
+	case WIRE_OP_STEP:
+	case WIRE_OP_GENERATE:
 		return ch->abi < 3 ? -GPUQ_EOPCODE : 0;
 	default:
 		return -GPUQ_EOPCODE;
@@ -36,12 +46,17 @@ int validate_entry(const struct channel *ch, const struct wire_sqe *sqe)
 union args {
 	struct wire_call call;
 	struct wire_copy copy;
+	struct wire_session session;
+	struct wire_step step;
+	struct wire_generate generate;
 	uint64_t words[WIRE_MAX_ARGS / 8];
 };
 
 static int copy_args(const struct channel *ch, const struct wire_sqe *sqe, union args *args)
 {
-	_Static_assert(sizeof(struct wire_copy) == sizeof(struct wire_call), "least size");
+	_Static_assert(sizeof(struct wire_copy) == sizeof(struct wire_call) &&
+			sizeof(struct wire_session) == sizeof(struct wire_call),
+		"least size");
 	if (sqe->args_bytes < sizeof(struct wire_call) || sqe->args_bytes > WIRE_MAX_ARGS ||
 		sqe->args_bytes % 8 != 0)
 		return -GPUQ_EARGS;
@@ -253,5 +268,167 @@ int validate_copy(const struct channel *ch, const struct wire_sqe *sqe, struct s
 		.from = c->to_buffer ? arena : buffer,
 		.bytes = c->bytes,
 	};
+	return 0;
+}
+
+/* --- Sessions of models -------------------------------------------------------------------- */
+
+/* What of struct wire_step and struct wire_generate is to blame. */
+enum {
+	BLAME_TOKENS = 1,
+	BLAME_IDS = 2,
+	BLAME_OUT = 1 + GPUQ_MAX_INPUTS,
+	BLAME_LOGITS = 2 + GPUQ_MAX_INPUTS,
+	BLAME_N_TOKENS = 1 + GPUQ_MAX_TENSORS,
+	BLAME_SECOND, /* rows, n_generate */
+	BLAME_THIRD,  /* top_k, temperature of wire_generate */
+	BLAME_N_IDS,
+};
+
+int validate_session(
+	const struct channel *ch, const struct wire_sqe *sqe, struct wire_session *ret_order)
+{
+	union args args = {.call = {0}};
+	const struct wire_session *s = &args.session;
+	uint32_t reserved = 0;
+	int r = sqe->args_bytes == sizeof(*s) ? copy_args(ch, sqe, &args) : -GPUQ_EARGS;
+
+	if (r < 0)
+		return r;
+	for (size_t i = 0; i < sizeof(s->reserved) / sizeof(s->reserved[0]); i++)
+		reserved |= s->reserved[i];
+	if (s->action < WIRE_SESSION_OPEN || s->action > WIRE_SESSION_CLOSE || reserved != 0)
+		return -EINVAL;
+	if (s->action == WIRE_SESSION_OPEN ? sqe->session != 0 : s->model != 0)
+		return -EINVAL;
+	if (s->action != WIRE_SESSION_TRUNCATE && s->tokens != 0)
+		return -EINVAL;
+	*ret_order = *s;
+	return 0;
+}
+
+/* `count` elements of the arena, of `size` bytes and as much aligned. */
+static int check_range(const struct channel *ch, uint64_t offset, uint64_t count, uint64_t size)
+{
+	if (offset % size != 0)
+		return -GPUQ_EALIGN;
+	if (offset > ch->arena_bytes || count > (ch->arena_bytes - offset) / size)
+		return -GPUQ_EBOUNDS;
+	return 0;
+}
+
+static int take_tokens(const struct channel *ch, uint32_t n, uint64_t offset,
+	struct engine_request *q, uint32_t *ret_arg)
+{
+	*ret_arg = BLAME_N_TOKENS;
+	if (n == 0)
+		return -GPUQ_ETOKEN;
+	*ret_arg = BLAME_TOKENS;
+	int r = check_range(ch, offset, n, sizeof(int32_t));
+	if (r < 0)
+		return r;
+	q->n_tokens = n;
+	q->tokens = ch->arena + offset;
+	return 0;
+}
+
+static int take_out(const struct channel *ch, uint64_t offset, uint64_t bytes, uint64_t align,
+	struct engine_request *q, uint32_t *ret_arg)
+{
+	*ret_arg = BLAME_OUT;
+	if (bytes == 0)
+		return 0;
+	int r = check_range(ch, offset, bytes / align, align);
+	if (r < 0)
+		return r;
+	q->out = ch->arena + offset;
+	q->out_bytes = bytes;
+	return 0;
+}
+
+/* The numbers of a step fit each other. */
+static int check_step(const struct wire_step *s, uint32_t *ret_arg)
+{
+	const bool full = s->logits_offset != WIRE_NOWHERE;
+
+	*ret_arg = 0;
+	if (s->flags != 0 || s->reserved[0] != 0 || s->reserved[1] != 0)
+		return -EINVAL;
+	*ret_arg = BLAME_SECOND;
+	if (s->rows > s->n_tokens)
+		return -GPUQ_EPARAM;
+	*ret_arg = BLAME_THIRD;
+	if (s->top_k > WIRE_STEP_MAX_CANDIDATES || (full && s->top_k != 0))
+		return -GPUQ_EPARAM;
+	*ret_arg = BLAME_N_IDS;
+	if (s->n_ids > WIRE_STEP_MAX_IDS || (full && s->n_ids != 0))
+		return -GPUQ_EPARAM;
+	*ret_arg = BLAME_LOGITS;
+	return full && s->logits_offset % sizeof(float) != 0 ? -GPUQ_EALIGN : 0;
+}
+
+int validate_step(const struct channel *ch, const struct wire_sqe *sqe,
+	struct engine_request *ret_request, uint64_t *ret_logits, uint32_t *ret_arg)
+{
+	union args args = {.call = {0}};
+	const struct wire_step *s = &args.step;
+	struct engine_request q = {.kind = ENGINE_STEP};
+
+	*ret_arg = 0;
+	int r = sqe->args_bytes == sizeof(*s) ? copy_args(ch, sqe, &args) : -GPUQ_EARGS;
+	if (r == 0)
+		r = take_tokens(ch, s->n_tokens, s->tokens_offset, &q, ret_arg);
+	if (r == 0)
+		r = check_step(s, ret_arg);
+	if (r == 0) {
+		*ret_arg = BLAME_IDS;
+		r = check_range(ch, s->ids_offset, s->n_ids, sizeof(int32_t));
+	}
+	if (r == 0)
+		r = take_out(ch, s->out_offset, s->rows * wire_row_bytes(s->top_k, s->n_ids), 8, &q,
+			ret_arg);
+	if (r < 0)
+		return r;
+	q.rows = s->rows;
+	q.top_k = s->top_k;
+	q.n_ids = s->n_ids;
+	q.ids = ch->arena + s->ids_offset;
+	q.temperature = s->temperature;
+	*ret_request = q;
+	*ret_logits = s->rows > 0 ? s->logits_offset : WIRE_NOWHERE;
+	*ret_arg = 0;
+	return 0;
+}
+
+int validate_generate(const struct channel *ch, const struct wire_sqe *sqe,
+	struct engine_request *ret_request, uint32_t *ret_arg)
+{
+	union args args = {.call = {0}};
+	const struct wire_generate *g = &args.generate;
+	struct engine_request q = {.kind = ENGINE_GENERATE};
+
+	*ret_arg = 0;
+	int r = sqe->args_bytes == sizeof(*g) ? copy_args(ch, sqe, &args) : -GPUQ_EARGS;
+	if (r < 0)
+		return r;
+	if ((g->flags & ~WIRE_GENERATE_STOP) != 0 || g->reserved[0] != 0 || g->reserved[1] != 0)
+		return -EINVAL;
+	*ret_arg = BLAME_SECOND;
+	if (g->n_generate == 0)
+		return -GPUQ_EPARAM;
+	*ret_arg = BLAME_THIRD;
+	if (!(g->temperature >= 0 && g->temperature <= 1e30f))
+		return -GPUQ_EPARAM;
+	r = take_tokens(ch, g->n_tokens, g->tokens_offset, &q, ret_arg);
+	if (r == 0)
+		r = take_out(ch, g->out_offset, 8ull * g->n_generate, 4, &q, ret_arg);
+	if (r < 0)
+		return r;
+	q.n_generate = g->n_generate;
+	q.temperature = g->temperature;
+	q.seed = g->seed;
+	q.stop = (g->flags & WIRE_GENERATE_STOP) != 0;
+	*ret_request = q;
+	*ret_arg = 0;
 	return 0;
 }

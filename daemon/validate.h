@@ -27,4 +27,15 @@ int validate_call(const struct channel *ch, const struct wire_sqe *sqe, struct o
 int validate_copy(const struct channel *ch, const struct wire_sqe *sqe, struct slot_copy *ret_copy,
 	struct buffer_uses *ret_uses);
 
+/*
+ * Likewise for sessions of models: which session or model it is, and what only that can tell, is
+ * looked up when their turn comes. *ret_logits: an offset in the arena, or WIRE_NOWHERE.
+ */
+int validate_session(
+	const struct channel *ch, const struct wire_sqe *sqe, struct wire_session *ret_order);
+int validate_step(const struct channel *ch, const struct wire_sqe *sqe,
+	struct engine_request *ret_request, uint64_t *ret_logits, uint32_t *ret_arg);
+int validate_generate(const struct channel *ch, const struct wire_sqe *sqe,
+	struct engine_request *ret_request, uint32_t *ret_arg);
+
 #endif

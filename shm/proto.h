@@ -372,8 +372,8 @@ struct msg_model {
 	uint32_t kv_blocks, kv_free_blocks, kv_cached_blocks; /* of 16 tokens */
 	uint64_t bytes;					      /* of the device: weights and cache */
 	uint64_t loaded_bytes, total_bytes;		      /* of the files */
-	uint64_t prompt_tokens, shared_tokens, generated_tokens;
-	uint64_t steps, preemptions;
+	uint64_t prompt_tokens, computed_tokens, shared_tokens, generated_tokens;
+	uint64_t steps, rows, evictions, preemptions;
 	char name[GPUQ_NAME_MAX];
 	char architecture[GPUQ_NAME_MAX];
 	char why[MSG_TEXT_MAX]; /* MSG_MODEL_FAILED: one sentence */

@@ -206,6 +206,7 @@ struct stats_model {
 	uint64_t kv_free_blocks;	    /* now, as the next one */
 	uint64_t kv_cached_blocks;	    /* nobody's, kept for equal openings */
 	uint64_t prompt_tokens;		    /* given by clients */
+	uint64_t computed_tokens;	    /* on the device; after a preemption again */
 	uint64_t shared_tokens;		    /* of these, not computed: an opening was there */
 	uint64_t generated_tokens;	    /* sampled on the device */
 	uint64_t steps, rows;		    /* on the device; answers that they gave */

@@ -70,6 +70,10 @@ static void start_dispatch(struct rig *rig)
 		.max_in_flight = RIG_IN_FLIGHT,
 		.max_buffers = RIG_BUFFERS,
 		.max_pipelines = RIG_PIPELINES,
+		.max_models = RIG_MODELS,
+		.max_clients = RIG_USERS,
+		.max_sessions = RIG_SESSIONS,
+		.max_sessions_per_client = RIG_USER_SESSIONS,
 		.poll_us = 50,
 		.inline_max_ns = 1000,
 		.wake_fd = rig->wake_fd,
@@ -96,7 +100,8 @@ void rig_start(struct rig *rig)
 					 .channels = RIG_CHANNELS,
 					 .ops = op_count,
 					 .graphs = 64,
-					 .captures = 64},
+					 .captures = 64,
+					 .models = RIG_MODELS},
 				 &rig->stats, &fd),
 		0);
 	close(fd);

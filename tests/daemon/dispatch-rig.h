@@ -14,7 +14,10 @@
 #define RIG_ENTRIES 16u
 #define RIG_BUFFERS 4u
 #define RIG_PIPELINES 8u
-#define RIG_USERS 2u /* of buffers */
+#define RIG_USERS 2u /* of buffers and sessions */
+#define RIG_MODELS 2u
+#define RIG_SESSIONS 6u /* of which one user may have */
+#define RIG_USER_SESSIONS 4u
 #define RIG_ARENA (1u << 20)
 
 struct rig {

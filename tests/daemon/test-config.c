@@ -135,7 +135,15 @@ static void test_bad_lines(void **state)
 			":2: workers is set twice (a line that starts with a space continues the "
 			"one above)"},
 		{"[elsewhere]\nworkers = 1\n",
-			":2: there is no section [elsewhere]; keys stand alone or under [gpuqd]"},
+			":2: there is no section [elsewhere]; keys stand alone, under [gpuqd] or "
+			"under [model NAME]"},
+		{"[model a]\nquant = int4\n",
+			":2: quant of a model is 'int4', but must be none or int8"},
+		{"[model a]\npath = /x\n",
+			":2: a model has no key 'path', only dir, quant and deterministic"},
+		{"[model a,b]\ndir = /x\n",
+			":2: 'a,b' cannot be a model's name: 1 to 31 printable bytes without '=' "
+			"and ','"},
 		{"poll_us = 1\njust words\n", ":2: this is not 'key = value'"},
 		{"max_clients = -1\n",
 			":1: max_clients is '-1', but must be a number from 1 to 16384"},
@@ -166,6 +174,34 @@ static void test_bad_lines(void **state)
 		const char *const args[] = {"-c", path, "--check-config", NULL};
 		expect_error(args, 1, bad[i][1], path);
 	}
+}
+
+/* In the file and on the command line, which forgets what the file says of a model. */
+static void test_models(void **state)
+{
+	const char *const flag[] = {
+		"--model", "b=/models/b, c,quant=int8,deterministic=yes", "--print-config", NULL};
+	const char *const many[] = {"--max-models", "0", "--model", "a=/a", "--check-config", NULL};
+
+	expect(flag, "\n[model b]\ndir = /models/b, c\nquant = int8\ndeterministic = yes\n");
+	expect_error(many, 1, "max_models is 0, but 1 models are to be loaded; raise it", "");
+	expect_error((const char *const[]){"--model", "a", NULL}, 2,
+		"--model is 'a', but must be NAME=DIR", "");
+	expect_error((const char *const[]){"--model", "a=", NULL}, 2,
+		"dir of a model is '', but must be the path of a folder", "");
+	expect_error((const char *const[]){"--model", "a=/a,deterministic=maybe", NULL}, 2,
+		"deterministic of a model is 'maybe', but must be yes or no", "");
+	expect_error((const char *const[]){"--model", "=/a", NULL}, 2,
+		"'' cannot be a model's name: 1 to 31 printable bytes without '=' and ','", "");
+	const char *path = file("gpuqd.conf",
+		"workers = 1\n[model a]\ndir = /one\nquant = int8\n[model b]\ndir = /two\n"
+		"deterministic = yes\n");
+	const char *const both[] = {"-c", path, "--model", "a=/three", "--print-config", NULL};
+	expect(both, "\n[model a]\ndir = /three\nquant = none\ndeterministic = no\n");
+	expect(both, "\n[model b]\ndir = /two\nquant = none\ndeterministic = yes\n");
+	path = file("gpuqd.conf", "[model a]\nquant = int8\n");
+	const char *const without[] = {"-c", path, "--check-config", NULL};
+	expect_error(without, 1, "the model a has no dir", "");
 }
 
 /* libinih cuts long lines in two, and would take the second half for a line of its own. */
@@ -423,6 +459,7 @@ int main(void)
 		HARNESS_TEST(test_file_is_found),
 		HARNESS_TEST(test_values),
 		HARNESS_TEST(test_bad_lines),
+		HARNESS_TEST(test_models),
 		HARNESS_TEST(test_long_line),
 		HARNESS_TEST(test_missing_file),
 		HARNESS_TEST(test_without_libinih_a_file_is_refused),

@@ -187,6 +187,60 @@ void device_export_destroy(struct device *device, const struct device_export *ex
 {
 }
 
+/* Nor is there a model. */
+int engine_session_open(struct engine *engine, struct kv_client *client, uint64_t salt,
+	struct engine_session **ret_session)
+{
+	return -EOPNOTSUPP;
+}
+
+int engine_session_fork(struct engine_session *session, struct engine_session **ret_session)
+{
+	return -EOPNOTSUPP;
+}
+
+int engine_session_truncate(struct engine_session *session, uint32_t tokens)
+{
+	return -EOPNOTSUPP;
+}
+
+void engine_session_close(struct engine_session *session)
+{
+}
+
+int engine_submit(struct engine *engine, struct engine_request *request)
+{
+	return -EOPNOTSUPP;
+}
+
+bool engine_cancel(struct engine *engine, struct engine_request *request)
+{
+	return false;
+}
+
+bool engine_poll(struct engine *engine)
+{
+	return false;
+}
+
+struct engine_request *engine_take_done(struct engine *engine)
+{
+	return NULL;
+}
+
+uint64_t engine_wake_ns(const struct engine *engine)
+{
+	return UINT64_MAX;
+}
+
+void engine_fail(struct engine *engine)
+{
+}
+
+void engine_stats(const struct engine *engine, struct engine_stats *ret_stats)
+{
+}
+
 /* The work launched last ends first: not in the order of the entries. */
 static void finish_one(struct device *device)
 {
