@@ -185,6 +185,7 @@ int gpuq_call_create(struct gpuq_channel *ch, const char *op_name, const struct 
 
 void call_free(struct gpuq_call *call)
 {
+	model_call_free(call);
 	(void)arena_free(call->channel->arena, (uint32_t)call->args);
 	*call->link = call->next;
 	if (call->next != NULL)

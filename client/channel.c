@@ -261,8 +261,10 @@ void channel_free(struct gpuq_channel *ch)
 		struct gpuq_call *call = ch->calls;
 		ch->calls = call->next;
 		pipeline_unref(call->pipeline);
+		free(call->model);
 		free(call);
 	}
+	sessions_free(ch);
 	/* In a child the segment's addresses may belong to something else by now. */
 	if (ch->segment != NULL && !guard_forked(ch->guard))
 		munmap(ch->segment, ch->segment_bytes);

@@ -79,6 +79,7 @@ struct gpuq_call {
 	uint64_t references;		/* submissions in flight, and 1 until it is destroyed */
 	const struct gpuq_op_info *op;	/* also of a pipeline: its interface */
 	struct gpuq_pipeline *pipeline; /* NULL: an operator */
+	struct model_call *model;	/* of a session; NULL: none */
 	struct gpuq_call *next, **link; /* in channel->calls */
 };
 
@@ -119,6 +120,7 @@ struct gpuq_channel {
 	struct gpuq_completion *kept; /* [cq_entries], oldest at kept_at */
 	uint32_t kept_at;
 	struct gpuq_call *calls;
+	struct gpuq_session *sessions;
 	struct gpuq_channel *next, **link; /* in gpuq->channels */
 	struct wire_ring ended_ring;	   /* takes the place of the shared one at the end */
 };
@@ -161,6 +163,7 @@ struct session_message {
 		struct msg_graphs graphs;
 		struct msg_pipeline_handle pipeline;
 		struct msg_buffer buffer;
+		struct msg_model model;
 		uint64_t words[MSG_MAX / 8];
 	};
 	uint32_t n_fds;
@@ -179,6 +182,12 @@ struct session_answer {
  */
 int session_request(struct gpuq *gpuq, struct msg_header *request, struct session_answer want,
 	struct session_message *ret_answer);
+
+/*
+ * Sends a request whose answer is MSG_ADMIN_OK, with a descriptor unless that is -1. -GPUQ_EABI
+ * when gpuqd does not know `what`.
+ */
+int session_administrate(struct gpuq *gpuq, struct msg_header *request, int fd, const char *what);
 
 void session_message_close(struct session_message *message);
 
@@ -252,6 +261,14 @@ void pipeline_unref(struct gpuq_pipeline *pipeline);
 
 /* All pipelines of a connection that ends; gpuqd is not told. */
 void pipeline_free_all(struct gpuq *gpuq);
+
+/* --- model.c ------------------------------------------------------------------------------ */
+
+/* What a call of a session has besides; its memory in the arena, too. */
+void model_call_free(struct gpuq_call *call);
+
+/* All sessions of a channel that ends; gpuqd is not told. */
+void sessions_free(struct gpuq_channel *channel);
 
 /* --- channel.c ----------------------------------------------------------------------------- */
 

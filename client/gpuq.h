@@ -64,6 +64,7 @@ struct gpuq_channel;  /* a pair of rings and an arena */
 struct gpuq_call;     /* an operator with its tensors, ready to be submitted many times */
 struct gpuq_pipeline; /* operators that pass tensors to each other on the device */
 struct gpuq_buf;      /* memory on a device */
+struct gpuq_session;  /* a text of a language model */
 
 /* --- Connection ---------------------------------------------------------------------------- */
 
@@ -355,7 +356,7 @@ struct gpuq_submission {
 
 struct gpuq_completion {
 	uint64_t user_data;
-	int32_t status; /* 0, or negative: see gpuq_explain() */
+	int32_t status; /* 0 or as documented for the call, or negative: see gpuq_explain() */
 	uint32_t flags;
 	uint64_t queued_ns;   /* from submission to the start of execution */
 	uint64_t executed_ns; /* from there to the end */
@@ -484,6 +485,200 @@ GPUQ_EXPORT int gpuq_admin_capture(struct gpuq *gpuq, uint32_t device, bool stop
  * connection, else -EPERM; -ENOENT: there is no such shape.
  */
 GPUQ_EXPORT int gpuq_admin_evict(struct gpuq *gpuq, uint32_t device, uint64_t id);
+
+/* --- Language models ----------------------------------------------------------------------- */
+
+/*
+ * gpuqd holds language models that its administrator has loaded. A session is a text of one model,
+ * in tokens: a step appends tokens to it and tells what may follow; what to make of that is the
+ * caller's. Steps of all clients are computed together, and cost each little more than alone.
+ *
+ *	struct gpuq_session *session;
+ *	gpuq_session_open(ch, "llama", &session);
+ *	const struct gpuq_step_options o = {.max_tokens = 512, .max_rows = 1, .top_k = 40};
+ *	struct gpuq_call *step;
+ *	gpuq_step_create(session, &o, &step);
+ *	gpuq_step_set(step, prompt, n_prompt, 1);
+ *	do {
+ *		const struct gpuq_submission s = {.call = step};
+ *		struct gpuq_completion c;
+ *		struct gpuq_row row;
+ *		gpuq_submit(ch, &s, 1);
+ *		gpuq_wait(ch, &c, 1, GPUQ_FOREVER);
+ *		gpuq_step_row(step, 0, &row);
+ *		next = choose(&row);
+ *		gpuq_step_set(step, &next, 1, 1);
+ *	} while (next != end);
+ *
+ * Ownership. A session belongs to its channel, and ends with it. Sessions of one user whose texts
+ * begin equally share memory; nothing else of them is seen by anybody.
+ *
+ * Threads. Sessions and their calls belong to the channel's thread, as all calls do.
+ *
+ * Order. Requests of one session are done in the order of their submission, one after another;
+ * those of different sessions beside each other.
+ *
+ * Errors in completions: -GPUQ_EMODEL (the model is not ready, or was unloaded), -GPUQ_ESESSION
+ * (closed, or lost with its device process), -GPUQ_ETOKEN (a token outside the vocabulary),
+ * -GPUQ_ECONTEXT (the text would be longer than the model allows), -GPUQ_EKV (no room for it),
+ * -GPUQ_EPARAM, -GPUQ_EDEVICE. After any of them, a cancellation or a timeout the session's text
+ * is as it was before the request.
+ */
+enum gpuq_model_state {
+	GPUQ_MODEL_LOADING = 1,
+	GPUQ_MODEL_READY = 2,
+	GPUQ_MODEL_FAILED = 3, /* could not be loaded */
+	GPUQ_MODEL_UNLOADING = 4,
+};
+
+/* Before a model is ready, what is not known of it yet is zero. */
+struct gpuq_model_info {
+	uint32_t index;
+	uint32_t state; /* enum gpuq_model_state */
+	int status;	/* GPUQ_MODEL_FAILED: the error */
+	bool int8, deterministic;
+	char name[GPUQ_NAME_MAX];
+	char architecture[GPUQ_NAME_MAX]; /* "llama" */
+	uint32_t vocab, hidden, layers, heads, kv_heads, head_dim;
+	uint32_t max_tokens; /* of a session's text */
+	uint32_t n_eos;
+	int32_t eos[16]; /* tokens that end a text */
+	uint32_t sessions, max_sessions;
+	uint32_t kv_blocks, kv_free_blocks, kv_cached_blocks; /* of 16 tokens */
+	uint64_t bytes;					      /* of the device: weights and cache */
+	uint64_t loaded_bytes, total_bytes;		      /* of its files */
+	/* Counted since it was loaded. */
+	uint64_t prompt_tokens;	   /* given to steps */
+	uint64_t computed_tokens;  /* on the device */
+	uint64_t shared_tokens;	   /* not computed, because another session had the same opening */
+	uint64_t generated_tokens; /* drawn on the device */
+	uint64_t steps, rows;	   /* of the device; results that they gave */
+	uint64_t evictions, preemptions;
+	char why[224]; /* GPUQ_MODEL_FAILED: one sentence */
+};
+
+/*
+ * Describes a model by number (from 0; -ENOENT behind the last one) or by name (-GPUQ_EMODEL). One
+ * round trip. Other errors: -GPUQ_EABI, -ETIMEDOUT, -GPUQ_EGONE.
+ */
+GPUQ_EXPORT int gpuq_model_info(
+	struct gpuq *gpuq, uint32_t index, struct gpuq_model_info *ret_info);
+GPUQ_EXPORT int gpuq_model_find(
+	struct gpuq *gpuq, const char *name, struct gpuq_model_info *ret_info);
+
+struct gpuq_load_options {
+	const char *name; /* that clients use: shorter than GPUQ_NAME_MAX, without '=' and ',' */
+	const char *dir;  /* a Hugging Face folder: config.json and *.safetensors */
+	bool int8;	  /* quantise matrices to 8 bits */
+	/* A session's results do not depend on what else is computed, to the last bit. */
+	bool deterministic;
+};
+
+/*
+ * Begins to load a model, and returns: gpuq_model_find() tells how far it is, and whether it
+ * could be loaded. Needs an administrative connection, else -EPERM. Errors: those of open(2) for
+ * dir, -EINVAL (the name), -EEXIST, -GPUQ_ELIMIT, -GPUQ_EABI, -ETIMEDOUT, -GPUQ_EDRAIN,
+ * -GPUQ_EGONE.
+ */
+GPUQ_EXPORT int gpuq_admin_load(struct gpuq *gpuq, const struct gpuq_load_options *options);
+
+/*
+ * Unloads a model, returning when its memory has been given back. -EBUSY while it has sessions,
+ * unless `force` ends them: what they have under way completes with -GPUQ_EMODEL. -GPUQ_EMODEL
+ * when there is none of that name, -EPERM, -EALREADY, -ETIMEDOUT (it goes on), -GPUQ_EGONE.
+ */
+GPUQ_EXPORT int gpuq_admin_unload(struct gpuq *gpuq, const char *name, bool force);
+
+/*
+ * Opens a session without text, and waits for that; completions of other submissions that come
+ * meanwhile are kept for gpuq_poll(). Errors: -GPUQ_EMODEL (the detail says whether it is being
+ * loaded), -GPUQ_ELIMIT, -GPUQ_EABI, -ENOSPC, -ENOMEM, and those of gpuq_submit() but -EAGAIN.
+ */
+GPUQ_EXPORT int gpuq_session_open(
+	struct gpuq_channel *channel, const char *model, struct gpuq_session **ret_session);
+
+/*
+ * A second session with the same text; nothing is computed again. -EBUSY while the session has
+ * requests under way; and as gpuq_session_open().
+ */
+GPUQ_EXPORT int gpuq_session_fork(struct gpuq_session *session, struct gpuq_session **ret_session);
+
+/* Leaves the first `tokens` tokens of the text. -EINVAL when it has fewer; else as a fork. */
+GPUQ_EXPORT int gpuq_session_truncate(struct gpuq_session *session, uint32_t tokens);
+
+/*
+ * Ends a session; what is under way of it completes with -ECANCELED. Its calls may still be
+ * destroyed, and are answered with -GPUQ_ESESSION. NULL is fine.
+ */
+GPUQ_EXPORT void gpuq_session_close(struct gpuq_session *session);
+
+/* What a step may need at most; memory for it is taken from the arena once. */
+struct gpuq_step_options {
+	uint32_t max_tokens; /* given at once; at least 1 */
+	uint32_t max_rows;   /* results: of the last so many tokens; at most max_tokens */
+	uint32_t top_k;	     /* candidates of each, at most 64 */
+	uint32_t max_ids;    /* tokens whose logits are told whatever they are, at most 256 */
+	bool logits;	     /* all logits of each row; then top_k and max_ids are 0 */
+};
+
+/*
+ * Prepares a step of a session: a call for gpuq_submit(), as often as wanted, with other tokens
+ * each time. Temperature 1 and no ids unless set. Errors: -EINVAL (the options), -ENOSPC,
+ * -GPUQ_ETOOBIG, -ENOMEM, -GPUQ_ETHREAD, -GPUQ_EFORK.
+ */
+GPUQ_EXPORT int gpuq_step_create(struct gpuq_session *session,
+	const struct gpuq_step_options *options, struct gpuq_call **ret_call);
+
+/*
+ * What the next submission gives and asks: n tokens, and results of the last `rows` of them; ids;
+ * the temperature of log-sum-exp and entropy. None is copied when the call is submitted: -EBUSY
+ * while it is in flight. -EINVAL: another call than a step's, or more than it was created for.
+ */
+GPUQ_EXPORT int gpuq_step_set(
+	struct gpuq_call *call, const int32_t *tokens, uint32_t n, uint32_t rows);
+GPUQ_EXPORT int gpuq_step_set_ids(struct gpuq_call *call, const int32_t *ids, uint32_t n);
+GPUQ_EXPORT int gpuq_step_set_temperature(struct gpuq_call *call, float temperature);
+
+/* What may follow one token. Memory of the call. */
+struct gpuq_row {
+	float lse;	       /* log of the sum of exp(logit / temperature), of all tokens */
+	float entropy;	       /* of the softmax of logit / temperature, in nats */
+	uint32_t n_candidates; /* top_k, or all there are */
+	const int32_t *tokens; /* those with the greatest logits, greatest first */
+	const float *values;   /* their logits */
+	const float *named;    /* logits of the ids, -infinity for one that is no token */
+	const float *logits;   /* of all tokens, or NULL */
+};
+
+/*
+ * A row of the last completed submission, 0 .. rows - 1; valid until the next one, or until the
+ * call is destroyed. -EINVAL: there is no such row.
+ */
+GPUQ_EXPORT int gpuq_step_row(const struct gpuq_call *call, uint32_t row, struct gpuq_row *ret_row);
+
+struct gpuq_generate_options {
+	uint32_t max_tokens;   /* given at once; at least 1 */
+	uint32_t max_generate; /* made at once; at least 1 */
+	float temperature;     /* 0: always the most likely token */
+	bool stop;	       /* ends with a token that ends a text, which is the last one made */
+};
+
+/*
+ * Prepares a call that appends tokens and then goes on by itself, drawing each token on the
+ * device: for throughput, where the caller needs no say in it. The completion's status is how
+ * many were made. The last of them is not part of the text yet: give it with the next request.
+ * Errors as gpuq_step_create().
+ */
+GPUQ_EXPORT int gpuq_generate_create(struct gpuq_session *session,
+	const struct gpuq_generate_options *options, struct gpuq_call **ret_call);
+
+/* The next submission's tokens, how many to make, and the seed. Errors as gpuq_step_set(). */
+GPUQ_EXPORT int gpuq_generate_set(struct gpuq_call *call, const int32_t *tokens, uint32_t n,
+	uint32_t n_generate, uint64_t seed);
+
+/* What the last completed submission made. Memory of the call. -EINVAL: no such call. */
+GPUQ_EXPORT int gpuq_generate_result(
+	const struct gpuq_call *call, const int32_t **ret_tokens, const float **ret_logprobs);
 
 /* --- Device buffers ------------------------------------------------------------------------ */
 

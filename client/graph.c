@@ -90,18 +90,6 @@ int gpuq_present_info(struct gpuq *g, uint32_t index, struct gpuq_present_info *
 	return 0;
 }
 
-/* Sends a request whose answer is MSG_ADMIN_OK. */
-static int administrate(struct gpuq *g, struct msg_header *request)
-{
-	const struct session_answer want = {MSG_ADMIN_OK, sizeof(struct msg_header), 0};
-	struct session_message answer;
-	int r = session_check(g);
-
-	if (r == 0)
-		r = session_need_abi3(g, "captures");
-	return r < 0 ? r : session_request(g, request, want, &answer);
-}
-
 int gpuq_admin_capture(struct gpuq *g, uint32_t device, bool stop)
 {
 	struct msg_admin_capture m = {
@@ -110,7 +98,7 @@ int gpuq_admin_capture(struct gpuq *g, uint32_t device, bool stop)
 		.stop = stop,
 	};
 
-	return administrate(g, &m.h);
+	return session_administrate(g, &m.h, -1, "captures");
 }
 
 int gpuq_admin_evict(struct gpuq *g, uint32_t device, uint64_t id)
@@ -121,5 +109,5 @@ int gpuq_admin_evict(struct gpuq *g, uint32_t device, uint64_t id)
 		.id = id,
 	};
 
-	return administrate(g, &m.h);
+	return session_administrate(g, &m.h, -1, "captures");
 }

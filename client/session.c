@@ -96,17 +96,38 @@ static int wait_readable(const struct gpuq *g, uint64_t deadline_ns)
 	}
 }
 
-static int transmit(const struct gpuq *g, const struct msg_header *h)
+/* One packet, with a descriptor unless that is -1. */
+static int transmit_with(const struct gpuq *g, const struct msg_header *h, int fd)
 {
+	union {
+		struct cmsghdr align;
+		char bytes[CMSG_SPACE(sizeof(int))];
+	} control = {0};
+	struct iovec iov = {(void *)h, h->bytes};
+	struct msghdr packet = {.msg_iov = &iov, .msg_iovlen = 1};
 	ssize_t n;
 
+	if (fd >= 0) {
+		packet.msg_control = &control;
+		packet.msg_controllen = sizeof(control);
+		struct cmsghdr *c = CMSG_FIRSTHDR(&packet);
+		c->cmsg_level = SOL_SOCKET;
+		c->cmsg_type = SCM_RIGHTS;
+		c->cmsg_len = CMSG_LEN(sizeof(fd));
+		memcpy(CMSG_DATA(c), &fd, sizeof(fd));
+	}
 	do
-		n = send(g->fd, h, h->bytes, MSG_NOSIGNAL | MSG_DONTWAIT);
+		n = sendmsg(g->fd, &packet, MSG_NOSIGNAL | MSG_DONTWAIT);
 	while (n < 0 && errno == EINTR);
 	if (n >= 0)
 		return 0;
 	/* Full of requests that nobody has read. */
 	return errno == EAGAIN ? -ETIMEDOUT : -errno;
+}
+
+static int transmit(const struct gpuq *g, const struct msg_header *h)
+{
+	return transmit_with(g, h, -1);
 }
 
 static void transmit_bare(const struct gpuq *g, uint16_t type, uint32_t serial)
@@ -280,8 +301,8 @@ static int await(struct gpuq *g, uint32_t serial, struct session_message *m)
 	}
 }
 
-int session_request(struct gpuq *g, struct msg_header *request, struct session_answer want,
-	struct session_message *ret_answer)
+static int request_with(struct gpuq *g, struct msg_header *request, int fd,
+	struct session_answer want, struct session_message *ret_answer)
 {
 	int r = session_check(g);
 
@@ -290,7 +311,7 @@ int session_request(struct gpuq *g, struct msg_header *request, struct session_a
 	pthread_mutex_lock(&g->lock);
 	request->magic = MSG_MAGIC;
 	request->serial = ++g->serial;
-	r = transmit(g, request);
+	r = transmit_with(g, request, fd);
 	if (r < 0 && r != -EPIPE && r != -ECONNRESET) {
 		r = fail(r, "sending to gpuqd at %s: %s", g->path, strerror(-r));
 	} else {
@@ -301,6 +322,23 @@ int session_request(struct gpuq *g, struct msg_header *request, struct session_a
 	}
 	pthread_mutex_unlock(&g->lock);
 	return r;
+}
+
+int session_request(struct gpuq *g, struct msg_header *request, struct session_answer want,
+	struct session_message *ret_answer)
+{
+	return request_with(g, request, -1, want, ret_answer);
+}
+
+int session_administrate(struct gpuq *g, struct msg_header *request, int fd, const char *what)
+{
+	const struct session_answer want = {MSG_ADMIN_OK, sizeof(struct msg_header), 0};
+	struct session_message answer;
+	int r = session_check(g);
+
+	if (r == 0)
+		r = session_need_abi3(g, what);
+	return r < 0 ? r : request_with(g, request, fd, want, &answer);
 }
 
 int session_need_abi3(const struct gpuq *g, const char *what)

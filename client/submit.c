@@ -151,6 +151,9 @@ int gpuq_precapture(struct gpuq_channel *ch, struct gpuq_call *call, uint64_t us
 		return room;
 	if (call == NULL || call->channel != ch)
 		return fail_plain(-EINVAL, "no call of this channel was given");
+	if (call->model != NULL)
+		return fail_plain(-EOPNOTSUPP,
+			"steps of a model need no wish: gpuqd captures their shapes ahead");
 	struct cursor at = {ch->sq.prod, ch->n_free};
 	push(ch, &at, call, WIRE_OP_CAPTURE, call->args, &s, clock_now_ns(&ch->clock));
 	publish(ch, &at);
