@@ -30,11 +30,15 @@ struct command {
 
 extern const struct command command_devices;
 extern const struct command command_graphs;
+extern const struct command command_load;
+extern const struct command command_logits;
+extern const struct command command_models;
 extern const struct command command_ops;
 extern const struct command command_ping;
 extern const struct command command_run;
 extern const struct command command_status;
 extern const struct command command_stop;
+extern const struct command command_unload;
 /* Only where the feature `text` is built. */
 extern const struct command command_tokenize;
 extern const struct command command_detokenize;
