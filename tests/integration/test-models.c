@@ -1,0 +1,825 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * test-models.c: language models end to end, on a small model of random weights: what comes back
+ * is what the model computes, for several clients at once; what is refused; and what becomes of
+ * everybody else when a client is killed, a model is unloaded, the cache is full or the device
+ * process dies.
+ *
+ *	TEST_SEED=N   weights and texts; printed
+ */
+#include "tests/integration/children.h"
+#include "tests/integration/client.h"
+#include "tests/integration/world.h"
+#include "tests/models/random-model.h"
+#include "tests/models/rig.h"
+
+#include "shm/clock.h"
+
+#include <jansson.h>
+#include <math.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define VOCAB 97u
+#define CONTEXT 256u
+#define CLIENTS 4u
+#define GREEDY 24u /* tokens of a text that is compared */
+
+static const struct model_config tiny = {
+	.architecture = MODEL_LLAMA,
+	.vocab = VOCAB,
+	.hidden = 32,
+	.layers = 2,
+	.intermediate = 48,
+	.heads = 4,
+	.kv_heads = 2,
+	.head_dim = 8,
+	.max_positions = CONTEXT,
+	.norm_eps = 1e-5,
+	.rope = {.theta = 10000},
+};
+
+/* A folder of the model, and a gpuqd that is told of it. */
+struct world_of {
+	struct harness_daemon *daemon;
+	struct random rng;
+	int dir_fd;
+	char dir[300];
+};
+
+static struct random seed(void)
+{
+	const char *text = getenv("TEST_SEED");
+	struct random rng = {text != NULL ? strtoull(text, NULL, 0) : (uint64_t)getpid()};
+
+	print_message("TEST_SEED=%llu\n", (unsigned long long)rng.state);
+	return rng;
+}
+
+static void await_ready(struct gpuq *g, const char *name)
+{
+	const uint64_t start_ns = clock_monotonic_ns();
+	struct gpuq_model_info m;
+
+	do {
+		if (gpuq_model_find(g, name, &m) < 0)
+			fail_msg("%s", gpuq_error_detail());
+		if (m.state == GPUQ_MODEL_FAILED)
+			fail_msg("%s", m.why);
+		if (clock_monotonic_ns() - start_ns > PATIENCE_NS)
+			fail_msg("%s is never ready", name);
+		usleep(2000);
+	} while (m.state != GPUQ_MODEL_READY);
+}
+
+/* Makes the folder and starts gpuqd, with the model unless `unloaded`, and more arguments. */
+static void start(struct world_of *w, bool unloaded, const char *const *args)
+{
+	const char *argv[16];
+	char text[400], link[64];
+	int n = 0;
+
+	w->rng = seed();
+	w->dir_fd = random_model(&tiny, GPUQ_F32, &w->rng);
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", w->dir_fd);
+	ssize_t bytes = readlink(link, w->dir, sizeof(w->dir) - 1);
+	assert_true(bytes > 0);
+	w->dir[bytes] = '\0';
+	snprintf(text, sizeof(text), "tiny=%s,deterministic=yes", w->dir);
+	if (!unloaded) {
+		argv[n++] = "--model";
+		argv[n++] = text;
+	}
+	while (args != NULL && *args != NULL)
+		argv[n++] = *args++;
+	argv[n] = NULL;
+	w->daemon = harness_daemon_start(argv);
+}
+
+static void stop(struct world_of *w)
+{
+	harness_daemon_destroy(w->daemon);
+	close(w->dir_fd);
+}
+
+static const struct gpuq_channel_options roomy = {.arena_bytes = 8ull << 20};
+
+static void open_client(struct client *c)
+{
+	client_open(c, &roomy);
+	await_ready(c->g, "tiny");
+}
+
+static struct gpuq_session *open_session(struct client *c)
+{
+	struct gpuq_session *s = NULL;
+
+	if (gpuq_session_open(c->ch, "tiny", &s) < 0)
+		fail_msg("%s", gpuq_error_detail());
+	return s;
+}
+
+static struct gpuq_call *make_step(struct gpuq_session *s, const struct gpuq_step_options *o)
+{
+	struct gpuq_call *call = NULL;
+
+	if (gpuq_step_create(s, o, &call) < 0)
+		fail_msg("%s", gpuq_error_detail());
+	return call;
+}
+
+static struct gpuq_completion run(struct client *c, struct gpuq_call *call)
+{
+	const struct gpuq_submission s = {.call = call};
+	struct gpuq_completion done = {0};
+
+	if (gpuq_submit(c->ch, &s, 1) != 1 || gpuq_wait(c->ch, &done, 1, PATIENCE_NS) != 1)
+		fail_msg("%s", gpuq_error_detail());
+	return done;
+}
+
+static struct gpuq_completion run_step(
+	struct client *c, struct gpuq_call *step, const int32_t *tokens, uint32_t n, uint32_t rows)
+{
+	assert_int_equal(gpuq_step_set(step, tokens, n, rows), 0);
+	return run(c, step);
+}
+
+static void expect_status(
+	const struct gpuq_call *call, const struct gpuq_completion *done, int status)
+{
+	char text[256];
+
+	if (done->status != status)
+		fail_msg("%s (%d, expected %d)", gpuq_explain(call, done, text, sizeof(text)),
+			done->status, status);
+}
+
+static void random_text(struct random *rng, int32_t *tokens, uint32_t n)
+{
+	for (uint32_t i = 0; i < n; i++)
+		tokens[i] = (int32_t)random_below(rng, VOCAB);
+}
+
+/* --- What comes back ----------------------------------------------------------------------- */
+
+static void check_rows(
+	const struct gpuq_call *step, uint32_t rows, const double *want, double tolerance)
+{
+	struct gpuq_row row;
+
+	for (uint32_t i = 0; i < rows; i++) {
+		double difference = 0, norm = 0;
+		assert_int_equal(gpuq_step_row(step, i, &row), 0);
+		for (uint32_t v = 0; v < VOCAB; v++) {
+			double w = want[i * VOCAB + v], d = (double)row.logits[v] - w;
+			difference += d * d;
+			norm += w * w;
+		}
+		if (!(sqrt(difference) <= tolerance * sqrt(norm)))
+			fail_msg("row %u is %g off", i, sqrt(difference / norm));
+	}
+}
+
+/* In one piece, in pieces across chunks and blocks, and token by token. */
+static void test_logits(void **state)
+{
+	static const char *const args[] = {"--prefill-chunk", "32", NULL};
+	enum { N = 100 };
+	static const uint32_t pieces[] = {N, 37, 17, 16, 1};
+	const struct gpuq_step_options all = {.max_tokens = N, .max_rows = N, .logits = true};
+	int32_t tokens[N];
+	struct world_of w;
+	struct client c;
+
+	start(&w, false, args);
+	open_client(&c);
+	random_text(&w.rng, tokens, N);
+	double *want = reference_logits(w.dir_fd, tokens, N);
+	for (uint32_t k = 0; k < sizeof(pieces) / sizeof(pieces[0]); k++) {
+		struct gpuq_session *s = open_session(&c);
+		struct gpuq_call *step = make_step(s, &all);
+		for (uint32_t at = 0; at < N; at += pieces[k]) {
+			uint32_t n = N - at < pieces[k] ? N - at : pieces[k];
+			const struct gpuq_completion done = run_step(&c, step, &tokens[at], n, n);
+			expect_status(step, &done, 0);
+			check_rows(step, n, &want[at * VOCAB], 1e-5);
+		}
+		gpuq_call_destroy(step);
+		gpuq_session_close(s);
+	}
+	free(want);
+	client_close(&c);
+	stop(&w);
+}
+
+/* Candidates, log-sum-exp, entropy and named logits of a row are those of its logits. */
+static void test_rows(void **state)
+{
+	enum { N = 20, K = 5 };
+	const struct gpuq_step_options o = {
+		.max_tokens = N, .max_rows = 3, .top_k = K, .max_ids = 4};
+	const int32_t ids[] = {3, -1, VOCAB, 96};
+	const double temperature = 0.5;
+	int32_t tokens[N];
+	struct world_of w;
+	struct client c;
+
+	start(&w, false, NULL);
+	open_client(&c);
+	random_text(&w.rng, tokens, N);
+	double *want = reference_logits(w.dir_fd, tokens, N);
+	struct gpuq_call *step = make_step(open_session(&c), &o);
+	assert_int_equal(gpuq_step_set_ids(step, ids, 4), 0);
+	assert_int_equal(gpuq_step_set_temperature(step, (float)temperature), 0);
+	const struct gpuq_completion done = run_step(&c, step, tokens, N, 3);
+	expect_status(step, &done, 0);
+	for (uint32_t i = 0; i < 3; i++) {
+		const double *l = &want[(N - 3 + i) * VOCAB];
+		double sum = 0, mean = 0;
+		struct gpuq_row row;
+		assert_int_equal(gpuq_step_row(step, i, &row), 0);
+		for (uint32_t v = 0; v < VOCAB; v++) {
+			sum += exp(l[v] / temperature);
+			mean += exp(l[v] / temperature) * l[v] / temperature;
+		}
+		assert_float_equal(row.lse, log(sum), 1e-3);
+		assert_float_equal(row.entropy, log(sum) - mean / sum, 1e-3);
+		assert_int_equal(row.n_candidates, K);
+		for (uint32_t k = 0; k < K; k++) {
+			uint32_t above = 0;
+			assert_in_range(row.tokens[k], 0, VOCAB - 1);
+			assert_float_equal(row.values[k], l[row.tokens[k]], 1e-3);
+			for (uint32_t v = 0; v < VOCAB; v++)
+				above += l[v] > (double)row.values[k] + 1e-3;
+			assert_true(above <= k);
+		}
+		assert_float_equal(row.named[0], l[3], 1e-3);
+		assert_true(isinf(row.named[1]) && isinf(row.named[2]));
+		assert_float_equal(row.named[3], l[96], 1e-3);
+	}
+	assert_int_equal(gpuq_step_row(step, 3, &(struct gpuq_row){0}), -EINVAL);
+	free(want);
+	client_close(&c);
+	stop(&w);
+}
+
+/* Goes on with the greatest logit, one step after another. */
+static void greedy(struct client *c, struct gpuq_session *s, const int32_t *prompt, uint32_t n,
+	int32_t *ret_tokens, uint32_t n_tokens)
+{
+	const struct gpuq_step_options o = {.max_tokens = n, .max_rows = 1, .top_k = 1};
+	struct gpuq_call *step = make_step(s, &o);
+	struct gpuq_row row;
+
+	for (uint32_t i = 0; i < n_tokens; i++) {
+		const struct gpuq_completion done = i == 0
+			? run_step(c, step, prompt, n, 1)
+			: run_step(c, step, &ret_tokens[i - 1], 1, 1);
+		expect_status(step, &done, 0);
+		assert_int_equal(gpuq_step_row(step, 0, &row), 0);
+		ret_tokens[i] = row.tokens[0];
+	}
+	gpuq_call_destroy(step);
+}
+
+static void generate(struct client *c, struct gpuq_session *s, const int32_t *prompt, uint32_t n,
+	int32_t *ret_tokens, uint32_t n_tokens)
+{
+	const struct gpuq_generate_options o = {.max_tokens = n, .max_generate = n_tokens};
+	const float *logprobs;
+	const int32_t *tokens;
+	struct gpuq_call *call;
+
+	assert_int_equal(gpuq_generate_create(s, &o, &call), 0);
+	assert_int_equal(gpuq_generate_set(call, prompt, n, n_tokens, 1), 0);
+	const struct gpuq_completion done = run(c, call);
+	expect_status(call, &done, (int)n_tokens);
+	assert_int_equal(gpuq_generate_result(call, &tokens, &logprobs), 0);
+	memcpy(ret_tokens, tokens, n_tokens * sizeof(*tokens));
+	for (uint32_t i = 0; i < n_tokens; i++)
+		assert_true(logprobs[i] <= 0);
+	gpuq_call_destroy(call);
+}
+
+/* By steps, by the device, after a fork and after a cut: the same text. */
+static void test_generation(void **state)
+{
+	enum { N = 20 };
+	int32_t prompt[N], steps[GREEDY], made[GREEDY];
+	struct gpuq_session *s, *forked;
+	struct world_of w;
+	struct client c;
+
+	start(&w, false, NULL);
+	open_client(&c);
+	random_text(&w.rng, prompt, N);
+	s = open_session(&c);
+	greedy(&c, s, prompt, N, steps, GREEDY);
+	forked = open_session(&c);
+	generate(&c, forked, prompt, N, made, GREEDY);
+	assert_memory_equal(made, steps, sizeof(steps));
+	gpuq_session_close(forked);
+	assert_int_equal(gpuq_session_truncate(s, N - 3), 0);
+	assert_int_equal(gpuq_session_truncate(s, N), -EINVAL);
+	assert_int_equal(gpuq_session_fork(s, &forked), 0);
+	generate(&c, forked, &prompt[N - 3], 3, made, GREEDY);
+	assert_memory_equal(made, steps, sizeof(steps));
+	greedy(&c, s, &prompt[N - 3], 3, made, GREEDY);
+	assert_memory_equal(made, steps, sizeof(steps));
+	client_close(&c);
+	stop(&w);
+}
+
+/* --- Several clients ----------------------------------------------------------------------- */
+
+/* Shared by a test and its children: what each of them has to come to. */
+static struct {
+	int32_t prompts[CLIENTS][40], texts[CLIENTS][GREEDY];
+	uint32_t n[CLIENTS];
+} plan;
+
+static void client_main(struct child *child)
+{
+	const uint32_t k = child->number;
+	int32_t made[GREEDY];
+	struct client c;
+
+	open_client(&c);
+	child_say_ready(child);
+	for (uint32_t i = 0; i < 4 || !child_should_stop(child); i++) {
+		struct gpuq_session *s = open_session(&c);
+		if (i % 2 == 0)
+			greedy(&c, s, plan.prompts[k], plan.n[k], made, GREEDY);
+		else
+			generate(&c, s, plan.prompts[k], plan.n[k], made, GREEDY);
+		assert_memory_equal(made, plan.texts[k], sizeof(made));
+		gpuq_session_close(s);
+	}
+	client_close(&c);
+}
+
+static void make_plan(struct world_of *w)
+{
+	struct client c;
+
+	open_client(&c);
+	for (uint32_t k = 0; k < CLIENTS; k++) {
+		struct gpuq_session *s = open_session(&c);
+		plan.n[k] = 5 + 11 * k;
+		random_text(&w->rng, plan.prompts[k], plan.n[k]);
+		greedy(&c, s, plan.prompts[k], plan.n[k], plan.texts[k], GREEDY);
+		gpuq_session_close(s);
+	}
+	client_close(&c);
+}
+
+/* Nothing of the cache is in use, and no session is open. */
+static void await_idle(struct gpuq *g)
+{
+	const uint64_t start_ns = clock_monotonic_ns();
+	struct gpuq_model_info m;
+
+	do {
+		assert_int_equal(gpuq_model_find(g, "tiny", &m), 0);
+		if (clock_monotonic_ns() - start_ns > PATIENCE_NS)
+			fail_msg("%u sessions, %u + %u of %u blocks", m.sessions, m.kv_free_blocks,
+				m.kv_cached_blocks, m.kv_blocks);
+		usleep(2000);
+	} while (m.sessions != 0 || m.kv_free_blocks + m.kv_cached_blocks != m.kv_blocks);
+	assert_true(m.kv_blocks > 0);
+}
+
+/* Each gets what it gets alone; some of them are killed meanwhile. */
+static void test_clients(void **state)
+{
+	struct child children[CLIENTS], victim = {.run = client_main};
+	struct world_of w;
+	struct client c;
+
+	start(&w, false, NULL);
+	make_plan(&w);
+	open_client(&c);
+	for (uint32_t k = 0; k < CLIENTS; k++) {
+		children[k] = (struct child){.run = client_main, .number = k};
+		child_start(&children[k]);
+	}
+	for (uint32_t k = 0; k < CLIENTS; k++)
+		child_await_ready(&children[k]);
+	for (uint32_t i = 0; i < 8; i++) {
+		child_start(&victim);
+		child_await_ready(&victim);
+		usleep((useconds_t)random_below(&w.rng, 10000));
+		child_kill(&victim);
+	}
+	for (uint32_t k = 0; k < CLIENTS; k++) {
+		child_stop(&children[k]);
+		child_free(&children[k]);
+	}
+	child_free(&victim);
+	await_idle(c.g);
+	client_close(&c);
+	stop(&w);
+}
+
+/* Has as much of the cache as it may, and is refused more; another one does not feel it. */
+static void test_greedy_client(void **state)
+{
+	static const char *const args[] = {
+		"--kv-bytes", "160K", "--kv-blocks-per-client", "12", NULL};
+	const struct gpuq_step_options o = {.max_tokens = 64, .max_rows = 1, .top_k = 1};
+	struct gpuq_session *sessions[4];
+	struct child other = {.run = client_main};
+	struct gpuq_model_info m;
+	int32_t tokens[64];
+	struct world_of w;
+	struct client c;
+	int refused = 0;
+
+	start(&w, false, args);
+	make_plan(&w);
+	open_client(&c);
+	assert_int_equal(gpuq_model_find(c.g, "tiny", &m), 0);
+	assert_in_range(m.kv_blocks, 13, 64);
+	child_start(&other);
+	child_await_ready(&other);
+	for (uint32_t i = 0; i < 4; i++) {
+		sessions[i] = open_session(&c);
+		struct gpuq_call *step = make_step(sessions[i], &o);
+		random_text(&w.rng, tokens, 64);
+		const struct gpuq_completion done = run_step(&c, step, tokens, 64, 1);
+		expect_status(step, &done, i < 3 ? 0 : -GPUQ_EKV);
+		refused += done.status < 0;
+	}
+	assert_int_equal(refused, 1);
+	/* What it gives up it can have again. */
+	gpuq_session_close(sessions[0]);
+	struct gpuq_call *step = make_step(sessions[3], &o);
+	const struct gpuq_completion done = run_step(&c, step, tokens, 64, 1);
+	expect_status(step, &done, 0);
+	child_stop(&other);
+	child_free(&other);
+	client_close(&c);
+	stop(&w);
+}
+
+/* --- Refusals ------------------------------------------------------------------------------ */
+
+static void refused_step(struct client *c, struct gpuq_call *step, const int32_t *tokens,
+	uint32_t n, int status, const char *sentence)
+{
+	const struct gpuq_completion done = run_step(c, step, tokens, n, 1);
+	char text[256];
+
+	expect_status(step, &done, status);
+	gpuq_explain(step, &done, text, sizeof(text));
+	if (strstr(text, sentence) == NULL)
+		fail_msg("'%s' is not in '%s'", sentence, text);
+}
+
+/* What is refused leaves the session as it was. */
+static void test_refused_steps(void **state)
+{
+	enum { N = CONTEXT + 1 };
+	const struct gpuq_step_options o = {.max_tokens = N, .max_rows = 1, .top_k = 1};
+	int32_t tokens[N], alone[GREEDY], made[GREEDY];
+	struct gpuq_session *s;
+	struct world_of w;
+	struct client c;
+
+	start(&w, false, NULL);
+	open_client(&c);
+	random_text(&w.rng, tokens, N);
+	s = open_session(&c);
+	greedy(&c, s, tokens, 10, alone, GREEDY);
+	s = open_session(&c);
+	struct gpuq_call *step = make_step(s, &o);
+	refused_step(&c, step, tokens, 0, -GPUQ_ETOKEN, "step: parameter n_tokens: ");
+	refused_step(&c, step, tokens, N, -GPUQ_ECONTEXT, "step: ");
+	int32_t kept = tokens[9];
+	tokens[9] = VOCAB;
+	refused_step(&c, step, tokens, 10, -GPUQ_ETOKEN, "step: input tokens: ");
+	tokens[9] = -1;
+	refused_step(&c, step, tokens, 10, -GPUQ_ETOKEN, "step: input tokens: ");
+	tokens[9] = kept;
+	greedy(&c, s, tokens, 10, made, GREEDY);
+	assert_memory_equal(made, alone, sizeof(made));
+	/* The last token that there is room for. */
+	assert_int_equal(gpuq_session_truncate(s, 10), 0);
+	const struct gpuq_completion full = run_step(&c, step, &tokens[10], CONTEXT - 10, 1);
+	expect_status(step, &full, 0);
+	refused_step(&c, step, tokens, 1, -GPUQ_ECONTEXT, "step: ");
+	gpuq_session_close(s);
+	refused_step(&c, step, tokens, 1, -GPUQ_ESESSION, "step: ");
+	client_close(&c);
+	stop(&w);
+}
+
+static void test_refused_calls(void **state)
+{
+	const struct gpuq_step_options good = {.max_tokens = 4, .max_rows = 1, .top_k = 1};
+	struct gpuq_generate_options g = {.max_tokens = 1};
+	struct gpuq_session *s, *none = NULL;
+	struct gpuq_step_options bad = {0};
+	struct gpuq_call *step, *call = NULL;
+	struct gpuq_model_info m;
+	int32_t tokens[8] = {0};
+	struct world_of w;
+	struct client c;
+
+	start(&w, false, NULL);
+	open_client(&c);
+	s = open_session(&c);
+	assert_int_equal(gpuq_step_create(s, &bad, &call), -EINVAL);
+	bad = (struct gpuq_step_options){.max_tokens = 1, .max_rows = 2};
+	assert_int_equal(gpuq_step_create(s, &bad, &call), -EINVAL);
+	bad = (struct gpuq_step_options){.max_tokens = 1, .top_k = 65};
+	assert_int_equal(gpuq_step_create(s, &bad, &call), -EINVAL);
+	bad = (struct gpuq_step_options){.max_tokens = 1, .top_k = 1, .logits = true};
+	assert_int_equal(gpuq_step_create(s, &bad, &call), -EINVAL);
+	bad = (struct gpuq_step_options){.max_tokens = 1u << 30};
+	assert_int_equal(gpuq_step_create(s, &bad, &call), -GPUQ_ETOOBIG);
+	assert_int_equal(gpuq_generate_create(s, &g, &call), -EINVAL);
+	step = make_step(s, &good);
+	assert_int_equal(gpuq_step_set(step, tokens, 5, 1), -EINVAL);
+	assert_int_equal(gpuq_step_set(step, tokens, 4, 2), -EINVAL);
+	assert_int_equal(gpuq_step_set_ids(step, tokens, 1), -EINVAL);
+	assert_int_equal(gpuq_generate_set(step, tokens, 1, 1, 0), -EINVAL);
+	assert_int_equal(gpuq_precapture(c.ch, step, 1), -EOPNOTSUPP);
+	assert_int_equal(gpuq_session_open(c.ch, "other", &none), -GPUQ_EMODEL);
+	assert_non_null(strstr(gpuq_error_detail(), "other"));
+	assert_int_equal(gpuq_model_find(c.g, "other", &m), -GPUQ_EMODEL);
+	assert_int_equal(gpuq_model_info(c.g, 0, &m), 0);
+	assert_string_equal(m.name, "tiny");
+	assert_string_equal(m.architecture, "llama");
+	assert_int_equal(m.vocab, VOCAB);
+	assert_int_equal(m.max_tokens, CONTEXT);
+	assert_true(m.deterministic && !m.int8);
+	assert_int_equal(gpuq_model_info(c.g, 1, &m), -ENOENT);
+	/* Administration is for administrators. */
+	const struct gpuq_load_options load = {.name = "x", .dir = w.dir};
+	assert_int_equal(gpuq_admin_load(c.g, &load), -EPERM);
+	assert_int_equal(gpuq_admin_unload(c.g, "tiny", true), -EPERM);
+	assert_null(none);
+	client_close(&c);
+	stop(&w);
+}
+
+/* --- Loading and unloading ----------------------------------------------------------------- */
+
+static void gpuq(struct harness_output *out, const char *const *args)
+{
+	const char *argv[16] = {harness_program("tools/gpuq")};
+
+	for (int n = 1; *args != NULL; n++)
+		argv[n] = *args++;
+	harness_exec(argv, out);
+}
+
+static void expect_gpuq(int status, const char *text, const char *const *args)
+{
+	struct harness_output o;
+
+	gpuq(&o, args);
+	if (o.status != status || strstr(status == 0 ? o.out : o.err, text) == NULL)
+		fail_msg("%s: %d '%s' '%s', expected %d '%s'", args[0], o.status, o.out, o.err,
+			status, text);
+	harness_output_free(&o);
+}
+
+#define GPUQ(status, text, ...) expect_gpuq(status, text, (const char *const[]){__VA_ARGS__, NULL})
+
+static void test_load_and_unload(void **state)
+{
+	const struct gpuq_step_options o = {.max_tokens = 8, .max_rows = 1, .top_k = 1};
+	int32_t tokens[8] = {1, 2, 3, 4, 5, 6, 7, 8};
+	struct gpuq_session *s;
+	struct world_of w;
+	struct client c;
+
+	start(&w, true, NULL);
+	GPUQ(1, "there is no model tiny", "unload", "tiny");
+	GPUQ(1, "/nowhere: ", "load", "tiny", "/nowhere");
+	GPUQ(2, "", "load", "tiny");
+	GPUQ(2, "neither none nor int8", "load", "tiny", w.dir, "--quant", "int4");
+	GPUQ(0, "tiny is ready: llama, 2 layers", "load", "tiny", w.dir, "--quant", "int8");
+	GPUQ(1, "there is a model tiny already", "load", "tiny", w.dir);
+	GPUQ(0, "int8", "models");
+	open_client(&c);
+	s = open_session(&c);
+	struct gpuq_call *step = make_step(s, &o);
+	struct gpuq_completion done = run_step(&c, step, tokens, 8, 1);
+	expect_status(step, &done, 0);
+	GPUQ(1, "1 open sessions", "unload", "tiny");
+	done = run_step(&c, step, tokens, 8, 1);
+	expect_status(step, &done, 0);
+	GPUQ(0, "", "unload", "tiny", "--force");
+	done = run_step(&c, step, tokens, 8, 1);
+	expect_status(step, &done, -GPUQ_EMODEL);
+	gpuq_session_close(s);
+	/* Another of the same name has nothing to do with it. */
+	GPUQ(0, "tiny is ready", "load", "tiny", w.dir);
+	done = run_step(&c, step, tokens, 8, 1);
+	expect_status(step, &done, -GPUQ_ESESSION);
+	s = open_session(&c);
+	step = make_step(s, &o);
+	done = run_step(&c, step, tokens, 8, 1);
+	expect_status(step, &done, 0);
+	gpuq_session_close(s);
+	GPUQ(0, "", "unload", "tiny");
+	client_close(&c);
+	stop(&w);
+}
+
+/* What a client has under way when its model is taken away ends, with an error that says so. */
+static void test_unload_under_way(void **state)
+{
+	enum { N = 8 };
+	const struct gpuq_generate_options o = {.max_tokens = 1, .max_generate = CONTEXT - 8};
+	const struct gpuq_options admin_options = {.admin = true};
+	struct gpuq_completion done;
+	struct gpuq_call *calls[N];
+	struct gpuq *admin;
+	struct world_of w;
+	struct client c;
+	int lost = 0;
+
+	start(&w, false, NULL);
+	open_client(&c);
+	for (uint32_t i = 0; i < N; i++) {
+		struct gpuq_submission s = {.user_data = i};
+		assert_int_equal(gpuq_generate_create(open_session(&c), &o, &calls[i]), 0);
+		assert_int_equal(
+			gpuq_generate_set(calls[i], &(int32_t){(int32_t)i}, 1, o.max_generate, 1),
+			0);
+		s.call = calls[i];
+		assert_int_equal(gpuq_submit(c.ch, &s, 1), 1);
+	}
+	assert_int_equal(gpuq_connect(&admin_options, &admin), 0);
+	assert_int_equal(gpuq_admin_unload(admin, "tiny", true), 0);
+	for (uint32_t i = 0; i < N; i++) {
+		assert_int_equal(gpuq_wait(c.ch, &done, 1, PATIENCE_NS), 1);
+		assert_true(done.status == -GPUQ_EMODEL || done.status > 0);
+		lost += done.status < 0;
+	}
+	print_message("%d of %d were under way\n", lost, N);
+	client_check_works(&c);
+	gpuq_disconnect(admin);
+	client_close(&c);
+	stop(&w);
+}
+
+static void test_models_that_cannot_be_loaded(void **state)
+{
+	static const char config[] =
+		"{\"architectures\":[\"MysteryForCausalLM\"],\"model_type\":\"mystery\"}";
+	struct gpuq_session *s = NULL;
+	struct gpuq_model_info m;
+	char dir[600];
+	struct world_of w;
+	struct client c;
+
+	start(&w, true, NULL);
+	snprintf(dir, sizeof(dir), "%s/empty", harness_tmpdir());
+	assert_int_equal(mkdir(dir, 0700), 0);
+	GPUQ(1, "config.json", "load", "empty", dir);
+	int fd = rig_folder();
+	rig_write(fd, "config.json", config, strlen(config));
+	snprintf(dir, sizeof(dir), "/proc/%d/fd/%d", (int)getpid(), fd);
+	GPUQ(1, "Mystery", "load", "mystery", dir);
+	GPUQ(0, "failed", "models");
+	client_open(&c, NULL);
+	assert_int_equal(gpuq_session_open(c.ch, "mystery", &s), -GPUQ_EMODEL);
+	assert_non_null(strstr(gpuq_error_detail(), "Mystery"));
+	assert_int_equal(gpuq_model_find(c.g, "mystery", &m), 0);
+	assert_int_equal(m.state, GPUQ_MODEL_FAILED);
+	assert_true(m.status < 0);
+	/* A better one takes its place. */
+	GPUQ(0, "mystery is ready", "load", "mystery", w.dir, "--deterministic");
+	assert_int_equal(gpuq_session_open(c.ch, "mystery", &s), 0);
+	client_close(&c);
+	close(fd);
+	stop(&w);
+}
+
+/* gpuqd does not start with a folder that is not there. */
+static void test_no_folder_at_the_start(void **state)
+{
+	const char *argv[] = {harness_program("daemon/gpuqd"), "--model", "x=/nowhere", NULL};
+	struct harness_output o;
+
+	harness_exec(argv, &o);
+	assert_int_equal(o.status, 1);
+	if (strstr(o.err, "/nowhere of model x cannot be opened") == NULL)
+		fail_msg("%s", o.err);
+	harness_output_free(&o);
+}
+
+/* --- Tools --------------------------------------------------------------------------------- */
+
+static void test_tools(void **state)
+{
+	const int32_t tokens[] = {5, 0, 96};
+	struct harness_output o;
+	char path[300];
+	struct world_of w;
+	struct client c;
+
+	start(&w, false, NULL);
+	open_client(&c);
+	snprintf(path, sizeof(path), "%s/logits.npy", harness_tmpdir());
+	GPUQ(0, "", "logits", "-m", "tiny", "--tokens", "5,0,96", "--out", path);
+	FILE *f = fopen(path, "re");
+	double *want = reference_logits(w.dir_fd, tokens, 3);
+	float got[3 * VOCAB];
+	assert_non_null(f);
+	assert_int_equal(fseek(f, -(long)sizeof(got), SEEK_END), 0);
+	assert_int_equal(fread(got, sizeof(got), 1, f), 1);
+	fclose(f);
+	for (uint32_t i = 0; i < 3 * VOCAB; i++)
+		assert_float_equal(got[i], want[i], 1e-3);
+	free(want);
+	GPUQ(1, "vocabulary", "logits", "-m", "tiny", "--tokens", "97", "--out", path);
+	GPUQ(2, "list of whole numbers", "logits", "-m", "tiny", "--tokens", "1,,2", "--out", path);
+	GPUQ(1, "no model \"x\"", "logits", "-m", "x", "--tokens", "1", "--out", path);
+	gpuq(&o, (const char *const[]){"models", "--json", NULL});
+	json_t *document = json_loads(o.out, 0, NULL);
+	json_t *model = json_array_get(json_object_get(document, "models"), 0);
+	assert_string_equal(json_string_value(json_object_get(model, "state")), "ready");
+	assert_int_equal(json_integer_value(json_object_get(
+				 json_object_get(model, "counts"), "prompt_tokens")),
+		3);
+	json_decref(document);
+	harness_output_free(&o);
+	client_close(&c);
+	stop(&w);
+}
+
+/* --- The device process -------------------------------------------------------------------- */
+
+/* Everything under way ends typed; the model comes back by itself, its sessions do not. */
+static void test_device_killed(void **state)
+{
+	enum { N = 20 };
+	const struct gpuq_step_options o = {.max_tokens = N, .max_rows = 1, .top_k = 1};
+	const struct gpuq_generate_options long_one = {
+		.max_tokens = 1, .max_generate = CONTEXT - 8};
+	int32_t prompt[N], before[GREEDY], after[GREEDY];
+	struct gpuq_session *s, *other;
+	struct gpuq_completion done;
+	struct gpuq_call *generation;
+	struct world_of w;
+	struct client c;
+
+	start(&w, false, NULL);
+	open_client(&c);
+	random_text(&w.rng, prompt, N);
+	s = open_session(&c);
+	greedy(&c, s, prompt, N, before, GREEDY);
+	struct gpuq_call *step = make_step(s, &o);
+	other = open_session(&c);
+	assert_int_equal(gpuq_generate_create(other, &long_one, &generation), 0);
+	assert_int_equal(gpuq_generate_set(generation, prompt, 1, long_one.max_generate, 1), 0);
+	const struct gpuq_submission submission = {.call = generation};
+	assert_int_equal(gpuq_submit(c.ch, &submission, 1), 1);
+	pid_t pid = world_device_pid(w.daemon), next;
+	assert_int_equal(kill(pid, SIGKILL), 0);
+	assert_int_equal(gpuq_wait(c.ch, &done, 1, PATIENCE_NS), 1);
+	assert_true(
+		done.status == -GPUQ_EDEVICE || done.status == -GPUQ_ESESSION || done.status > 0);
+	raw_await((next = world_device_pid(w.daemon)) != 0 && next != pid);
+	done = run_step(&c, step, prompt, 1, 1);
+	expect_status(step, &done, -GPUQ_ESESSION);
+	gpuq_session_close(s);
+	await_ready(c.g, "tiny");
+	s = open_session(&c);
+	greedy(&c, s, prompt, N, after, GREEDY);
+	assert_memory_equal(after, before, sizeof(after));
+	client_close(&c);
+	stop(&w);
+}
+
+int main(void)
+{
+	static const struct harness_test tests[] = {
+		HARNESS_TEST(test_logits),
+		HARNESS_TEST(test_rows),
+		HARNESS_TEST(test_generation),
+		HARNESS_TEST_LONG(test_clients, 60),
+		HARNESS_TEST(test_greedy_client),
+		HARNESS_TEST(test_refused_steps),
+		HARNESS_TEST(test_refused_calls),
+		HARNESS_TEST(test_load_and_unload),
+		HARNESS_TEST(test_unload_under_way),
+		HARNESS_TEST(test_models_that_cannot_be_loaded),
+		HARNESS_TEST(test_no_folder_at_the_start),
+		HARNESS_TEST(test_tools),
+		HARNESS_TEST(test_device_killed),
+	};
+
+	return harness_run("models", tests, sizeof(tests) / sizeof(tests[0]));
+}
