@@ -98,12 +98,13 @@ static void adopt_plan(struct graphs *g, struct graph_entry *e, struct plan *pla
 static int make_plan(struct graphs *g, struct graph_work *w, struct plan **ret_plan)
 {
 	struct plan *plan;
-	int err = plan_create(w->pipeline, w->call, g->cold[cold_class(w->priority)].lane.scratch,
-		g->options.cost, &plan, &w->blame);
+	uint64_t bytes;
+	void *scratch = scratch_of(g, w->pipeline, &g->cold[cold_class(w->priority)].lane, &bytes);
+	int err = plan_create(w->pipeline, w->call, scratch, g->options.cost, &plan, &w->blame);
 
 	if (err != 0)
 		return err;
-	if (plan->scratch_bytes > g->options.scratch_bytes) {
+	if (plan->scratch_bytes > bytes) {
 		plan_destroy(plan);
 		return -GPUQ_ELIMIT;
 	}

@@ -226,6 +226,17 @@ static inline uint64_t graphs_now_ns(const struct graphs *g)
 	return clock_now_ns(&g->options.clock);
 }
 
+/* The scratch memory of a work: that of a lane, or its pipeline's own. */
+static inline void *scratch_of(const struct graphs *g, const struct pipeline *p,
+	const struct graph_lane *lane, uint64_t *ret_bytes)
+{
+	void *own = p == NULL ? NULL : pipeline_scratch(p, ret_bytes);
+
+	if (own == NULL)
+		*ret_bytes = g->options.scratch_bytes;
+	return own == NULL ? lane->scratch : own;
+}
+
 /* Remembers a failed device; returns err. */
 int graphs_saw(struct graphs *g, int err);
 

@@ -28,6 +28,8 @@ struct pipeline {
 	uint64_t blob_bytes;
 	void **constants;
 	uint32_t n_constants;
+	void *scratch; /* NULL: that of lanes */
+	uint64_t scratch_bytes;
 };
 
 /* What is needed only while the definition is checked. */
@@ -601,6 +603,19 @@ bool pipeline_equal(const struct pipeline *a, const struct pipeline *b)
 {
 	return a->n_constants == 0 && b->n_constants == 0 && a->blob_bytes == b->blob_bytes &&
 		memcmp(a->wire, b->wire, a->blob_bytes) == 0;
+}
+
+void pipeline_set_scratch(struct pipeline *p, void *data, uint64_t bytes)
+{
+	assert(p->n_constants > 0 && (uintptr_t)data % 256 == 0);
+	p->scratch = data;
+	p->scratch_bytes = bytes;
+}
+
+void *pipeline_scratch(const struct pipeline *p, uint64_t *ret_bytes)
+{
+	*ret_bytes = p->scratch_bytes;
+	return p->scratch;
 }
 
 bool pipeline_has_constants(const struct pipeline *p)

@@ -47,6 +47,17 @@ int pipeline_create(const void *blob, uint64_t bytes, struct pipeline **ret_pipe
 int pipeline_create_internal(const void *blob, uint64_t bytes, void *const *constants,
 	uint32_t n_constants, struct pipeline **ret_pipeline, char why[PIPELINE_MAX_WHY]);
 
+/*
+ * Gives a pipeline with constants scratch memory of its own, aligned to 256 bytes, in the place of
+ * that of lanes: a model's steps need much, and one of them runs at a time. Of all pipelines with
+ * the same memory works never run beside each other. Before graphs_intern(); it stays as constants
+ * do.
+ */
+void pipeline_set_scratch(struct pipeline *p, void *data, uint64_t bytes);
+
+/* NULL: it has none of its own. */
+void *pipeline_scratch(const struct pipeline *p, uint64_t *ret_bytes);
+
 struct pipeline *pipeline_ref(struct pipeline *p);
 /* The last reference frees it. NULL is fine. Any thread. */
 void pipeline_unref(struct pipeline *p);

@@ -131,7 +131,8 @@ static int warm_up_step(struct device_stream *stream, const struct plan *plan, u
 
 /*
  * Runs the kernels once, so that whatever a driver does at a first launch is done. Tensors too
- * large for the stand-ins are not worth it: their kernels are loaded all the same. It goes in
+ * large for the stand-ins, or for the scratch memory kept for this, are not worth it: their kernels
+ * are loaded all the same. It goes in
  * steps, since nobody may want it any more (*why is NULL then); when it takes too long it no longer
  * gives way to all. The plan is being read as long as *ret_running.
  */
@@ -234,14 +235,16 @@ int record_make(struct graphs *g, const struct graph_entry *e, uint32_t lane,
 	struct graph_exec *exec = NULL;
 	bool running = false;
 	struct plan *plan;
+	uint64_t bytes;
+	void *scratch = scratch_of(g, e->pipeline, &g->lanes[lane], &bytes);
 	uint32_t blame;
 	int err;
 
 	*why = "planning";
-	err = plan_create(e->pipeline, &e->call, g->warm_scratch, g->options.cost, &plan, &blame);
+	err = plan_create(e->pipeline, &e->call, scratch, g->options.cost, &plan, &blame);
 	if (err != 0)
 		return err;
-	if (plan->scratch_bytes > g->options.scratch_bytes)
+	if (plan->scratch_bytes > bytes)
 		err = -GPUQ_ELIMIT;
 	else if (records_badly(g, plan))
 		err = 1;
@@ -253,14 +256,15 @@ int record_make(struct graphs *g, const struct graph_entry *e, uint32_t lane,
 	if (err == 0 && e->pipeline != NULL)
 		(void)pipeline_blob(e->pipeline, &exec->bytes);
 	*ret_kernels = plan->n_kernels;
-	if (err == 0) {
+	if (err == 0 && plan->scratch_bytes <= g->options.scratch_bytes) {
 		*why = "the warm-up run";
+		plan_move(plan, scratch, g->warm_scratch);
 		err = warm_up(g, e, plan, &running, why);
+		if (err == 0)
+			plan_move(plan, g->warm_scratch, scratch);
 	}
-	if (err == 0) {
-		plan_move(plan, g->warm_scratch, g->lanes[lane].scratch);
+	if (err == 0)
 		err = record_exec(g, plan, lane, exec, why);
-	}
 	if (running) {
 		plan->next = g->lost;
 		g->lost = plan;

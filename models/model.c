@@ -2,6 +2,7 @@
 /* model.c: loading a model onto a device, and its end. */
 #include "models/model_impl.h"
 
+#include "graphs/plan.h"
 #include "models/upload.h"
 
 #include <assert.h>
@@ -10,12 +11,15 @@
 #include <string.h>
 
 #define CACHE_ALIGN 256u
+#define STEP_TOKENS 256u
+#define STEP_ROWS 64u
 
 /* What is needed only while a model is loaded. */
 struct loading {
 	struct model *model;
 	struct safetensors *files;
 	struct model_weights *weights;
+	struct pipeline *made[MODEL_STEPS]; /* not yet the model's */
 	const struct model_watch *watch;
 	struct model_why *why;
 };
@@ -48,6 +52,24 @@ static void count_blocks(struct model *m)
 		return;
 	const uint64_t blocks = o->kv_bytes / (block_bytes(m) * m->config.layers);
 	o->kv_blocks = blocks < 2 ? 1 : blocks < INT32_MAX ? (uint32_t)blocks - 1 : INT32_MAX - 1;
+}
+
+/* What was left open, and what is limited by something else as well. */
+static void settle_options(struct model *m)
+{
+	struct model_options *o = &m->options;
+	uint64_t room;
+
+	count_blocks(m);
+	room = (uint64_t)o->kv_blocks * KV_BLOCK_TOKENS;
+	if (o->max_session_tokens == 0 || o->max_session_tokens > m->config.max_positions)
+		o->max_session_tokens = m->config.max_positions;
+	if (o->max_session_tokens > room)
+		o->max_session_tokens = (uint32_t)room;
+	if (o->step_tokens == 0)
+		o->step_tokens = STEP_TOKENS;
+	if (o->step_rows == 0)
+		o->step_rows = STEP_ROWS;
 }
 
 /* One layer's cache, with block 0. A device has no more than 2^63 bytes, whatever is asked for. */
@@ -136,29 +158,103 @@ static int plan_weights(struct loading *l, int dir_fd)
 		return err;
 	m->weight_bytes = model_weights_bytes(l->weights);
 	m->cache_dtype = model_weight(l->weights, 0, WEIGHT_EMBEDDING)->dtype;
-	count_blocks(m);
+	settle_options(m);
 	return size_cache(m, l->why);
+}
+
+/* The call of a step as large as any may be. */
+static void largest_call(const struct model *m, const struct pipeline *p, struct tensor *tensors,
+	struct op_call *call)
+{
+	const uint64_t blocks =
+		((uint64_t)m->options.max_session_tokens + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS;
+	const uint64_t n = m->options.step_tokens, r = m->options.step_rows;
+	const uint64_t rows[MODEL_INPUTS] = {[MODEL_TOKENS] = n,
+		[MODEL_POSITIONS] = n,
+		[MODEL_ROWS] = n,
+		[MODEL_TABLE] = r,
+		[MODEL_CONTEXT] = blocks * KV_BLOCK_TOKENS,
+		[MODEL_LAST] = r,
+		[MODEL_TEMPERATURES] = r,
+		[MODEL_IDS] = r};
+	uint32_t count;
+
+	memset(call, 0, sizeof(*call));
+	call->op = pipeline_op(p);
+	pipeline_tensors(p, tensors, &count);
+	memcpy(call->in, tensors, call->op->n_inputs * sizeof(tensors[0]));
+	memcpy(call->out, tensors + call->op->n_inputs, call->op->n_outputs * sizeof(tensors[0]));
+	for (uint32_t i = 0; i < call->op->n_inputs; i++)
+		call->in[i].dims[0] = rows[i];
+	call->in[MODEL_TABLE].dims[1] = blocks;
+}
+
+static int size_scratch(struct loading *l)
+{
+	struct tensor *tensors = calloc(PIPELINE_MAX_TENSORS, sizeof(*tensors));
+	struct model *m = l->model;
+	int err = tensors == NULL ? -ENOMEM : 0;
+
+	for (uint32_t i = 0; i < MODEL_STEPS && err == 0; i++) {
+		struct plan *plan = NULL;
+		struct op_call call;
+		uint32_t blame;
+
+		largest_call(m, l->made[i], tensors, &call);
+		/* Any address does: the plan is only measured. */
+		err = plan_create(l->made[i], &call, m->memory, NULL, &plan, &blame);
+		if (err == 0 && plan->scratch_bytes > m->scratch_bytes)
+			m->scratch_bytes = plan->scratch_bytes;
+		plan_destroy(plan);
+	}
+	free(tensors);
+	return err == 0
+		? 0
+		: model_fail(l->why, err,
+			  "steps of %u tokens, %u of them with an answer, cannot be planned",
+			  m->options.step_tokens, m->options.step_rows);
+}
+
+static int make_scratch(struct loading *l)
+{
+	struct model *m = l->model;
+	void *scratch;
+	int err = size_scratch(l);
+
+	if (err != 0)
+		return err;
+	err = device_alloc(m->device, DEVICE_WORK, m->scratch_bytes, &scratch);
+	if (err != 0)
+		return model_fail(l->why, err,
+			"%.1f MiB for what lies between the operators of a step do not fit the "
+			"memory that is free",
+			(double)m->scratch_bytes / 0x1p20);
+	m->scratch = scratch;
+	for (uint32_t i = 0; i < MODEL_STEPS; i++)
+		pipeline_set_scratch(l->made[i], m->scratch, m->scratch_bytes);
+	return 0;
 }
 
 /* Before the weights: what cannot be computed need not be read. */
 static int make_pipelines(struct loading *l)
 {
 	struct model *m = l->model;
+	int err = 0;
 
-	for (uint32_t i = 0; i < MODEL_STEPS; i++) {
-		struct pipeline *made, *interned;
-		int err = llama_pipeline(m, l->weights, i, &made, l->why);
-
-		if (err != 0)
-			return err;
-		interned = graphs_intern(m->graphs, made);
-		if (interned == NULL) {
-			pipeline_unref(made);
-			return model_fail(l->why, -ENOMEM, "no memory for the model's steps");
-		}
-		m->pipelines[i] = interned;
+	for (uint32_t i = 0; i < MODEL_STEPS && err == 0; i++)
+		err = llama_pipeline(m, l->weights, i, &l->made[i], l->why);
+	if (err == 0)
+		err = make_scratch(l);
+	for (uint32_t i = 0; i < MODEL_STEPS && err == 0; i++) {
+		m->pipelines[i] = graphs_intern(m->graphs, l->made[i]);
+		if (m->pipelines[i] == NULL)
+			err = model_fail(l->why, -ENOMEM, "no memory for the model's steps");
+		else
+			l->made[i] = NULL;
 	}
-	return 0;
+	for (uint32_t i = 0; i < MODEL_STEPS; i++)
+		pipeline_unref(l->made[i]);
+	return err;
 }
 
 static int read_weights(const struct loading *l)
@@ -185,16 +281,6 @@ static int load(struct loading *l, int dir_fd)
 	return err == 0 ? read_weights(l) : err;
 }
 
-static uint32_t limit_session(const struct model *m)
-{
-	const uint64_t room = (uint64_t)m->options.kv_blocks * KV_BLOCK_TOKENS;
-	uint32_t limit = m->config.max_positions;
-
-	if (m->options.max_session_tokens != 0 && m->options.max_session_tokens < limit)
-		limit = m->options.max_session_tokens;
-	return room < limit ? (uint32_t)room : limit;
-}
-
 int model_load(struct device *device, struct graphs *graphs, int dir_fd,
 	const struct model_options *options, const struct model_watch *watch,
 	struct model **ret_model, struct model_why *why)
@@ -219,7 +305,6 @@ int model_load(struct device *device, struct graphs *graphs, int dir_fd,
 		model_destroy(m);
 		return err;
 	}
-	m->options.max_session_tokens = limit_session(m);
 	for (uint32_t i = 0; i < m->config.layers; i++)
 		m->caches[i] = m->cache + i * m->layer_bytes;
 	*ret_model = m;
@@ -235,6 +320,7 @@ void model_destroy(struct model *m)
 		if (m->pipelines[i] != NULL)
 			graphs_release(m->graphs, m->pipelines[i]);
 	}
+	device_free(m->device, DEVICE_WORK, m->scratch);
 	device_free(m->device, DEVICE_WORK, m->cache);
 	device_free(m->device, DEVICE_WORK, m->memory);
 	free(m);
@@ -277,5 +363,5 @@ void *const *model_caches(const struct model *m, uint32_t *ret_count, uint64_t *
 
 uint64_t model_bytes(const struct model *m)
 {
-	return m->weight_bytes + cache_bytes(m);
+	return m->weight_bytes + cache_bytes(m) + m->scratch_bytes;
 }

@@ -21,8 +21,9 @@
  * sequence of the step may have, rounded up to whatever makes shapes repeat; at most 16 * L. Its
  * bytes are never read, and its address may be NULL.
  *
- * Steps of a model depend on each other through the cache: each is launched when the one before
- * has ended.
+ * Steps of a model depend on each other through the cache, and what lies between their operators has
+ * one place: each is launched when the one before has ended. One of more tokens or rows than the
+ * model was loaded for ends with -GPUQ_ELIMIT.
  */
 #ifndef GPUQ_MODELS_MODEL_H
 #define GPUQ_MODELS_MODEL_H
@@ -42,6 +43,8 @@ struct model_options {
 	uint32_t kv_blocks; /* of KV_BLOCK_TOKENS tokens, besides block 0 */
 	uint64_t kv_bytes;  /* with kv_blocks 0: as many blocks as these bytes hold, at least 1 */
 	uint32_t max_session_tokens; /* 0, or more than the model has positions: as many */
+	/* The most tokens of one step, and of them that get an answer: there is memory for them. */
+	uint32_t step_tokens, step_rows; /* 0: 256, 64 */
 };
 
 enum model_step {
@@ -97,7 +100,7 @@ uint32_t model_max_session_tokens(const struct model *model);
 void *const *model_caches(
 	const struct model *model, uint32_t *ret_count, uint64_t *ret_block_bytes);
 
-/* Of the device's memory: weights and cache. */
+/* Of the device's memory: weights, cache, and what lies between the operators of a step. */
 uint64_t model_bytes(const struct model *model);
 
 #endif

@@ -16,6 +16,8 @@ struct model {
 	void *caches[MODEL_MAX_LAYERS]; /* these */
 	uint32_t cache_dtype;
 	uint64_t layer_bytes; /* of the cache */
+	uint8_t *scratch;
+	uint64_t scratch_bytes;
 	bool on_cpu;
 	struct pipeline *pipelines[MODEL_STEPS];
 };

@@ -26,6 +26,7 @@ void stepper_close(struct stepper *s);
 struct step {
 	enum model_step kind;
 	uint32_t n, results, named; /* N, R, M */
+	int status;		    /* that it is expected to end with */
 	int32_t tokens[STEP_TOKENS_MAX], positions[STEP_TOKENS_MAX], rows[STEP_TOKENS_MAX];
 	int32_t last[STEP_TOKENS_MAX];
 	float temperatures[STEP_TOKENS_MAX];
