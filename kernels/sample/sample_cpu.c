@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * sample, the fast form. One pass over a row finds the greatest logit, a second one takes 64
- * logits after the other: their exponentials where the probability is asked for, and their draws
- * unless even the luckiest would not reach the best so far, as is so for nearly all of a row.
+ * logits after the other: their exponentials, which add up to the probability's denominator, and
+ * their words. Gumbel's logarithms are taken only where they can matter: a word whose w is not
+ * below exp(t - best) cannot reach the best score so far, and nearly all are not.
  *
  * What decides about the token is computed without fused multiply-adds, which not every CPU has.
  */
@@ -94,14 +95,18 @@ V_INLINE vf log_of(vi k, vf f)
 		(f + (f * square * q + n * v_set1(LN2_LOW) - v_set1(0.5f) * square));
 }
 
+/* w of sample.c, of 31 bits of a word. */
+V_INLINE vf fraction(vi n)
+{
+	return (__builtin_convertvector(n, vf) + v_set1(0.5f)) * v_set1(0x1p-31f);
+}
+
 /* g(r) of sample.c. */
 V_INLINE vf gumbel(vu r)
 {
 	const vi n = (vi)(r >> 1);
-	const vf half = v_set1(0.5f), scale = v_set1(0x1p-31f);
-	const vf w = (__builtin_convertvector(n, vf) + half) * scale;
 	/* From the complement's bits: those of w would be lost where it is near 1. */
-	const vf rest = (__builtin_convertvector(INT32_MAX - n, vf) + half) * scale;
+	const vf w = fraction(n), rest = fraction(INT32_MAX - n);
 	vi k;
 	vf m = split(rest, &k), f, waited;
 
@@ -118,26 +123,32 @@ struct row {
 	uint64_t n, seed, step;
 	float greatest, inverse_t;
 	bool greedy;
-	bool summed; /* somebody wants the probability */
+};
+
+/* Of 64 tokens; t is -inf where there are no more. */
+struct group {
+	float t[SAMPLE_GROUP], exponentials[SAMPLE_GROUP];
 };
 
 struct draw {
 	float best; /* score so far */
 	float bar;  /* t at and below which no token reaches it */
+	float odds; /* exp(-best), and a little more: what roundings of a score may add to it */
 	float t;    /* of the token */
 	int32_t token;
 	double sum; /* of exp(t) */
 };
 
-/* t of up to 64 tokens, -inf where there are no more. */
-V_INLINE void scale_group(float *t, const struct row *r, uint64_t from, uint32_t dtype)
+V_INLINE void scale_group(
+	struct group *g, const struct row *r, uint64_t from, double *sum, uint32_t dtype)
 {
 	const vf none = v_set1(-INFINITY), greatest = v_set1(r->greatest);
+	vf sums = {0};
 
 	for (uint32_t i = 0; i < SAMPLE_GROUP; i += VL) {
 		const uint64_t left = r->n - from > i ? r->n - from - i : 0;
 		const char *at = r->x + (from + i) * v_size(dtype);
-		vf v = none;
+		vf v = none, e;
 
 		if (left >= VL)
 			v = v_load(at, dtype);
@@ -146,16 +157,12 @@ V_INLINE void scale_group(float *t, const struct row *r, uint64_t from, uint32_t
 				v_load_tail(at, (uint32_t)left, dtype), none);
 		/* The difference of infinities would be a NaN. */
 		v = v_select(v == greatest, (vf){0}, (v - greatest) * v_set1(r->inverse_t));
-		v_store_floats(t + i, v_max(v, none));
+		v = v_max(v, none);
+		e = v_exp_nonpositive(v_max(v, v_set1(EXP_MIN)));
+		sums += e;
+		v_store_floats(g->t + i, v);
+		v_store_floats(g->exponentials + i, e);
 	}
-}
-
-V_INLINE void add_exponentials(const float *t, double *sum)
-{
-	vf sums = {0};
-
-	for (uint32_t i = 0; i < SAMPLE_GROUP; i += VL)
-		sums += v_exp_nonpositive(v_max(v_load_floats(t + i), v_set1(EXP_MIN)));
 	*sum += v_sum(sums);
 }
 
@@ -170,47 +177,52 @@ static void take_better(
 			continue;
 		d->best = lanes[lane];
 		d->bar = d->best - (r->greedy ? 0 : GUMBEL_REACH);
+		d->odds = expf(-d->best) * 1.0001f;
 		d->t = t[lane];
 		d->token = (int32_t)(token + lane);
 	}
 }
 
-V_INLINE void draw_group(struct draw *d, const struct row *r, uint64_t from, const float *t)
+static void draw_greedily(struct draw *d, const struct row *r, uint64_t from, const struct group *g)
+{
+	for (uint32_t i = 0; i < SAMPLE_GROUP; i += VL)
+		take_better(d, r, from + i, v_load_floats(g->t + i), g->t + i);
+}
+
+V_INLINE void draw_group(struct draw *d, const struct row *r, uint64_t from, const struct group *g)
 {
 	uint32_t words[SAMPLE_GROUP];
 
-	if (!r->greedy) {
-		for (uint32_t i = 0; i < SAMPLE_BLOCKS; i += VL)
-			draw_blocks(words + i, (uint32_t)(from / SAMPLE_GROUP * SAMPLE_BLOCKS + i),
-				r->seed, r->step);
-	}
+	for (uint32_t i = 0; i < SAMPLE_BLOCKS; i += VL)
+		draw_blocks(words + i, (uint32_t)(from / SAMPLE_GROUP * SAMPLE_BLOCKS + i), r->seed,
+			r->step);
 	for (uint32_t i = 0; i < SAMPLE_GROUP; i += VL) {
-		vf scores = v_load_floats(t + i);
+		const vf reach = v_load_floats(g->exponentials + i) * v_set1(d->odds);
 		vu word;
 
-		if (!r->greedy) {
-			memcpy(&word, words + i, sizeof(word));
-			scores += gumbel(word);
-		}
-		if (v_any(scores > v_set1(d->best)))
-			take_better(d, r, from + i, scores, t + i);
+		memcpy(&word, words + i, sizeof(word));
+		if (v_any(fraction((vi)(word >> 1)) < reach))
+			take_better(
+				d, r, from + i, v_load_floats(g->t + i) + gumbel(word), g->t + i);
 	}
 }
 
 V_INLINE void draw_row(struct draw *d, const struct row *r, uint32_t dtype)
 {
-	*d = (struct draw){.best = -INFINITY, .bar = -INFINITY};
+	*d = (struct draw){.best = -INFINITY, .bar = -INFINITY, .odds = INFINITY};
 	for (uint64_t from = 0; from < r->n; from += SAMPLE_GROUP) {
-		float t[SAMPLE_GROUP];
+		struct group g;
 		vi reaches = {0};
 
-		scale_group(t, r, from, dtype);
-		if (r->summed)
-			add_exponentials(t, &d->sum);
+		scale_group(&g, r, from, &d->sum, dtype);
 		for (uint32_t i = 0; i < SAMPLE_GROUP; i += VL)
-			reaches |= v_load_floats(t + i) > v_set1(d->bar);
-		if (v_any(reaches))
-			draw_group(d, r, from, t);
+			reaches |= v_load_floats(g.t + i) > v_set1(d->bar);
+		if (!v_any(reaches))
+			continue;
+		if (r->greedy)
+			draw_greedily(d, r, from, &g);
+		else
+			draw_group(d, r, from, &g);
 	}
 }
 
@@ -230,7 +242,6 @@ V_INLINE void rows(const struct op_call *call, uint64_t begin, uint64_t end, uin
 			.step = shm_load_relaxed(&seed[1]),
 			.inverse_t = 1 / temperature_divisor(temperature),
 			.greedy = temperature == 0,
-			.summed = logprob != NULL,
 		};
 		struct draw d = {.t = NAN};
 
