@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * test-sample.c: that sample's draws have the probabilities of the softmax and do not depend on
+ * test-draws.c: that sample's draws have the probabilities of the softmax and do not depend on
  * each other, on the instruction set or on the rows beside them; its generator against the known
  * answers of its authors; what it refuses and what strange rows give.
  *
@@ -426,5 +426,5 @@ int main(void)
 		HARNESS_TEST(test_changing_payload_stays_within_bounds),
 	};
 
-	return harness_run("kernels-sample", tests, sizeof(tests) / sizeof(tests[0]));
+	return harness_run("kernels-draws", tests, sizeof(tests) / sizeof(tests[0]));
 }
