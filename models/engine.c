@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <time.h>
+#include <unistd.h>
 
 #define END_PATIENCE_NS 200000000u /* for a step that a failed device may never end */
 
@@ -65,6 +66,7 @@ int engine_create(const struct engine_options *options, struct engine **ret_engi
 		return -ENOMEM;
 	e->options = *options;
 	e->model = &e->options.model;
+	e->uid = (uint32_t)getuid();
 	TAILQ_INIT(&e->active);
 	TAILQ_INIT(&e->unused);
 	e->next_deadline_ns = UINT64_MAX;

@@ -37,7 +37,10 @@ struct engine_session {
 	int32_t sampled;   /* the next token of the text, -1: none */
 	int32_t ids[ENGINE_MAX_IDS];
 
-	/* The last decode step that it was in; `awaited`: engine_turn.missing counts it. */
+	/*
+	 * The last decode step that it was in. `awaited`: engine_turn.missing counts it, if that
+	 * step is still the last one of its kind.
+	 */
 	enum model_step decode_kind;
 	uint64_t decode_step;
 	bool awaited;
@@ -121,6 +124,7 @@ struct engine_buffers {
 struct engine {
 	struct engine_options options;
 	const struct engine_model *model; /* options.model */
+	uint32_t uid;			  /* gpuqd's, for the records of shapes */
 	struct kv_pool *kv;
 	bool failed;
 	struct engine_session *sessions;
@@ -173,6 +177,9 @@ static inline bool session_is_preempted(const struct engine_session *s)
 
 /* Gives the slot back. */
 void engine_session_release(struct engine_session *s);
+
+/* It has asked, or never will: nobody waits for it any more. */
+void engine_session_unawait(struct engine_session *s);
 
 /* --- engine_request.c ---------------------------------------------------------------------- */
 

@@ -66,10 +66,7 @@ int engine_submit(struct engine *e, struct engine_request *r)
 	s->last = r;
 	s->n_queued++;
 	e->n_requests++;
-	if (s->awaited) {
-		s->awaited = false;
-		e->turns[s->decode_kind].missing--;
-	}
+	engine_session_unawait(s);
 	watch_deadline(e, r);
 	return 0;
 }

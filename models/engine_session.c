@@ -68,12 +68,20 @@ uint32_t engine_session_tokens(const struct engine_session *s)
 	return kv_tokens(s->kv, &tokens);
 }
 
+void engine_session_unawait(struct engine_session *s)
+{
+	struct engine_turn *turn = &s->engine->turns[s->decode_kind];
+
+	if (s->awaited && s->decode_step == turn->steps)
+		turn->missing--;
+	s->awaited = false;
+}
+
 void engine_session_release(struct engine_session *s)
 {
 	struct engine *e = s->engine;
 
-	if (s->awaited)
-		e->turns[s->decode_kind].missing--;
+	engine_session_unawait(s);
 	kv_close(s->kv);
 	s->kv = NULL;
 	TAILQ_INSERT_HEAD(&e->unused, s, link);

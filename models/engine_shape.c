@@ -6,7 +6,6 @@
 #include <errno.h>
 #include <string.h>
 #include <time.h>
-#include <unistd.h>
 
 #define ALIGN 256u
 #define COMPLETION_WISHES 3u /* the first; before them: the step, copies of blocks and of rows */
@@ -162,7 +161,7 @@ void engine_work_init(const struct engine *e, enum model_step kind, const struct
 	w->args.completion = c;
 	w->args.value = c->word + 1;
 	w->completion = c;
-	w->uid = (uint32_t)getuid();
+	w->uid = e->uid;
 	/* Every layer reads these. */
 	w->in_host = 1u << MODEL_POSITIONS | 1u << MODEL_ROWS | 1u << MODEL_TABLE;
 }

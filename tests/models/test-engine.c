@@ -5,6 +5,7 @@
 #include "models/engine_impl.h"
 #include "tests/models/engine-rig.h"
 
+#include <errno.h>
 #include <string.h>
 
 static struct engine_session *open_session(struct engine_rig *rig)
@@ -286,6 +287,42 @@ static void those_of_the_last_step_are_awaited(void **state)
 	engine_rig_free(rig);
 }
 
+/* Who was late is not counted twice, and does not hold up the steps after. */
+static void latecomers_are_forgotten(void **state)
+{
+	struct engine_rig *rig = engine_rig_prepare(64, NULL);
+	struct engine_session *s[2];
+	struct ask *a[2];
+	int32_t token = 1;
+
+	rig->options.gather_percent = 0;
+	engine_rig_start(rig);
+	const struct engine_turn *turn = &rig->engine->turns[MODEL_STEP_RESULT];
+	for (uint32_t i = 0; i < 2; i++) {
+		s[i] = open_session(rig);
+		a[i] = ask_step(s[i], &token, 1, 1);
+		ask_submit(rig, a[i]);
+	}
+	assert_int_equal(ask_await(rig, a[0]), 0);
+	assert_int_equal(ask_await(rig, a[1]), 0);
+	assert_int_equal(turn->missing, 2);
+	assert_int_equal(ask_run(rig, a[0]), 0);
+	assert_int_equal(turn->missing, 1);
+	ask_submit(rig, a[1]);
+	assert_int_equal(turn->missing, 1);
+	ask_submit(rig, a[0]);
+	assert_int_equal(turn->missing, 0);
+	assert_int_equal(ask_await(rig, a[0]), 0);
+	assert_int_equal(ask_await(rig, a[1]), 0);
+	engine_session_close(s[0]);
+	assert_int_equal(turn->missing, 1);
+	engine_session_close(s[1]);
+	assert_int_equal(turn->missing, 0);
+	ask_free(a[0]);
+	ask_free(a[1]);
+	engine_rig_free(rig);
+}
+
 static uint32_t known_shapes(const struct engine_rig *rig)
 {
 	uint32_t n = 0;
@@ -379,6 +416,97 @@ static void sessions_that_do_not_fit_take_turns(void **state)
 	assert_true(stats_of(rig).kv.preemptions > 0);
 	for (uint32_t i = 0; i < 3; i++)
 		engine_session_close(s[i]);
+	engine_rig_free(rig);
+}
+
+static void who_came_first_keeps_its_blocks(void **state)
+{
+	struct engine_rig *rig = engine_rig_new(10);
+	struct engine_session *first = open_session(rig), *second = open_session(rig);
+	int32_t text[FAKE_MAX_TEXT], tokens[150];
+	struct ask *a, *b;
+
+	fake_count(tokens, 0, 150);
+	a = ask_step(first, tokens, 150, 1);
+	b = ask_generate(second, tokens + 1, 100, 3);
+	gate(1);
+	ask_submit(rig, a);
+	rig_await_steps(rig, 1);
+	ask_submit(rig, b);
+	gate(0);
+	assert_int_equal(ask_await(rig, a), 0);
+	assert_int_equal(ask_await(rig, b), 0);
+	/* The first one, when it had what it wanted. */
+	assert_int_equal(stats_of(rig).kv.preemptions, 1);
+	assert_int_equal(stats_of(rig).computed_tokens, 150 + 102);
+	(void)ask_check(a, text, 0);
+	(void)ask_check(b, text, 0);
+	ask_free(a);
+	ask_free(b);
+	engine_session_close(first);
+	engine_session_close(second);
+	engine_rig_free(rig);
+}
+
+/* One that waits for blocks does not have its kind go first. */
+static void who_waits_for_blocks_holds_up_nobody(void **state)
+{
+	struct engine_rig *rig = engine_rig_new(20);
+	struct engine_session *s[3];
+	struct ask *a[3];
+	int32_t text[FAKE_MAX_TEXT], tokens[300];
+
+	fake_count(tokens, 0, 300);
+	for (uint32_t i = 0; i < 3; i++)
+		s[i] = open_session(rig);
+	a[0] = ask_step(s[0], tokens, 200, 1);
+	a[1] = ask_generate(s[1], tokens + 30, 150, 1);
+	a[2] = ask_generate(s[2], tokens + 60, 90, 1);
+	a[2]->r.priority = 2;
+	gate(1);
+	ask_submit(rig, a[0]);
+	rig_await_steps(rig, 1);
+	ask_submit(rig, a[1]);
+	ask_submit(rig, a[2]);
+	gate(0);
+	assert_int_equal(ask_await(rig, a[2]), 0);
+	assert_true(stats_of(rig).steps[MODEL_STEP_RESULT] >= 3);
+	assert_false(a[1]->done);
+	for (uint32_t i = 0; i < 3; i++) {
+		assert_int_equal(ask_await(rig, a[i]), 0);
+		(void)ask_check(a[i], text, 0);
+		ask_free(a[i]);
+		engine_session_close(s[i]);
+	}
+	engine_rig_free(rig);
+}
+
+/* What a cancelled request had begun to compute again makes no difference to the session. */
+static void canceled_while_it_is_computed_again(void **state)
+{
+	struct engine_rig *rig = engine_rig_new(8);
+	struct engine_session *s = open_session(rig), *other = open_session(rig), *fork;
+	int32_t text[FAKE_MAX_TEXT], tokens[120];
+	struct ask *a;
+	uint32_t n = advance(rig, s, text, 0, 100);
+
+	fake_count(tokens, 50, 120);
+	a = ask_step(other, tokens, 120, 1);
+	assert_int_equal(ask_run(rig, a), 0);
+	ask_free(a);
+	a = ask_step(s, tokens, 1, 1);
+	gate(1);
+	ask_submit(rig, a);
+	rig_await_steps(rig, seen(&fake_seen.steps) + 1);
+	assert_true(engine_cancel(rig->engine, &a->r));
+	gate(0);
+	assert_int_equal(ask_await(rig, a), -ECANCELED);
+	ask_free(a);
+	assert_int_equal(engine_session_fork(s, &fork), 0);
+	engine_session_close(s);
+	(void)advance(rig, fork, text, n, 10);
+	engine_session_close(fork);
+	engine_session_close(other);
 	engine_rig_free(rig);
 }
 
@@ -707,9 +835,13 @@ int main(void)
 		HARNESS_TEST(mixed_work_side_by_side),
 		HARNESS_TEST(chunks_leave_room_for_decoding),
 		HARNESS_TEST(those_of_the_last_step_are_awaited),
+		HARNESS_TEST(latecomers_are_forgotten),
 		HARNESS_TEST(the_next_shapes_are_captured_ahead),
 		HARNESS_TEST(equal_openings_are_computed_once),
 		HARNESS_TEST(sessions_that_do_not_fit_take_turns),
+		HARNESS_TEST(who_came_first_keeps_its_blocks),
+		HARNESS_TEST(who_waits_for_blocks_holds_up_nobody),
+		HARNESS_TEST(canceled_while_it_is_computed_again),
 		HARNESS_TEST(a_greedy_client_is_refused_alone),
 		HARNESS_TEST(what_cannot_be_is_refused),
 		HARNESS_TEST(failures_leave_the_text_as_it_was),
