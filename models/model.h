@@ -21,9 +21,9 @@
  * sequence of the step may have, rounded up to whatever makes shapes repeat; at most 16 * L. Its
  * bytes are never read, and its address may be NULL.
  *
- * Steps of a model depend on each other through the cache, and what lies between their operators has
- * one place: each is launched when the one before has ended. One of more tokens or rows than the
- * model was loaded for ends with -GPUQ_ELIMIT.
+ * Steps depend on each other through the cache, and what lies between their operators has one
+ * place: each is launched when the one before has ended. One of more tokens or rows than the model
+ * was loaded for ends with -GPUQ_ELIMIT.
  */
 #ifndef GPUQ_MODELS_MODEL_H
 #define GPUQ_MODELS_MODEL_H
