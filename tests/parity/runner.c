@@ -94,9 +94,14 @@ void ask_rows_submit(struct runner *r, struct ask_rows *a, struct engine_session
 	submit(r, a);
 }
 
+uint64_t runner_patience_ns(void)
+{
+	return clock_monotonic_ns() + PATIENCE_NS * harness_slowness();
+}
+
 static void await(struct runner *r, struct ask_rows *a)
 {
-	const uint64_t until_ns = clock_monotonic_ns() + PATIENCE_NS * harness_slowness();
+	const uint64_t until_ns = runner_patience_ns();
 
 	while (!a->done) {
 		turn(r);

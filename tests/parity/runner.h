@@ -28,6 +28,9 @@ void runner_open(struct runner *r, const struct expected *e, const struct runner
 /* All sessions are closed. */
 void runner_close(struct runner *r);
 
+/* When a test that has to wait has waited too long. */
+uint64_t runner_patience_ns(void);
+
 /* Sessions of one salt share openings. */
 struct engine_session *runner_session(struct runner *r, uint64_t salt);
 

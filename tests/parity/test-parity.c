@@ -7,6 +7,7 @@
  */
 #include "tests/harness.h"
 
+#include "kernels/isa.h"
 #include "tests/parity/runner.h"
 #include "tests/parity/values.h"
 
@@ -143,6 +144,17 @@ static void test_texts_at_once(void **state)
 	on_models(texts_at_once, true);
 }
 
+/* The other forms of the operators; this one is the test's own process. */
+static void test_texts_on_each_instruction_set(void **state)
+{
+	const enum isa best = isa_selected();
+
+	for (enum isa isa = ISA_BASE; isa < best; isa++) {
+		isa_select(isa);
+		on_models(texts_at_once, true);
+	}
+}
+
 /* One token after the other, so that each comes from the cache for those after it. */
 static void texts_by_token(struct text *t)
 {
@@ -163,6 +175,46 @@ static void texts_by_token(struct text *t)
 static void test_texts_by_token(void **state)
 {
 	on_models(texts_by_token, true);
+}
+
+static void last_rows(const struct text *t, struct runner *r, uint64_t salt, float *logits)
+{
+	struct engine_session *s = runner_session(r, salt);
+
+	runner_rows(r, s, t->tokens, LONG - 2, 0, NULL);
+	for (uint32_t i = 0; i < 2; i++)
+		runner_rows(r, s, t->tokens + LONG - 2 + i, 1, 1, logits + i * t->vocab);
+	engine_session_close(s);
+}
+
+/* The first time kernel by kernel, then again until a graph has done it. */
+static void texts_by_graphs(struct text *t)
+{
+	const uint64_t row = t->n_positions - 2;
+	float *cold = rows_new(2, t->vocab), *again = rows_new(2, t->vocab);
+	const uint64_t *replays;
+	uint64_t salt = 0, until_ns;
+	struct runner r;
+
+	runner_open(&r, &t->e, &plain);
+	replays = &r.graphs->stats.graph_hits;
+	until_ns = runner_patience_ns();
+	last_rows(t, &r, salt++, cold);
+	while (shm_load_acquire(replays) < 2) {
+		assert_true(clock_monotonic_ns() < until_ns);
+		last_rows(t, &r, salt++, again);
+		assert_memory_equal(again, cold, 2 * t->vocab * sizeof(*cold));
+	}
+	expected_near(
+		&t->e, "by graphs", again, t->logits + row * t->vocab, 2 * t->vocab, t->bound);
+	runner_close(&r);
+	free(again);
+	free(cold);
+}
+
+static void test_texts_by_graphs(void **state)
+{
+	on_models(texts_by_graphs, true);
 }
 
 /* Against the same weights with transformers computing in f32. */
@@ -474,7 +526,9 @@ int main(void)
 {
 	static const struct harness_test tests[] = {
 		HARNESS_TEST(test_texts_at_once),
+		HARNESS_TEST(test_texts_on_each_instruction_set),
 		HARNESS_TEST(test_texts_by_token),
+		HARNESS_TEST(test_texts_by_graphs),
 		HARNESS_TEST(test_bf16_is_closer_to_what_is_exact),
 		HARNESS_TEST(test_batches_of_many_lengths),
 		HARNESS_TEST(test_batches_equal_sessions_alone),
