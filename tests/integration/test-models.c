@@ -635,6 +635,33 @@ static void test_load_and_unload(void **state)
 	stop(&w);
 }
 
+/* A model that comes and goes leaves nothing behind. */
+static void test_loaded_again_and_again(void **state)
+{
+	const struct gpuq_step_options o = {.max_tokens = 8, .max_rows = 1, .top_k = 1};
+	int32_t tokens[8] = {1, 2, 3, 4, 5, 6, 7, 8};
+	struct world before = {0};
+	struct world_of w;
+
+	start(&w, true, NULL);
+	for (uint32_t i = 0; i < 8; i++) {
+		struct client c;
+		GPUQ(0, "tiny is ready", "load", "tiny", w.dir);
+		open_client(&c);
+		struct gpuq_session *s = open_session(&c);
+		struct gpuq_call *step = make_step(s, &o);
+		const struct gpuq_completion done = run_step(&c, step, tokens, 8, 1);
+		expect_status(step, &done, 0);
+		client_close(&c);
+		GPUQ(0, "", "unload", "tiny");
+		/* The first ones warm up what stays. */
+		if (i == 3)
+			before = world_look(w.daemon);
+	}
+	world_await(w.daemon, &before);
+	stop(&w);
+}
+
 /* What a client has under way when its model is taken away ends, with an error that says so. */
 static void test_unload_under_way(void **state)
 {
@@ -774,6 +801,7 @@ static void test_device_killed(void **state)
 	struct gpuq_call *generation;
 	struct world_of w;
 	struct client c;
+	int r;
 
 	start(&w, false, NULL);
 	open_client(&c);
@@ -795,10 +823,34 @@ static void test_device_killed(void **state)
 	done = run_step(&c, step, prompt, 1, 1);
 	expect_status(step, &done, -GPUQ_ESESSION);
 	gpuq_session_close(s);
-	await_ready(c.g, "tiny");
-	s = open_session(&c);
+	while ((r = gpuq_session_open(c.ch, "tiny", &s)) == -GPUQ_EMODEL) {
+		assert_non_null(strstr(gpuq_error_detail(), "model tiny is loading"));
+		usleep(1000);
+	}
+	assert_int_equal(r, 0);
 	greedy(&c, s, prompt, N, after, GREEDY);
 	assert_memory_equal(after, before, sizeof(after));
+	client_close(&c);
+	stop(&w);
+}
+
+/* What was submitted before gpuqd is told to end is done, whatever that takes. */
+static void test_end(void **state)
+{
+	const struct gpuq_generate_options o = {.max_tokens = 1, .max_generate = CONTEXT - 8};
+	struct gpuq_submission s = {0};
+	struct gpuq_completion done;
+	struct world_of w;
+	struct client c;
+
+	start(&w, false, NULL);
+	open_client(&c);
+	assert_int_equal(gpuq_generate_create(open_session(&c), &o, &s.call), 0);
+	assert_int_equal(gpuq_generate_set(s.call, &(int32_t){7}, 1, o.max_generate, 1), 0);
+	assert_int_equal(gpuq_submit(c.ch, &s, 1), 1);
+	assert_int_equal(harness_daemon_stop(w.daemon), 0);
+	assert_int_equal(gpuq_wait(c.ch, &done, 1, PATIENCE_NS), 1);
+	expect_status(s.call, &done, (int)o.max_generate);
 	client_close(&c);
 	stop(&w);
 }
@@ -814,11 +866,13 @@ int main(void)
 		HARNESS_TEST(test_refused_steps),
 		HARNESS_TEST(test_refused_calls),
 		HARNESS_TEST(test_load_and_unload),
+		HARNESS_TEST(test_loaded_again_and_again),
 		HARNESS_TEST(test_unload_under_way),
 		HARNESS_TEST(test_models_that_cannot_be_loaded),
 		HARNESS_TEST(test_no_folder_at_the_start),
 		HARNESS_TEST(test_tools),
 		HARNESS_TEST(test_device_killed),
+		HARNESS_TEST(test_end),
 	};
 
 	return harness_run("models", tests, sizeof(tests) / sizeof(tests[0]));
