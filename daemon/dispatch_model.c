@@ -281,8 +281,9 @@ static bool finish_requests(struct dispatch *d, struct known_model *m)
 
 	while ((q = engine_take_done(m->engine)) != NULL) {
 		struct slot *slot = slot_of(q);
-		uint64_t now_ns = q->started_ns == 0 ? clock_now_ns(&d->o.clock) : 0;
-		int status = status_of(slot);
+		const int status = status_of(slot);
+		const bool ran = q->started_ns != 0;
+		const uint64_t now_ns = ran ? 0 : clock_now_ns(&d->o.clock);
 
 		d->failed |= status == -GPUQ_EDEVICE;
 		if (status == -GPUQ_ETOKEN)
@@ -291,8 +292,8 @@ static bool finish_requests(struct dispatch *d, struct known_model *m)
 			shm_count(&slot->channel->stats->expired, 1);
 		m->in_flight--;
 		m->changed = true;
-		slot_step_ended(d, slot, status, now_ns == 0 ? q->started_ns : now_ns,
-			now_ns == 0 ? q->ended_ns : now_ns);
+		slot_step_ended(
+			d, slot, status, ran ? q->started_ns : now_ns, ran ? q->ended_ns : now_ns);
 		any = true;
 	}
 	return any;

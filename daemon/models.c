@@ -120,6 +120,7 @@ static int load(const struct models *m, struct known_model *k)
 	struct device_info info;
 
 	device_info(m->o.device, &info);
+	k->options.max_sessions = m->o.max_sessions;
 	k->options.kv_bytes = m->o.kv_bytes != 0 ? m->o.kv_bytes : info.free_bytes / 4;
 	int r = model_load(
 		m->o.device, m->o.graphs, k->dir_fd, &k->options, &watch, &k->model, &k->why);

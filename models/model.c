@@ -43,7 +43,20 @@ static uint64_t block_bytes(const struct model *m)
 		dtype_size(m->cache_dtype);
 }
 
-/* As many as the bytes hold besides block 0, within what block tables can name. */
+/* What the sessions can have at most; at most what block tables can name. */
+static uint64_t most_blocks(const struct model *m)
+{
+	const uint64_t tokens = m->options.max_session_tokens != 0 &&
+			m->options.max_session_tokens < m->config.max_positions
+		? m->options.max_session_tokens
+		: m->config.max_positions;
+	const uint64_t blocks =
+		m->options.max_sessions * ((tokens + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS);
+
+	return blocks == 0 || blocks >= INT32_MAX ? INT32_MAX - 1 : blocks;
+}
+
+/* As many as the bytes hold besides block 0, and as can be of use. */
 static void count_blocks(struct model *m)
 {
 	struct model_options *o = &m->options;
@@ -51,7 +64,8 @@ static void count_blocks(struct model *m)
 	if (o->kv_blocks != 0)
 		return;
 	const uint64_t blocks = o->kv_bytes / (block_bytes(m) * m->config.layers);
-	o->kv_blocks = blocks < 2 ? 1 : blocks < INT32_MAX ? (uint32_t)blocks - 1 : INT32_MAX - 1;
+	const uint64_t most = most_blocks(m);
+	o->kv_blocks = blocks < 2 ? 1 : (uint32_t)(blocks - 1 < most ? blocks - 1 : most);
 }
 
 /* What was left open, and what is limited by something else as well. */

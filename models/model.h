@@ -42,6 +42,7 @@ struct model_options {
 	bool deterministic; /* a row's bits do not depend on what else is in its step */
 	uint32_t kv_blocks; /* of KV_BLOCK_TOKENS tokens, besides block 0 */
 	uint64_t kv_bytes;  /* with kv_blocks 0: as many blocks as these bytes hold, at least 1 */
+	uint32_t max_sessions;	     /* with kv_bytes: no more blocks than these can fill; 0: any */
 	uint32_t max_session_tokens; /* 0, or more than the model has positions: as many */
 	/* The most tokens of one step, and of them that get an answer: there is memory for them. */
 	uint32_t step_tokens, step_rows; /* 0: 256, 64 */
