@@ -55,7 +55,8 @@ int npy_read(int fd, const struct npy *npy, uint32_t dtype, void *data, char *wh
 
 /*
  * Writes a file anew: beside the old one, then in its place, so that nobody sees half of it.
- * bf16 is saved as f32. Returns 0, or a negative errno with the reason in `why`.
+ * bf16 is saved as f32. Returns 0, or a negative errno with the reason in `why`: -EINVAL when there
+ * is something that is no regular file.
  */
 int npy_write(const char *path, uint32_t dtype, uint32_t rank, const uint64_t *dims,
 	const void *data, char *why, size_t why_size);

@@ -184,9 +184,15 @@ int npy_write(const char *path, uint32_t dtype, uint32_t rank, const uint64_t *d
 	const void *data, char *why, size_t why_size)
 {
 	char name[4096];
+	struct stat st;
 	uint64_t n = 1;
-	int fd = open_beside(path, name, sizeof(name));
 
+	/* The new file takes its place: a device, say, must not be lost. */
+	if (stat(path, &st) == 0 && !S_ISREG(st.st_mode)) {
+		snprintf(why, why_size, "this is no regular file, which is all that is replaced");
+		return -EINVAL;
+	}
+	int fd = open_beside(path, name, sizeof(name));
 	if (fd < 0)
 		return fail(fd, why, why_size);
 	for (uint32_t i = 0; i < rank; i++)

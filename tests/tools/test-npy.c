@@ -351,6 +351,10 @@ static void unwritable_paths_are_refused(void **state)
 {
 	const uint64_t dims[1] = {0};
 
+	/* Only a file is replaced: not a folder, nor a device. */
+	assert_int_equal(
+		npy_write(harness_tmpdir(), GPUQ_F32, 1, dims, NULL, why, sizeof(why)), -EINVAL);
+	assert_non_null(strstr(why, "regular file"));
 	assert_int_equal(
 		npy_write(path_of("no/such.npy"), GPUQ_F32, 1, dims, NULL, why, sizeof(why)),
 		-ENOENT);
