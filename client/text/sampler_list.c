@@ -200,7 +200,8 @@ static size_t take_keys(struct gpuq_sampler *s, const struct gpuq_sampler_row *r
 		else if (logit > -INFINITY && plan_allows(p, id))
 			s->keys[n++] = key_of(logit, id);
 	}
-	qsort(s->keys, n, sizeof(*s->keys), compare_keys);
+	if (n > 0)
+		qsort(s->keys, n, sizeof(*s->keys), compare_keys);
 	return n;
 }
 

@@ -188,6 +188,15 @@ static void test_nan_and_infinities(void **state)
 	expect_draw(&(struct gpuq_sampling){.temperature = 1e30f}, only_one, 4, 2);
 }
 
+/* A +inf counts as the greatest float, so the two are equal, and a candidate is not the first. */
+static void test_infinity_is_the_greatest_float(void **state)
+{
+	static const float logits[] = {1, FLT_MAX, INFINITY, INFINITY};
+
+	expect_draw(&greedy, logits, 4, 1);
+	expect_draw(&(struct gpuq_sampling){.temperature = 1, .top_k = 1}, logits, 4, 1);
+}
+
 static void test_ties_take_the_least_id(void **state)
 {
 	static const float logits[] = {-0.0f, 0, 3, 3, 3, 0};
@@ -216,7 +225,7 @@ static void test_penalty_outside_the_candidates(void **state)
 /* Where a policy's choice lies within the candidates, whatever they leave open elsewhere. */
 static void test_decides_without_the_row(void **state)
 {
-	static const struct gpuq_logit_bias drop = {3, -1};
+	static const struct gpuq_logit_bias drop = {3, -1}, forbidden = {999, 1};
 	static const struct gpuq_sampling all[] = {
 		{.n_biases = 1, .biases = &drop},
 		{.temperature = 1, .top_k = 3},
@@ -226,12 +235,14 @@ static void test_decides_without_the_row(void **state)
 		/* The last candidate is lowered, and is below it before that too. */
 		{.temperature = 1, .min_p = 0.4f, .n_biases = 1, .biases = &drop},
 		{.temperature = 1, .typical_p = 0.3f},
+		{.temperature = 1, .typical_p = 0.3f, .n_biases = 1, .biases = &forbidden},
 		{.temperature = 1, .top_k = 4, .typical_p = 0.9f},
 	};
 	float logits[1000];
 
 	for (int v = 0; v < 1000; v++)
 		logits[v] = v < 3 ? 8 - (float)v / 4 : v == 3 ? 6 : -(float)v / 100;
+	logits[999] = -INFINITY;
 	for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
 		struct gpuq_sampler *s = rig_sampler(&all[i], 1000);
 
@@ -240,6 +251,22 @@ static void test_decides_without_the_row(void **state)
 		assert_int_equal(full_rows(s), 0);
 		gpuq_sampler_destroy(s);
 	}
+}
+
+/* What is no candidate is named, so nothing is open. */
+static void test_candidates_and_names_are_all(void **state)
+{
+	static const struct gpuq_logit_bias lower = {2, -1};
+	struct gpuq_sampler *s = rig_sampler(
+		&(struct gpuq_sampling){.temperature = 1, .n_biases = 1, .biases = &lower}, 3);
+	const float logits[] = {0, 0.5f, -0.5f};
+	uint32_t counts[3] = {0};
+
+	for (int i = 0; i < 100; i++)
+		counts[rig_draw(s, logits, 3, 2, NULL)]++;
+	assert_true(counts[0] > 0 && counts[1] > counts[2] && counts[2] > 0);
+	assert_int_equal(full_rows(s), 0);
+	gpuq_sampler_destroy(s);
 }
 
 static void refuse_row(struct gpuq_sampler *s, const struct gpuq_sampler_row *row, const char *part)
@@ -435,6 +462,11 @@ static void test_restricted_to_many_or_none(void **state)
 	assert_int_equal(gpuq_sampler_draw(s, &r.row, NULL), -EAGAIN);
 	assert_int_equal(rig_draw_full(s, logits, NULL), 401);
 	accept_all(s, allowed, 1);
+	/* Many words for few. */
+	for (uint32_t i = 0; i < 600; i++)
+		allowed[i] = 300 + i % 2;
+	assert_int_equal(want_of(s).n_candidates, 0);
+	accept_all(s, allowed, 1);
 	spy.rule.n_allowed = 0;
 	assert_int_equal(want_of(s).n_ids, 0);
 	assert_int_equal(rig_draw(s, logits, 1000, 0, NULL), -ENODATA);
@@ -585,9 +617,11 @@ int main(void)
 		HARNESS_TEST(test_nothing_left),
 		HARNESS_TEST(test_one_token),
 		HARNESS_TEST(test_nan_and_infinities),
+		HARNESS_TEST(test_infinity_is_the_greatest_float),
 		HARNESS_TEST(test_ties_take_the_least_id),
 		HARNESS_TEST(test_penalty_outside_the_candidates),
 		HARNESS_TEST(test_decides_without_the_row),
+		HARNESS_TEST(test_candidates_and_names_are_all),
 		HARNESS_TEST(test_bad_rows_are_refused),
 		HARNESS_TEST(test_useless_statistics),
 		HARNESS_TEST(test_cancellation_asks_for_the_row),
