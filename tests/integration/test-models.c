@@ -643,7 +643,7 @@ static void test_loaded_again_and_again(void **state)
 {
 	enum { WARM_UP = 6, CYCLES = 12, SLACK_KIB = 16 << 10 };
 	struct model_config large = tiny;
-	struct world before = {0}, now;
+	struct world before, now;
 	struct world_of w;
 	char link[64], path[300];
 
@@ -654,19 +654,16 @@ static void test_loaded_again_and_again(void **state)
 	close(w.dir_fd);
 	w.dir_fd = random_model(&large, GPUQ_F32, &w.rng);
 	snprintf(link, sizeof(link), "/proc/%d/fd/%d", (int)getpid(), w.dir_fd);
+	before = world_look(w.daemon);
 	for (uint32_t i = 0; i < CYCLES; i++) {
 		GPUQ(0, "large is ready", "load", "large", link);
 		GPUQ(0, "", "logits", "-m", "large", "--tokens", "1,2,3", "--out", path);
 		GPUQ(0, "", "unload", "large");
+		/* Connections may still be closing: of this look only the memory counts. */
+		now = world_look(w.daemon);
 		if (i + 1 == WARM_UP)
-			before = world_look(w.daemon);
+			before.device.pss_kib = now.device.pss_kib + SLACK_KIB;
 	}
-	now = world_look(w.daemon);
-	world_print("after some", &before);
-	world_print("after all", &now);
-	assert_true(
-		harness_slowness() > 1 || now.device.pss_kib < before.device.pss_kib + SLACK_KIB);
-	before.device.pss_kib += SLACK_KIB;
 	world_await(w.daemon, &before);
 	stop(&w);
 }
