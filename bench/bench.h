@@ -38,10 +38,14 @@ struct bench {
 	uint64_t samples; /* 0: the measurement's own default */
 	double seconds;	  /* likewise */
 	const char *gpuqd, *socket, *python;
-	const char *device;	  /* "cpu", "cuda", "cuda:N" */
-	const char *plot, *trace; /* files to write; NULL: none */
-	bool many_cpus;		  /* gpuqd may use all CPUs */
-	const char *command;	  /* this program's command line */
+	const char *device;		/* "cpu", "cuda", "cuda:N" */
+	const char *plot, *trace;	/* files to write; NULL: none */
+	const char *shape;		/* of language models: see llm_shapes */
+	const char *weights;		/* "bf16" or "int8" */
+	const char *folder;		/* where the model lies; NULL: made for the time being */
+	const char *gpuqd_arguments[3]; /* more of them; NULL ends the list */
+	bool many_cpus;			/* gpuqd may use all CPUs */
+	const char *command;		/* this program's command line */
 	struct clock_line clock;
 	uint64_t clock_step_ns; /* smallest difference that the clock shows */
 	double clock_cost_ns;
@@ -277,6 +281,15 @@ int ipc_contender(struct contender *c, enum ipc_kind kind, uint64_t gap_ns);
 /* -ENOENT when the machine has no ZeroMQ. */
 int zmq_contender(struct contender *c);
 
+/* --- python.c ------------------------------------------------------------------------------ */
+
+/*
+ * Runs a Python program with at most 12 arguments, the last one followed by NULL, and returns the
+ * JSON that it prints. NULL, having said why, when it did not run or answers {"error": REASON}.
+ */
+json_t *python_measure(
+	const struct bench *b, const char *what, const char *program, const char *const *arguments);
+
 /* --- torch.c ------------------------------------------------------------------------------- */
 
 /* Times the operators of bench_op() in PyTorch. NULL, having said why, when that cannot be done. */
@@ -330,5 +343,8 @@ int bench_op(struct bench *b);
 int bench_idle(struct bench *b);
 int bench_graphs(struct bench *b);
 int bench_memory(struct bench *b);
+int bench_decode(struct bench *b);
+int bench_prefill(struct bench *b);
+int bench_load(struct bench *b);
 
 #endif

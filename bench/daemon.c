@@ -61,7 +61,8 @@ static _Noreturn void exec_gpuqd(const struct bench *b, const struct daemon *d)
 	}
 	execlp(program, "gpuqd", socket, device, "--hot-list=", "--max-channels=2048",
 		"--max-channels-per-client=64", "--max-channels-per-user=2048",
-		"--max-clients=1024", "--max-clients-per-user=1024", NULL);
+		"--max-clients=1024", "--max-clients-per-user=1024", b->gpuqd_arguments[0],
+		b->gpuqd_arguments[1], NULL);
 	dprintf(STDERR_FILENO, "cannot run %s: %s\n", program, strerror(errno));
 	_exit(127);
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* main.c: gpuq-bench SUBCOMMAND [options]. One table names the subcommands and drives the help. */
-#include "bench/bench.h"
+#include "bench/llm.h"
 
 #include "client/gpuq.h"
 #include <commit.h>
@@ -17,6 +17,7 @@ struct subcommand {
 	const char *what;
 	const char *target; /* NULL when it has none */
 	bool one_cpu;	    /* makes sense with a single CPU too */
+	bool apart;	    /* not part of `all` */
 };
 
 static int bench_all(struct bench *b);
@@ -37,8 +38,16 @@ static const struct subcommand subcommands[] = {
 	{"graphs", bench_graphs, "replays beside captures: none, in the background, by the server",
 		"p99 beside captures in the background <= 1.1 x quiet, with 4 CPUs or more", true},
 	{"memory", bench_memory, "device memory of clients that do not use CUDA (--device cuda)",
-		"0 MiB", true},
-	{"all", bench_all, "all of the above but memory, one summary", NULL, false},
+		"0 MiB", true, true},
+	{"decode", bench_decode,
+		"tokens one by one through gpuqd, in process, in llama.cpp; 1 to 32 clients",
+		"gpuqd adds <= 2 %; >= llama.cpp's tokens/s on the same CPUs", true, true},
+	{"prefill", bench_prefill, "prompts of 256 tokens, likewise", ">= llama.cpp's tokens/s",
+		true, true},
+	{"load", bench_load, "a model's weights into memory, beside read(); gpuqd's first token",
+		">= 90 % of read()", true, true},
+	{"all", bench_all, "all of the above but memory and those of models; one summary", NULL,
+		false, true},
 };
 #define N_SUBCOMMANDS (sizeof(subcommands) / sizeof(subcommands[0]))
 
@@ -47,7 +56,7 @@ static int bench_all(struct bench *b)
 	int first_error = 0;
 
 	for (size_t i = 0; i < N_SUBCOMMANDS; i++) {
-		if (subcommands[i].run == bench_all || subcommands[i].run == bench_memory)
+		if (subcommands[i].apart)
 			continue;
 		cpus_free();
 		int r = subcommands[i].run(b);
@@ -70,6 +79,9 @@ enum {
 	OPT_DEVICE,
 	OPT_PLOT,
 	OPT_TRACE,
+	OPT_SHAPE,
+	OPT_WEIGHTS,
+	OPT_FOLDER,
 };
 
 static const struct option long_options[] = {
@@ -83,6 +95,9 @@ static const struct option long_options[] = {
 	{"device", required_argument, NULL, OPT_DEVICE},
 	{"plot", required_argument, NULL, OPT_PLOT},
 	{"trace", required_argument, NULL, OPT_TRACE},
+	{"shape", required_argument, NULL, OPT_SHAPE},
+	{"weights", required_argument, NULL, OPT_WEIGHTS},
+	{"folder", required_argument, NULL, OPT_FOLDER},
 	{"help", no_argument, NULL, 'h'},
 	{"version", no_argument, NULL, 'V'},
 	{NULL, 0, NULL, 0},
@@ -111,6 +126,9 @@ static void print_help(void)
 	       "  --device KIND   cpu, cuda or cuda:N (cpu): op, graphs, memory\n"
 	       "  --plot FILE     graphs: draws replays and captures (SVG; needs matplotlib)\n"
 	       "  --trace FILE    graphs: a timeline that Perfetto and chrome://tracing open\n"
+	       "  --shape NAME    models: 1b (Llama-3.2-1B), 135m, 15m, tiny (135m)\n"
+	       "  --weights TYPE  models: bf16 or int8 (bf16)\n"
+	       "  --folder DIR    keeps the random weights there for the next time\n"
 	       "  -h, --help      this text\n"
 	       "  -V, --version   version\n\n"
 	       "Exit status: 0 measured (whether or not targets were met), 1 failed, 2 usage.\n");
@@ -144,6 +162,27 @@ static bool parse_positive(const char *text, double most, double *ret_value)
 		return false;
 	*ret_value = value;
 	return true;
+}
+
+/* The options of language models. */
+static int take_llm_option(struct bench *b, int option, const char *value)
+{
+	switch (option) {
+	case OPT_SHAPE:
+		b->shape = value;
+		return llm_shape_find(value) != NULL ? 0 : usage("no such shape:", value);
+	case OPT_WEIGHTS:
+		b->weights = value;
+		return strcmp(value, "bf16") == 0 || strcmp(value, "int8") == 0
+			? 0
+			: usage("weights are bf16 or int8, not", value);
+	case OPT_FOLDER:
+		b->folder = value;
+		return 0;
+	default:
+		fprintf(stderr, "see gpuq-bench --help\n");
+		return 2;
+	}
 }
 
 /* One option. 0, or the exit status of a usage error. */
@@ -185,8 +224,7 @@ static int take_option(struct bench *b, int option, const char *value, const cha
 		b->trace = value;
 		return 0;
 	default:
-		fprintf(stderr, "see gpuq-bench --help\n");
-		return 2;
+		return take_llm_option(b, option, value);
 	}
 }
 
@@ -271,7 +309,11 @@ static int run_subcommand(struct bench *b, const struct subcommand *s, const cha
 
 int main(int argc, char **argv)
 {
-	struct bench b = {.python = "python3", .device = "cpu", .seed = 88172645463325252u};
+	struct bench b = {.python = "python3",
+		.device = "cpu",
+		.shape = "135m",
+		.weights = "bf16",
+		.seed = 88172645463325252u};
 	const char *json_path = NULL;
 	int option;
 

@@ -11,67 +11,20 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #define TORCH_SAMPLES 50000
 
-/* Starts Python on the client's CPU; *ret_fd is its output. */
-static int start_python(const struct bench *b, int *ret_fd, pid_t *ret_pid)
+json_t *torch_measure(const struct bench *b)
 {
-	int fds[2];
 	char samples[24];
+	const char *const arguments[] = {samples, b->device, NULL};
 
-	if (pipe(fds) < 0)
-		return -errno;
 	snprintf(samples, sizeof(samples), "%llu",
 		(unsigned long long)(b->samples > 0 && b->samples < TORCH_SAMPLES ? b->samples
 										  : TORCH_SAMPLES));
-	pid_t pid = fork();
-	if (pid == 0) {
-		cpus_pin(0, b->client_cpu, b->client_cpu);
-		dup2(fds[1], STDOUT_FILENO);
-		execlp(b->python, b->python, "-c", torch_ops_py, samples, b->device, NULL);
-		_exit(127);
-	}
-	close(fds[1]);
-	if (pid < 0) {
-		close(fds[0]);
-		return -errno;
-	}
-	*ret_fd = fds[0];
-	*ret_pid = pid;
-	return 0;
-}
-
-static json_t *run_python(const struct bench *b)
-{
-	json_error_t error;
-	int fd = -1;
-	pid_t pid = -1;
-
-	if (start_python(b, &fd, &pid) < 0)
-		return NULL;
-	json_t *answer = json_loadfd(fd, JSON_DISABLE_EOF_CHECK, &error);
-	close(fd);
-	waitpid(pid, NULL, 0);
-	return answer;
-}
-
-json_t *torch_measure(const struct bench *b)
-{
-	progress("PyTorch");
-	json_t *answer = run_python(b);
-	const char *reason = json_string_value(json_object_get(answer, "error"));
-
-	if (answer == NULL)
-		complain(0, "no comparison with PyTorch: %s did not run (see --python)", b->python);
-	else if (reason != NULL)
-		complain(0, "no comparison with PyTorch: %s (see --python)", reason);
-	else
-		return answer;
-	json_decref(answer);
-	return NULL;
+	/* On the client's CPU, from the first thread on. */
+	cpus_pin(0, b->client_cpu, b->client_cpu);
+	return python_measure(b, "PyTorch", torch_ops_py, arguments);
 }
 
 int torch_row(const json_t *torch, const char *way, const char *title, double unit_ns,

@@ -59,7 +59,7 @@ static void test_help_names_every_subcommand(void **state)
 {
 	const char *const args[] = {"--help"};
 	const char *const names[] = {"floor", "ring", "null", "sleep", "pipeline", "op", "idle",
-		"graphs", "memory", "all"};
+		"graphs", "memory", "decode", "prefill", "load", "all"};
 	struct harness_output output = run(args, 1);
 
 	assert_int_equal(output.status, 0);
@@ -354,6 +354,43 @@ static void test_a_drawing_needs_matplotlib(void **state)
 	harness_output_free(&output);
 }
 
+/* What has no llama.cpp and hardly any model must still measure itself. */
+static void test_decode_serves_one_and_many(void **state)
+{
+	need_gpuqd();
+	json_t *root = measure_with("decode", "--shape=tiny");
+	const json_t *rows = json_object_get(root, "rows"), *clients = NULL, *row;
+	size_t i;
+
+	json_array_foreach(rows, i, row)
+	{
+		if (strcmp(json_string_value(json_object_get(row, "table")), "clients") == 0)
+			clients = json_object_get(row, "value");
+	}
+	assert_int_equal(json_array_size(clients), 6); /* 1, 2, 4, 8, 16, 32 */
+	json_array_foreach(clients, i, row)
+		assert_true(json_real_value(json_object_get(row, "tokens_per_s")) > 0);
+	json_decref(root);
+}
+
+static void test_load_reads_what_it_wrote(void **state)
+{
+	char folder[300], argument[320];
+
+	need_gpuqd();
+	snprintf(folder, sizeof(folder), "%s/model", harness_tmpdir());
+	snprintf(argument, sizeof(argument), "--folder=%s", folder);
+	const char *const args[] = {"load", "--shape=tiny", argument};
+	for (uint32_t i = 0; i < 2; i++) {
+		struct harness_output output = run(args, 3);
+
+		assert_int_equal(output.status, 0);
+		assert_non_null(strstr(output.out, "to the first token"));
+		assert_int_equal(strstr(output.err, "writing random weights") != NULL, i == 0);
+		harness_output_free(&output);
+	}
+}
+
 int main(void)
 {
 	static const struct harness_test tests[] = {
@@ -367,6 +404,8 @@ int main(void)
 		HARNESS_TEST_LONG(test_idle_reads_the_time_of_gpuqd, 60),
 		HARNESS_TEST_LONG(test_graphs_measures_beside_captures, 120),
 		HARNESS_TEST_LONG(test_a_drawing_needs_matplotlib, 120),
+		HARNESS_TEST_LONG(test_decode_serves_one_and_many, 120),
+		HARNESS_TEST_LONG(test_load_reads_what_it_wrote, 60),
 	};
 
 	return harness_run("bench", tests, sizeof(tests) / sizeof(tests[0]));

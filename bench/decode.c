@@ -1,0 +1,294 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * decode.c: language models with random weights. `decode`: one token after another, by the engine
+ * in this process, by a client of gpuqd, and by llama.cpp; then many clients at once. `prefill`:
+ * whole prompts.
+ */
+#include "bench/llm.h"
+
+#include <llama.h>
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define ROUNDS 8u
+#define DECODE_STEPS 64u /* of each row, unless --samples says otherwise */
+#define PROMPTS 16u
+#define PROMPT_TOKENS 256u
+#define CROWD_S 3.0
+
+/* --- Who answers ---------------------------------------------------------------------------- */
+
+/* A session that is decoded from LLM_CONTEXT tokens on, again and again. */
+struct speaker {
+	int (*step)(void *, const int32_t *, uint32_t, int32_t *);
+	int (*restart)(void *);
+	void *state;
+	uint32_t length; /* of its text */
+	int32_t next;
+};
+
+static int local_step(void *l, const int32_t *tokens, uint32_t n, int32_t *ret_token)
+{
+	return llm_local_step(l, tokens, n, ret_token);
+}
+
+static int local_restart(void *l)
+{
+	return llm_local_restart(l);
+}
+
+static int remote_step(void *r, const int32_t *tokens, uint32_t n, int32_t *ret_token)
+{
+	return llm_remote_step(r, tokens, n, ret_token);
+}
+
+static int remote_restart(void *r)
+{
+	return llm_remote_restart(r);
+}
+
+/* Prompts differ, so that none is found in the cache. */
+static int read_prompt(struct speaker *s, uint32_t n)
+{
+	static int32_t salt;
+	int32_t prompt[LLM_MAX_PROMPT];
+	int e = s->restart(s->state);
+
+	salt = (salt + 1) % 997;
+	for (uint32_t i = 0; i < n; i++)
+		prompt[i] = (int32_t)(i * 7 + 3) % 1000 + salt;
+	if (e == 0)
+		e = s->step(s->state, prompt, n, &s->next);
+	s->length = n;
+	return e;
+}
+
+static int decode(void *state, const struct clock_line *clock, uint64_t *ret_ns, uint64_t n)
+{
+	struct speaker *s = state;
+
+	for (uint64_t i = 0; i < n; i++) {
+		int e = 0;
+
+		if (s->length == 0 || s->length >= LLM_CONTEXT + LLM_DECODED)
+			e = read_prompt(s, LLM_CONTEXT);
+		const uint64_t start_ns = clock_now_ns(clock);
+		if (e == 0)
+			e = s->step(s->state, &s->next, 1, &s->next);
+		if (e < 0)
+			return e;
+		ret_ns[i] = clock_now_ns(clock) - start_ns;
+		s->length++;
+	}
+	return 0;
+}
+
+static int prefill(void *state, const struct clock_line *clock, uint64_t *ret_ns, uint64_t n)
+{
+	for (uint64_t i = 0; i < n; i++) {
+		const uint64_t start_ns = clock_now_ns(clock);
+		int e = read_prompt(state, PROMPT_TOKENS);
+
+		if (e < 0)
+			return e;
+		ret_ns[i] = clock_now_ns(clock) - start_ns;
+	}
+	return 0;
+}
+
+/* --- llama.cpp ------------------------------------------------------------------------------ */
+
+/* Seconds of each step or prompt; NULL, having said why, when it cannot be measured. */
+static json_t *llama_measure(const struct bench *b, uint32_t steps, uint32_t prompts)
+{
+	const struct llm_shape *s = llm_shape_find(b->shape);
+	char shape[256], numbers[5][16];
+	const uint32_t values[5] = {cpus_count(), LLM_CONTEXT, steps, PROMPT_TOKENS, prompts};
+	const char *const arguments[] = {shape, b->weights, numbers[0], numbers[1], numbers[2],
+		numbers[3], numbers[4], NULL};
+
+	snprintf(shape, sizeof(shape),
+		"{\"vocab\":%u,\"hidden\":%u,\"layers\":%u,\"heads\":%u,\"kv_heads\":%u,"
+		"\"head_dim\":%u,\"intermediate\":%u,\"positions\":%u}",
+		s->vocab, s->hidden, s->layers, s->heads, s->kv_heads, s->head_dim, s->intermediate,
+		s->positions);
+	for (uint32_t i = 0; i < 5; i++)
+		snprintf(numbers[i], sizeof(numbers[i]), "%u", values[i]);
+	return python_measure(b, "llama.cpp", llama_py, arguments);
+}
+
+static double median_s(const json_t *seconds)
+{
+	double sorted[1024];
+	size_t n = 0, i;
+	const json_t *value;
+
+	json_array_foreach(seconds, i, value)
+	{
+		size_t at = n;
+
+		for (; at > 0 && sorted[at - 1] > json_number_value(value); at--)
+			sorted[at] = sorted[at - 1];
+		sorted[at] = json_number_value(value);
+		n++;
+		if (n == sizeof(sorted) / sizeof(sorted[0]))
+			break;
+	}
+	return n > 0 ? sorted[n / 2] : NAN;
+}
+
+static void compare_llama(
+	struct bench *b, const char *what, double ours_per_s, uint32_t steps, uint32_t prompts)
+{
+	cpus_free();
+	json_t *llama = llama_measure(b, steps, prompts);
+	const double tokens = steps > 0 ? 1 : PROMPT_TOKENS;
+	const double theirs_per_s = tokens / median_s(json_object_get(llama, what));
+
+	if (llama == NULL)
+		return;
+	report_line("llama.cpp %s, %s, %u threads: %.2f tokens/s\n",
+		json_string_value(json_object_get(llama, "llama")), b->weights, cpus_count(),
+		theirs_per_s);
+	report_check_at_least(b, ours_per_s / theirs_per_s, 1, "%s %s %s: tokens/s, of llama.cpp's",
+		what, b->shape, b->weights);
+	report_json(b, "llama.cpp", llama);
+}
+
+/* --- decode and prefill --------------------------------------------------------------------- */
+
+/* gpuqd and this process, each with the model. */
+struct stage {
+	struct llm_folder folder;
+	struct daemon daemon;
+	struct llm_local *local;
+	struct llm_remote *remote;
+	struct speaker speakers[2];
+	bool started;
+};
+
+static void stage_close(struct stage *s)
+{
+	llm_remote_close(s->remote);
+	if (s->started)
+		daemon_stop(&s->daemon);
+	llm_local_close(s->local);
+	llm_folder_close(&s->folder);
+}
+
+static int stage_open(struct bench *b, struct stage *s)
+{
+	int e = llm_folder_open(b, &s->folder);
+
+	if (e < 0)
+		return e;
+	e = llm_daemon_start(b, &s->folder, &s->daemon);
+	s->started = e == 0;
+	if (e == 0)
+		e = llm_local_open(b, s->folder.fd, llm_is_int8(b), cpus_count(), &s->local);
+	if (e == 0)
+		e = llm_remote_open(&s->daemon, &s->remote);
+	s->speakers[0] = (struct speaker){local_step, local_restart, s->local, 0, 0};
+	s->speakers[1] = (struct speaker){remote_step, remote_restart, s->remote, 0, 0};
+	if (e < 0)
+		stage_close(s);
+	return e;
+}
+
+/* Both take turns; *ret_per_s is how often a second the client of gpuqd is answered. */
+static int measure(struct bench *b, struct stage *s, const char *title, uint64_t preset,
+	int (*run)(void *, const struct clock_line *, uint64_t *, uint64_t), double *ret_per_s)
+{
+	struct contender set[2] = {
+		{.name = "engine in this process", .state = &s->speakers[0], .run = run},
+		{.name = "client of gpuqd", .state = &s->speakers[1], .run = run},
+	};
+	int e;
+
+	for (uint32_t i = 0; i < 2; i++)
+		set[i].per_round = per_round_at_most(b, preset, ROUNDS);
+	e = contenders_measure(b, set, 2, ROUNDS);
+	if (e == 0) {
+		report_table(b, title, "engine", set, 2);
+		*ret_per_s = 1e9 / series_typical_ns(&set[1].series);
+		report_check(b,
+			series_typical_ns(&set[1].series) / series_typical_ns(&set[0].series), 1.02,
+			"%s: through gpuqd, of the engine in process", title);
+	}
+	contenders_free(set, 2);
+	return e;
+}
+
+static int measure_crowds(struct bench *b, const struct stage *s)
+{
+	json_t *rows = json_array();
+	double alone_per_s = 0;
+	int e = 0;
+
+	cpus_free();
+	report_line("\n%8s %12s %10s %12s %12s\n", "clients", "tokens/s", "of one's", "p50 ms",
+		"p99 ms");
+	for (uint32_t n = 1; n <= LLM_MAX_CLIENTS && e == 0; n *= 2) {
+		struct llm_crowd c;
+
+		progress("%u clients", n);
+		e = llm_crowd(&s->daemon, n, b->seconds > 0 ? b->seconds : CROWD_S, &c);
+		if (e < 0)
+			break;
+		alone_per_s = n == 1 ? c.tokens_per_s : alone_per_s;
+		report_line("%8u %12.1f %10.2f %12.2f %12.2f\n", n, c.tokens_per_s,
+			c.tokens_per_s / alone_per_s, 1e-6 * (double)c.p50_ns,
+			1e-6 * (double)c.p99_ns);
+		json_array_append_new(rows,
+			json_pack("{s:i, s:f, s:I, s:I}", "clients", (int)n, "tokens_per_s",
+				c.tokens_per_s, "p50_ns", (json_int_t)c.p50_ns, "p99_ns",
+				(json_int_t)c.p99_ns));
+	}
+	report_json(b, "clients", rows);
+	return e;
+}
+
+int bench_decode(struct bench *b)
+{
+	struct stage s = {.folder = {.fd = -1}};
+	char title[96];
+	double per_s = 0;
+	int e = stage_open(b, &s);
+
+	if (e < 0)
+		return e;
+	snprintf(title, sizeof(title), "decode %s %s, %u tokens after %u", b->shape, b->weights,
+		LLM_DECODED, LLM_CONTEXT);
+	e = measure(b, &s, title, DECODE_STEPS, decode, &per_s);
+	if (e == 0) {
+		report_line("client of gpuqd: %.2f tokens/s\n", per_s);
+		e = measure_crowds(b, &s);
+	}
+	stage_close(&s);
+	if (e == 0)
+		compare_llama(b, "decode", per_s, DECODE_STEPS, 0);
+	return e;
+}
+
+int bench_prefill(struct bench *b)
+{
+	struct stage s = {.folder = {.fd = -1}};
+	char title[96];
+	double per_s = 0;
+	int e = stage_open(b, &s);
+
+	if (e < 0)
+		return e;
+	snprintf(title, sizeof(title), "prefill %s %s, %u tokens", b->shape, b->weights,
+		PROMPT_TOKENS);
+	e = measure(b, &s, title, PROMPTS, prefill, &per_s);
+	stage_close(&s);
+	if (e == 0) {
+		report_line("client of gpuqd: %.1f tokens/s\n", per_s * PROMPT_TOKENS);
+		compare_llama(b, "prefill", per_s * PROMPT_TOKENS, 0, PROMPTS / 2);
+	}
+	return e;
+}
