@@ -146,7 +146,7 @@ GPUQ_EXPORT int64_t gpuq_decoder_finish(struct gpuq_decoder *decoder, const char
  *	(a step with want.temperature, want.n_candidates and want.ids, or with the full row)
  *	int64_t token = gpuq_sampler_draw(s, &row, NULL);
  *	if (token == -EAGAIN)
- *		(row.logits = the full row of that step) token = gpuq_sampler_draw(s, &row, NULL);
+ *		(the same step with the full row) token = gpuq_sampler_draw(s, &row, NULL);
  *	gpuq_sampler_accept(s, (uint32_t)token);
  *
  * What is done to the logits l[v], in this order; what is 0 in the policy is not done:
@@ -231,20 +231,10 @@ struct gpuq_sampling {
 /* What a sampler wants of the next step. */
 struct gpuq_sampler_want {
 	bool full_row;	       /* less cannot do */
-	float temperature;     /* that log_sum_exp and entropy are of */
+	float temperature;     /* that lse and entropy are of */
 	uint32_t n_candidates; /* 0 to 64 */
 	uint32_t n_ids;	       /* 0 to 256 */
 	const int32_t *ids;    /* until the next call with this sampler */
-};
-
-/* What a step gave: the full row, or all the rest. */
-struct gpuq_sampler_row {
-	const float *logits;		/* [vocabulary]; NULL: see below */
-	float log_sum_exp, entropy;	/* of logits / temperature */
-	uint32_t n_candidates, n_named; /* n_named is n_ids as wanted */
-	const int32_t *tokens;		/* [n_candidates], greatest logit first, then least id */
-	const float *values;		/* [n_candidates], their logits, undivided */
-	const float *named;		/* [n_named], of the ids that were wanted, in order */
 };
 
 struct gpuq_sampler_stats {
@@ -270,14 +260,16 @@ GPUQ_EXPORT void gpuq_sampler_destroy(struct gpuq_sampler *sampler);
 GPUQ_EXPORT int gpuq_sampler_want(struct gpuq_sampler *sampler, struct gpuq_sampler_want *ret_want);
 
 /*
- * Draws a token and returns it. *ret_logprob (which may be NULL) is its log-probability after all
- * of the policy, within 1e-3, or NaN where the row does not tell; at temperature 0, under the
- * softmax of what the constraint left. Errors: -EAGAIN (only the full row tells; the next draw has
- * the same random number), -ENODATA (no token is left), -EINVAL (the row has a token outside the
- * vocabulary, does not descend or lacks what was wanted), -ENOMEM, what the constraint returned.
+ * Draws a token and returns it. row: of a step that gave what was wanted, or the full row (only
+ * logits is looked at then). More or fewer candidates do: they decide how often that is needed.
+ * *ret_logprob (which may be NULL) is the token's log-probability after all of the policy, within
+ * 1e-3, or NaN where the row does not tell; at temperature 0, under the softmax of what the
+ * constraint left. Errors: -EAGAIN (only the full row tells; the next draw has the same random
+ * number), -ENODATA (no token is left), -EINVAL (the row has a token outside the vocabulary, does
+ * not descend or lacks what was wanted), -ENOMEM, what the constraint returned.
  */
 GPUQ_EXPORT int64_t gpuq_sampler_draw(
-	struct gpuq_sampler *sampler, const struct gpuq_sampler_row *row, double *ret_logprob);
+	struct gpuq_sampler *sampler, const struct gpuq_row *row, double *ret_logprob);
 
 /*
  * Says which token comes next in the text: one that was drawn, another, or one of the prompt.

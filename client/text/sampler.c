@@ -229,7 +229,7 @@ static double logprob_of(const struct list *l, const struct entry *e)
 }
 
 int64_t gpuq_sampler_draw(
-	struct gpuq_sampler *sampler, const struct gpuq_sampler_row *row, double *ret_logprob)
+	struct gpuq_sampler *sampler, const struct gpuq_row *row, double *ret_logprob)
 {
 	const bool full = row->logits != NULL;
 	const struct entry *e;

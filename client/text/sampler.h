@@ -128,7 +128,7 @@ static inline float logit_clean(double x)
 /* --- The list -------------------------------------------------------------------------------- */
 
 /* Both make s->list. -EAGAIN, -ENODATA, -EINVAL, -ENOMEM, the constraint's error. */
-int list_of_candidates(struct gpuq_sampler *s, const struct gpuq_sampler_row *row);
+int list_of_candidates(struct gpuq_sampler *s, const struct gpuq_row *row);
 int list_of_row(struct gpuq_sampler *s, const float *logits);
 
 /* Logarithm of a token's weight. */

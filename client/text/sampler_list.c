@@ -161,11 +161,10 @@ struct known {
 	double sum, moment;
 };
 
-static int check_row(const struct gpuq_sampler *s, const struct gpuq_sampler_row *row)
+static int check_row(const struct gpuq_sampler *s, const struct gpuq_row *row)
 {
-	if (row->n_named != s->plan.ids.n)
-		return text_fail(-EINVAL, "the row has %u named logits, wanted were %zu",
-			row->n_named, s->plan.ids.n);
+	if (row->named == NULL && s->plan.ids.n > 0)
+		return text_fail(-EINVAL, "the row lacks the logits of the ids that were wanted");
 	if (row->n_candidates > s->vocabulary)
 		return text_fail(-EINVAL, "the row has more candidates than the vocabulary");
 	for (uint32_t i = 0; i < row->n_candidates; i++) {
@@ -180,7 +179,7 @@ static int check_row(const struct gpuq_sampler *s, const struct gpuq_sampler_row
 }
 
 /* The keys of all known tokens that may be drawn; returns how many. */
-static size_t take_keys(struct gpuq_sampler *s, const struct gpuq_sampler_row *row)
+static size_t take_keys(struct gpuq_sampler *s, const struct gpuq_row *row)
 {
 	struct plan *p = &s->plan;
 	size_t n = 0;
@@ -215,7 +214,7 @@ static void know(struct known *k, const struct list *l, float raw, bool allowed)
 		k->moment += weight * list_log_weight(l, logit_clean(raw));
 }
 
-static struct known known_of(const struct gpuq_sampler *s, const struct gpuq_sampler_row *row)
+static struct known known_of(const struct gpuq_sampler *s, const struct gpuq_row *row)
 {
 	const struct plan *p = &s->plan;
 	struct known k = {0};
@@ -233,12 +232,12 @@ static struct known known_of(const struct gpuq_sampler *s, const struct gpuq_sam
  * bound for the entropy has the second moment of t = log weight; with L = 2 log V that is at most
  * L times the first, which the entropy bounds, and V L^2 exp(-L) <= 6 for what is below -L.
  */
-static double lse_error(const struct gpuq_sampler_row *row)
+static double lse_error(const struct gpuq_row *row)
 {
-	return 2 * (5e-6 + 4e-7 * fabs(row->entropy) + 2e-7 * fabs(row->log_sum_exp));
+	return 2 * (5e-6 + 4e-7 * fabs(row->entropy) + 2e-7 * fabs(row->lse));
 }
 
-static double entropy_error(const struct gpuq_sampler_row *row, uint32_t vocabulary)
+static double entropy_error(const struct gpuq_row *row, uint32_t vocabulary)
 {
 	const double h = fabs(row->entropy), log_v = log(vocabulary);
 
@@ -262,8 +261,8 @@ static uint32_t count_unknown(const struct gpuq_sampler *s, const struct known *
 }
 
 /* What the unknown tokens weigh: first by their number, then by the log-sum-exp. */
-static struct interval tail_of(const struct gpuq_sampler *s, const struct gpuq_sampler_row *row,
-	const struct known *k, double all)
+static struct interval tail_of(
+	const struct gpuq_sampler *s, const struct gpuq_row *row, const struct known *k, double all)
 {
 	struct interval tail = {
 		.lo = 0, .hi = count_unknown(s, k) * weight_of(&s->list, s->list.rest)};
@@ -281,12 +280,12 @@ static struct interval tail_of(const struct gpuq_sampler *s, const struct gpuq_s
 }
 
 /* The mean of log weight under the changed weights; `own` is the list's part of the moment. */
-static struct interval mean_of(const struct gpuq_sampler *s, const struct gpuq_sampler_row *row,
+static struct interval mean_of(const struct gpuq_sampler *s, const struct gpuq_row *row,
 	const struct known *k, double all, double own)
 {
 	const struct interval nothing = {.lo = -INFINITY, .hi = INFINITY};
 	const struct list *l = &s->list;
-	const double mean = (double)row->log_sum_exp - row->entropy - l->greatest / l->temperature;
+	const double mean = (double)row->lse - row->entropy - l->greatest / l->temperature;
 	const double lse = expm1(lse_error(row));
 
 	if (s->plan.restricted || !isfinite(all) || !isfinite(k->moment) || !isfinite(mean))
@@ -301,11 +300,10 @@ static struct interval mean_of(const struct gpuq_sampler *s, const struct gpuq_s
 }
 
 /* Makes the list one that ends before the first token that may be unknown. */
-static void leave_open(
-	struct gpuq_sampler *s, const struct gpuq_sampler_row *row, const struct known *k)
+static void leave_open(struct gpuq_sampler *s, const struct gpuq_row *row, const struct known *k)
 {
 	struct list *l = &s->list;
-	const double all = exp((double)row->log_sum_exp - l->greatest / l->temperature);
+	const double all = exp((double)row->lse - l->greatest / l->temperature);
 	const uint32_t last = row->n_candidates - 1;
 	const uint64_t end = key_of(l->rest, (uint32_t)row->tokens[last]);
 	double own = 0, sum = l->total.lo;
@@ -323,7 +321,7 @@ static void leave_open(
 }
 
 /* The known tokens as a list, as long as it is certain that no other is among them. */
-static int list_of_known(struct gpuq_sampler *s, const struct gpuq_sampler_row *row, size_t n)
+static int list_of_known(struct gpuq_sampler *s, const struct gpuq_row *row, size_t n)
 {
 	const uint32_t last = row->n_candidates - 1;
 	struct list *l = &s->list;
@@ -345,9 +343,9 @@ static int list_of_known(struct gpuq_sampler *s, const struct gpuq_sampler_row *
 	return l->n == 0 ? -EAGAIN : 0;
 }
 
-int list_of_candidates(struct gpuq_sampler *s, const struct gpuq_sampler_row *row)
+int list_of_candidates(struct gpuq_sampler *s, const struct gpuq_row *row)
 {
-	const struct gpuq_sampler_row none = {0};
+	const struct gpuq_row none = {0};
 	struct plan *p = &s->plan;
 	int r = plan_needs_row(s) ? -EAGAIN : check_row(s, row);
 

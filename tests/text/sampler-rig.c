@@ -43,7 +43,7 @@ static void sort_tokens(const float *logits, uint32_t n, struct token *ret_token
 
 /* As the reference of step_result does it: NaN where the row has a NaN or a +inf. */
 static void make_stats(
-	struct gpuq_sampler_row *row, const float *logits, uint32_t n, double t, double error)
+	struct gpuq_row *row, const float *logits, uint32_t n, double t, double error)
 {
 	double greatest = -INFINITY, sum = 0, moment = 0, second = 0;
 
@@ -57,8 +57,7 @@ static void make_stats(
 		second += logits[v] == -INFINITY ? 0 : w * x * x;
 	}
 	const double lse = greatest / t + log(sum), entropy = log(sum) - moment / sum;
-	row->log_sum_exp =
-		(float)(lse + error * (5e-6 + 4e-7 * fabs(moment / sum) + 1.4e-7 * fabs(lse)));
+	row->lse = (float)(lse + error * (5e-6 + 4e-7 * fabs(moment / sum) + 1.4e-7 * fabs(lse)));
 	row->entropy = (float)(entropy + error * (4e-6 * (1 + entropy) + 4e-7 * second / sum));
 }
 
@@ -67,9 +66,7 @@ void rig_row_make(struct rig_row *r, const struct gpuq_sampler_want *want, const
 {
 	static struct token tokens[RIG_VOCABULARY];
 
-	r->row = (struct gpuq_sampler_row){
-		.n_candidates = k < want->n_candidates ? k : want->n_candidates,
-		.n_named = want->n_ids,
+	r->row = (struct gpuq_row){.n_candidates = k < want->n_candidates ? k : want->n_candidates,
 		.tokens = r->tokens,
 		.values = r->values,
 		.named = r->named};
@@ -95,7 +92,7 @@ struct gpuq_sampler *rig_sampler(const struct gpuq_sampling *sampling, uint32_t 
 
 int64_t rig_draw_full(struct gpuq_sampler *s, const float *logits, double *ret_logprob)
 {
-	const struct gpuq_sampler_row row = {.logits = logits};
+	const struct gpuq_row row = {.logits = logits};
 
 	return gpuq_sampler_draw(s, &row, ret_logprob);
 }

@@ -21,7 +21,7 @@ double rig_uniform(struct rig_random *r, double low, double high);
 
 /* What a step gives of logits. */
 struct rig_row {
-	struct gpuq_sampler_row row;
+	struct gpuq_row row;
 	int32_t tokens[RIG_VOCABULARY];
 	float values[RIG_VOCABULARY];
 	float named[RIG_NAMED];

@@ -269,7 +269,7 @@ static void test_candidates_and_names_are_all(void **state)
 	gpuq_sampler_destroy(s);
 }
 
-static void refuse_row(struct gpuq_sampler *s, const struct gpuq_sampler_row *row, const char *part)
+static void refuse_row(struct gpuq_sampler *s, const struct gpuq_row *row, const char *part)
 {
 	assert_int_equal(gpuq_sampler_draw(s, row, NULL), -EINVAL);
 	rig_detail(part);
@@ -280,7 +280,7 @@ static void test_bad_rows_are_refused(void **state)
 	struct gpuq_sampler *s = rig_sampler(&usual, 10);
 	const int32_t tokens[] = {1, 2}, outside[] = {1, 10}, negative[] = {-1, 2};
 	const float values[] = {2, 1}, rising[] = {1, 2}, none[] = {2, NAN};
-	struct gpuq_sampler_row row = {.n_candidates = 2, .tokens = outside, .values = values};
+	struct gpuq_row row = {.n_candidates = 2, .tokens = outside, .values = values};
 
 	refuse_row(s, &row, "outside the vocabulary");
 	row.tokens = negative;
@@ -290,12 +290,13 @@ static void test_bad_rows_are_refused(void **state)
 	refuse_row(s, &row, "descend");
 	row.values = none;
 	refuse_row(s, &row, "descend");
-	row.values = values;
-	row.n_named = 1;
-	row.named = values;
-	refuse_row(s, &row, "named");
-	row = (struct gpuq_sampler_row){.n_candidates = 11};
+	row = (struct gpuq_row){.n_candidates = 11};
 	refuse_row(s, &row, "more candidates");
+	gpuq_sampler_destroy(s);
+	s = rig_sampler(&(struct gpuq_sampling){.presence_penalty = 1}, 10);
+	accept_all(s, (const uint32_t[]){4}, 1);
+	row = (struct gpuq_row){.n_candidates = 2, .tokens = tokens, .values = values};
+	refuse_row(s, &row, "wanted");
 	gpuq_sampler_destroy(s);
 }
 
@@ -308,7 +309,7 @@ static void test_useless_statistics(void **state)
 	struct rig_row r;
 
 	rig_row_make(&r, &want, peak, 6, 2, 0);
-	r.row.log_sum_exp = NAN;
+	r.row.lse = NAN;
 	r.row.entropy = NAN;
 	for (int i = 0; i < 100; i++)
 		assert_int_equal(gpuq_sampler_draw(s, &r.row, NULL), 0);
