@@ -15,7 +15,7 @@
 
 #define ALIGNMENT 256u
 #define HUGE_PAGE ((uint64_t)2 << 20)
-#define HUGE_FROM ((uint64_t)32 << 20) /* malloc() gives no such size from its own arenas */
+#define MAP_FROM ((uint64_t)32 << 20)
 
 /* --- What there is ------------------------------------------------------------------------ */
 
@@ -146,6 +146,7 @@ static int cpu_open(const struct device_options *options, uint32_t ordinal,
 	TAILQ_INIT(&d->pool);
 	TAILQ_INIT(&d->parked);
 	LIST_INIT(&d->registrations);
+	LIST_INIT(&d->mappings);
 	pthread_mutex_init(&d->lock, NULL);
 	pthread_mutex_init(&d->parked_lock, NULL);
 	int r = cpu_workers_start(d, workers);
@@ -172,16 +173,59 @@ static void cpu_sleep_prepare(struct device *device, bool asleep)
 
 /* --- Memory ------------------------------------------------------------------------------- */
 
-/* Memory of its own mapping, in huge pages where there are some; free() unmaps it. */
-static int huge_alloc(uint64_t bytes, void **ret)
+/* Takes the range that begins there out of the list; NULL: there is none. */
+static struct cpu_range *take_range(
+	struct cpu_device *d, struct cpu_range_list *list, const void *base)
 {
-	const uint64_t size = (bytes + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
+	struct cpu_range *range;
 
-	if (posix_memalign(ret, HUGE_PAGE, size) != 0)
+	pthread_mutex_lock(&d->lock);
+	LIST_FOREACH (range, list, link) {
+		if (range->base == base)
+			break;
+	}
+	if (range != NULL)
+		LIST_REMOVE(range, link);
+	pthread_mutex_unlock(&d->lock);
+	return range;
+}
+
+/* Whole huge pages. The parts of a longer mapping that lie before and behind them are given back. */
+static char *map_aligned(uint64_t bytes)
+{
+	char *base = mmap(NULL, bytes + HUGE_PAGE, PROT_READ | PROT_WRITE,
+		MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	uint64_t before;
+
+	if (base == MAP_FAILED)
+		return NULL;
+	before = -(uintptr_t)base % HUGE_PAGE;
+	if (before > 0)
+		munmap(base, before);
+	munmap(base + before + bytes, HUGE_PAGE - before);
+	return base + before;
+}
+
+/* Memory of its own mapping, in huge pages where there are some; touched by nobody yet. */
+static int map_alloc(struct cpu_device *d, uint64_t bytes, void **ret)
+{
+	struct cpu_range *mapping = malloc(sizeof(*mapping));
+
+	if (mapping == NULL)
 		return -ENOMEM;
+	mapping->bytes = (bytes + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
+	mapping->base = map_aligned(mapping->bytes);
+	if (mapping->base == NULL) {
+		free(mapping);
+		return -ENOMEM;
+	}
 	/* Only advice: small pages do as well, and a core dump needs no weights. */
-	(void)madvise(*ret, size, MADV_HUGEPAGE);
-	(void)madvise(*ret, size, MADV_DONTDUMP);
+	(void)madvise(mapping->base, mapping->bytes, MADV_HUGEPAGE);
+	(void)madvise(mapping->base, mapping->bytes, MADV_DONTDUMP);
+	*ret = mapping->base;
+	pthread_mutex_lock(&d->lock);
+	LIST_INSERT_HEAD(&d->mappings, mapping, link);
+	pthread_mutex_unlock(&d->lock);
 	return 0;
 }
 
@@ -192,8 +236,9 @@ static int cpu_alloc(struct device *device, enum device_memory kind, uint64_t by
 	/* The system promises more than it has, and kills who uses that. */
 	if (bytes > memory_total())
 		return -ENOMEM;
-	if (bytes >= HUGE_FROM ? huge_alloc(bytes, &data) != 0
-			       : posix_memalign(&data, ALIGNMENT, bytes) != 0)
+	if (bytes >= MAP_FROM)
+		return map_alloc(cpu_device(device), bytes, ret);
+	if (posix_memalign(&data, ALIGNMENT, bytes) != 0)
 		return -ENOMEM;
 	*ret = data;
 	return 0;
@@ -201,18 +246,28 @@ static int cpu_alloc(struct device *device, enum device_memory kind, uint64_t by
 
 static void cpu_free(struct device *device, enum device_memory kind, void *data)
 {
-	free(data);
+	struct cpu_device *d = cpu_device(device);
+	struct cpu_range *mapping = NULL;
+
+	if ((uintptr_t)data % HUGE_PAGE == 0)
+		mapping = take_range(d, &d->mappings, data);
+	if (mapping == NULL) {
+		free(data);
+		return;
+	}
+	munmap(mapping->base, mapping->bytes);
+	free(mapping);
 }
 
 static int cpu_register(struct device *device, void *base, uint64_t bytes, void **ret)
 {
 	struct cpu_device *d = cpu_device(device);
-	struct cpu_registration *new = malloc(sizeof(*new)), *old;
+	struct cpu_range *new = malloc(sizeof(*new)), *old;
 	int r = 0;
 
 	if (new == NULL)
 		return -ENOMEM;
-	*new = (struct cpu_registration){.base = base, .bytes = bytes};
+	*new = (struct cpu_range){.base = base, .bytes = bytes};
 	pthread_mutex_lock(&d->lock);
 	LIST_FOREACH (old, &d->registrations, link) {
 		if (new->base < old->base + old->bytes && old->base < new->base + bytes)
@@ -231,17 +286,8 @@ static int cpu_register(struct device *device, void *base, uint64_t bytes, void 
 static void cpu_unregister(struct device *device, void *base)
 {
 	struct cpu_device *d = cpu_device(device);
-	struct cpu_registration *old;
 
-	pthread_mutex_lock(&d->lock);
-	LIST_FOREACH (old, &d->registrations, link) {
-		if (old->base == base)
-			break;
-	}
-	if (old != NULL)
-		LIST_REMOVE(old, link);
-	pthread_mutex_unlock(&d->lock);
-	free(old);
+	free(take_range(d, &d->registrations, base));
 }
 
 static int cpu_export_create(struct device *device, enum device_export_form form, uint64_t bytes,

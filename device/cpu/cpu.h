@@ -124,11 +124,13 @@ struct cpu_exec {
 	uint64_t ended __attribute__((aligned(WIRE_LINE))); /* launches; written by workers */
 };
 
-struct cpu_registration {
+/* Memory that is registered, or mapped for one allocation. */
+struct cpu_range {
 	char *base;
 	uint64_t bytes;
-	LIST_ENTRY(cpu_registration) link;
+	LIST_ENTRY(cpu_range) link;
 };
+LIST_HEAD(cpu_range_list, cpu_range);
 
 struct cpu_device {
 	struct device base;
@@ -140,9 +142,9 @@ struct cpu_device {
 	struct cpu_stream *streams[CPU_PRIORITIES][CPU_MAX_STREAMS];
 	uint64_t n_streams[CPU_PRIORITIES];
 
-	pthread_mutex_t lock; /* of the pool and the registrations */
+	pthread_mutex_t lock; /* of the pool and the ranges */
 	struct cpu_stream_list pool;
-	LIST_HEAD(, cpu_registration) registrations;
+	struct cpu_range_list registrations, mappings;
 
 	pthread_mutex_t parked_lock; /* among workers: held for some dozen instructions */
 	struct cpu_stream_list parked;
