@@ -122,6 +122,8 @@ static int load(const struct models *m, struct known_model *k)
 	device_info(m->o.device, &info);
 	k->options.max_sessions = m->o.max_sessions;
 	k->options.kv_bytes = m->o.kv_bytes != 0 ? m->o.kv_bytes : info.free_bytes / 4;
+	k->options.step_tokens = m->o.prefill_chunk > BATCH ? m->o.prefill_chunk : BATCH;
+	k->options.step_rows = BATCH;
 	int r = model_load(
 		m->o.device, m->o.graphs, k->dir_fd, &k->options, &watch, &k->model, &k->why);
 	if (r == 0)

@@ -420,9 +420,14 @@ static void *append(void *to, const void *from, size_t bytes)
 }
 
 /* struct wire_pipeline and what follows it. */
-static int pack(struct builder *b, enum model_step kind, void **ret_blob, uint64_t *ret_bytes)
+static int pack(struct builder *b, void **ret_blob, uint64_t *ret_bytes)
 {
-	static const char *const kinds[MODEL_STEPS] = {"model", "model-rows", "model-sample"};
+	static const char *const names[] = {
+		[MODEL_LLAMA] = "llama",
+		[MODEL_MISTRAL] = "mistral",
+		[MODEL_QWEN2] = "qwen2",
+		[MODEL_QWEN3] = "qwen3",
+	};
 	const uint32_t n_external = b->n_inputs + b->n_outputs;
 	struct wire_pipeline head = {
 		.n_inputs = b->n_inputs,
@@ -436,7 +441,7 @@ static int pack(struct builder *b, enum model_step kind, void **ret_blob, uint64
 
 	if (blob == NULL)
 		return -ENOMEM;
-	snprintf(head.name, sizeof(head.name), "%s", kinds[kind]);
+	snprintf(head.name, sizeof(head.name), "%s", names[b->model->config.architecture]);
 	for (uint32_t i = 0; i < b->n_steps; i++) {
 		renumber(b->steps[i].in, GPUQ_MAX_INPUTS, n_external + b->n_constants);
 		renumber(b->steps[i].out, GPUQ_MAX_OUTPUTS, n_external + b->n_constants);
@@ -464,7 +469,7 @@ static int create(struct builder *b, enum model_step kind, struct pipeline **ret
 		return model_fail(why, -GPUQ_ELIMIT,
 			"%u layers are more steps than the %u that a pipeline may have",
 			b->model->config.layers, PIPELINE_MAX_STEPS);
-	err = pack(b, kind, &blob, &bytes);
+	err = pack(b, &blob, &bytes);
 	if (err < 0)
 		return model_fail(why, err, "no memory for the model's steps");
 	err = pipeline_create_internal(

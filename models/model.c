@@ -112,21 +112,39 @@ static uint64_t cache_bytes(const struct model *m)
 	return m->config.layers * m->layer_bytes;
 }
 
+/* Away from captures: a driver may refuse either while one is under way. */
+static int alloc(const struct model *m, uint64_t bytes, uint8_t **ret_data)
+{
+	void *data;
+	int err;
+
+	graphs_quiet_begin(m->graphs);
+	err = device_alloc(m->device, DEVICE_WORK, bytes, &data);
+	graphs_quiet_end(m->graphs);
+	if (err == 0)
+		*ret_data = data;
+	return err;
+}
+
+static void free_memory(const struct model *m)
+{
+	graphs_quiet_begin(m->graphs);
+	device_free(m->device, DEVICE_WORK, m->scratch);
+	device_free(m->device, DEVICE_WORK, m->cache);
+	device_free(m->device, DEVICE_WORK, m->memory);
+	graphs_quiet_end(m->graphs);
+}
+
 static int alloc_memory(struct model *m, struct model_why *why)
 {
 	struct device_info info;
-	void *memory, *cache;
 	int err = -ENOMEM;
 
 	device_info(m->device, &info);
 	if (model_bytes(m) <= info.free_bytes)
-		err = device_alloc(m->device, DEVICE_WORK, m->weight_bytes, &memory);
-	if (err == 0) {
-		m->memory = memory;
-		err = device_alloc(m->device, DEVICE_WORK, cache_bytes(m), &cache);
-	}
+		err = alloc(m, m->weight_bytes, &m->memory);
 	if (err == 0)
-		m->cache = cache;
+		err = alloc(m, cache_bytes(m), &m->cache);
 	if (err == -GPUQ_EDEVICE)
 		return model_fail(why, err, "the device has failed");
 	if (err != 0)
@@ -232,18 +250,16 @@ static int size_scratch(struct loading *l)
 static int make_scratch(struct loading *l)
 {
 	struct model *m = l->model;
-	void *scratch;
 	int err = size_scratch(l);
 
 	if (err != 0)
 		return err;
-	err = device_alloc(m->device, DEVICE_WORK, m->scratch_bytes, &scratch);
+	err = alloc(m, m->scratch_bytes, &m->scratch);
 	if (err != 0)
 		return model_fail(l->why, err,
 			"%.1f MiB for what lies between the operators of a step do not fit the "
 			"memory that is free",
 			(double)m->scratch_bytes / 0x1p20);
-	m->scratch = scratch;
 	for (uint32_t i = 0; i < MODEL_STEPS; i++)
 		pipeline_set_scratch(l->made[i], m->scratch, m->scratch_bytes);
 	return 0;
@@ -277,7 +293,8 @@ static int read_weights(const struct loading *l)
 
 	if (m->on_cpu)
 		return model_weights_read(l->weights, l->files, m->memory, l->watch, l->why);
-	return model_upload(m->device, l->weights, l->files, m->memory, l->watch, l->why);
+	return model_upload(
+		m->device, m->graphs, l->weights, l->files, m->memory, l->watch, l->why);
 }
 
 static int load(struct loading *l, int dir_fd)
@@ -334,9 +351,7 @@ void model_destroy(struct model *m)
 		if (m->pipelines[i] != NULL)
 			graphs_release(m->graphs, m->pipelines[i]);
 	}
-	device_free(m->device, DEVICE_WORK, m->scratch);
-	device_free(m->device, DEVICE_WORK, m->cache);
-	device_free(m->device, DEVICE_WORK, m->memory);
+	free_memory(m);
 	free(m);
 }
 

@@ -8,6 +8,7 @@
 
 struct upload {
 	struct device *device;
+	struct graphs *graphs;
 	uint8_t *memory;
 	struct device_stream *streams[PIECES];
 	void *pieces[PIECES];
@@ -47,11 +48,13 @@ static int open_pieces(struct upload *u, uint64_t bytes)
 
 	if (bytes > WEIGHTS_PIECE_BYTES)
 		bytes = WEIGHTS_PIECE_BYTES;
+	graphs_quiet_begin(u->graphs);
 	for (uint32_t i = 0; i < PIECES && err == 0; i++) {
 		err = device_stream_create(u->device, DEVICE_PRIORITY_LOW, &u->streams[i]);
 		if (err == 0)
 			err = device_alloc(u->device, DEVICE_PINNED, bytes, &u->pieces[i]);
 	}
+	graphs_quiet_end(u->graphs);
 	return err == 0
 		? 0
 		: model_fail(u->why, err, "no memory to copy weights to the device by way of");
@@ -66,17 +69,21 @@ static int close_pieces(struct upload *u)
 		int r = u->streams[i] == NULL ? 0 : device_stream_wait(u->streams[i]);
 
 		err = err == 0 ? r : err;
+	}
+	graphs_quiet_begin(u->graphs);
+	for (uint32_t i = 0; i < PIECES; i++) {
 		device_stream_destroy(u->streams[i]);
 		device_free(u->device, DEVICE_PINNED, u->pieces[i]);
 	}
+	graphs_quiet_end(u->graphs);
 	return err;
 }
 
-int model_upload(struct device *device, const struct model_weights *weights,
+int model_upload(struct device *device, struct graphs *graphs, const struct model_weights *weights,
 	const struct safetensors *files, void *memory, const struct model_watch *watch,
 	struct model_why *why)
 {
-	struct upload u = {.device = device, .memory = memory, .why = why};
+	struct upload u = {.device = device, .graphs = graphs, .memory = memory, .why = why};
 	const struct weights_sink sink = {begin, end, &u};
 	int err = open_pieces(&u, model_weights_bytes(weights)), closed;
 

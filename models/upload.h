@@ -6,14 +6,15 @@
 #ifndef GPUQ_MODELS_UPLOAD_H
 #define GPUQ_MODELS_UPLOAD_H
 
-#include "device/device.h"
+#include "graphs/graphs.h"
 #include "models/weights.h"
 
 /*
  * Returns when all copies have ended, or the device has failed. memory: model_weights_bytes() of
- * the device's. Errors of model_weights_stream(), -ENOMEM, -GPUQ_EDEVICE.
+ * the device's. Pinned memory is made and freed away from the captures of `graphs`. Errors of
+ * model_weights_stream(), -ENOMEM, -GPUQ_EDEVICE.
  */
-int model_upload(struct device *device, const struct model_weights *weights,
+int model_upload(struct device *device, struct graphs *graphs, const struct model_weights *weights,
 	const struct safetensors *files, void *memory, const struct model_watch *watch,
 	struct model_why *why);
 

@@ -42,6 +42,7 @@ static struct safetensors *open_model(void)
 	return files;
 }
 
+/* One that fails at its n-th call; the graph cache, whose calls count too, is another's. */
 static struct device *open_device(const char *faults)
 {
 	const struct device_options options = {.kind = "cpu", .workers = 1, .faults = faults};
@@ -75,8 +76,7 @@ static bool on_progress(void *context, uint64_t done_bytes, uint64_t total_bytes
 	return p->calls_left-- > 0;
 }
 
-static void check_equal(
-	struct device *device, const struct safetensors *files, enum weight_quant quant)
+static void check_equal(struct rig *rig, const struct safetensors *files, enum weight_quant quant)
 {
 	struct progress progress = {.calls_left = UINT64_MAX};
 	const struct model_watch watch = {on_progress, &progress};
@@ -87,12 +87,16 @@ static void check_equal(
 	read = new_memory(model_weights_bytes(weights));
 	uploaded = new_memory(model_weights_bytes(weights));
 	assert_int_equal(model_weights_read(weights, files, read, NULL, &why), 0);
-	assert_int_equal(model_upload(device, weights, files, uploaded, &watch, &why), 0);
+	assert_int_equal(
+		model_upload(rig->options.device, rig->g, weights, files, uploaded, &watch, &why),
+		0);
 	assert_int_equal(progress.last, progress.total);
 	if (memcmp(read, uploaded, model_weights_bytes(weights)) != 0)
 		fail_msg("uploaded weights differ");
 	progress = (struct progress){.calls_left = 3};
-	assert_int_equal(model_upload(device, weights, files, uploaded, &watch, &why), -ECANCELED);
+	assert_int_equal(
+		model_upload(rig->options.device, rig->g, weights, files, uploaded, &watch, &why),
+		-ECANCELED);
 	free(read);
 	free(uploaded);
 	model_weights_destroy(weights);
@@ -101,11 +105,11 @@ static void check_equal(
 static void test_uploaded_is_read(void **state)
 {
 	struct safetensors *files = open_model();
-	struct device *device = open_device(NULL);
+	struct rig *rig = rig_new(NULL);
 
-	check_equal(device, files, WEIGHT_AS_IS);
-	check_equal(device, files, WEIGHT_INT8);
-	device_close(device);
+	check_equal(rig, files, WEIGHT_AS_IS);
+	check_equal(rig, files, WEIGHT_INT8);
+	rig_free(rig);
 	safetensors_close(files);
 }
 
@@ -123,6 +127,7 @@ static void test_faults_end_it(void **state)
 		{"stream_wait:3=GPUQ_EDEVICE", -GPUQ_EDEVICE},
 	};
 	struct safetensors *files = open_model();
+	struct rig *rig = rig_new(NULL);
 	struct model_weights *weights;
 	void *memory;
 
@@ -132,11 +137,12 @@ static void test_faults_end_it(void **state)
 		struct device *device = open_device(cases[i].faults);
 
 		why.text[0] = '\0';
-		assert_int_equal(
-			model_upload(device, weights, files, memory, NULL, &why), cases[i].error);
+		assert_int_equal(model_upload(device, rig->g, weights, files, memory, NULL, &why),
+			cases[i].error);
 		assert_string_not_equal(why.text, "");
 		device_close(device);
 	}
+	rig_free(rig);
 	free(memory);
 	model_weights_destroy(weights);
 	safetensors_close(files);
