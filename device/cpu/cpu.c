@@ -190,7 +190,7 @@ static struct cpu_range *take_range(
 	return range;
 }
 
-/* Whole huge pages. The parts of a longer mapping that lie before and behind them are given back. */
+/* Whole huge pages: what a longer mapping has before and behind them is given back. */
 static char *map_aligned(uint64_t bytes)
 {
 	char *base = mmap(NULL, bytes + HUGE_PAGE, PROT_READ | PROT_WRITE,
