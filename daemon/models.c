@@ -15,6 +15,7 @@
 
 #define BATCH ENGINE_MAX_BATCH
 #define GATHER_PERCENT 10u
+#define PACE_PERCENT 200 /* of a decode step's time are for prompts, while there are any */
 
 struct models {
 	struct models_options o;
@@ -80,6 +81,7 @@ static int make_engine(const struct models *m, struct known_model *k)
 		.chunk_tokens = m->o.prefill_chunk,
 		.bucket_tokens = m->o.kv_bucket,
 		.gather_percent = GATHER_PERCENT,
+		.pace_percent = PACE_PERCENT,
 	};
 	int r = engine_create(&options, &k->engine);
 

@@ -9,7 +9,9 @@
  * Batches. One step of the model runs at a time, of one kind (enum model_step). Requests with at
  * most ENGINE_DECODE_TOKENS tokens to compute are taken together into decode steps, up to
  * max_batch sessions; longer ones are computed in chunks of chunk_tokens between decode steps,
- * sessions taking turns. Kinds that have something to do take turns too. A decode step starts when
+ * sessions taking turns. While sessions decode, chunks are made so short that they keep their pace:
+ * a power of two times ENGINE_DECODE_TOKENS tokens, that take about pace_percent of the time of a
+ * decode step. Kinds that have something to do take turns too. A decode step starts when
  * all sessions that were in the last one of its kind have asked again, or when gather_percent of
  * that step's time has passed since its end: who is late misses a step and delays nobody.
  *
@@ -67,6 +69,7 @@ struct engine_options {
 	uint32_t chunk_tokens;	 /* at least 1; 256 is usual */
 	uint32_t bucket_tokens;	 /* at least 1: graphs of exact lengths; 64 is usual */
 	uint32_t gather_percent; /* 10 is usual */
+	uint32_t pace_percent;	 /* 200 is usual; 0: chunks have chunk_tokens in any case */
 };
 
 enum engine_kind {

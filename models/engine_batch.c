@@ -6,6 +6,11 @@
 #include <errno.h>
 #include <string.h>
 
+static uint32_t least(uint32_t a, uint32_t b)
+{
+	return a < b ? a : b;
+}
+
 /* --- Who is ready --------------------------------------------------------------------------- */
 
 static bool is_ready(const struct engine_session *s)
@@ -73,12 +78,39 @@ uint64_t engine_gather_end_ns(const struct engine *e)
 	return end_ns;
 }
 
-/* --- Gathering a step ----------------------------------------------------------------------- */
+/* --- The pace ------------------------------------------------------------------------------- */
 
-static uint32_t least(uint32_t a, uint32_t b)
+static uint64_t served(const struct engine *e, enum model_step kind, bool is_decode)
 {
-	return a < b ? a : b;
+	return e->turns[kind].served[is_decode];
 }
+
+/* One of the last two steps was for decoding, or the next one could be. */
+static bool anyone_decodes(const struct engine *e)
+{
+	for (enum model_step kind = 0; kind < MODEL_STEPS; kind++) {
+		const uint64_t last = served(e, kind, true);
+
+		if ((last > 0 && e->n_steps - last < 2) || count_decoding(e, kind) > 0)
+			return true;
+	}
+	return false;
+}
+
+uint32_t engine_chunk_tokens(const struct engine *e)
+{
+	const uint64_t ns = e->decode_ns * e->options.pace_percent / 100;
+	const uint64_t tokens = e->token_ns == 0 ? 0 : ns / e->token_ns;
+	uint32_t chunk = ENGINE_DECODE_TOKENS;
+
+	if (e->options.pace_percent == 0 || tokens >= e->options.chunk_tokens || !anyone_decodes(e))
+		return e->options.chunk_tokens;
+	while (chunk * 2 <= tokens)
+		chunk *= 2;
+	return least(chunk, e->options.chunk_tokens);
+}
+
+/* --- Gathering a step ----------------------------------------------------------------------- */
 
 /* Adds what fits of a session that is ready for it; false: nothing does. */
 static bool add_part(struct engine *e, struct engine_session *s, uint32_t max_tokens)
@@ -246,7 +278,7 @@ static uint32_t priority_of(const struct engine_step *step)
 static bool build(struct engine *e, enum model_step kind, bool is_decode)
 {
 	struct engine_step *step = &e->step;
-	const uint32_t max_tokens = is_decode ? e->max_tokens : e->options.chunk_tokens;
+	const uint32_t max_tokens = is_decode ? e->max_tokens : engine_chunk_tokens(e);
 
 	step->shape = (struct engine_shape){.kind = kind};
 	step->is_decode = is_decode;
@@ -266,11 +298,6 @@ static bool build(struct engine *e, enum model_step kind, bool is_decode)
 		step->state = STEP_COPYING;
 	}
 	return true;
-}
-
-static uint64_t served(const struct engine *e, enum model_step kind, bool is_decode)
-{
-	return e->turns[kind].served[is_decode];
 }
 
 static bool start_decode(struct engine *e, uint64_t now_ns)
@@ -434,10 +461,14 @@ static bool await_step(struct engine *e)
 	if (!device_done(c, step->work.args.value))
 		return false;
 	const int status = (int)c->status;
+	const uint64_t now_ns = engine_now_ns(e), took_ns = now_ns - step->started_ns;
 	graphs_finish(e->options.graphs, &step->work);
 	if (step->is_decode) {
-		turn->ended_ns = engine_now_ns(e);
-		turn->took_ns = turn->ended_ns - step->started_ns;
+		turn->ended_ns = now_ns;
+		turn->took_ns = took_ns;
+		e->decode_ns = took_ns;
+	} else {
+		e->token_ns = took_ns / step->shape.tokens + 1;
 	}
 	finish(e, status);
 	return true;

@@ -141,6 +141,8 @@ struct engine {
 	struct engine_copying kv_copying;
 	struct engine_rows rows;
 	bool last_was_decode;
+	uint64_t decode_ns; /* that the last decode step took */
+	uint64_t token_ns;  /* that the last chunk took for each of its tokens; 0: none was */
 	struct engine_turn turns[MODEL_STEPS];
 	struct engine_wish wishes[ENGINE_WISHES];
 	uint64_t known_wishes[ENGINE_KNOWN_WISHES];
@@ -211,6 +213,9 @@ bool engine_start_step(struct engine *e);
 
 /* Goes on with the step under way; true when something happened. */
 bool engine_go_on(struct engine *e);
+
+/* Tokens of the next chunk. */
+uint32_t engine_chunk_tokens(const struct engine *e);
 
 /* When a gather window ends before which nothing starts; 0: none runs. */
 uint64_t engine_gather_end_ns(const struct engine *e);

@@ -258,7 +258,9 @@ static void thousands_of_operations(void **state)
 	const uint32_t n = OPERATIONS / harness_slowness();
 	struct engine_stats stats;
 
-	rig = engine_rig_new(BLOCKS);
+	rig = engine_rig_prepare(BLOCKS, NULL);
+	rig->options.pace_percent = 200;
+	engine_rig_start(rig);
 	for (uint32_t i = 0; i < CLIENTS; i++)
 		clients[i].max_blocks = i == 0 ? UINT32_MAX : 15 + 8 * i;
 	for (uint32_t i = 0; i < n; i++) {

@@ -239,6 +239,44 @@ static void chunks_leave_room_for_decoding(void **state)
 	engine_rig_free(rig);
 }
 
+/* Chunks of 2 * 100 us where a decode step takes 100 us, once there is anybody to be held up. */
+static void chunks_keep_the_pace_of_decoding(void **state)
+{
+	struct engine_rig *rig = engine_rig_prepare(64, NULL);
+	struct engine_session *s, *other;
+	int32_t text[2][FAKE_MAX_TEXT];
+
+	rig->options.pace_percent = 200;
+	rig->options.chunk_tokens = 200;
+	engine_rig_start(rig);
+	s = open_session(rig);
+	other = open_session(rig);
+	assert_int_equal(engine_chunk_tokens(rig->engine), 200);
+	(void)advance(rig, s, text[0], 0, 1);
+	assert_int_equal(rig->engine->token_ns, 0);
+	assert_int_equal(engine_chunk_tokens(rig->engine), ENGINE_DECODE_TOKENS);
+	rig->engine->decode_ns = 100000;
+	rig->engine->token_ns = 2000;
+	assert_int_equal(engine_chunk_tokens(rig->engine), 64);
+	rig->engine->token_ns = 1000;
+	assert_int_equal(engine_chunk_tokens(rig->engine), 200);
+	rig->engine->token_ns = 1000000;
+	assert_int_equal(engine_chunk_tokens(rig->engine), ENGINE_DECODE_TOKENS);
+	/* Measured, where there is one. */
+	fake_count(text[1], 0, 40);
+	struct ask *a = ask_step(other, text[1], 40, 1);
+	assert_int_equal(ask_run(rig, a), 0);
+	ask_free(a);
+	assert_true(rig->engine->token_ns != 1000000);
+	/* After two chunks in a row nobody decodes any more. */
+	rig->engine->token_ns = 1000000;
+	rig->engine->n_steps += 2;
+	assert_int_equal(engine_chunk_tokens(rig->engine), 200);
+	engine_session_close(s);
+	engine_session_close(other);
+	engine_rig_free(rig);
+}
+
 static void those_of_the_last_step_are_awaited(void **state)
 {
 	struct engine_rig *rig = engine_rig_prepare(64, NULL);
@@ -834,6 +872,7 @@ int main(void)
 		HARNESS_TEST(sessions_share_a_step),
 		HARNESS_TEST(mixed_work_side_by_side),
 		HARNESS_TEST(chunks_leave_room_for_decoding),
+		HARNESS_TEST(chunks_keep_the_pace_of_decoding),
 		HARNESS_TEST(those_of_the_last_step_are_awaited),
 		HARNESS_TEST(latecomers_are_forgotten),
 		HARNESS_TEST(the_next_shapes_are_captured_ahead),
