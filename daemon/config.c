@@ -72,6 +72,8 @@ const struct config_key config_keys[] = {
 		"open sessions of language models"},
 	{"max_sessions_per_client", CONFIG_NUMBER, AT(max_sessions_per_client), "64", 1, 65536,
 		"open sessions of one connection"},
+	{"max_sessions_per_user", CONFIG_NUMBER, AT(max_sessions_per_user), "512", 1, 65536,
+		"open sessions of one user id"},
 	{"kv_bytes", CONFIG_BYTES, AT(kv_bytes), "0", 0, 1ull << 44,
 		"memory for the KV cache of each model; 0: a quarter of what the device has free"},
 	{"kv_blocks_per_client", CONFIG_NUMBER, AT(kv_blocks_per_client), "0", 0, 1u << 30,

@@ -670,6 +670,7 @@ static int start_dispatch(struct link *l, struct clock_line clock, int wake_fd)
 		.max_clients = l->start.max_clients,
 		.max_sessions = l->start.max_sessions,
 		.max_sessions_per_client = l->start.max_sessions_per_client,
+		.max_sessions_per_user = l->start.max_sessions_per_user,
 		.poll_us = l->start.poll_us,
 		.inline_max_ns = inline_limit_ns(&l->info),
 		.wake_fd = wake_fd,

@@ -28,8 +28,8 @@ struct dispatch_options {
 	const struct cost_model *cost; /* NULL: nothing is run by dispatch itself */
 	uint32_t slot;		       /* of the device, in page and statistics */
 	uint32_t max_channels, max_in_flight, max_buffers, max_pipelines;
-	uint32_t max_models; /* 0: none, and then the next three are of no importance */
-	uint32_t max_clients, max_sessions, max_sessions_per_client;
+	uint32_t max_models; /* 0: none, and then the next four are of no importance */
+	uint32_t max_clients, max_sessions, max_sessions_per_client, max_sessions_per_user;
 	uint32_t poll_us;
 	uint64_t inline_max_ns; /* dispatch itself runs what is predicted to be this short */
 	int wake_fd;		/* eventfd, also given to the device */

@@ -70,13 +70,25 @@ static int session_get(const struct dispatch *d, const struct channel *ch, uint3
 	return 0;
 }
 
+static uint32_t user_sessions(const struct dispatch *d, uint32_t uid)
+{
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < d->o.max_sessions; i++) {
+		const struct channel *ch = d->sessions[i].channel;
+		n += ch != NULL && ch->uid == uid;
+	}
+	return n;
+}
+
 /* Whether a client may have one more. */
 static int session_room(const struct dispatch *d, const struct channel *ch)
 {
 	if (d->models == NULL)
 		return -GPUQ_EMODEL;
 	if (TAILQ_EMPTY(&d->free_sessions) ||
-		d->client_sessions[ch->client] >= d->o.max_sessions_per_client)
+		d->client_sessions[ch->client] >= d->o.max_sessions_per_client ||
+		user_sessions(d, ch->uid) >= d->o.max_sessions_per_user)
 		return -GPUQ_ELIMIT;
 	return 0;
 }

@@ -17,7 +17,8 @@
 #define RIG_USERS 2u /* of buffers and sessions */
 #define RIG_MODELS 2u
 #define RIG_SESSIONS 6u /* of which one user may have */
-#define RIG_USER_SESSIONS 4u
+#define RIG_CLIENT_SESSIONS 4u
+#define RIG_USER_SESSIONS 5u
 #define RIG_ARENA (1u << 20)
 
 struct rig {

@@ -460,7 +460,7 @@ static void test_sessions(void **state)
 
 static void test_limits(void **state)
 {
-	uint32_t sessions[RIG_USER_SESSIONS];
+	uint32_t sessions[RIG_CLIENT_SESSIONS];
 	const struct wire_session more = {.action = WIRE_SESSION_OPEN, .model = HANDLE};
 	const struct wire_session fork = {.action = WIRE_SESSION_FORK};
 	struct rig_client c, other;
@@ -468,15 +468,17 @@ static void test_limits(void **state)
 
 	world_start(&w);
 	rig_open(&w.rig, &c, 0, 0, WIRE_ABI);
-	for (uint32_t i = 0; i < RIG_USER_SESSIONS; i++)
+	for (uint32_t i = 0; i < RIG_CLIENT_SESSIONS; i++)
 		sessions[i] = open_session(&c);
 	assert_int_equal(act(&c, 0, more), -GPUQ_ELIMIT);
 	assert_int_equal(act(&c, sessions[0], fork), -GPUQ_ELIMIT);
-	/* Another user has what is left, and no more. */
+	/* Another client of this user may have one more, another user what is left. */
 	rig_open(&w.rig, &other, 1, 0, WIRE_ABI);
 	other.channel->client = 1;
-	for (uint32_t i = RIG_USER_SESSIONS; i < RIG_SESSIONS; i++)
-		(void)open_session(&other);
+	(void)open_session(&other);
+	assert_int_equal(act(&other, 0, more), -GPUQ_ELIMIT);
+	other.channel->uid++;
+	(void)open_session(&other);
 	assert_int_equal(act(&other, 0, more), -GPUQ_ELIMIT);
 	rig_close(&other);
 	assert_int_equal(w.accounts[1].used_blocks, 0);

@@ -635,6 +635,52 @@ static void test_load_and_unload(void **state)
 	stop(&w);
 }
 
+/* Two models at once: each computes what is its own, and one goes without the other. */
+static void test_two_models(void **state)
+{
+	static const char *const args[] = {"--max-models", "2", NULL};
+	const struct gpuq_step_options all = {.max_tokens = 8, .max_rows = 8, .logits = true};
+	struct gpuq_session *sessions[2] = {NULL, NULL};
+	struct gpuq_call *steps[2];
+	int32_t tokens[8];
+	struct world_of w;
+	struct client c;
+	char link[64];
+
+	start(&w, false, args);
+	const int dirs[] = {w.dir_fd, random_model(&tiny, GPUQ_F32, &w.rng)};
+	snprintf(link, sizeof(link), "/proc/%d/fd/%d", (int)getpid(), dirs[1]);
+	open_client(&c);
+	GPUQ(0, "other is ready", "load", "other", link);
+	GPUQ(1, "max_models (2)", "load", "third", link);
+	random_text(&w.rng, tokens, 8);
+	assert_int_equal(gpuq_session_open(c.ch, "tiny", &sessions[0]), 0);
+	assert_int_equal(gpuq_session_open(c.ch, "other", &sessions[1]), 0);
+	for (uint32_t i = 0; i < 2; i++) {
+		struct gpuq_submission submission = {.user_data = i};
+		steps[i] = submission.call = make_step(sessions[i], &all);
+		assert_int_equal(gpuq_step_set(steps[i], tokens, 8, 8), 0);
+		assert_int_equal(gpuq_submit(c.ch, &submission, 1), 1);
+	}
+	for (uint32_t i = 0; i < 2; i++) {
+		struct gpuq_completion done;
+		assert_int_equal(gpuq_wait(c.ch, &done, 1, PATIENCE_NS), 1);
+		assert_int_equal(done.status, 0);
+	}
+	for (uint32_t i = 0; i < 2; i++) {
+		double *want = reference_logits(dirs[i], tokens, 8);
+		check_rows(steps[i], 8, want, 1e-5);
+		free(want);
+	}
+	gpuq_session_close(sessions[1]);
+	GPUQ(0, "", "unload", "other");
+	const struct gpuq_completion done = run_step(&c, steps[0], tokens, 8, 8);
+	expect_status(steps[0], &done, 0);
+	close(dirs[1]);
+	client_close(&c);
+	stop(&w);
+}
+
 /*
  * A model that comes and goes leaves nothing behind: it has weights of 4 MiB, of which the slack is
  * for what the C library keeps of freed memory.
@@ -872,6 +918,7 @@ int main(void)
 		HARNESS_TEST(test_refused_steps),
 		HARNESS_TEST(test_refused_calls),
 		HARNESS_TEST(test_load_and_unload),
+		HARNESS_TEST(test_two_models),
 		HARNESS_TEST(test_loaded_again_and_again),
 		HARNESS_TEST(test_unload_under_way),
 		HARNESS_TEST(test_models_that_cannot_be_loaded),
