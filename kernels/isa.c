@@ -21,6 +21,9 @@ bool isa_supported(enum isa isa)
 {
 	const bool avx2 =
 		__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
+	const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
+		__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+		__builtin_cpu_supports("avx512vl");
 
 	switch (isa) {
 	case ISA_BASE:
@@ -28,9 +31,10 @@ bool isa_supported(enum isa isa)
 	case ISA_AVX2:
 		return avx2;
 	case ISA_AVX512:
-		return avx2 && __builtin_cpu_supports("avx512f") &&
-			__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-			__builtin_cpu_supports("avx512vl");
+		return avx512;
+	case ISA_AVX512_BF16:
+		return avx512 && __builtin_cpu_supports("avx512bf16") &&
+			__builtin_cpu_supports("avx512vnni");
 	default:
 		return false;
 	}
@@ -60,7 +64,7 @@ enum isa isa_selected(void)
 
 const char *isa_name(enum isa isa)
 {
-	static const char *const names[ISA_COUNT] = {"base", "avx2", "avx512"};
+	static const char *const names[ISA_COUNT] = {"base", "avx2", "avx512", "avx512bf16"};
 
 	return isa < ISA_COUNT ? names[isa] : "?";
 }

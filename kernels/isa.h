@@ -12,6 +12,7 @@ enum isa {
 	ISA_BASE,   /* what the compiler may assume: SSE2 on x86-64, NEON on arm64, plain C else */
 	ISA_AVX2,   /* AVX2, FMA, F16C */
 	ISA_AVX512, /* AVX-512 F, BW, DQ, VL: every AVX-512 server since Skylake */
+	ISA_AVX512_BF16, /* and BF16 and VNNI: products of short numbers in pairs */
 	ISA_COUNT,
 };
 
@@ -22,9 +23,17 @@ typedef void op_cpu_fn(const struct op_call *call, uint64_t begin, uint64_t end)
 
 #ifdef __x86_64__
 #define ISA_DECLARE(name) extern op_cpu_fn name##_cpu_base, name##_cpu_avx2, name##_cpu_avx512
-#define ISA_FORMS(name)                                             \
-	{                                                           \
-		name##_cpu_base, name##_cpu_avx2, name##_cpu_avx512 \
+#define ISA_FORMS(name)                                                                \
+	{                                                                              \
+		name##_cpu_base, name##_cpu_avx2, name##_cpu_avx512, name##_cpu_avx512 \
+	}
+/* Of those that have a form for ISA_AVX512_BF16 too. */
+#define ISA_DECLARE_SHORT(name) \
+	ISA_DECLARE(name);      \
+	extern op_cpu_fn name##_cpu_avx512_bf16
+#define ISA_FORMS_SHORT(name)                                                               \
+	{                                                                                   \
+		name##_cpu_base, name##_cpu_avx2, name##_cpu_avx512, name##_cpu_avx512_bf16 \
 	}
 #else
 #define ISA_DECLARE(name) extern op_cpu_fn name##_cpu_base
@@ -32,6 +41,8 @@ typedef void op_cpu_fn(const struct op_call *call, uint64_t begin, uint64_t end)
 	{                       \
 		name##_cpu_base \
 	}
+#define ISA_DECLARE_SHORT(name) ISA_DECLARE(name)
+#define ISA_FORMS_SHORT(name) ISA_FORMS(name)
 #endif
 
 ISA_DECLARE(gemv_batched);
@@ -39,7 +50,7 @@ ISA_DECLARE(softmax);
 ISA_DECLARE(price_vectors);
 ISA_DECLARE(embedding);
 ISA_DECLARE(rmsnorm);
-ISA_DECLARE(linear);
+ISA_DECLARE_SHORT(linear);
 ISA_DECLARE(rope);
 ISA_DECLARE(swiglu);
 ISA_DECLARE(argmax);
@@ -51,7 +62,7 @@ ISA_DECLARE(paged_attention);
 /* The instruction set that the operators use; the best one unless isa_select() was called. */
 enum isa isa_selected(void);
 
-/* "base", "avx2", "avx512". */
+/* "base", "avx2", "avx512", "avx512bf16". */
 const char *isa_name(enum isa isa);
 
 bool isa_supported(enum isa isa);

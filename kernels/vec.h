@@ -413,6 +413,20 @@ V_INLINE vf v_sum_rows(vf r[VL])
 	return r[0];
 }
 
+/* The same of integers, which must not overflow. */
+V_INLINE vi v_sum_integer_rows(vi r[VL])
+{
+#if VL >= 16
+	V_FOLD(r, 8);
+#endif
+#if VL >= 8
+	V_FOLD(r, 4);
+#endif
+	V_FOLD(r, 2);
+	V_FOLD(r, 1);
+	return r[0];
+}
+
 /* One step of v_transpose(): exchanges the off-diagonal blocks of h x h lanes. */
 #define V_EXCHANGE(r, h)                                            \
 	do {                                                        \

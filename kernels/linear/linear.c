@@ -13,15 +13,24 @@
  * N, nor on the rows beside it.
  *
  * NaN and infinities follow IEEE 754: they reach the outputs that they are a term of, as inf * 0
- * and inf - inf do.
+ * and inf - inf do. Beside i8 weights the fast forms give NaN for a row of x that holds either.
  *
- * Tolerance of the fast forms: |y - ref| <= 1e-5 S + (I + 1) 2^-149 max(1, |scale|), where S is
- * the sum of |scale| |products|, |bias| and |residual|. It is certain: no product passes through
- * more than 140 additions that are off by 2^-24 of a partial sum each, since longer sums are made
- * of compensated sums of short ones. Over a call the relative L2 is at most 2e-6, against the
- * greater of ref and the root of the sum of squared products. 2^-149 is the last bit of
- * subnormals, which are kept. f16 and bf16 outputs are that value rounded once. Where S or S
- * without the scale overflows f32 an output may be infinite or NaN.
+ * Tolerance of the fast forms: |y - ref| <= 1e-5 S + max(1, |scale|) (E + (I + 1) 2^-149), where S
+ * is the sum of |scale| |products|, |bias| and |residual|, and E is 0 but for the two below. It is
+ * certain: no product passes through more than 140 additions that are off by 2^-24 of a partial
+ * sum each, since longer sums are made of compensated sums of short ones. Over a call the relative
+ * L2 is at most 2e-6, against the greater of ref and the root of the sum of squared products, and
+ * what E adds. 2^-149 is the last bit of subnormals, which are kept. f16 and bf16 outputs are that
+ * value rounded once. Where S or S without the scale overflows f32 an output may be infinite or
+ * NaN.
+ *
+ * - bf16 weights on CPUs that multiply bf16, with 4 rows or more, with fixed_order 1 or with an x
+ *   of bf16: x is rounded to bf16 (2^-8 of S), and what is below the normal numbers counts as 0,
+ *   so E = 2^-8 sum |products| + 2^-125 sum_i (1 + |w| + |x|). An x above the greatest bf16 counts
+ *   as infinite, a subnormal number times infinity as NaN. Elsewhere products are exact in f32.
+ * - i8 weights: x is rounded to 1/16383 of the greatest of it within 1024 inputs, and sums of
+ *   products are exact integers: E = 3.1e-5 max(1e-30, max |x|) sum |w|. Not so on CPUs without
+ *   AVX2, where E = 0 and infinities pass.
  */
 #include "kernels/linear/linear.h"
 #include "kernels/element.h"
@@ -187,7 +196,7 @@ static void reference(const struct op_call *call)
 
 static void cpu(const struct op_call *call, uint64_t begin, uint64_t end)
 {
-	static op_cpu_fn *const forms[ISA_COUNT] = ISA_FORMS(linear);
+	static op_cpu_fn *const forms[ISA_COUNT] = ISA_FORMS_SHORT(linear);
 
 	forms[isa_selected()](call, begin, end);
 }

@@ -1,27 +1,46 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * linear, the fast form. Lanes run along the inputs, so weights are read as they lie; a tile's VL
- * sums (four outputs of GROUP rows, or more outputs of fewer rows) are folded into one vector at
- * the end of a chunk of CHUNK inputs. Rows of x are first copied to a panel, as many inputs of
+ * linear, the fast form. Lanes run along the inputs, so weights are read as they lie; the VL sums
+ * of a tile (four outputs of GROUP rows, or more outputs of fewer rows) are folded into one vector
+ * at the end of a chunk of inputs. Rows of x are first brought into a panel, as many inputs of
  * them as it holds, which a block of outputs then uses while it lies in the nearest cache.
  *
- * How an output is summed depends on the number of inputs alone.
+ * How an output is summed depends on the number of inputs and on the kind of numbers alone:
+ *
+ * - floats, one product at a time;
+ * - bf16 weights and x rounded to bf16, where the CPU multiplies them in pairs and rows are many
+ *   enough, or the order is to be the same for any number of them;
+ * - i8 weights and x in integers of 15 bits, each chunk of a row with a scale of its own. Their
+ *   sums are exact.
  */
 #include "kernels/isa.h"
 #include "kernels/linear/linear.h"
 #include "kernels/vec.h"
 
+#include <float.h>
 #include <math.h>
 
-#define TALL 4			/* outputs that share a load of x */
-#define GROUP (VL / TALL)	/* rows that share a load of weights, at most */
+#define TALL 4		  /* outputs that share a load of x */
+#define GROUP (VL / TALL) /* rows that share a load of weights, at most */
+#define PAIR (GROUP < 2 ? GROUP : 2)
 #define ROWS 12			/* of a panel */
 #define BLOCK 256		/* outputs that share a panel */
-#define CHUNK 512		/* inputs between folds */
-#define PANEL (ROWS * CHUNK)	/* floats: 24 KiB */
-#define W_BLOCK_BYTES (1 << 20) /* of weights that many rows use: some of the second cache */
+#define CHUNK_BYTES 2048	/* of a row of the panel, between folds */
+#define CHUNKS ROWS		/* of all rows of a panel: 24 KiB */
+#define ONE_CHUNKS 6		/* of a single row: more would not stay beside what is fetched */
+#define W_BLOCK_BYTES (1 << 19) /* of weights that many panels use: what a near cache holds */
+#define WORD_MAX 16383.0f	/* sums of 1024 products with 128 fit 31 bits */
+#define WORD_LEAST 1e-30f	/* x below it is 0 beside i8 */
+#define ROUND_MAGIC 0x1.8p23f	/* adding it rounds to an integer in the low bits */
 
-_Static_assert(ROWS % GROUP == 0 && CHUNK % VL == 0 && BLOCK % VL == 0, "whole tiles");
+_Static_assert(ROWS % GROUP == 0 && BLOCK % VL == 0, "whole tiles");
+
+/* What the panel and, in registers, the weights are made of. */
+enum numbers {
+	FLOATS,
+	BF16S, /* pairs */
+	WORDS, /* pairs of i16 */
+};
 
 struct linear {
 	const char *x, *w, *bias; /* bias: NULL when absent, as those below */
@@ -29,21 +48,38 @@ struct linear {
 	char *y;
 	uint64_t rows, outputs, n;
 	uint32_t x_dtype, w_dtype, bias_dtype, y_dtype;
+	enum numbers numbers;
 };
 
 /* Some inputs of some rows, and the sums of these rows. */
 struct panel {
-	float x[PANEL] __attribute__((aligned(64)));
-	float sums[ROWS][BLOCK], lost[ROWS][BLOCK]; /* see v_total_add() */
-	uint64_t row, rows;			    /* of x */
+	char x[CHUNKS * CHUNK_BYTES] __attribute__((aligned(64)));
+	vf scales[CHUNKS]; /* of words: for each chunk the scales of each group's tile */
+	/* Of each tile; see v_total_add(). Outputs of a row lie side by side. */
+	vf sums[ROWS * BLOCK / VL], lost[ROWS * BLOCK / VL];
+	uint64_t row, rows; /* of x */
 	uint64_t output, outputs;
 	uint64_t from, n; /* inputs */
-	uint64_t stride;  /* floats from one row to the next */
+	uint64_t stride;  /* bytes from one row to the next */
+	uint32_t group;	  /* rows of a tile: 1, 2 or GROUP */
+	bool fetch;	  /* the first to use these weights */
 };
 
 static uint64_t least(uint64_t a, uint64_t b)
 {
 	return a < b ? a : b;
+}
+
+/* Bytes of a number in the panel. */
+V_INLINE uint64_t number_size(enum numbers numbers)
+{
+	return numbers == FLOATS ? 4 : 2;
+}
+
+/* Inputs between folds. */
+V_INLINE uint64_t chunk_of(enum numbers numbers)
+{
+	return CHUNK_BYTES / number_size(numbers);
 }
 
 /* Bytes of an element of the weights. */
@@ -52,7 +88,9 @@ V_INLINE uint64_t w_size(uint32_t dtype)
 	return dtype == GPUQ_I8 ? 1 : v_size(dtype);
 }
 
-V_INLINE vf load_i8(const int8_t *p)
+/* --- Weights -------------------------------------------------------------------------------- */
+
+V_INLINE vf floats_of_bytes(const int8_t *p)
 {
 #if VL == 16
 	return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
@@ -63,44 +101,159 @@ V_INLINE vf load_i8(const int8_t *p)
 #endif
 }
 
-V_INLINE vf load_w(const char *p, uint32_t dtype)
+V_INLINE vf words_of_bytes(const int8_t *p)
 {
-	return dtype == GPUQ_I8 ? load_i8((const int8_t *)p) : v_load(p, dtype);
+#if VL == 16
+	return (vf)_mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)p));
+#elif VL == 8
+	return (vf)_mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)p));
+#else
+	return floats_of_bytes(p);
+#endif
 }
 
-/* The first n < VL weights, zeros after them. */
-V_INLINE vf load_w_tail(const char *p, uint32_t n, uint32_t dtype)
+/* A vector of weights as numbers. */
+V_INLINE vf load_w(const char *p, enum numbers numbers, uint32_t dtype)
 {
-	int8_t few[VL] = {0};
+	if (numbers == WORDS)
+		return words_of_bytes((const int8_t *)p);
+	if (numbers == BF16S)
+		return v_load_floats((const float *)p);
+	return dtype == GPUQ_I8 ? floats_of_bytes((const int8_t *)p) : v_load(p, dtype);
+}
 
-	if (dtype != GPUQ_I8)
+/* The first n numbers of a vector, at least one fewer than it has, zeros after them. */
+V_INLINE vf load_w_tail(const char *p, uint32_t n, enum numbers numbers, uint32_t dtype)
+{
+	char few[VL * 4] = {0};
+
+	if (numbers == FLOATS && dtype != GPUQ_I8)
 		return v_load_tail(p, n, dtype);
+#if VL == 16
+	if (numbers == BF16S)
+		return (vf)_mm512_maskz_loadu_epi16((1u << n) - 1, p);
+	return (vf)_mm512_cvtepi8_epi16(_mm256_maskz_loadu_epi8((1u << n) - 1, p));
+#endif
 	for (uint32_t i = 0; i < n; i++)
-		few[i] = (int8_t)p[i];
-	return load_i8(few);
+		few[i] = p[i];
+	return load_w(few, numbers, dtype);
+}
+
+/* sum + w x; each lane of a pair of products, where numbers are pairs. */
+V_INLINE vf multiply_add(vf w, vf x, vf sum, enum numbers numbers)
+{
+#ifdef __AVX512BF16__
+	if (numbers == BF16S)
+		return (vf)_mm512_dpbf16_ps((__m512)sum, (__m512bh)w, (__m512bh)x);
+#endif
+#ifdef __AVX512VNNI__
+	if (numbers == WORDS)
+		return (vf)_mm512_dpwssd_epi32((__m512i)sum, (__m512i)w, (__m512i)x);
+#elif VL == 16
+	if (numbers == WORDS)
+		return (vf)((vi)_mm512_madd_epi16((__m512i)w, (__m512i)x) + (vi)sum);
+#elif VL == 8
+	if (numbers == WORDS)
+		return (vf)((vi)_mm256_madd_epi16((__m256i)w, (__m256i)x) + (vi)sum);
+#endif
+	return v_fma(w, x, sum);
 }
 
 /* --- Panels --------------------------------------------------------------------------------- */
 
-/* Row `row` of x into row `at` of the panel, with zeros up to its stride. */
+/* The VL elements from i on of n at x, zeros after them. */
+V_INLINE vf load_x(const char *x, uint64_t i, uint64_t n, uint32_t dtype)
+{
+	const char *at = x + i * v_size(dtype);
+
+	if (n - i >= VL)
+		return v_load(at, dtype);
+	return n > i ? v_load_tail(at, (uint32_t)(n - i), dtype) : (vf){0};
+}
+
+V_INLINE void pack_floats(float *to, const char *x, uint64_t n, uint32_t dtype)
+{
+	for (uint64_t i = 0; i < n; i += VL)
+		v_store_floats(to + i, load_x(x, i, n, dtype));
+}
+
+#ifdef __AVX512BF16__
+V_INLINE void pack_bf16s(uint16_t *to, const char *x, uint64_t n, uint32_t dtype)
+{
+	for (uint64_t i = 0; i < n; i += 2 * VL) {
+		const vf low = load_x(x, i, n, dtype);
+		const vf high = load_x(x, least(i + VL, n), n, dtype);
+		const __m512bh both = _mm512_cvtne2ps_pbh((__m512)high, (__m512)low);
+
+		memcpy(to + i, &both, sizeof(both));
+	}
+}
+#endif
+
+/* The bits of the greatest magnitude, in whose order NaN comes after infinity. */
+V_INLINE int32_t greatest_bits(const char *x, uint64_t n, uint32_t dtype)
+{
+	vi greatest = {0};
+	int32_t bits = 0;
+
+	for (uint64_t i = 0; i < n; i += VL) {
+		const vi v = (vi)load_x(x, i, n, dtype) & 0x7fffffff;
+		const vi greater = v > greatest;
+
+		greatest = (greater & v) | (~greater & greatest);
+	}
+	for (uint32_t i = 0; i < VL; i++)
+		bits = greatest[i] > bits ? greatest[i] : bits;
+	return bits;
+}
+
+/* Returns what a word is worth: NaN where an element is NaN or infinite. */
+V_INLINE float pack_words(uint16_t *to, const char *x, uint64_t n, uint32_t dtype)
+{
+	const float magnitude = float_from_bits((uint32_t)greatest_bits(x, n, dtype));
+	const float top = magnitude > WORD_LEAST ? magnitude : WORD_LEAST;
+	const vf factor = v_set1(WORD_MAX / top), magic = v_set1(ROUND_MAGIC);
+
+	for (uint64_t i = 0; i < n; i += VL) {
+		const vi v = (vi)(load_x(x, i, n, dtype) * factor + magic) - (vi)magic;
+
+		v_store_halves(to + i, v_narrow((vu)v & 0xffff));
+	}
+	if (n % (2 * VL) <= VL && n % (2 * VL) > 0)
+		v_store_halves(to + (n + VL - 1) / VL * VL, (vh){0});
+	return magnitude <= FLT_MAX ? top / WORD_MAX : NAN;
+}
+
+/* A row of the panel; zeros fill its last vector. */
 V_INLINE void pack_row(
 	const struct linear *l, struct panel *p, uint64_t row, uint64_t at, uint32_t dtype)
 {
 	const char *x = l->x + (row * l->n + p->from) * v_size(dtype);
-	float *to = p->x + at * p->stride;
-	uint64_t i = 0;
+	char *to = p->x + at * p->stride;
 
-	for (; p->n - i >= VL; i += VL)
-		v_store_floats(to + i, v_load(x + i * v_size(dtype), dtype));
-	if (p->n > i)
-		v_store_floats(
-			to + i, v_load_tail(x + i * v_size(dtype), (uint32_t)(p->n - i), dtype));
+	if (l->numbers == FLOATS)
+		pack_floats((float *)to, x, p->n, dtype);
+#ifdef __AVX512BF16__
+	if (l->numbers == BF16S)
+		pack_bf16s((uint16_t *)to, x, p->n, dtype);
+#endif
+	if (l->numbers != WORDS)
+		return;
+	for (uint64_t from = 0, chunk = 0; from < p->n; from += chunk_of(WORDS), chunk++) {
+		const float scale = pack_words((uint16_t *)to + from, x + from * v_size(dtype),
+			least(p->n - from, chunk_of(WORDS)), dtype);
+		const uint64_t groups = (p->rows + p->group - 1) / p->group;
+		vf *scales = &p->scales[chunk * groups + at / p->group];
+
+		for (uint32_t i = 0; i < VL / p->group; i++)
+			(*scales)[at % p->group * (VL / p->group) + i] = scale;
+	}
 }
 
 /* The panel's inputs of its rows; beyond them the last one again, up to whole groups. */
-static void pack(const struct linear *l, struct panel *p, uint32_t group)
+static void pack(const struct linear *l, struct panel *p)
 {
-	const uint64_t rows = (p->rows + group - 1) / group * group;
+	const uint64_t rows = (p->rows + p->group - 1) / p->group * p->group;
 
 	for (uint64_t at = 0; at < rows; at++) {
 		const uint64_t row = p->row + least(at, p->rows - 1);
@@ -116,142 +269,219 @@ static void pack(const struct linear *l, struct panel *p, uint32_t group)
 
 /* --- Tiles ---------------------------------------------------------------------------------- */
 
-/* sum[c][r] of the products of `rows` rows of x and TALL rows of w over n inputs. */
-V_INLINE void multiply(vf sum[GROUP][TALL], const float *x, uint64_t stride,
-	const char *const w[TALL], uint64_t n, uint32_t rows, uint32_t dtype)
-{
-	uint64_t i = 0;
+/* What a tile is made of; constants wherever it is used. */
+struct kind {
+	enum numbers numbers;
+	uint32_t dtype; /* of w */
+	uint32_t rows;
+	uint32_t outputs; /* at a time: TALL, or 1, which reads weights as they lie */
+	bool fetch;	  /* whether weights come from memory */
+};
 
-	for (; n - i >= VL; i += VL) {
+/* Into the second cache, what lies so many bytes behind p, which may be nothing. */
+V_INLINE void fetch(const char *p, uint64_t bytes)
+{
+	__builtin_prefetch((const void *)((uintptr_t)p + bytes), 0, 2);
+}
+
+/*
+ * sum[c][r] of the products of rows of x and of w over n inputs. What lies `ahead` bytes
+ * behind these weights is needed next.
+ */
+V_INLINE void multiply(vf sum[GROUP][TALL], const char *x, uint64_t stride,
+	const char *const w[TALL], uint64_t ahead, uint64_t n, const struct kind k)
+{
+	const uint64_t step = VL * 4 / number_size(k.numbers);
+	const uint64_t w_step = step * w_size(k.dtype);
+	const uint64_t whole = n / step;
+
+	for (uint64_t i = 0; i < whole; i++) {
 		vf weights[TALL];
 
 		V_UNROLL
-		for (uint32_t r = 0; r < TALL; r++)
-			weights[r] = load_w(w[r] + i * w_size(dtype), dtype);
+		for (uint32_t r = 0; r < k.outputs; r++) {
+			if (k.fetch)
+				fetch(w[r], i * w_step + ahead);
+			weights[r] = load_w(w[r] + i * w_step, k.numbers, k.dtype);
+		}
 		V_UNROLL
-		for (uint32_t c = 0; c < rows; c++) {
-			const vf inputs = v_load_floats(x + c * stride + i);
+		for (uint32_t c = 0; c < k.rows; c++) {
+			const vf inputs = v_load_floats((const float *)(x + c * stride) + i * VL);
 
 			V_UNROLL
-			for (uint32_t r = 0; r < TALL; r++)
-				sum[c][r] = v_fma(weights[r], inputs, sum[c][r]);
+			for (uint32_t r = 0; r < k.outputs; r++)
+				sum[c][r] = multiply_add(weights[r], inputs, sum[c][r], k.numbers);
 		}
 	}
-	if (n == i)
+	if (n == whole * step)
 		return;
 	V_UNROLL
-	for (uint32_t r = 0; r < TALL; r++) {
-		const vf weights = load_w_tail(w[r] + i * w_size(dtype), (uint32_t)(n - i), dtype);
+	for (uint32_t r = 0; r < k.outputs; r++) {
+		const vf weights = load_w_tail(
+			w[r] + whole * w_step, (uint32_t)(n - whole * step), k.numbers, k.dtype);
 
 		V_UNROLL
-		for (uint32_t c = 0; c < rows; c++)
-			sum[c][r] = v_fma(weights, v_load_floats(x + c * stride + i), sum[c][r]);
+		for (uint32_t c = 0; c < k.rows; c++)
+			sum[c][r] = multiply_add(weights,
+				v_load_floats((const float *)(x + c * stride) + whole * VL),
+				sum[c][r], k.numbers);
 	}
 }
 
-/* Adds the sums of a tile over the chunk at `from` of the panel. */
-V_INLINE void tile(const struct linear *l, struct panel *p, uint64_t row, uint64_t output,
-	uint64_t from, uint32_t rows, uint32_t dtype)
+/* Folds the sums of a chunk and adds them to those of the chunks before it. */
+V_INLINE void add_sums(struct panel *p, uint64_t tile, uint64_t scales, bool first, vf sums[VL],
+	const struct kind k)
 {
-	const uint64_t n = least(CHUNK, p->n - from), wide = VL / rows;
-	const uint64_t last = p->outputs - 1;
-	const bool add = p->from + from > 0;
-	vf sums[VL], total = {0}, lost = {0};
+	vf total;
+
+	if (k.numbers == WORDS)
+		total = __builtin_convertvector(v_sum_integer_rows((vi *)sums), vf) *
+			p->scales[scales];
+	else
+		total = v_sum_rows(sums);
+	if (!first) {
+		v_total_add(&p->sums[tile], &p->lost[tile], total);
+		return;
+	}
+	p->sums[tile] = total;
+	p->lost[tile] = (vf){0};
+}
+
+/* Sums of the products of k.rows rows of the panel and k.outputs outputs over one chunk. */
+V_INLINE void part(const struct linear *l, const struct panel *p, uint64_t row, uint64_t output,
+	uint64_t from, uint32_t at, vf sums[VL], const struct kind k)
+{
+	const uint64_t n = least(chunk_of(k.numbers), p->n - from);
+	const char *x = p->x + row * p->stride + from * number_size(k.numbers);
+	/* One row is read as it lies; of several ones, those that follow are fetched. */
+	const uint64_t next = k.outputs > 1 ? k.outputs * l->n : from + n < p->n ? n : l->n - from;
+	vf sum[GROUP][TALL] = {0};
+	const char *w[TALL];
 
 	V_UNROLL
-	for (uint32_t at = 0; at < VL / rows; at += TALL) {
-		vf sum[GROUP][TALL] = {0};
-		const char *w[TALL];
+	for (uint32_t r = 0; r < k.outputs; r++) {
+		const uint64_t o = p->output + least(output + at + r, p->outputs - 1);
 
-		V_UNROLL
-		for (uint32_t r = 0; r < TALL; r++)
-			w[r] = l->w +
-				((p->output + least(output + at + r, last)) * l->n + p->from +
-					from) *
-					w_size(dtype);
-		multiply(sum, p->x + row * p->stride + from, p->stride, w, n, rows, dtype);
-		V_UNROLL
-		for (uint32_t c = 0; c < rows; c++) {
-			V_UNROLL
-			for (uint32_t r = 0; r < TALL; r++)
-				sums[c * (VL / rows) + at + r] = sum[c][r];
-		}
+		w[r] = l->w + (o * l->n + p->from + from) * w_size(k.dtype);
 	}
-	if (add) {
-		for (uint32_t c = 0; c < rows; c++) {
-			memcpy((char *)&total + c * wide * 4, &p->sums[row + c][output], wide * 4);
-			memcpy((char *)&lost + c * wide * 4, &p->lost[row + c][output], wide * 4);
-		}
-		v_total_add(&total, &lost, v_sum_rows(sums));
-	} else {
-		total = v_sum_rows(sums);
-	}
-	for (uint32_t c = 0; c < rows; c++) {
-		memcpy(&p->sums[row + c][output], (char *)&total + c * wide * 4, wide * 4);
-		memcpy(&p->lost[row + c][output], (char *)&lost + c * wide * 4, wide * 4);
+	multiply(sum, x, p->stride, w, next * w_size(k.dtype), n, k);
+	V_UNROLL
+	for (uint32_t c = 0; c < k.rows; c++) {
+		V_UNROLL
+		for (uint32_t r = 0; r < k.outputs; r++)
+			sums[c * (VL / k.rows) + at + r] = sum[c][r];
 	}
 }
 
-V_INLINE void tiles_of(const struct linear *l, struct panel *p, uint32_t group, uint32_t dtype)
+/* A tile: VL / k.rows outputs, k.outputs at a time, over all inputs of the panel. */
+V_INLINE void tile(const struct linear *l, struct panel *p, uint64_t group, uint64_t output,
+	uint64_t at, const struct kind k)
 {
-	for (uint64_t output = 0; output < p->outputs; output += VL / group) {
-		for (uint64_t row = 0; row < p->rows; row += group) {
-			for (uint64_t from = 0; from < p->n; from += CHUNK)
-				tile(l, p, row, output, from, group, dtype);
+	const uint64_t groups = (p->rows + k.rows - 1) / k.rows, chunk = chunk_of(k.numbers);
+	vf sums[CHUNKS][VL], few[VL];
+
+	/* The usual case of many rows, all in registers. */
+	if (p->n <= chunk && VL / k.rows == k.outputs) {
+		part(l, p, group * k.rows, output, 0, 0, few, k);
+		add_sums(p, at, group, p->from == 0, few, k);
+		return;
+	}
+	for (uint32_t i = 0; i < VL / k.rows; i += k.outputs) {
+		for (uint64_t c = 0; c * chunk < p->n; c++)
+			part(l, p, group * k.rows, output, c * chunk, i, sums[c], k);
+	}
+	for (uint64_t c = 0; c * chunk < p->n; c++)
+		add_sums(p, at, c * groups + group, p->from + c == 0, sums[c], k);
+}
+
+V_INLINE void tiles(const struct linear *l, struct panel *p, const struct kind k)
+{
+	const uint64_t groups = (p->rows + k.rows - 1) / k.rows;
+	struct kind fetching = k;
+	uint64_t at = 0;
+
+	fetching.fetch = true;
+	for (uint64_t output = 0; output < p->outputs; output += VL / k.rows) {
+		for (uint64_t group = 0; group < groups; group++, at++) {
+			if (p->fetch && group == 0 && !k.fetch)
+				tile(l, p, group, output, at, fetching);
+			else
+				tile(l, p, group, output, at, k);
 		}
 	}
 }
 
-/* All tiles of a panel, whose rows come in groups of `group`. */
-V_INLINE void tiles(const struct linear *l, struct panel *p, uint32_t group, uint32_t dtype)
+/* Not inlined: each has a dozen of loops. */
+#define TILES(name, numbers, dtype)                                                         \
+	static __attribute__((noinline)) void name(const struct linear *l, struct panel *p) \
+	{                                                                                   \
+		if (p->group == 1 && l->n <= ONE_CHUNKS * chunk_of(numbers))                \
+			tiles(l, p, (struct kind){numbers, dtype, 1, 1, true});             \
+		else if (p->group == 1)                                                     \
+			tiles(l, p, (struct kind){numbers, dtype, 1, TALL, true});          \
+		else if (p->group == PAIR)                                                  \
+			tiles(l, p, (struct kind){numbers, dtype, PAIR, TALL, true});       \
+		else                                                                        \
+			tiles(l, p, (struct kind){numbers, dtype, GROUP, TALL, false});     \
+	}
+
+TILES(tiles_f32, FLOATS, GPUQ_F32)
+TILES(tiles_f16, FLOATS, GPUQ_F16)
+TILES(tiles_bf16, FLOATS, GPUQ_BF16)
+#ifdef __AVX512BF16__
+TILES(tiles_bf16s, BF16S, GPUQ_BF16)
+#endif
+#if VL > 4
+TILES(tiles_i8, WORDS, GPUQ_I8)
+#else
+TILES(tiles_i8, FLOATS, GPUQ_I8)
+#endif
+
+static void run_tiles(const struct linear *l, struct panel *p)
 {
-	if (group == 1)
-		tiles_of(l, p, 1, dtype);
-	else if (group == 2)
-		tiles_of(l, p, 2, dtype);
+#ifdef __AVX512BF16__
+	if (l->numbers == BF16S) {
+		tiles_bf16s(l, p);
+		return;
+	}
+#endif
+	if (l->w_dtype == GPUQ_F32)
+		tiles_f32(l, p);
+	else if (l->w_dtype == GPUQ_F16)
+		tiles_f16(l, p);
+	else if (l->w_dtype == GPUQ_BF16)
+		tiles_bf16(l, p);
 	else
-		tiles_of(l, p, GROUP, dtype);
-}
-
-static __attribute__((noinline)) void tiles_f32(
-	const struct linear *l, struct panel *p, uint32_t group)
-{
-	tiles(l, p, group, GPUQ_F32);
-}
-
-static __attribute__((noinline)) void tiles_f16(
-	const struct linear *l, struct panel *p, uint32_t group)
-{
-	tiles(l, p, group, GPUQ_F16);
-}
-
-static __attribute__((noinline)) void tiles_bf16(
-	const struct linear *l, struct panel *p, uint32_t group)
-{
-	tiles(l, p, group, GPUQ_BF16);
-}
-
-static __attribute__((noinline)) void tiles_i8(
-	const struct linear *l, struct panel *p, uint32_t group)
-{
-	tiles(l, p, group, GPUQ_I8);
+		tiles_i8(l, p);
 }
 
 /* --- What follows the sums ------------------------------------------------------------------ */
 
-/* The first n elements at p, which is NULL for zeros; n is more than 0. */
+/* The first of n > 0 elements at p. */
 static vf load_few(const void *p, uint64_t n, uint32_t dtype)
 {
 	return n >= VL ? v_load(p, dtype) : v_load_tail(p, (uint32_t)n, dtype);
 }
 
+/* The sums of a row, side by side. */
+static void gather_row(const struct panel *p, uint64_t at, float *to)
+{
+	const uint64_t groups = (p->rows + p->group - 1) / p->group, wide = VL / p->group;
+	const vf *tile = p->sums + at / p->group;
+
+	for (uint64_t i = 0; i < p->outputs; i += wide, tile += groups)
+		memcpy(to + i, (const float *)tile + at % p->group * wide, wide * sizeof(*to));
+}
+
 static void finish_row(const struct linear *l, const struct panel *p, uint64_t at)
 {
 	const uint64_t first = (p->row + at) * l->outputs + p->output;
+	float sums[BLOCK];
 
+	gather_row(p, at, sums);
 	for (uint64_t i = 0; i < p->outputs; i += VL) {
 		const uint64_t output = p->output + i, left = p->outputs - i;
-		vf v = v_load_floats(&p->sums[at][i]);
+		vf v = v_load_floats(sums + i);
 
 		if (l->scales != NULL)
 			v *= load_few(l->scales + output, left, GPUQ_F32);
@@ -282,23 +512,19 @@ static uint64_t block_outputs(const struct linear *l, uint64_t rows)
 /* The rows and outputs of the panel. */
 static void run_panel(const struct linear *l, struct panel *p)
 {
-	const uint32_t group = p->rows > 2 || GROUP < 2 ? GROUP : (uint32_t)p->rows;
-	const uint64_t fit = PANEL / ((p->rows + group - 1) / group * group) / CHUNK * CHUNK;
+	const uint64_t line = 64 / number_size(l->numbers);
 
+	p->group = p->rows > 2 || GROUP < 2 ? GROUP : (uint32_t)p->rows;
 	if (l->n == 0)
 		memset(p->sums, 0, sizeof(p->sums));
-	for (p->from = 0; p->from < l->n; p->from += fit) {
+	for (p->from = 0; p->from < l->n; p->from += p->n) {
+		const uint64_t rows = (p->rows + p->group - 1) / p->group * p->group;
+		const uint64_t fit = CHUNKS / rows * chunk_of(l->numbers);
+
 		p->n = least(fit, l->n - p->from);
-		p->stride = (p->n + VL - 1) / VL * VL;
-		pack(l, p, group);
-		if (l->w_dtype == GPUQ_F32)
-			tiles_f32(l, p, group);
-		else if (l->w_dtype == GPUQ_F16)
-			tiles_f16(l, p, group);
-		else if (l->w_dtype == GPUQ_BF16)
-			tiles_bf16(l, p, group);
-		else
-			tiles_i8(l, p, group);
+		p->stride = (p->n + line - 1) / line * 64;
+		pack(l, p);
+		run_tiles(l, p);
 	}
 	for (uint64_t at = 0; at < p->rows; at++)
 		finish_row(l, p, at);
@@ -315,9 +541,21 @@ static void run(const struct linear *l, uint64_t row, uint64_t row_end, uint64_t
 		p.outputs = least(block, output_end - p.output);
 		for (p.row = row; p.row < row_end; p.row += ROWS) {
 			p.rows = least(ROWS, row_end - p.row);
+			p.fetch = p.row == row;
 			run_panel(l, &p);
 		}
 	}
+}
+
+static enum numbers choose_numbers(const struct op_call *call)
+{
+	if (VL > 4 && call->in[LINEAR_W].dtype == GPUQ_I8)
+		return WORDS;
+#ifdef __AVX512BF16__
+	if (linear_pairs(call))
+		return BF16S;
+#endif
+	return FLOATS;
 }
 
 void ISA_PASTE(linear_cpu, KERNELS_ISA)(const struct op_call *call, uint64_t begin, uint64_t end)
@@ -337,6 +575,7 @@ void ISA_PASTE(linear_cpu, KERNELS_ISA)(const struct op_call *call, uint64_t beg
 		.w_dtype = in[LINEAR_W].dtype,
 		.bias_dtype = in[LINEAR_BIAS].dtype,
 		.y_dtype = call->out[0].dtype,
+		.numbers = choose_numbers(call),
 	};
 	const uint64_t stripes = (l.rows + LINEAR_ROWS - 1) / LINEAR_ROWS;
 

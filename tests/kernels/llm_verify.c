@@ -4,6 +4,7 @@
  * and their tolerances; see llm_trial.h. The bounds are in the head of each operator's source.
  */
 #include "kernels/element.h"
+#include "kernels/isa.h"
 #include "kernels/linear/linear.h"
 #include "kernels/sample/sample.h"
 #include "kernels/step_result/step_result.h"
@@ -205,9 +206,10 @@ static double weight_at(const struct op_call *call, uint64_t at)
 	return in_at(call, LINEAR_W, at);
 }
 
-/* What a sum is, and how large its terms are. */
+/* What a sum is, how large its terms are, and what may be wrong with it. */
 struct linear_sum {
 	double value, size, squares;
+	double tolerance; /* besides 1e-5 of its size */
 };
 
 static void add_term(struct linear_sum *sum, double term)
@@ -219,14 +221,49 @@ static void add_term(struct linear_sum *sum, double term)
 	sum->squares += term * term;
 }
 
+/* Whether the form multiplies i8 with words. */
+static bool in_words(const struct op_call *call)
+{
+	return call->in[LINEAR_W].dtype == GPUQ_I8 && isa_selected() != ISA_BASE;
+}
+
+static bool in_pairs(const struct op_call *call)
+{
+	return linear_pairs(call) && isa_selected() == ISA_AVX512_BF16;
+}
+
+/* x that is rounded to infinity, or a subnormal number, which counts as 0, times infinity. */
+static bool pair_may_be_anything(double w, double x)
+{
+	return (isfinite(x) && fabs(x) > 0x1.fep127) ||
+		(fmin(fabs(w), fabs(x)) < 0x1p-126 && isinf(fmax(fabs(w), fabs(x))));
+}
+
 static struct linear_sum linear_sum(const struct op_call *call, uint64_t row, uint64_t output)
 {
 	const uint64_t n = call->in[LINEAR_W].dims[1];
-	struct linear_sum sum = {0};
+	double weights = 0, inputs = 0, greatest = 1e-30;
+	struct linear_sum sum = {.tolerance = (double)(n + 1) * 0x1p-149};
 
-	for (uint64_t i = 0; i < n; i++)
-		add_term(
-			&sum, weight_at(call, output * n + i) * in_at(call, LINEAR_X, row * n + i));
+	for (uint64_t i = 0; i < n; i++) {
+		const double w = weight_at(call, output * n + i);
+		const double x = in_at(call, LINEAR_X, row * n + i);
+
+		add_term(&sum, w * x);
+		weights += fabs(w);
+		inputs += fabs(x);
+		greatest = fmax(greatest, fabs(x));
+		if (!isfinite(x) && in_words(call))
+			sum.value = NAN;
+		if (in_pairs(call) && pair_may_be_anything(w, x))
+			sum.tolerance = INFINITY;
+	}
+	if (in_words(call))
+		sum.tolerance += 3.1e-5 * greatest * weights;
+	if (in_pairs(call) && isfinite(weights + inputs))
+		sum.tolerance += 0x1p-8 * sum.size + 0x1p-125 * ((double)n + weights + inputs);
+	if (sum.size > FLT_MAX)
+		sum.tolerance = INFINITY;
 	return sum;
 }
 
@@ -240,13 +277,11 @@ static bool verify_linear_output(const struct op_call *call, uint64_t row, uint6
 {
 	const bool scaled = tensor_present(&call->in[LINEAR_SCALES]);
 	const double scale = scaled ? in_at(call, LINEAR_SCALES, output) : 1;
-	const double last_bits = (double)(call->in[LINEAR_W].dims[1] + 1) * 0x1p-149;
 	const uint64_t at = row * call->out[0].dims[1] + output;
 	struct linear_sum sum = linear_sum(call, row, output);
-	double floor = last_bits * fmax(1, fabs(scale)), error;
+	double error;
 
-	if (sum.size > FLT_MAX)
-		floor = INFINITY;
+	sum.tolerance *= fmax(1, fabs(scale));
 	sum.value *= scale;
 	sum.size *= fabs(scale);
 	sum.squares *= scale * scale;
@@ -255,16 +290,16 @@ static bool verify_linear_output(const struct op_call *call, uint64_t row, uint6
 	if (tensor_present(&call->in[LINEAR_RESIDUAL]))
 		add_term(&sum, in_at(call, LINEAR_RESIDUAL, at));
 	if (!(sum.size <= FLT_MAX))
-		floor = INFINITY;
-	if (!near(call, 0, at, sum.value, 1e-5 * sum.size + floor, r))
+		sum.tolerance = INFINITY;
+	if (!near(call, 0, at, sum.value, 1e-5 * sum.size + sum.tolerance, r))
 		return false;
 	error = out_at(call, 0, at) - sum.value;
-	if (!isfinite(error) || isinf(floor))
+	if (!isfinite(error) || isinf(sum.tolerance))
 		return true;
 	l2->errors += error * error;
 	l2->values += sum.value * sum.value;
 	l2->squares += sum.squares;
-	l2->floors += floor * floor;
+	l2->floors += sum.tolerance * sum.tolerance;
 	return true;
 }
 
