@@ -8,8 +8,9 @@
  *		qkv = linear(rmsnorm(x))
  *		q = kv_append(qkv)			keys and values go to the cache
  *		x = x + linear(paged_attention(q))
+ *		the last layer: x = rows `last` of x	nobody asks for the others any more
  *		x = x + linear(swiglu(linear(rmsnorm(x))))
- *	logits = linear(rmsnorm(rows `last` of x))
+ *	logits = linear(rmsnorm(x))
  *	what the kind of step makes of the logits
  *
  * Inner tensors are f32, whatever the weights are. Their names begin with the layer's number.
@@ -310,29 +311,48 @@ static uint16_t add_cache(struct builder *b)
 		b, "cache", m->cache_dtype, 5, dims, m->cache + b->layer * m->layer_bytes);
 }
 
-static uint16_t add_layer(struct builder *b, uint16_t x)
+/* x + what its tokens make of those before them */
+static uint16_t add_attention_block(struct builder *b, uint16_t x)
 {
 	static const struct matrix qkv = {"qkv", WEIGHT_Q, 3, WEIGHT_Q_BIAS};
 	static const struct matrix o = {"o", WEIGHT_O, 1, WEIGHT_O_BIAS};
-	static const struct matrix gate_up = {"gate_up", WEIGHT_GATE, 2, WEIGHT_GATE_BIAS};
-	static const struct matrix down = {"down", WEIGHT_DOWN, 1, WEIGHT_DOWN_BIAS};
 	const uint16_t cache = add_cache(b);
 	const uint16_t projected = add_inner(b, "qkv", GPUQ_F32);
-	const uint16_t attended = add_inner(b, "attention", GPUQ_F32);
+	const uint16_t y = add_inner(b, "attention", GPUQ_F32);
+	const uint16_t normed = add_norm(b, "attention_norm", WEIGHT_ATTENTION_NORM, x);
+	uint16_t q;
+
+	add_linear(b, &qkv, normed, NONE, projected);
+	q = add_append(b, projected, cache);
+	add_linear(b, &o, add_attention(b, q, cache), x, y);
+	return y;
+}
+
+/* x + what each token makes of itself */
+static uint16_t add_mlp_block(struct builder *b, uint16_t x)
+{
+	static const struct matrix gate_up = {"gate_up", WEIGHT_GATE, 2, WEIGHT_GATE_BIAS};
+	static const struct matrix down = {"down", WEIGHT_DOWN, 1, WEIGHT_DOWN_BIAS};
 	const uint16_t gates = add_inner(b, "gate_up", GPUQ_F32);
 	const uint16_t activated = add_inner(b, "activated", GPUQ_F32);
 	const uint16_t y = add_inner(b, "mlp", GPUQ_F32);
 	struct wire_pipeline_step *swiglu;
 
-	add_linear(
-		b, &qkv, add_norm(b, "attention_norm", WEIGHT_ATTENTION_NORM, x), NONE, projected);
-	add_linear(b, &o, add_attention(b, add_append(b, projected, cache), cache), x, attended);
-	add_linear(b, &gate_up, add_norm(b, "mlp_norm", WEIGHT_MLP_NORM, attended), NONE, gates);
+	add_linear(b, &gate_up, add_norm(b, "mlp_norm", WEIGHT_MLP_NORM, x), NONE, gates);
 	swiglu = add_step(b, "swiglu");
 	swiglu->in[0] = gates;
 	swiglu->out[0] = activated;
-	add_linear(b, &down, activated, attended, y);
+	add_linear(b, &down, activated, x, y);
 	return y;
+}
+
+/* What follows attention in the last layer is computed of the rows only that get an answer. */
+static uint16_t add_layer(struct builder *b, uint16_t x)
+{
+	x = add_attention_block(b, x);
+	if (b->layer + 1 == b->model->config.layers)
+		x = add_lookup(b, "last", MODEL_LAST, x);
+	return add_mlp_block(b, x);
 }
 
 /* --- What comes of the logits --------------------------------------------------------------- */
@@ -376,11 +396,10 @@ static void add_sample(struct builder *b, uint16_t logits)
 static void add_head(struct builder *b, enum model_step kind, uint16_t x)
 {
 	static const struct matrix head = {"head", WEIGHT_HEAD, 1, WEIGHT_ROLES};
-	const uint16_t rows = add_lookup(b, "last", MODEL_LAST, x);
 	const uint16_t logits =
 		kind == MODEL_STEP_ROWS ? output(b, 0) : add_inner(b, "logits", GPUQ_F32);
 
-	add_linear(b, &head, add_norm(b, "norm", WEIGHT_NORM, rows), NONE, logits);
+	add_linear(b, &head, add_norm(b, "norm", WEIGHT_NORM, x), NONE, logits);
 	if (kind == MODEL_STEP_RESULT)
 		add_result(b, logits);
 	else if (kind == MODEL_STEP_ROWS)

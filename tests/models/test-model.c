@@ -222,6 +222,31 @@ static void test_sequences_in_one_step(void **state)
 	close(dir);
 }
 
+/* A chunk that nobody asks about leaves the same keys and values. */
+static void test_steps_without_results(void **state)
+{
+	int dir = random_model(&llama, GPUQ_F32, &rng);
+	struct step chunk = {.kind = MODEL_STEP_ROWS}, one = {.kind = MODEL_STEP_ROWS};
+	int32_t tokens[TEXT];
+	struct stepper s;
+	double *expected;
+
+	random_text(tokens, llama.vocab);
+	expected = reference_logits(dir, tokens, TEXT);
+	stepper_open(&s, dir, WEIGHT_AS_IS, false);
+	step_add(&chunk, 0, tokens, 0, TEXT - 1);
+	chunk.results = 0;
+	step_heat(&s, &chunk);
+	step_add(&one, 0, tokens, TEXT - 1, 1);
+	step_run(&s, &one);
+	assert_true(distance(one.out[0], expected + (TEXT - 1) * llama.vocab, llama.vocab) < 1e-5);
+	step_free(&chunk);
+	step_free(&one);
+	stepper_close(&s);
+	free(expected);
+	close(dir);
+}
+
 /* --- What steps give ------------------------------------------------------------------------ */
 
 static void check_candidates(const struct step *result, const float *logits, uint32_t k, uint32_t v)
@@ -611,6 +636,7 @@ int main(void)
 		HARNESS_TEST(test_qwen3),
 		HARNESS_TEST(test_half_types),
 		HARNESS_TEST(test_sequences_in_one_step),
+		HARNESS_TEST(test_steps_without_results),
 		HARNESS_TEST(test_kinds_of_steps),
 		HARNESS_TEST(test_steps_larger_than_lanes),
 		HARNESS_TEST(test_int8),
