@@ -539,6 +539,7 @@ struct gpuq_model_info {
 	bool int8, deterministic;
 	char name[GPUQ_NAME_MAX];
 	char architecture[GPUQ_NAME_MAX]; /* "llama" */
+	char dir[256]; /* path of its folder as gpuqd sees it; "" when that is not known */
 	uint32_t vocab, hidden, layers, heads, kv_heads, head_dim;
 	uint32_t max_tokens; /* of a session's text */
 	uint32_t n_eos;

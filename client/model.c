@@ -96,6 +96,7 @@ static void read_model(struct gpuq_model_info *info, const struct msg_model *m)
 	memcpy(info->eos, m->eos, sizeof(info->eos));
 	discovery_copy_text(info->name, m->name, sizeof(info->name));
 	discovery_copy_text(info->architecture, m->architecture, sizeof(info->architecture));
+	discovery_copy_text(info->dir, m->dir, sizeof(info->dir));
 	discovery_copy_text(info->why, m->why, sizeof(info->why));
 }
 

@@ -390,6 +390,16 @@ void model_unload_request(struct control *c, struct session *s, const void *msg)
 
 /* --- Questions ----------------------------------------------------------------------------- */
 
+/* Where clients may find its tokenizer; "" when that is not known. */
+static void name_folder(const struct served_model *m, char *to, size_t size)
+{
+	char link[48];
+
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", m->dir_fd);
+	ssize_t n = readlink(link, to, size);
+	to[n > 0 && (size_t)n < size ? n : 0] = '\0';
+}
+
 static void describe(struct control *c, const struct served_model *m, struct msg_model *answer)
 {
 	const struct stats_model *s = record(c, m);
@@ -427,6 +437,7 @@ static void describe(struct control *c, const struct served_model *m, struct msg
 	memcpy(answer->name, m->name, sizeof(answer->name));
 	memcpy(answer->architecture, s->architecture, sizeof(answer->architecture) - 1);
 	memcpy(answer->why, m->why, sizeof(answer->why) - 1);
+	name_folder(m, answer->dir, sizeof(answer->dir));
 }
 
 void model_query(struct control *c, struct session *s, const void *msg)

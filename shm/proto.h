@@ -377,6 +377,7 @@ struct msg_model {
 	char name[GPUQ_NAME_MAX];
 	char architecture[GPUQ_NAME_MAX];
 	char why[MSG_TEXT_MAX]; /* MSG_MODEL_FAILED: one sentence */
+	char dir[256];		/* path of its folder, as gpuqd sees it; "" when it is longer */
 };
 
 struct msg_admin_load {

@@ -5,6 +5,7 @@
  */
 #include "client/text/gpuq-text.h"
 #include "tools/command.h"
+#include "tools/input.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -42,39 +43,6 @@ static int read_request(
 	if (q.tokenizer == NULL)
 		return complain_usage("which tokenizer? give -t FILE, or -t FOLDER of a model");
 	*ret_request = q;
-	return EXIT_OK;
-}
-
-/* All of standard input. A zero stands behind it. */
-static int read_input(char **ret_text, size_t *ret_bytes)
-{
-	char *text = NULL;
-	size_t bytes = 0, capacity = 0;
-	ssize_t n;
-
-	do {
-		if (capacity - bytes < 65536) {
-			capacity = capacity * 2 + 131072;
-			char *larger = realloc(text, capacity);
-			if (larger == NULL) {
-				free(text);
-				complain("no memory for what standard input holds");
-				return EXIT_FAIL;
-			}
-			text = larger;
-		}
-		n = read(STDIN_FILENO, text + bytes, capacity - bytes - 1);
-		if (n > 0)
-			bytes += (size_t)n;
-	} while (n > 0 || (n < 0 && errno == EINTR));
-	if (n < 0) {
-		complain("standard input: %s", strerror(errno));
-		free(text);
-		return EXIT_FAIL;
-	}
-	text[bytes] = '\0';
-	*ret_text = text;
-	*ret_bytes = bytes;
 	return EXIT_OK;
 }
 
@@ -139,7 +107,7 @@ static int run_tokenize(struct invocation *v, int argc, char **argv)
 	const char *text = argv[optind];
 	size_t bytes = text == NULL ? 0 : strlen(text);
 	if (text == NULL || strcmp(text, "-") == 0) {
-		code = read_input(&input, &bytes);
+		code = input_read(NULL, &input, &bytes);
 		text = input;
 	}
 	if (code == EXIT_OK)
@@ -238,7 +206,7 @@ static int read_ids(char **words, struct id_list *list)
 			code = add_ids(list, words[i]);
 		return code;
 	}
-	code = read_input(&input, &bytes);
+	code = input_read(NULL, &input, &bytes);
 	if (code != EXIT_OK)
 		return code;
 	code = strlen(input) == bytes

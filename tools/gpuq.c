@@ -18,6 +18,7 @@ static const struct command *const commands[] = {
 	&command_run,
 	&command_stop,
 #ifdef GPUQ_TEXT
+	&command_generate,
 	&command_tokenize,
 	&command_detokenize,
 #endif

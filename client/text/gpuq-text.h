@@ -315,6 +315,77 @@ GPUQ_EXPORT size_t gpuq_stop_finish(struct gpuq_stop *stop, const char **ret_tex
 /* Which string the text stopped at, or -1; until the next text begins. */
 GPUQ_EXPORT int64_t gpuq_stop_found(const struct gpuq_stop *stop);
 
+/* --- Writer ---------------------------------------------------------------------------------- */
+
+/*
+ * A writer goes on with a text: a session of a model, its tokenizer, a sampler and stop strings.
+ *
+ *	gpuq_writer_create(channel, &options, &w);
+ *	gpuq_writer_read(w, "Once upon a time", 16, GPUQ_ENCODE_SPECIAL);
+ *	while (n_tokens-- > 0 && gpuq_writer_next(w, &written) > 0)
+ *		fwrite(written.text, 1, written.bytes, stdout);
+ *
+ * It belongs to the channel's thread. While a function of it runs, nothing else may be in flight
+ * in the channel, and only one writer's does at a time; each may use a channel of its own.
+ */
+struct gpuq_writer;
+
+struct gpuq_writer_options {
+	const char *model;			/* its name in gpuqd */
+	const struct gpuq_tokenizer *tokenizer; /* outlives the writer */
+	struct gpuq_sampling sampling;
+	uint32_t n_stops;
+	const char *const *stops; /* copied */
+	bool ignore_end;	  /* a token that ends a text is one like others */
+};
+
+/*
+ * Opens a session. Where a row of all logits may be needed, the channel's arena has room for it: 4
+ * bytes for each token of the vocabulary. Errors of gpuq_model_find(), gpuq_session_open(),
+ * gpuq_step_create(), gpuq_sampler_create(), gpuq_stop_create(); -ENOMEM.
+ */
+GPUQ_EXPORT int gpuq_writer_create(struct gpuq_channel *channel,
+	const struct gpuq_writer_options *options, struct gpuq_writer **ret_writer);
+
+/* NULL is fine. */
+GPUQ_EXPORT void gpuq_writer_destroy(struct gpuq_writer *writer);
+
+/*
+ * Appends text that was not written but given: a prompt, an answer. Returns how many tokens it
+ * has. Nothing is computed yet. Errors of gpuq_encode(); -GPUQ_ETOKEN (the model has no such
+ * token: another tokenizer's).
+ */
+GPUQ_EXPORT int64_t gpuq_writer_read(
+	struct gpuq_writer *writer, const char *text, size_t bytes, uint32_t flags);
+
+/* One token more. */
+struct gpuq_written {
+	uint32_t token;
+	double logprob;	  /* as gpuq_sampler_draw() gives it */
+	const char *text; /* what has become certain, until the next call; may be nothing */
+	size_t bytes;
+};
+
+/*
+ * Writes one token. 1; 0 when the text has ended (see gpuq_writer_end()), until more is read; or
+ * an error of a step's completion or of gpuq_sampler_draw(), -EINVAL before anything was read. The
+ * token that ends a text is written too, without text of its own.
+ */
+GPUQ_EXPORT int gpuq_writer_next(struct gpuq_writer *writer, struct gpuq_written *ret_written);
+
+/* When no more tokens are wanted: returns the length of what was held back, *ret_text has it. */
+GPUQ_EXPORT int64_t gpuq_writer_finish(struct gpuq_writer *writer, const char **ret_text);
+
+enum gpuq_writer_end {
+	GPUQ_WRITER_GOES_ON = 0,
+	GPUQ_WRITER_END_TOKEN,	 /* the model has ended the text */
+	GPUQ_WRITER_STOP_STRING, /* it came to a stop string, which is not given */
+};
+GPUQ_EXPORT enum gpuq_writer_end gpuq_writer_end(const struct gpuq_writer *writer);
+
+GPUQ_EXPORT void gpuq_writer_stats(
+	const struct gpuq_writer *writer, struct gpuq_sampler_stats *ret_stats);
+
 #ifdef __cplusplus
 }
 #endif
