@@ -24,7 +24,7 @@
  * value rounded once. Where S or S without the scale overflows f32 an output may be infinite or
  * NaN.
  *
- * - bf16 weights on CPUs that multiply bf16, with 4 rows or more, with fixed_order 1 or with an x
+ * - bf16 weights on CPUs that multiply bf16, with 3 rows or more, with fixed_order 1 or with an x
  *   of bf16: x is rounded to bf16 (2^-8 of S), and what is below the normal numbers counts as 0,
  *   so E = 2^-8 sum |products| + 2^-125 sum_i (1 + |w| + |x|). An x above the greatest bf16 counts
  *   as infinite, a subnormal number times infinity as NaN. Elsewhere products are exact in f32.

@@ -17,7 +17,7 @@
 enum { LINEAR_X, LINEAR_W, LINEAR_SCALES, LINEAR_BIAS, LINEAR_RESIDUAL };
 
 /* From so many rows on, multiplying costs more than reading the weights. */
-#define LINEAR_PAIRS_MIN_ROWS 4
+#define LINEAR_PAIRS_MIN_ROWS 3
 
 /* Whether a form that can multiply bf16 in pairs does so, for which it rounds x to bf16. */
 static inline bool linear_pairs(const struct op_call *call)
