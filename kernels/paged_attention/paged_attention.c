@@ -39,6 +39,8 @@
 
 #include <math.h>
 
+#define MIN_UNITS 16 /* where there is as much to share */
+
 static int infer_context(struct op_call *call, uint32_t *ret_arg)
 {
 	const struct tensor *context = &call->in[ATTENTION_CONTEXT], *q = &call->in[ATTENTION_Q];
@@ -90,26 +92,39 @@ static int infer(struct op_call *call, uint32_t *ret_arg)
 
 /*
  * More rows than sequences: rows that share their keys come one after the other. Else each is of
- * a sequence of its own, and there is nothing to share.
+ * a sequence of its own, and heads are taken together, since their keys lie side by side; but not
+ * all of them where few rows have to keep several workers busy.
  */
-uint64_t attention_tile(const struct op_call *call)
+struct attention_cut attention_cut_of(const struct op_call *call)
 {
 	const struct tensor *q = &call->in[ATTENTION_Q];
-	const uint64_t heads = q->dims[1] / call->in[ATTENTION_CACHE].dims[2];
+	const uint64_t rows = q->dims[0], heads = call->in[ATTENTION_CACHE].dims[2];
+	const uint64_t each = q->dims[1] == 0 ? 1 : q->dims[1] / heads;
+	const uint64_t items = ATTENTION_SUMS / work_round_up(q->dims[2], 16);
+	uint64_t most = (items < ATTENTION_ITEMS ? items : ATTENTION_ITEMS) / each;
+	struct attention_cut cut = {.rows = 1, .heads = 1};
 
-	if (q->dims[0] <= call->in[ATTENTION_TABLE].dims[0] || heads >= ATTENTION_ITEMS)
-		return 1;
-	return ATTENTION_ITEMS / (heads == 0 ? 1 : heads);
+	most = most == 0 ? 1 : most;
+	if (rows > call->in[ATTENTION_TABLE].dims[0])
+		cut.rows = most;
+	else
+		cut.heads = work_mul(rows, heads) / MIN_UNITS;
+	cut.heads = cut.heads < most ? cut.heads : most;
+	cut.heads = cut.heads < heads ? cut.heads : heads;
+	cut.heads += cut.heads == 0;
+	cut.parts = heads / cut.heads + (heads % cut.heads != 0);
+	return cut;
 }
 
-/* A unit is a tile of rows for the query heads of one head of keys. */
+/* A unit is a tile of rows for the query heads of some heads of keys. */
 static uint64_t units(const struct op_call *call)
 {
-	const struct tensor *q = &call->in[ATTENTION_Q];
-	const uint64_t tile = attention_tile(call);
-	const uint64_t tiles = q->dims[0] / tile + (q->dims[0] % tile != 0);
+	const struct attention_cut cut = attention_cut_of(call);
+	const uint64_t rows = call->in[ATTENTION_Q].dims[0];
 
-	return q->dims[1] == 0 ? 0 : work_mul(tiles, call->in[ATTENTION_CACHE].dims[2]);
+	if (call->in[ATTENTION_Q].dims[1] == 0)
+		return 0;
+	return work_mul(rows / cut.rows + (rows % cut.rows != 0), cut.parts);
 }
 
 /* Each query head with each token that there may be: a product, an exponential, a sum. */

@@ -17,8 +17,9 @@ enum attention_input {
 enum attention_output { ATTENTION_Y, ATTENTION_PARTS };
 enum attention_param { ATTENTION_SCALE, ATTENTION_WINDOW };
 
-#define ATTENTION_PART 256 /* positions of a part in the output `parts` */
-#define ATTENTION_ITEMS 32 /* query heads that a unit of the CPU form takes at once */
+#define ATTENTION_PART 256  /* positions of a part in the output `parts` */
+#define ATTENTION_ITEMS 64  /* query heads that a unit of the CPU form takes at once, */
+#define ATTENTION_SUMS 8192 /* as long as they have no more columns in all */
 
 /* Tokens of a sequence that a row sees: begin..end-1, or none: both are 0. */
 struct attention_span {
@@ -32,7 +33,12 @@ struct attention_span attention_span_of(const struct op_call *call, uint64_t n);
 /* The factor of the scores. */
 double attention_scale(const struct op_call *call);
 
-/* Rows that a unit of the CPU form takes together, so that they share what they read. */
-uint64_t attention_tile(const struct op_call *call);
+/* What a unit of the CPU form is: so many rows for so many heads of keys. */
+struct attention_cut {
+	uint64_t rows, heads;
+	uint64_t parts; /* of the heads of keys */
+};
+
+struct attention_cut attention_cut_of(const struct op_call *call);
 
 #endif
