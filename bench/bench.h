@@ -343,6 +343,7 @@ int bench_op(struct bench *b);
 int bench_idle(struct bench *b);
 int bench_graphs(struct bench *b);
 int bench_memory(struct bench *b);
+int bench_attention(struct bench *b);
 int bench_decode(struct bench *b);
 int bench_prefill(struct bench *b);
 int bench_load(struct bench *b);

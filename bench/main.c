@@ -39,6 +39,10 @@ static const struct subcommand subcommands[] = {
 		"p99 beside captures in the background <= 1.1 x quiet, with 4 CPUs or more", true},
 	{"memory", bench_memory, "device memory of clients that do not use CUDA (--device cuda)",
 		"0 MiB", true, true},
+	{"attention", bench_attention,
+		"attention over a paged cache of 1 GB, beside reading it; PyTorch",
+		">= 80 % of the bytes/s read; faster than PyTorch on contiguous memory", true,
+		true},
 	{"decode", bench_decode,
 		"tokens one by one through gpuqd, in process, in llama.cpp; 1 to 32 clients",
 		"gpuqd adds <= 2 %; >= llama.cpp's tokens/s on the same CPUs", true, true},
@@ -46,7 +50,8 @@ static const struct subcommand subcommands[] = {
 		true, true},
 	{"load", bench_load, "a model's weights into memory, beside read(); gpuqd's first token",
 		">= 90 % of read()", true, true},
-	{"all", bench_all, "all of the above but memory and those of models; one summary", NULL,
+	{"all", bench_all,
+		"all of the above but memory, attention and those of models; one summary", NULL,
 		false, true},
 };
 #define N_SUBCOMMANDS (sizeof(subcommands) / sizeof(subcommands[0]))
