@@ -14,12 +14,15 @@
 #define GPUQ_KERNELS_KV_H
 
 #include "kernels/op.h"
-#include "shm/atomics.h"
 
 #define KV_TOKENS 16
 #define KV_MAX_COLUMNS 256
 
 enum kv_part { KV_KEYS, KV_VALUES };
+
+#ifndef __cplusplus /* for CUDA see kernels/cuda/kv.cuh */
+
+#include "shm/atomics.h"
 
 /* 0, or the error for a tensor that is no cache. */
 static inline int kv_check_cache(const struct tensor *cache)
@@ -68,4 +71,5 @@ static inline uint64_t kv_at(
 	return ((block * 2 + part) * d[2] + head) * KV_TOKENS * d[4];
 }
 
+#endif
 #endif

@@ -21,12 +21,12 @@ extern "C" {
  * Device memory of one stream or one executable, zeroed when that is made: what the blocks of one
  * launch share. Launches that use it run one after another. Kernels leave the counters at 0.
  */
-#define CUDA_TICKETS 512
-#define CUDA_PARTIALS 8192
+#define CUDA_TICKETS 2048
+#define CUDA_PARTIALS 18432
 struct cuda_scratch {
+	float partials[CUDA_PARTIALS];	/* sums of parts; on a boundary of 8 bytes */
 	uint32_t arrived;		/* blocks that have ended; for cuda_complete() */
 	uint32_t tickets[CUDA_TICKETS]; /* likewise, for parts of a grid */
-	float partials[CUDA_PARTIALS];	/* sums of parts */
 };
 
 /*
@@ -88,7 +88,7 @@ struct cuda_code {
 
 	/*
 	 * Makes a command for the resident kernel (resident.h) of it, all but its completion.
-	 * args has no block. -EOPNOTSUPP when the shape is not for one block.
+	 * args has no block. -EOPNOTSUPP when the shape is not for one block. NULL: none is.
 	 */
 	int (*command)(const struct device_kernel *kernel, const struct cuda_args *args,
 		struct cuda_command *ret_command);

@@ -264,7 +264,7 @@ int cuda_launch_inline(
 	struct cuda_command command;
 	int r;
 
-	if (code == NULL || d->inline_stream.ring == NULL)
+	if (code == NULL || code->command == NULL || d->inline_stream.ring == NULL)
 		return -EOPNOTSUPP;
 	r = code->command(kernel, &cuda_args, &command);
 	if (r < 0)

@@ -8,6 +8,8 @@
 
 #include "device/cuda/signal.cuh"
 
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
 #include <errno.h>
 #include <limits.h>
 
@@ -56,10 +58,20 @@ static __device__ inline char *arg_pointer(const struct device_args *block, stru
 	return (char *)__cvta_global_to_generic(address);
 }
 
+static __device__ inline int64_t arg_i64(const struct device_args *block, struct arg arg)
+{
+	return (int64_t)(arg.index == OP_FIXED ? arg.value : block->scalars[arg.index]);
+}
+
 static __device__ inline double arg_f64(const struct device_args *block, struct arg arg)
 {
-	return __longlong_as_double(
-		(long long)(arg.index == OP_FIXED ? arg.value : block->scalars[arg.index]));
+	return __longlong_as_double(arg_i64(block, arg));
+}
+
+/* Element i of a client's tensor of integers, read once: it may change. */
+template <typename T> static __device__ inline T index_at(const T *indices, uint64_t i)
+{
+	return ((const volatile T *)indices)[i];
 }
 
 /* cuda_run() of a kernel with its arguments, which are converted as for any call. */
@@ -104,6 +116,16 @@ template <typename Kernel> static int touch_kernel(Kernel *kernel)
 	cudaFuncAttributes attributes;
 
 	return cuda_error(cudaFuncGetAttributes(&attributes, kernel));
+}
+
+/* Calls f of each type of float element until one fails. */
+template <typename F> static int touch_types(F f)
+{
+	int err = f(float());
+
+	if (err == 0)
+		err = f(__half());
+	return err != 0 ? err : f(__nv_bfloat16());
 }
 
 #endif

@@ -7,6 +7,16 @@ extern "C" const struct cuda_code *const cuda_codes[] = {
 	&gemv_batched_cuda,
 	&softmax_cuda,
 	&price_vectors_cuda,
+	&embedding_cuda,
+	&rmsnorm_cuda,
+	&rope_cuda,
+	&swiglu_cuda,
+	&argmax_cuda,
+	&step_result_cuda,
+	&sample_cuda,
+	&linear_cuda,
+	&kv_append_cuda,
+	&paged_attention_cuda,
 };
 extern "C" const uint32_t cuda_codes_count = sizeof(cuda_codes) / sizeof(cuda_codes[0]);
 

@@ -18,6 +18,8 @@ enum append_input {
 
 #define APPEND_EPS ROPE_N_PARAMS
 
+#ifndef __cplusplus
+
 /*
  * The element of the cache where the first head's part of a token begins, the next head's follows
  * 16 D further; -1 where it has no place.
@@ -36,4 +38,5 @@ static inline int64_t append_slot(const struct op_call *call, int32_t position, 
 		(uint64_t)position % KV_TOKENS * cache->dims[4]);
 }
 
+#endif
 #endif

@@ -1,0 +1,195 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * mma.cuh: products of 16 outputs and 8 rows on the tensor cores, of bf16s, as exact as floats.
+ *
+ * A float is made of three bf16s: its upper half, that of what is left, and the rest; an f16 of
+ * two; a bf16 and an int8 are one. What is left is multiplied by 2^8 each time, or it would be lost
+ * where it is below the normal numbers. Products of bf16s are exact, and those of parts whose
+ * places add up to less than 3 are all but 2^-24 of the whole. What is not finite comes out as NaN
+ * or infinity, not always the right one.
+ *
+ * In a step of STEP inputs a lane has 16 neighbours of each of its rows: of 16 (lane % 4) on. The
+ * cores are not told that these are neighbours: any order of the inputs does, as long as both sides
+ * have the same one.
+ */
+#ifndef GPUQ_KERNELS_CUDA_MMA_CUH
+#define GPUQ_KERNELS_CUDA_MMA_CUH
+
+#include "kernels/cuda/element.cuh"
+
+#define MMA_OUTPUTS 16u
+#define MMA_ROWS 8u
+#define MMA_STEP 64u /* inputs */
+#define MMA_OWN 16u  /* of them a lane's, in one row */
+
+/* How many bf16s make one element. */
+template <typename T> constexpr uint32_t mma_parts = 1;
+template <> constexpr uint32_t mma_parts<float> = 3;
+template <> constexpr uint32_t mma_parts<__half> = 2;
+
+static __device__ inline float to_float(int8_t v)
+{
+	return (float)v;
+}
+
+/* A lane's inputs of one row, as they were loaded. */
+template <typename T> struct mma_own {
+	uint4 bits[sizeof(T)];
+};
+
+/* `valid` of them, zeros after them. `aligned`: 16 bytes at a time. */
+template <typename T>
+__device__ inline struct mma_own<T> mma_load(const T *p, uint64_t valid, bool aligned) {
+	struct mma_own<T> own = {
+	};
+
+	if (aligned && valid >= MMA_OWN) {
+#pragma unroll
+		for (uint32_t i = 0; i < sizeof(T); i++)
+			own.bits[i] = ((const uint4 *)p)[i];
+	} else {
+#pragma unroll
+		for (uint32_t i = 0; i < MMA_OWN; i++) {
+			if (i < valid)
+				((T *)own.bits)[i] = p[i];
+		}
+	}
+	return own;
+}
+
+/* The same as bf16s: of[i] are the i-th parts, two in a word, the first one below. */
+template <uint32_t PARTS>
+struct mma_words {
+	uint32_t of[PARTS][MMA_OWN / 2];
+};
+
+/* The upper halves of both. */
+static __device__ inline uint32_t upper_halves(float low, float high)
+{
+	return __byte_perm(__float_as_uint(low), __float_as_uint(high), 0x7632);
+}
+
+#define MMA_PLACE 0x1p8f /* how much more a part counts than the next one */
+#define MMA_PLACES 3	 /* of products */
+
+static __device__ inline float without_upper_half(float v)
+{
+	return (v - __uint_as_float(__float_as_uint(v) & 0xffff0000u)) * MMA_PLACE;
+}
+
+template <typename T>
+__device__ inline struct mma_words<mma_parts<T>> mma_split(const struct mma_own<T> &own) {
+	struct mma_words<mma_parts<T>> words;
+
+#pragma unroll
+	for (uint32_t i = 0; i < MMA_OWN / 2; i++) {
+		float low = to_float(((const T *)own.bits)[2 * i]);
+		float high = to_float(((const T *)own.bits)[2 * i + 1]);
+
+#pragma unroll
+		for (uint32_t part = 0; part < mma_parts<T>; part++) {
+			words.of[part][i] = upper_halves(low, high);
+			low = without_upper_half(low);
+			high = without_upper_half(high);
+		}
+	}
+	return words;
+}
+
+/* --- The cores ---------------------------------------------------------------------------- */
+
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+
+/* c += a b: 16 x 16 times 16 x 8; which lane has what is said in PTX's manual, m16n8k16. */
+static __device__ inline void
+mma_16(float c[4], const uint32_t a[4], const uint32_t b[2])
+{
+	asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+	    "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+		: "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+		: "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+#else
+
+static __device__ inline float
+dot_words(uint32_t a, uint32_t b, float sum)
+{
+	sum = fmaf(__uint_as_float(a << 16), __uint_as_float(b << 16), sum);
+	return fmaf(__uint_as_float(a & 0xffff0000u), __uint_as_float(b & 0xffff0000u), sum);
+}
+
+/* The same where there are no such cores: lanes fetch what they need from each other. */
+static __device__ inline void mma_16(float c[4], const uint32_t a[4], const uint32_t b[2])
+{
+	const uint32_t lane = threadIdx.x % WARP, column = lane % 4 * 2;
+
+	for (uint32_t i = 0; i < 8; i++) {
+		const uint32_t from = i % 4, half = i / 4;
+		const uint32_t top = __shfl_sync(ALL_LANES, a[2 * half], lane / 4 * 4 + from);
+		const uint32_t bottom =
+			__shfl_sync(ALL_LANES, a[2 * half + 1], lane / 4 * 4 + from);
+		const uint32_t left = __shfl_sync(ALL_LANES, b[half], column * 4 + from);
+		const uint32_t right = __shfl_sync(ALL_LANES, b[half], column * 4 + 4 + from);
+
+		c[0] = dot_words(top, left, c[0]);
+		c[1] = dot_words(top, right, c[1]);
+		c[2] = dot_words(bottom, left, c[2]);
+		c[3] = dot_words(bottom, right, c[3]);
+	}
+}
+
+#endif
+
+/* Where sum i of a lane belongs. */
+static __device__ inline uint32_t mma_output(uint32_t i)
+{
+	return threadIdx.x % WARP / 4 + i / 2 * 8;
+}
+
+static __device__ inline uint32_t mma_row(uint32_t i)
+{
+	return threadIdx.x % 4 * 2 + i % 2;
+}
+
+/*
+ * The products of STEP inputs. A lane has those of outputs lane / 4 (top) and 8 further (bottom),
+ * and of row lane / 4 of x.
+ */
+template <uint32_t A_PARTS, uint32_t B_PARTS>
+__device__ inline void mma_step(float sums[4], const struct mma_words<A_PARTS> &top,
+	const struct mma_words<A_PARTS> &bottom, const struct mma_words<B_PARTS> &x)
+{
+	constexpr int ALL = (int)(A_PARTS + B_PARTS) - 1,
+		      PLACES = ALL < MMA_PLACES ? ALL : MMA_PLACES;
+	float c[PLACES][4] = {};
+
+	/* Lanes may have loaded by different ways. */
+	__syncwarp();
+
+#pragma unroll
+	for (int i = 0; i < (int)A_PARTS; i++) {
+#pragma unroll
+		for (int j = 0; j < (int)B_PARTS; j++) {
+			if (i + j >= PLACES)
+				continue;
+#pragma unroll
+			for (uint32_t w = 0; w < MMA_OWN / 2; w += 2) {
+				const uint32_t a[4] = {top.of[i][w], bottom.of[i][w],
+					top.of[i][w + 1], bottom.of[i][w + 1]};
+				const uint32_t b[2] = {x.of[j][w], x.of[j][w + 1]};
+
+				mma_16(c[i + j], a, b);
+			}
+		}
+	}
+#pragma unroll
+	for (uint32_t i = 0; i < 4; i++) {
+		sums[i] = c[PLACES - 1][i];
+#pragma unroll
+		for (int place = PLACES - 2; place >= 0; place--)
+			sums[i] = fmaf(sums[i], 1 / MMA_PLACE, c[place][i]);
+	}
+}
+
+#endif

@@ -1,0 +1,203 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * kv_append in CUDA: a block for each row finds the cosines and sines of its position, in double,
+ * and each warp of it takes one head after the other: its norm, its turn, its place. What it takes
+ * is a launch and two trips to memory (3 us) as long as there are fewer rows than multiprocessors.
+ */
+#include "kernels/cuda/codes.h"
+#include "kernels/cuda/element.cuh"
+#include "kernels/cuda/kv.cuh"
+#include "kernels/rope/turn.cuh"
+
+extern "C" {
+#include "kernels/kv_append/kv_append.h"
+}
+
+#define THREADS 256u
+#define WARPS (THREADS / WARP)
+#define PAIRS (KV_MAX_COLUMNS / 2 / WARP) /* of a lane */
+
+struct append_task {
+	struct arg qkv, positions, rows, table, cache, q_norm, k_norm, q, eps;
+	struct turn_args turns;
+	struct kv_shape kv;
+	uint64_t heads;			     /* of queries */
+	uint32_t q_norm_dtype, k_norm_dtype; /* 0: there are no norms */
+};
+
+/* Columns i and i + D/2 of a head, for each i that is the lane's. */
+struct head {
+	float left[PAIRS], right[PAIRS];
+};
+
+static __device__ inline struct head load_head(const float *x, uint32_t half)
+{
+	struct head h;
+
+#pragma unroll
+	for (uint32_t p = 0; p < PAIRS; p++) {
+		const uint32_t i = p * WARP + threadIdx.x % WARP;
+
+		h.left[p] = i < half ? x[i] : 0;
+		h.right[p] = i < half ? x[i + half] : 0;
+	}
+	return h;
+}
+
+static __device__ inline double weight_at(const char *weight, uint32_t dtype, uint32_t i)
+{
+	if (dtype == GPUQ_F16)
+		return to_float(((const __half *)weight)[i]);
+	if (dtype == GPUQ_BF16)
+		return to_float(((const __nv_bfloat16 *)weight)[i]);
+	return ((const float *)weight)[i];
+}
+
+/* As rmsnorm: in double, so that no head needs another way. */
+static __device__ inline void normalise(
+	struct head *h, const char *weight, uint32_t dtype, uint32_t half, double eps)
+{
+	double squares = 0;
+
+#pragma unroll
+	for (uint32_t p = 0; p < PAIRS; p++) {
+		squares = fma((double)h->left[p], (double)h->left[p], squares);
+		squares = fma((double)h->right[p], (double)h->right[p], squares);
+	}
+	for (uint32_t d = WARP / 2; d > 0; d /= 2)
+		squares += __shfl_xor_sync(ALL_LANES, squares, d);
+
+	const double factor = 1 / sqrt(squares / (2.0 * half) + eps);
+
+#pragma unroll
+	for (uint32_t p = 0; p < PAIRS; p++) {
+		const uint32_t i = p * WARP + threadIdx.x % WARP;
+
+		if (i >= half)
+			continue;
+		h->left[p] = (float)((double)h->left[p] * factor * weight_at(weight, dtype, i));
+		h->right[p] =
+			(float)((double)h->right[p] * factor * weight_at(weight, dtype, i + half));
+	}
+}
+
+static __device__ inline void turn_head(struct head *h, const struct turn *turns, uint32_t half)
+{
+#pragma unroll
+	for (uint32_t p = 0; p < PAIRS; p++) {
+		const uint32_t i = p * WARP + threadIdx.x % WARP;
+		const struct turn t = turns[min(i, half - 1)];
+		const float a = h->left[p], b = h->right[p];
+
+		h->left[p] = fmaf(a, t.cosine, -(b * t.sine));
+		h->right[p] = fmaf(b, t.cosine, a * t.sine);
+	}
+}
+
+template <typename T> __device__ inline void store_head(T *to, const struct head &h, uint32_t half)
+{
+#pragma unroll
+	for (uint32_t p = 0; p < PAIRS; p++) {
+		const uint32_t i = p * WARP + threadIdx.x % WARP;
+
+		if (i >= half)
+			continue;
+		from_float(to + i, h.left[p]);
+		from_float(to + i + half, h.right[p]);
+	}
+}
+
+template <typename T>
+__global__ void BOUNDS(THREADS) append_row(const __grid_constant__ struct append_task task,
+	const __grid_constant__ struct cuda_completion done)
+{
+	__shared__ struct turn turns[KV_MAX_COLUMNS / 2];
+	__shared__ int64_t slot; /* where the row's first key goes; -1: nowhere */
+	const uint64_t n = blockIdx.x, groups = task.kv.groups, columns = task.kv.columns;
+	const uint32_t half = (uint32_t)columns / 2, warp = threadIdx.x / WARP;
+	const uint64_t block = groups * KV_TOKENS * columns; /* from keys to values */
+	const float *x = (const float *)arg_pointer(done.block, task.qkv) +
+		n * (task.heads + 2 * groups) * columns;
+	float *q = (float *)arg_pointer(done.block, task.q) + n * task.heads * columns;
+	T *cache = (T *)arg_pointer(done.block, task.cache);
+	const int32_t position =
+		index_at((const int32_t *)arg_pointer(done.block, task.positions), n);
+
+	if (threadIdx.x < half)
+		turns[threadIdx.x] = turn_of((double)position *
+			turn_frequency(
+				turn_params_of(task.turns, done.block), threadIdx.x, columns));
+	if (threadIdx.x == THREADS - 1) {
+		const int64_t found = position < 0
+			? -1
+			: kv_find(task.kv, (const int32_t *)arg_pointer(done.block, task.table),
+				  index_at((const int32_t *)arg_pointer(done.block, task.rows), n),
+				  (uint64_t)position / KV_TOKENS);
+
+		slot = found < 0 ? -1
+				 : (int64_t)(kv_begin(task.kv, (uint64_t)found, KV_KEYS, 0) +
+					   (uint64_t)position % KV_TOKENS * columns);
+	}
+	__syncthreads();
+	for (uint64_t h = warp; h < task.heads + 2 * groups; h += WARPS) {
+		struct head head = load_head(x + h * columns, half);
+		const bool query = h < task.heads, value = h >= task.heads + groups;
+		const uint32_t dtype = query ? task.q_norm_dtype : task.k_norm_dtype;
+
+		if (!value && dtype != 0)
+			normalise(&head, arg_pointer(done.block, query ? task.q_norm : task.k_norm),
+				dtype, half, arg_f64(done.block, task.eps));
+		if (!value)
+			turn_head(&head, turns, half);
+		if (query) {
+			store_head(q + h * columns, head, half);
+		} else if (slot >= 0) {
+			const uint64_t group = h - task.heads - (value ? groups : 0);
+
+			store_head(cache + slot + (value ? block : 0) + group * KV_TOKENS * columns,
+				head, half);
+		}
+	}
+	cuda_complete(done);
+}
+
+static int launch(const struct device_kernel *kernel, const struct cuda_args *args,
+	const struct cuda_target *to)
+{
+	const struct op_launch *op = (const struct op_launch *)kernel->shape;
+	const struct tensor *in = op->call.in, *q = &op->call.out[0];
+	const struct cuda_completion done = cuda_completion(kernel, args);
+	struct append_task task = {};
+
+	task.qkv = arg_tensor(args, &in[APPEND_QKV], op->in[APPEND_QKV]);
+	task.positions = arg_tensor(args, &in[APPEND_POSITIONS], op->in[APPEND_POSITIONS]);
+	task.rows = arg_tensor(args, &in[APPEND_ROWS], op->in[APPEND_ROWS]);
+	task.table = arg_tensor(args, &in[APPEND_TABLE], op->in[APPEND_TABLE]);
+	task.cache = arg_tensor(args, &in[APPEND_CACHE], op->in[APPEND_CACHE]);
+	task.q_norm_dtype = in[APPEND_Q_NORM].dtype;
+	task.k_norm_dtype = in[APPEND_K_NORM].dtype;
+	if (task.q_norm_dtype != 0) {
+		task.q_norm = arg_tensor(args, &in[APPEND_Q_NORM], op->in[APPEND_Q_NORM]);
+		task.k_norm = arg_tensor(args, &in[APPEND_K_NORM], op->in[APPEND_K_NORM]);
+	}
+	task.q = arg_tensor(args, q, op->out[0]);
+	task.turns = turn_args_of(args, op);
+	task.eps = arg_param(args, &op->call.params[APPEND_EPS], op->params[APPEND_EPS]);
+	task.kv = kv_shape_of(&in[APPEND_TABLE], &in[APPEND_CACHE]);
+	task.heads = q->dims[1];
+	if (q->dims[0] == 0)
+		return launch_nothing(kernel, args, to);
+	if (q->dims[0] > INT_MAX)
+		return -EOPNOTSUPP;
+	return with_type(in[APPEND_CACHE].dtype, [&](auto type) {
+		return run(
+			to, append_row<decltype(type)>, (uint32_t)q->dims[0], THREADS, task, done);
+	});
+}
+
+static int touch(void)
+{
+	return touch_types([](auto type) { return touch_kernel(append_row<decltype(type)>); });
+}
+
+const struct cuda_code kv_append_cuda = {"kv_append", launch, NULL, touch, NULL};

@@ -1,0 +1,462 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * linear in CUDA. A warp takes 16 outputs and up to 32 rows of x, on the tensor cores, with floats
+ * as exact sums of bf16s (kernels/cuda/mma.cuh): so weights are read once for all these rows,
+ * straight into the registers that need them, and cost no more for 8 rows than for one. Where
+ * outputs are few, up to 8 warps of a block share 16 of them, each with a slice of the inputs'
+ * steps, and add up what they have.
+ *
+ * More rows go in tiles of 32 or 64 rows and 128 outputs: the warps of a block share the bf16s of
+ * x, which they have made together, and each does all slices of 16 outputs, one after the other.
+ * Blocks with the same weights run side by side and find them in the cache.
+ *
+ * No product passes through more than 4 additions of the cores, which cut off below 2^-24, then
+ * those to a compensated sum, 8 between warps, the bias and the residual. The order of all that
+ * depends on the numbers of inputs and outputs alone, so fixed_order is how it always is. An output
+ * that comes out as NaN or infinity is computed once more, in double.
+ *
+ * What it takes on an H200: the bytes of the weights over 4 TB/s for up to 32 rows of bf16 or i8,
+ * and 2 us at least; from there on 6 N I O over some 400 TFLOP/s (f16: 10 N I O, f32: 12 N I O).
+ */
+#include "kernels/cuda/arg.cuh"
+#include "kernels/cuda/codes.h"
+#include "kernels/cuda/machine.h"
+#include "kernels/cuda/mma.cuh"
+
+extern "C" {
+#include "kernels/linear/linear.h"
+}
+
+#define THREADS 256u
+#define WARPS (THREADS / WARP)
+
+struct linear_task {
+	struct arg x, w, scales, bias, residual, y;
+	uint64_t rows, outputs, n;
+	uint32_t row_slices; /* blocks that share weights */
+	uint32_t slices;     /* warps that share outputs */
+	uint32_t bias_dtype; /* 0: none */
+	bool scaled, added, wide;
+};
+
+/* Where a block and a warp of it work. */
+struct linear_place {
+	uint64_t tile;	/* of MMA_OUTPUTS outputs; the block's first one */
+	uint64_t row;	/* the block's first one */
+	uint32_t slice; /* of the inputs */
+};
+
+/* A lane's weights of a step. */
+template <typename T> struct linear_weights {
+	struct mma_own<T> top, bottom;
+};
+
+/* What the lanes of a warp read, from input 16 (lane % 4) on. */
+template <typename T, typename X> struct linear_reader {
+	const T *top, *bottom;
+	const X *x;	  /* of the block's first row */
+	uint64_t n, rows; /* rows from there on */
+	bool w_aligned, x_aligned;
+
+	__device__ inline uint64_t valid(uint64_t step) const
+	{
+		const uint64_t at = step * MMA_STEP + threadIdx.x % 4 * MMA_OWN;
+
+		return at < n ? n - at : 0;
+	}
+
+	__device__ inline struct linear_weights<T> weights(uint64_t step) const {
+		return {mma_load(top + step * MMA_STEP, valid(step), w_aligned),
+			mma_load(bottom + step * MMA_STEP, valid(step), w_aligned)};
+	}
+
+	/* Of the lane's row of group i of MMA_ROWS. */
+	__device__ inline struct mma_own<X>
+	inputs(uint64_t step, uint32_t i) const {
+		const uint64_t row = i * MMA_ROWS + threadIdx.x % WARP / 4;
+
+		return mma_load(
+			x + row * n + step * MMA_STEP, row < rows ? valid(step) : 0, x_aligned);
+	}
+};
+
+template <typename T, typename X>
+__device__ inline struct linear_reader<T, X> reader_of(const struct linear_task &task,
+	const struct device_args *block, const struct linear_place &place, uint64_t tile) {
+	const T *w = (const T *)arg_pointer(block, task.w);
+	const X *x = (const X *)arg_pointer(block, task.x);
+	const uint64_t output = tile * MMA_OUTPUTS + threadIdx.x % WARP / 4;
+	const uint32_t own = threadIdx.x % 4 * MMA_OWN;
+	struct linear_reader<T, X> r;
+
+	/* Outputs beyond the last repeat it; nobody asks for their sums. */
+	r.top = w + min(output, task.outputs - 1) * task.n + own;
+	r.bottom = w + min(output + 8, task.outputs - 1) * task.n + own;
+	r.x = x + place.row * task.n + own;
+	r.n = task.n;
+	r.rows = task.rows - place.row;
+	r.w_aligned = aligned_16(w, NULL) && task.n % (16 / sizeof(T)) == 0;
+	r.x_aligned = aligned_16(x, NULL) && task.n % (16 / sizeof(X)) == 0;
+	return r;
+}
+
+/* The sums of this warp's steps. */
+template <typename T, typename X, uint32_t GROUPS>
+__device__ inline void add_steps(const struct linear_reader<T, X> &r, uint32_t slice,
+	uint32_t slices, struct total totals[GROUPS][4])
+{
+	const uint64_t steps = r.n / MMA_STEP + (r.n % MMA_STEP != 0);
+	struct linear_weights<T> next;
+
+	if (slice < steps)
+		next = r.weights(slice);
+#pragma unroll 1
+	for (uint64_t step = slice; step < steps; step += slices) {
+		const struct linear_weights<T> now = next;
+
+		if (step + slices < steps)
+			next = r.weights(step + slices);
+
+		const struct mma_words<mma_parts<T>> top = mma_split(now.top);
+		const struct mma_words<mma_parts<T>> bottom = mma_split(now.bottom);
+
+#pragma unroll
+		for (uint32_t i = 0; i < GROUPS; i++) {
+			float c[4];
+
+			if (i > 0 && i * MMA_ROWS >= r.rows)
+				break;
+			mma_step(c, top, bottom, mma_split(r.inputs(step, i)));
+#pragma unroll
+			for (uint32_t j = 0; j < 4; j++)
+				total_add(&totals[i][j], c[j]);
+		}
+	}
+}
+
+/* --- Outputs ------------------------------------------------------------------------------ */
+
+/* As IEEE 754 has it, whatever the terms are. */
+template <typename T, typename X>
+__device__ __noinline__ float exact_sum(const T *w, const X *x, uint64_t n)
+{
+	double sum = 0;
+
+	for (uint64_t i = 0; i < n; i++)
+		sum = fma((double)to_float(w[i]), (double)to_float(x[i]), sum);
+	return (float)sum;
+}
+
+static __device__ inline float bias_at(const char *bias, uint32_t dtype, uint64_t i)
+{
+	if (dtype == GPUQ_F16)
+		return to_float(((const __half *)bias)[i]);
+	if (dtype == GPUQ_BF16)
+		return to_float(((const __nv_bfloat16 *)bias)[i]);
+	return ((const float *)bias)[i];
+}
+
+template <typename T, typename X>
+__device__ inline void write_output(const struct linear_task &task, const struct device_args *block,
+	uint64_t row, uint64_t output, float sum)
+{
+	const uint64_t at = row * task.outputs + output;
+
+	if (!isfinite(sum))
+		sum = exact_sum((const T *)arg_pointer(block, task.w) + output * task.n,
+			(const X *)arg_pointer(block, task.x) + row * task.n, task.n);
+	if (task.scaled)
+		sum *= ((const float *)arg_pointer(block, task.scales))[output];
+	if (task.bias_dtype != 0)
+		sum += bias_at(arg_pointer(block, task.bias), task.bias_dtype, output);
+	if (task.added)
+		sum += ((const float *)arg_pointer(block, task.residual))[at];
+	store_output<X>(arg_pointer(block, task.y), at, sum, task.wide);
+}
+
+template <typename T, typename X, uint32_t GROUPS>
+__global__ void __launch_bounds__(THREADS, 2)
+	linear_rows(const __grid_constant__ struct linear_task task,
+		const __grid_constant__ struct cuda_completion done)
+{
+	constexpr uint32_t ROWS = GROUPS * MMA_ROWS;
+	__shared__ float sums[WARPS][ROWS][MMA_OUTPUTS];
+	const uint32_t warp = threadIdx.x / WARP, tiles = WARPS / task.slices;
+	const struct linear_place place = {(uint64_t)(blockIdx.x / task.row_slices) * tiles,
+		(uint64_t)(blockIdx.x % task.row_slices) * ROWS, warp % task.slices};
+	struct total totals[GROUPS][4] = {};
+
+	add_steps<T, X, GROUPS>(
+		reader_of<T, X>(task, done.block, place, place.tile + warp / task.slices),
+		place.slice, task.slices, totals);
+#pragma unroll
+	for (uint32_t i = 0; i < GROUPS * 4; i++)
+		sums[warp][i / 4 * MMA_ROWS + mma_row(i % 4)][mma_output(i % 4)] =
+			totals[i / 4][i % 4].sum;
+	__syncthreads();
+	for (uint32_t i = threadIdx.x; i < tiles * ROWS * MMA_OUTPUTS; i += THREADS) {
+		const uint32_t tile = i / (ROWS * MMA_OUTPUTS);
+		const uint32_t row = i / MMA_OUTPUTS % ROWS, output = i % MMA_OUTPUTS;
+		const uint64_t at = (place.tile + tile) * MMA_OUTPUTS + output;
+		float sum = 0;
+
+		if (place.row + row >= task.rows || at >= task.outputs)
+			continue;
+		for (uint32_t s = 0; s < task.slices; s++)
+			sum += sums[tile * task.slices + s][row][output];
+		write_output<T, X>(task, done.block, place.row + row, at, sum);
+	}
+	cuda_complete(done);
+}
+
+/* --- Many rows ---------------------------------------------------------------------------- */
+
+/* The inputs of a step as each lane needs them: group, part, half of a lane's words. */
+template <uint32_t GROUPS, uint32_t PARTS> struct linear_inputs {
+	uint4 words[GROUPS][PARTS][2][WARP];
+
+	__device__ inline void store(uint32_t group, const struct mma_words<PARTS> &of)
+	{
+#pragma unroll
+		for (uint32_t i = 0; i < PARTS * 2; i++) {
+			const uint32_t *from = &of.of[i / 2][i % 2 * 4];
+
+			words[group][i / 2][i % 2][threadIdx.x % WARP] =
+				make_uint4(from[0], from[1], from[2], from[3]);
+		}
+	}
+
+	__device__ inline struct mma_words<PARTS> load(uint32_t group) const {
+		struct mma_words<PARTS> of;
+
+#pragma unroll
+		for (uint32_t i = 0; i < PARTS * 2; i++) {
+			const uint4 loaded = words[group][i / 2][i % 2][threadIdx.x % WARP];
+			uint32_t *to = &of.of[i / 2][i % 2 * 4];
+
+			to[0] = loaded.x;
+			to[1] = loaded.y;
+			to[2] = loaded.z;
+			to[3] = loaded.w;
+		}
+		return of;
+	}
+};
+
+/* The step after this one: all of a slice, then those of the next. `steps`: there is none. */
+static __device__ inline uint64_t step_after(uint64_t step, uint64_t steps, uint32_t slices)
+{
+	if (step + slices < steps)
+		return step + slices;
+	return step % slices + 1 < slices ? step % slices + 1 : steps;
+}
+
+/* All of a warp's sums, in the order that slices of warps would have had. */
+template <typename T, typename X, uint32_t GROUPS>
+__device__ inline void add_tile(const struct linear_reader<T, X> &r, uint32_t slices,
+	struct linear_inputs<GROUPS, mma_parts<X>> &inputs, float sums[GROUPS][4])
+{
+	const uint64_t steps = r.n / MMA_STEP + (r.n % MMA_STEP != 0);
+	const uint32_t warp = threadIdx.x / WARP;
+	struct total totals[GROUPS][4] = {};
+	struct linear_weights<T> next = r.weights(0);
+	struct mma_own<X> next_x = r.inputs(0, min(warp, GROUPS - 1));
+
+#pragma unroll 1
+	for (uint64_t step = 0, after; step < steps; step = after) {
+		const struct mma_words<mma_parts<T>> top = mma_split(next.top);
+		const struct mma_words<mma_parts<T>> bottom = mma_split(next.bottom);
+
+		__syncthreads();
+		if (warp < GROUPS)
+			inputs.store(warp, mma_split(next_x));
+		__syncthreads();
+		after = step_after(step, steps, slices);
+		if (after < steps) {
+			next = r.weights(after);
+			next_x = r.inputs(after, min(warp, GROUPS - 1));
+		}
+#pragma unroll
+		for (uint32_t i = 0; i < GROUPS; i++) {
+			float c[4];
+
+			mma_step(c, top, bottom, inputs.load(i));
+#pragma unroll
+			for (uint32_t j = 0; j < 4; j++)
+				total_add(&totals[i][j], c[j]);
+		}
+		if (step + slices < steps)
+			continue;
+#pragma unroll
+		for (uint32_t i = 0; i < GROUPS * 4; i++) {
+			sums[i / 4][i % 4] += totals[i / 4][i % 4].sum;
+			totals[i / 4][i % 4] = {0, 0};
+		}
+	}
+}
+
+template <typename T, typename X, uint32_t GROUPS>
+__global__ void BOUNDS(THREADS) linear_tiles(const __grid_constant__ struct linear_task task,
+	const __grid_constant__ struct cuda_completion done)
+{
+	__shared__ struct linear_inputs<GROUPS, mma_parts<X>> inputs;
+	const uint64_t tile = (uint64_t)(blockIdx.x / task.row_slices) * WARPS + threadIdx.x / WARP;
+	const struct linear_place place = {
+		tile, (uint64_t)(blockIdx.x % task.row_slices) * GROUPS * MMA_ROWS, 0};
+	float sums[GROUPS][4] = {};
+
+	add_tile<T, X, GROUPS>(
+		reader_of<T, X>(task, done.block, place, tile), task.slices, inputs, sums);
+#pragma unroll
+	for (uint32_t i = 0; i < GROUPS * 4; i++) {
+		const uint64_t row = place.row + i / 4 * MMA_ROWS + mma_row(i % 4);
+		const uint64_t output = tile * MMA_OUTPUTS + mma_output(i % 4);
+
+		if (row < task.rows && output < task.outputs)
+			write_output<T, X>(task, done.block, row, output, sums[i / 4][i % 4]);
+	}
+	cuda_complete(done);
+}
+
+/* --- Launching ---------------------------------------------------------------------------- */
+
+/*
+ * How many warps share outputs: enough to keep the machine busy, then as few as that each has 16
+ * steps. Not a matter of the rows, whose bits must not depend on each other.
+ */
+static uint32_t slices_for(uint64_t outputs, uint64_t n)
+{
+	const uint64_t tiles = blocks_of(outputs, MMA_OUTPUTS), steps = blocks_of(n, MMA_STEP);
+	const uint64_t busy = 2 * WARPS * machine_processors();
+	uint32_t slices = WARPS;
+
+	while (slices > 1 &&
+		(steps < slices || (tiles * (slices / 2) >= busy && steps < 16 * slices)))
+		slices /= 2;
+	return slices;
+}
+
+/* Blocks of so many rows and tiles of outputs: their number, 0 when they are too many. */
+static uint32_t cut(struct linear_task *task, uint32_t rows, uint32_t tiles)
+{
+	const uint64_t row_slices = blocks_of(task->rows, rows);
+	const uint64_t tile_blocks = blocks_of(task->outputs, (uint64_t)tiles * MMA_OUTPUTS);
+
+	if (row_slices > INT_MAX || tile_blocks > INT_MAX / row_slices)
+		return 0;
+	task->row_slices = (uint32_t)row_slices;
+	return (uint32_t)(row_slices * tile_blocks);
+}
+
+template <typename T, typename X, uint32_t GROUPS>
+static int launch_rows(
+	struct linear_task *task, const struct cuda_completion &done, const struct cuda_target *to)
+{
+	const uint32_t blocks = cut(task, GROUPS * MMA_ROWS, WARPS / task->slices);
+
+	return blocks == 0 ? -EOPNOTSUPP
+			   : run(to, linear_rows<T, X, GROUPS>, blocks, THREADS, *task, done);
+}
+
+template <typename T>
+static int launch_tiles(
+	struct linear_task *task, const struct cuda_completion &done, const struct cuda_target *to)
+{
+	uint32_t blocks = cut(task, 8 * MMA_ROWS, WARPS);
+
+	if (blocks >= machine_processors())
+		return run(to, linear_tiles<T, float, 8>, blocks, THREADS, *task, done);
+	blocks = cut(task, 4 * MMA_ROWS, WARPS);
+	return blocks == 0 ? -EOPNOTSUPP
+			   : run(to, linear_tiles<T, float, 4>, blocks, THREADS, *task, done);
+}
+
+/* Models' activations are floats; others have one form for all numbers of rows. */
+template <typename T>
+static int launch_weights(struct linear_task *task, uint32_t x_dtype,
+	const struct cuda_completion &done, const struct cuda_target *to)
+{
+	if (x_dtype == GPUQ_F16)
+		return launch_rows<T, __half, 2>(task, done, to);
+	if (x_dtype == GPUQ_BF16)
+		return launch_rows<T, __nv_bfloat16, 2>(task, done, to);
+	if (task->rows <= MMA_ROWS)
+		return launch_rows<T, float, 1>(task, done, to);
+	if (task->rows <= 2 * MMA_ROWS)
+		return launch_rows<T, float, 2>(task, done, to);
+	if (task->rows <= 4 * MMA_ROWS || task->n == 0)
+		return launch_rows<T, float, 4>(task, done, to);
+	return launch_tiles<T>(task, done, to);
+}
+
+static struct linear_task make_task(const struct op_launch *op, const struct cuda_args *args)
+{
+	const struct tensor *in = op->call.in, *y = &op->call.out[0];
+	struct linear_task task = {};
+
+	task.x = arg_tensor(args, &in[LINEAR_X], op->in[LINEAR_X]);
+	task.w = arg_tensor(args, &in[LINEAR_W], op->in[LINEAR_W]);
+	task.scaled = tensor_present(&in[LINEAR_SCALES]);
+	if (task.scaled)
+		task.scales = arg_tensor(args, &in[LINEAR_SCALES], op->in[LINEAR_SCALES]);
+	task.bias_dtype = in[LINEAR_BIAS].dtype;
+	if (task.bias_dtype != 0)
+		task.bias = arg_tensor(args, &in[LINEAR_BIAS], op->in[LINEAR_BIAS]);
+	task.added = tensor_present(&in[LINEAR_RESIDUAL]);
+	if (task.added)
+		task.residual = arg_tensor(args, &in[LINEAR_RESIDUAL], op->in[LINEAR_RESIDUAL]);
+	task.y = arg_tensor(args, y, op->out[0]);
+	task.rows = y->dims[0];
+	task.outputs = y->dims[1];
+	task.n = in[LINEAR_W].dims[1];
+	task.wide = y->dtype == GPUQ_F32;
+	task.slices = slices_for(task.outputs, task.n);
+	return task;
+}
+
+static int launch(const struct device_kernel *kernel, const struct cuda_args *args,
+	const struct cuda_target *to)
+{
+	const struct op_launch *op = (const struct op_launch *)kernel->shape;
+	const struct tensor *in = op->call.in;
+	const struct cuda_completion done = cuda_completion(kernel, args);
+	const uint32_t x_dtype = in[LINEAR_X].dtype;
+	struct linear_task task = make_task(op, args);
+
+	if (task.rows == 0 || task.outputs == 0)
+		return launch_nothing(kernel, args, to);
+	if (in[LINEAR_W].dtype == GPUQ_I8)
+		return launch_weights<int8_t>(&task, x_dtype, done, to);
+	return with_type(in[LINEAR_W].dtype, [&](auto type) {
+		return launch_weights<decltype(type)>(&task, x_dtype, done, to);
+	});
+}
+
+template <typename T> static int touch_weights(void)
+{
+	int err = touch_kernel(linear_rows<T, float, 1>);
+
+	if (err == 0)
+		err = touch_kernel(linear_rows<T, float, 2>);
+	if (err == 0)
+		err = touch_kernel(linear_rows<T, float, 4>);
+	if (err == 0)
+		err = touch_kernel(linear_tiles<T, float, 4>);
+	if (err == 0)
+		err = touch_kernel(linear_tiles<T, float, 8>);
+	if (err == 0)
+		err = touch_kernel(linear_rows<T, __half, 2>);
+	return err != 0 ? err : touch_kernel(linear_rows<T, __nv_bfloat16, 2>);
+}
+
+static int touch(void)
+{
+	int err = machine_touch();
+
+	if (err == 0)
+		err = touch_weights<int8_t>();
+	return err != 0 ? err
+			: touch_types([](auto type) { return touch_weights<decltype(type)>(); });
+}
+
+const struct cuda_code linear_cuda = {"linear", launch, NULL, touch, NULL};

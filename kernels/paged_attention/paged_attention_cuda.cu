@@ -1,0 +1,575 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * paged_attention in CUDA. A block takes up to MAX_ITEMS query heads (items) that share a head of
+ * keys: those of one row, or of several rows where a call has more rows than sequences, and reads
+ * each key and value once for all of them. It does so in parts of 256 positions, at absolute
+ * places: the scores of a part, their greatest and their exponentials, the weighted values; then
+ * it adds the part to what it has. Where the call gives memory for that, a part is a block's of its
+ * own, and the last one of a row adds them up, in the same order with the same roundings: so the
+ * bits of a row depend neither on that nor on other rows.
+ *
+ * A team of lanes has a token, eight columns each. What it takes: the bytes of the keys and values
+ * over the bandwidth, from some 100 blocks on; 8 items cost about as many multiplications as the
+ * multiprocessors can do meanwhile, so prompts are bound by these: 4 C H D for each row, at some
+ * 15 to 20 TFLOP/s on an H200. One row of 1000 positions: two trips to memory for each of three
+ * phases, 8 us.
+ */
+#include "kernels/cuda/codes.h"
+#include "kernels/cuda/eight.cuh"
+#include "kernels/cuda/kv.cuh"
+
+extern "C" {
+#include "kernels/paged_attention/paged_attention.h"
+}
+
+#define THREADS 256u
+#define WARPS (THREADS / WARP)
+#define MAX_ITEMS 8u
+#define PART ATTENTION_PART
+#define PART_BLOCKS (PART / KV_TOKENS)
+#define ROOM 512u /* floats of a warp in what is added up between warps */
+
+/* Tokens under way in a team, as registers allow. */
+template <uint32_t ITEMS> constexpr uint32_t steps_for = ITEMS > 4 ? 2 : 4;
+
+struct attention_task {
+	struct arg q, cache, table, positions, rows, y, parts, scale, window;
+	struct kv_shape kv;
+	uint64_t n, heads, context;
+	uint32_t tile;	 /* rows of a block */
+	uint32_t shared; /* query heads of one head of keys */
+	uint32_t chunk;	 /* of these, that a block takes */
+	uint32_t chunks;
+	uint32_t splits; /* blocks that share a tile, each with a part; 1: one does all */
+	uint32_t shift;	 /* log2 of the lanes of a team */
+};
+
+struct item {
+	uint64_t begin, end; /* positions that it sees */
+	int32_t row;	     /* of the table */
+	bool there;
+	uint64_t query; /* which of all rows' heads */
+};
+
+/* What the threads of a block share. */
+struct attention_memory {
+	float scores[MAX_ITEMS][PART]; /* then their weights */
+	float adding[WARPS][ROOM];
+	float sums[MAX_ITEMS][KV_MAX_COLUMNS];
+	float greatest[MAX_ITEMS], total[MAX_ITEMS];	       /* of the parts so far */
+	float part_greatest[MAX_ITEMS], part_total[MAX_ITEMS]; /* total 0: it sees nothing of it */
+	float keep[MAX_ITEMS], take[MAX_ITEMS]; /* factors of the sums so far and of the part's */
+	int64_t blocks[PART_BLOCKS];
+	struct item items[MAX_ITEMS];
+	bool last;
+};
+
+/* Items first..end-1 are of one row of the table; begin..until-1: what any of them sees. */
+struct item_run {
+	uint32_t first, end;
+	uint64_t begin, until;
+};
+
+/* --- Items -------------------------------------------------------------------------------- */
+
+/* As attention_span_of(), its index values read once. */
+static __device__ inline void find_span(const struct attention_task &task,
+	const struct device_args *block, uint64_t n, struct item *item)
+{
+	const int32_t position = index_at((const int32_t *)arg_pointer(block, task.positions), n);
+	const uint64_t window = (uint64_t)arg_i64(block, task.window);
+	uint64_t end;
+
+	item->row = index_at((const int32_t *)arg_pointer(block, task.rows), n);
+	item->begin = item->end = 0;
+	if (position < 0 || item->row < 0 || (uint64_t)item->row >= task.kv.sequences)
+		return;
+	end = (uint64_t)position + 1;
+	item->begin = window != 0 && end > window ? end - window : 0;
+	end = min(min(end, task.context), task.kv.length * KV_TOKENS);
+	item->end = end;
+	if (item->begin >= end)
+		item->begin = item->end = 0;
+}
+
+/* All of a block's, by the first threads; the rows' index values are read by one thread each. */
+static __device__ inline void find_items(struct attention_memory &m,
+	const struct attention_task &task, const struct device_args *block, uint64_t tile,
+	uint64_t group, uint64_t chunk)
+{
+	const uint64_t row = tile * task.tile + threadIdx.x;
+
+	if (threadIdx.x < MAX_ITEMS)
+		m.items[threadIdx.x] = {0, 0, -1, false, 0};
+	__syncthreads();
+	if (threadIdx.x < task.tile && row < task.n) {
+		struct item item = {};
+
+		find_span(task, block, row, &item);
+		item.there = true;
+		for (uint32_t i = 0; i < task.chunk; i++) {
+			const uint64_t head = chunk * task.chunk + i;
+
+			item.query = row * task.heads + group * task.shared + head;
+			if (head < task.shared)
+				m.items[threadIdx.x * task.chunk + i] = item;
+		}
+	}
+	if (threadIdx.x < MAX_ITEMS) {
+		m.greatest[threadIdx.x] = -INFINITY;
+		m.total[threadIdx.x] = 0;
+	}
+	for (uint32_t i = threadIdx.x; i < MAX_ITEMS * KV_MAX_COLUMNS; i += THREADS)
+		m.sums[i / KV_MAX_COLUMNS][i % KV_MAX_COLUMNS] = 0;
+	__syncthreads();
+}
+
+/* The run that begins with an item; all threads find the same. */
+static __device__ inline struct item_run run_of(const struct attention_memory &m, uint32_t first)
+{
+	struct item_run run = {first, first, UINT64_MAX, 0};
+
+	while (run.end < MAX_ITEMS && m.items[run.end].row == m.items[first].row) {
+		const struct item &item = m.items[run.end++];
+
+		if (item.begin == item.end)
+			continue;
+		run.begin = min(run.begin, item.begin);
+		run.until = max(run.until, item.end);
+	}
+	return run;
+}
+
+static __device__ inline bool sees(const struct attention_memory &m, const struct item_run &run,
+	uint32_t i, uint64_t first, uint32_t t)
+{
+	const struct item &item = m.items[i];
+
+	return i >= run.first && i < run.end && first + t >= item.begin && first + t < item.end &&
+		m.blocks[t / KV_TOKENS] >= 0;
+}
+
+/* --- A part ------------------------------------------------------------------------------- */
+
+/* Where a thread reads: its team's tokens, its own columns. */
+template <typename T, bool ALIGNED> struct reader {
+	const T *cache;
+	struct kv_shape kv;
+	struct item_run run;
+	uint64_t group, first;		     /* position of the part */
+	uint32_t team, teams, column, valid; /* columns from there on, 0 to 8 */
+
+	/* Zeros for a token that nobody sees. */
+	__device__ inline struct eight load(
+		const struct attention_memory &m, enum kv_part part, uint32_t t) const
+	{
+		const int64_t block = m.blocks[min(t, PART - 1) / KV_TOKENS];
+		const bool wanted =
+			t < PART && block >= 0 && first + t >= run.begin && first + t < run.until;
+		struct eight e = {};
+
+		if (!wanted || valid == 0)
+			return e;
+		const T *p = cache + kv_begin(kv, (uint64_t)block, part, group) +
+			t % KV_TOKENS * kv.columns + column;
+
+		if constexpr (ALIGNED)
+			return eight_load(p, EIGHT, true);
+		else
+			return eight_load(p, valid, false);
+	}
+};
+
+/* The scores of all items for the part's tokens, also for those that they do not see. */
+template <typename T, uint32_t ITEMS, bool ALIGNED>
+__device__ inline void make_scores(struct attention_memory &m, const struct reader<T, ALIGNED> &r,
+	const float *q, float scale, uint32_t shift)
+{
+	constexpr uint32_t STEPS = steps_for<ITEMS>;
+	const uint64_t columns = r.kv.columns;
+	struct eight query[ITEMS];
+
+#pragma unroll
+	for (uint32_t i = 0; i < ITEMS; i++)
+		query[i] = eight_load(q + m.items[i].query * columns + r.column,
+			m.items[i].there ? r.valid : 0,
+			aligned_16(q, NULL) && columns % EIGHT == 0);
+#pragma unroll 1
+	for (uint32_t from = r.team; from < PART; from += STEPS * r.teams) {
+		struct eight keys[STEPS];
+
+#pragma unroll
+		for (uint32_t s = 0; s < STEPS; s++)
+			keys[s] = r.load(m, KV_KEYS, from + s * r.teams);
+#pragma unroll
+		for (uint32_t s = 0; s < STEPS; s++) {
+			float dots[ITEMS] = {};
+
+#pragma unroll
+			for (uint32_t c = 0; c < ITEMS * EIGHT; c++)
+				dots[c / EIGHT] = fmaf(query[c / EIGHT].v[c % EIGHT],
+					keys[s].v[c % EIGHT], dots[c / EIGHT]);
+			lanes_sums<ITEMS>(dots, 1u << shift);
+			if (r.column != 0 || from + s * r.teams >= PART)
+				continue;
+#pragma unroll
+			for (uint32_t i = 0; i < ITEMS; i++)
+				m.scores[i][from + s * r.teams] = dots[i] * scale;
+		}
+	}
+}
+
+/* How the sums so far and those of a part become one: their factors. The part is not empty. */
+static __device__ inline void find_factors(
+	float *greatest, float *total, float of_part, float part_total, float *keep, float *take)
+{
+	const float both = fmaxf(*greatest, of_part);
+
+	*keep = expf(*greatest - both);
+	*take = expf(of_part - both);
+	*total = fmaf(part_total, *take, *total * *keep);
+	*greatest = both;
+}
+
+static __device__ inline float fold(float sum, float keep, float of_part, float take)
+{
+	return fmaf(of_part, take, sum * keep);
+}
+
+/* Scores become weights; a warp for each item. What an item does not see weighs 0. */
+static __device__ inline void make_weights(
+	struct attention_memory &m, const struct item_run &run, uint64_t first)
+{
+	const uint32_t i = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+	float greatest = -INFINITY, sum = 0;
+	bool any = false;
+
+	for (uint32_t t = lane; t < PART; t += WARP) {
+		if (!sees(m, run, i, first, t))
+			continue;
+		greatest = fmaxf(greatest, m.scores[i][t]);
+		any = true;
+	}
+	greatest = lanes_max(greatest, WARP);
+	any = __any_sync(ALL_LANES, any);
+	for (uint32_t t = lane; t < PART; t += WARP) {
+		const float weight =
+			sees(m, run, i, first, t) ? expf(m.scores[i][t] - greatest) : 0;
+
+		m.scores[i][t] = weight;
+		sum += weight;
+	}
+	sum = lanes_sum(sum, WARP);
+	if (lane != 0)
+		return;
+	m.part_greatest[i] = greatest;
+	m.part_total[i] = any ? sum : 0;
+	m.keep[i] = 1;
+	m.take[i] = 0;
+	if (any)
+		find_factors(&m.greatest[i], &m.total[i], greatest, sum, &m.keep[i], &m.take[i]);
+}
+static_assert(WARPS == MAX_ITEMS, "a warp for each item");
+
+/* Adds up the weighted values, over teams and then warps, and gives each sum to emit(). */
+template <typename T, uint32_t ITEMS, bool ALIGNED, typename Emit>
+__device__ inline void add_values(
+	struct attention_memory &m, const struct reader<T, ALIGNED> &r, uint32_t shift, Emit emit)
+{
+	constexpr uint32_t STEPS = steps_for<ITEMS>;
+	const uint32_t width = EIGHT << shift, at_once = ROOM / width;
+	struct eight sums[ITEMS] = {};
+
+#pragma unroll 1
+	for (uint32_t from = r.team; from < PART; from += STEPS * r.teams) {
+		struct eight values[STEPS];
+
+#pragma unroll
+		for (uint32_t s = 0; s < STEPS; s++)
+			values[s] = r.load(m, KV_VALUES, from + s * r.teams);
+#pragma unroll
+		for (uint32_t s = 0; s < STEPS; s++) {
+			const uint32_t t = from + s * r.teams;
+
+#pragma unroll
+			for (uint32_t i = 0; i < ITEMS; i++) {
+				const float weight = t < PART ? m.scores[i][t] : 0;
+
+				/* What is not seen may be anything, also NaN. */
+				if (weight == 0)
+					continue;
+#pragma unroll
+				for (uint32_t c = 0; c < EIGHT; c++)
+					sums[i].v[c] = fmaf(weight, values[s].v[c], sums[i].v[c]);
+			}
+		}
+	}
+	for (uint32_t d = 1u << shift; d < WARP; d *= 2) {
+#pragma unroll
+		for (uint32_t c = 0; c < ITEMS * EIGHT; c++)
+			sums[c / EIGHT].v[c % EIGHT] +=
+				__shfl_xor_sync(ALL_LANES, sums[c / EIGHT].v[c % EIGHT], d);
+	}
+	for (uint32_t done = 0; done < ITEMS; done += at_once) {
+		__syncthreads();
+#pragma unroll
+		for (uint32_t c = 0; c < ITEMS * EIGHT; c++) {
+			const uint32_t i = c / EIGHT;
+
+			if (threadIdx.x % WARP >> shift == 0 && i >= done && i < done + at_once)
+				m.adding[threadIdx.x / WARP][(i - done) * width + r.column +
+					c % EIGHT] = sums[i].v[c % EIGHT];
+		}
+		__syncthreads();
+		for (uint32_t c = threadIdx.x; c < min(at_once, ITEMS - done) * width;
+			c += THREADS) {
+			float sum = 0;
+
+			for (uint32_t w = 0; w < WARPS; w++)
+				sum += m.adding[w][c];
+			if (c % width < r.kv.columns)
+				emit(done + c / width, c % width, sum);
+		}
+	}
+}
+
+/* The part at r.first, for the items of a run. */
+template <typename T, uint32_t ITEMS, bool ALIGNED, typename Emit>
+__device__ inline void attend_part(struct attention_memory &m, const struct attention_task &task,
+	const struct device_args *block, const struct reader<T, ALIGNED> &r, float scale, Emit emit)
+{
+	__syncthreads();
+	if (threadIdx.x < PART_BLOCKS)
+		m.blocks[threadIdx.x] =
+			kv_find(task.kv, (const int32_t *)arg_pointer(block, task.table),
+				m.items[r.run.first].row, r.first / KV_TOKENS + threadIdx.x);
+	__syncthreads();
+	make_scores<T, ITEMS, ALIGNED>(
+		m, r, (const float *)arg_pointer(block, task.q), scale, task.shift);
+	__syncthreads();
+	make_weights(m, r.run, r.first);
+	__syncthreads();
+	add_values<T, ITEMS, ALIGNED>(m, r, task.shift, emit);
+}
+
+/* --- Blocks ------------------------------------------------------------------------------- */
+
+/* Where an item's part lies: its greatest score, its total, its sums. */
+static __device__ inline float *part_of(
+	const struct attention_task &task, float *parts, const struct item &item, uint32_t part)
+{
+	return parts + (item.query * task.splits + part) * (task.kv.columns + 2);
+}
+
+/* This block's part of all items. */
+template <typename T, uint32_t ITEMS, bool ALIGNED>
+__device__ inline void attend_split(struct attention_memory &m, const struct attention_task &task,
+	const struct device_args *block, struct reader<T, ALIGNED> r, float scale, uint32_t split)
+{
+	float *parts = (float *)arg_pointer(block, task.parts);
+
+	r.first = (uint64_t)split * PART;
+	for (uint32_t first = 0; first < MAX_ITEMS; first = r.run.end) {
+		const uint32_t i = first + threadIdx.x;
+
+		r.run = run_of(m, first);
+		if (threadIdx.x < WARPS)
+			m.part_total[threadIdx.x] = 0;
+		if (r.run.begin < r.first + PART && r.run.until > r.first)
+			attend_part<T, ITEMS, ALIGNED>(m, task, block, r, scale,
+				[&](uint32_t at, uint32_t column, float sum) {
+					if (at >= r.run.first && at < r.run.end &&
+						m.items[at].there && m.part_total[at] != 0)
+						part_of(task, parts, m.items[at],
+							split)[2 + column] = sum;
+				});
+		__syncthreads();
+		if (i < r.run.end && m.items[i].there) {
+			part_of(task, parts, m.items[i], split)[0] = m.part_greatest[i];
+			part_of(task, parts, m.items[i], split)[1] = m.part_total[i];
+		}
+		__syncthreads();
+	}
+}
+
+/* Adds up the parts of all items, as one block would have done. */
+static __device__ inline void join_splits(
+	struct attention_memory &m, const struct attention_task &task, float *parts, float *y)
+{
+	const uint64_t columns = task.kv.columns;
+
+	for (uint64_t c = threadIdx.x; c < MAX_ITEMS * columns; c += THREADS) {
+		const struct item &item = m.items[c / columns];
+		float greatest = -INFINITY, total = 0, sum = 0;
+
+		if (!item.there)
+			continue;
+		for (uint32_t p = 0; p < task.splits; p++) {
+			const float *part = part_of(task, parts, item, p);
+			const float part_total = __ldcg(&part[1]);
+			float keep, take;
+
+			if (part_total == 0)
+				continue;
+			find_factors(&greatest, &total, __ldcg(&part[0]), part_total, &keep, &take);
+			sum = fold(sum, keep, __ldcg(&part[2 + c % columns]), take);
+		}
+		y[item.query * columns + c % columns] = total == 0 ? 0 : sum / total;
+	}
+}
+
+/* All parts of all items. */
+template <typename T, uint32_t ITEMS, bool ALIGNED>
+__device__ inline void attend_all(struct attention_memory &m, const struct attention_task &task,
+	const struct device_args *block, struct reader<T, ALIGNED> r, float scale)
+{
+	const uint64_t columns = task.kv.columns;
+	float *y = (float *)arg_pointer(block, task.y);
+
+	for (uint32_t first = 0; first < MAX_ITEMS; first = r.run.end) {
+		r.run = run_of(m, first);
+		for (r.first = r.run.begin / PART * PART; r.first < r.run.until; r.first += PART)
+			attend_part<T, ITEMS, ALIGNED>(m, task, block, r, scale,
+				[&](uint32_t i, uint32_t column, float sum) {
+					m.sums[i][column] =
+						fold(m.sums[i][column], m.keep[i], sum, m.take[i]);
+				});
+	}
+	__syncthreads();
+	for (uint64_t c = threadIdx.x; c < MAX_ITEMS * columns; c += THREADS) {
+		const uint32_t i = (uint32_t)(c / columns);
+
+		if (m.items[i].there)
+			y[m.items[i].query * columns + c % columns] =
+				m.total[i] == 0 ? 0 : m.sums[i][c % columns] / m.total[i];
+	}
+}
+
+template <typename T, uint32_t ITEMS, bool ALIGNED>
+__device__ inline void attend(struct attention_memory &m, const struct attention_task &task,
+	const struct device_args *block, struct cuda_scratch *scratch)
+{
+	const uint32_t split = blockIdx.x % task.splits, place = blockIdx.x / task.splits;
+	const uint64_t rest = place / task.kv.groups;
+	const double given = arg_f64(block, task.scale);
+	const float scale = (float)(given != 0 ? given : 1 / sqrt((double)task.kv.columns));
+	struct reader<T, ALIGNED> r = {
+		.cache = (const T *)arg_pointer(block, task.cache), .kv = task.kv
+	};
+
+	r.group = place % task.kv.groups;
+	r.team = threadIdx.x >> task.shift;
+	r.teams = THREADS >> task.shift;
+	r.column = (threadIdx.x & ((1u << task.shift) - 1)) * EIGHT;
+	r.valid = (uint32_t)(r.column < task.kv.columns
+			? min(task.kv.columns - r.column, (uint64_t)EIGHT)
+			: 0);
+	find_items(m, task, block, rest / task.chunks, r.group, rest % task.chunks);
+	if (task.splits == 1) {
+		attend_all<T, ITEMS, ALIGNED>(m, task, block, r, scale);
+		return;
+	}
+	attend_split<T, ITEMS, ALIGNED>(m, task, block, r, scale, split);
+	if (threadIdx.x == 0)
+		m.last = cuda_last_of(&scratch->tickets[place], task.splits);
+	__syncthreads();
+	if (m.last)
+		join_splits(m, task, (float *)arg_pointer(block, task.parts),
+			(float *)arg_pointer(block, task.y));
+}
+
+template <typename T, uint32_t ITEMS>
+__global__ void __launch_bounds__(THREADS, 2)
+	attention(const __grid_constant__ struct attention_task task, struct cuda_scratch *scratch,
+		const __grid_constant__ struct cuda_completion done)
+{
+	__shared__ struct attention_memory memory;
+
+	if (aligned_16(arg_pointer(done.block, task.cache), NULL) && task.kv.columns % EIGHT == 0)
+		attend<T, ITEMS, true>(memory, task, done.block, scratch);
+	else
+		attend<T, ITEMS, false>(memory, task, done.block, scratch);
+	cuda_complete(done);
+}
+
+/* --- Launching ---------------------------------------------------------------------------- */
+
+/* How the call is cut into blocks; their number. */
+static uint64_t cut(struct attention_task *task, const struct tensor *parts)
+{
+	const uint64_t splits = tensor_present(parts) ? parts->dims[2] : 1;
+	uint64_t places;
+
+	task->chunk = min(task->shared, MAX_ITEMS);
+	task->chunks = (uint32_t)blocks_of(task->shared, task->chunk);
+	/* Rows of one sequence come one after the other. */
+	task->tile = task->n > task->kv.sequences ? MAX_ITEMS / task->chunk : 1;
+	while (EIGHT << task->shift < task->kv.columns)
+		task->shift++;
+	places = blocks_of(task->n, task->tile) * task->chunks * task->kv.groups;
+	task->splits =
+		splits > 1 && places <= CUDA_TICKETS && splits <= INT_MAX ? (uint32_t)splits : 1;
+	return places * task->splits;
+}
+
+static struct attention_task make_task(const struct op_launch *op, const struct cuda_args *args)
+{
+	const struct tensor *in = op->call.in, *out = op->call.out;
+	struct attention_task task = {};
+
+	task.q = arg_tensor(args, &in[ATTENTION_Q], op->in[ATTENTION_Q]);
+	task.cache = arg_tensor(args, &in[ATTENTION_CACHE], op->in[ATTENTION_CACHE]);
+	task.table = arg_tensor(args, &in[ATTENTION_TABLE], op->in[ATTENTION_TABLE]);
+	task.positions = arg_tensor(args, &in[ATTENTION_POSITIONS], op->in[ATTENTION_POSITIONS]);
+	task.rows = arg_tensor(args, &in[ATTENTION_ROWS], op->in[ATTENTION_ROWS]);
+	task.y = arg_tensor(args, &out[ATTENTION_Y], op->out[ATTENTION_Y]);
+	if (tensor_present(&out[ATTENTION_PARTS]))
+		task.parts = arg_tensor(args, &out[ATTENTION_PARTS], op->out[ATTENTION_PARTS]);
+	task.scale =
+		arg_param(args, &op->call.params[ATTENTION_SCALE], op->params[ATTENTION_SCALE]);
+	task.window =
+		arg_param(args, &op->call.params[ATTENTION_WINDOW], op->params[ATTENTION_WINDOW]);
+	task.kv = kv_shape_of(&in[ATTENTION_TABLE], &in[ATTENTION_CACHE]);
+	task.n = in[ATTENTION_Q].dims[0];
+	task.heads = in[ATTENTION_Q].dims[1];
+	task.context = in[ATTENTION_CONTEXT].dims[0];
+	task.shared = (uint32_t)(task.heads / task.kv.groups);
+	return task;
+}
+
+static int launch(const struct device_kernel *kernel, const struct cuda_args *args,
+	const struct cuda_target *to)
+{
+	const struct op_launch *op = (const struct op_launch *)kernel->shape;
+	const struct cuda_completion done = cuda_completion(kernel, args);
+	struct attention_task task = make_task(op, args);
+	uint64_t blocks;
+
+	if (task.n == 0 || task.heads == 0)
+		return launch_nothing(kernel, args, to);
+	if (task.n > INT_MAX || task.heads > INT_MAX)
+		return -EOPNOTSUPP;
+	blocks = cut(&task, &op->call.out[ATTENTION_PARTS]);
+	if (blocks > INT_MAX)
+		return -EOPNOTSUPP;
+	return with_type(op->call.in[ATTENTION_CACHE].dtype, [&](auto type) {
+		using T = decltype(type);
+
+		return run(to, task.tile * task.chunk <= 4 ? attention<T, 4> : attention<T, 8>,
+			(uint32_t)blocks, THREADS, task, args->scratch, done);
+	});
+}
+
+template <typename T> static int touch_type(void)
+{
+	const int err = touch_kernel(attention<T, 4>);
+
+	return err != 0 ? err : touch_kernel(attention<T, 8>);
+}
+
+static int touch(void)
+{
+	return touch_types([](auto type) { return touch_type<decltype(type)>(); });
+}
+
+const struct cuda_code paged_attention_cuda = {"paged_attention", launch, NULL, touch, NULL};
