@@ -8,14 +8,20 @@
  * It runs directly in the device's own memory, in pinned memory and in registered memory, now and
  * then also recorded in an executable that is launched for one place after another, and recorded
  * with all arguments fixed; and in the inline stream where it is small enough. Every output is
- * within the tolerance, the places agree to the last bit, and no byte beside the output changes.
+ * within the tolerance, the places agree to the last bit, and no byte beside the outputs changes.
+ * Where an operator's rows are independent, one of them alone has the same bits.
  *
  * KIND is that of GPUQ_TEST_DEVICE, else "cpu". The seed is printed and is also read from
  * GPUQ_TEST_SEED. With GPUQ_TEST_SHORT there are few trials: for slow tools. Exits with 1 at the
  * first failure, with 77 where there is no such device.
  */
 #include "device/device.h"
+#include "kernels/element.h"
+#include "kernels/kv_append/kv_append.h"
 #include "kernels/launch.h"
+#include "kernels/linear/linear.h"
+#include "kernels/paged_attention/paged_attention.h"
+#include "tests/kernels/llm_trial.h"
 #include "tests/kernels/trial.h"
 #include "tests/kernels/verify.h"
 
@@ -52,11 +58,19 @@ struct checker {
 	char *host[PLACES];   /* how this program sees each place; the work place's is staging */
 	char *at[PLACES];     /* how the device does */
 	char *image, *result; /* what a place holds before a launch and after it */
+	char *expected;	      /* what the first place held then */
 	struct trial trial;
+	struct llm_trial llm;	       /* for the language-model operators */
+	bool is_llm;		       /* which of both has the call */
 	size_t used;		       /* bytes of the image */
-	size_t in_at[GPUQ_MAX_INPUTS]; /* offsets of the tensors */
-	size_t out_at;
+	size_t at_in[GPUQ_MAX_INPUTS]; /* offsets of the tensors */
+	size_t at_out[GPUQ_MAX_OUTPUTS];
 };
+
+static struct op_call *call_of(struct checker *c)
+{
+	return c->is_llm ? &c->llm.call : &c->trial.call;
+}
 
 static void fail(const char *what, int err)
 {
@@ -80,7 +94,9 @@ static void open_places(struct checker *c)
 		mmap(NULL, ARENA_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	c->image = malloc(ARENA_BYTES);
 	c->result = malloc(ARENA_BYTES);
-	if (c->host[REGISTERED] == MAP_FAILED || c->image == NULL || c->result == NULL)
+	c->expected = malloc(ARENA_BYTES);
+	if (c->host[REGISTERED] == MAP_FAILED || c->image == NULL || c->result == NULL ||
+		c->expected == NULL)
 		fail("memory", -ENOMEM);
 	must(device_register(c->device, c->host[REGISTERED], ARENA_BYTES, &p), "device_register");
 	c->at[REGISTERED] = p;
@@ -105,6 +121,7 @@ static void close_places(struct checker *c)
 	munmap(c->host[REGISTERED], ARENA_BYTES);
 	free(c->image);
 	free(c->result);
+	free(c->expected);
 }
 
 static size_t place_tensor(const struct tensor *t, size_t *used, struct random *rng)
@@ -119,36 +136,52 @@ static size_t place_tensor(const struct tensor *t, size_t *used, struct random *
 	return at;
 }
 
-/* Lays the trial's tensors out, half of them misaligned; the output is poisoned. */
+static size_t bytes_of(const struct tensor *t)
+{
+	uint64_t elements, bytes;
+
+	must(tensor_size(t, &elements, &bytes), "tensor_size");
+	return bytes;
+}
+
+/* Lays the trial's tensors out, half of them misaligned; outputs are poisoned. */
 static void make_image(struct checker *c, struct random *rng)
 {
-	const struct op_call *call = &c->trial.call;
+	const struct op_call *call = call_of(c);
 
 	c->used = 0;
 	for (uint32_t i = 0; i < call->op->n_inputs; i++) {
 		if (tensor_present(&call->in[i]))
-			c->in_at[i] = place_tensor(&call->in[i], &c->used, rng);
+			c->at_in[i] = place_tensor(&call->in[i], &c->used, rng);
 	}
-	c->out_at = place_tensor(&call->out[0], &c->used, rng);
+	for (uint32_t i = 0; i < call->op->n_outputs; i++) {
+		if (tensor_present(&call->out[i]))
+			c->at_out[i] = place_tensor(&call->out[i], &c->used, rng);
+	}
 	memset(c->image, PATTERN, c->used);
 	for (uint32_t i = 0; i < call->op->n_inputs; i++) {
-		if (tensor_present(&call->in[i]))
-			memcpy(c->image + c->in_at[i], c->trial.inputs[i].placed,
-				c->trial.inputs[i].bytes);
+		if (tensor_present(&call->in[i]) && bytes_of(&call->in[i]) > 0)
+			memcpy(c->image + c->at_in[i], call->in[i].data, bytes_of(&call->in[i]));
 	}
-	memset(c->image + c->out_at, 0xff, c->trial.output_bytes);
+	for (uint32_t i = 0; i < call->op->n_outputs; i++) {
+		if (tensor_present(&call->out[i]))
+			memset(c->image + c->at_out[i], 0xff, bytes_of(&call->out[i]));
+	}
 }
 
 /* The call with the tensors of a place. */
-static struct op_call call_in(const struct checker *c, enum place place)
+static struct op_call call_in(struct checker *c, enum place place)
 {
-	struct op_call call = c->trial.call;
+	struct op_call call = *call_of(c);
 
 	for (uint32_t i = 0; i < call.op->n_inputs; i++) {
 		if (tensor_present(&call.in[i]))
-			call.in[i].data = c->at[place] + c->in_at[i];
+			call.in[i].data = c->at[place] + c->at_in[i];
 	}
-	call.out[0].data = c->at[place] + c->out_at;
+	for (uint32_t i = 0; i < call.op->n_outputs; i++) {
+		if (tensor_present(&call.out[i]))
+			call.out[i].data = c->at[place] + c->at_out[i];
+	}
 	return call;
 }
 
@@ -206,6 +239,16 @@ static bool run_inline(
 	return err == 0;
 }
 
+/* Brings what a place holds to c->result. */
+static void fetch(struct checker *c, enum place place)
+{
+	if (place == WORK) {
+		must(device_copy(c->stream, c->host[WORK], c->at[WORK], c->used), "device_copy");
+		must(device_stream_wait(c->stream), "device_stream_wait");
+	}
+	memcpy(c->result, c->host[place], c->used);
+}
+
 /*
  * Runs the call in a place, through exec or directly; c->result is what the place then holds.
  * False: it was not run.
@@ -231,68 +274,143 @@ static bool run(struct checker *c, enum form form, enum place place, struct devi
 	else if (!run_inline(c, &kernel, &args))
 		return false;
 	wait_for_word(c);
-	if (place == WORK) {
-		must(device_copy(c->stream, c->host[WORK], c->at[WORK], c->used), "device_copy");
-		must(device_stream_wait(c->stream), "device_stream_wait");
-	}
-	memcpy(c->result, c->host[place], c->used);
+	fetch(c, place);
 	return true;
 }
 
 /* --- Checking ----------------------------------------------------------------------------- */
 
-static bool beside_is_intact(const struct checker *c)
+/* No byte before `at` and after what was looked at has changed. */
+static bool intact_until(const struct checker *c, size_t *from, size_t at, size_t bytes)
 {
-	const size_t end = c->out_at + c->trial.output_bytes;
+	const bool same = memcmp(c->result + *from, c->image + *from, at - *from) == 0;
 
-	return memcmp(c->result, c->image, c->out_at) == 0 &&
-		memcmp(c->result + end, c->image + end, c->used - end) == 0;
+	*from = at + bytes;
+	return same;
 }
 
-static void print_shapes(const struct op_call *call)
+static bool beside_is_intact(struct checker *c)
 {
+	const struct op_call *call = call_of(c);
+	size_t from = 0;
+	bool ok = true;
+
 	for (uint32_t i = 0; i < call->op->n_inputs; i++) {
-		const struct tensor *t = &call->in[i];
+		if (tensor_present(&call->in[i]) && call->op->inputs[i].in_out)
+			ok = intact_until(c, &from, c->at_in[i], bytes_of(&call->in[i])) && ok;
+	}
+	for (uint32_t i = 0; i < call->op->n_outputs; i++) {
+		if (tensor_present(&call->out[i]))
+			ok = intact_until(c, &from, c->at_out[i], bytes_of(&call->out[i])) && ok;
+	}
+	return intact_until(c, &from, c->used, 0) && ok;
+}
+
+/* Brings the results from the place to the trial, where they are looked at. */
+static void take_results(struct checker *c)
+{
+	const struct op_call *call = call_of(c);
+
+	for (uint32_t i = 0; i < call->op->n_outputs; i++) {
+		const struct tensor *out = &call->out[i];
+
+		if (tensor_present(out) && bytes_of(out) > 0)
+			memcpy(out->data, c->result + c->at_out[i], bytes_of(out));
+	}
+	for (uint32_t i = 0; i < call->op->n_inputs; i++) {
+		const struct tensor *in = &call->in[i];
+
+		if (tensor_present(in) && call->op->inputs[i].in_out && bytes_of(in) > 0)
+			memcpy(in->data, c->result + c->at_in[i], bytes_of(in));
+	}
+}
+
+/* Floats whose NaNs may differ in their bits; anything else by its bytes. */
+static bool same_tensor(const struct tensor *t, const char *a, const char *b)
+{
+	uint64_t elements, bytes;
+
+	must(tensor_size(t, &elements, &bytes), "tensor_size");
+	if ((GPUQ_DTYPE_BIT(t->dtype) & FLOAT_DTYPES) == 0)
+		return memcmp(a, b, bytes) == 0;
+	return verify_same(t, a, b, elements);
+}
+
+/* The results in c->result are those in `expected`, to the last bit. */
+static bool same_results(struct checker *c, const char *expected)
+{
+	const struct op_call *call = call_of(c);
+	bool same = true;
+
+	for (uint32_t i = 0; i < call->op->n_outputs; i++) {
+		/* Some are working memory, which has no contents that matter. */
+		if (!tensor_present(&call->out[i]) || (c->is_llm && c->llm.bytes[i] == 0))
+			continue;
+		same = same &&
+			same_tensor(
+				&call->out[i], expected + c->at_out[i], c->result + c->at_out[i]);
+	}
+	for (uint32_t i = 0; i < call->op->n_inputs; i++) {
+		if (tensor_present(&call->in[i]) && call->op->inputs[i].in_out)
+			same = same &&
+				same_tensor(&call->in[i], expected + c->at_in[i],
+					c->result + c->at_in[i]);
+	}
+	return same;
+}
+
+static void print_tensors(const struct op_tensor *specs, const struct tensor *tensors, uint32_t n)
+{
+	for (uint32_t i = 0; i < n; i++) {
+		const struct tensor *t = &tensors[i];
 
 		if (!tensor_present(t))
 			continue;
-		fprintf(stderr, " %s %s [", call->op->inputs[i].name, dtype_name(t->dtype));
+		fprintf(stderr, " %s %s [", specs[i].name, dtype_name(t->dtype));
 		for (uint32_t d = 0; d < t->rank; d++)
 			fprintf(stderr, "%s%" PRIu64, d > 0 ? "," : "", t->dims[d]);
 		fprintf(stderr, "];");
 	}
-	fprintf(stderr, " %s %s\n", call->op->outputs[0].name, dtype_name(call->out[0].dtype));
 }
 
-/* `first` is the output of the first place, which the others must equal. */
+static bool failed(struct checker *c)
+{
+	const struct op_call *call = call_of(c);
+
+	print_tensors(call->op->inputs, call->in, call->op->n_inputs);
+	print_tensors(call->op->outputs, call->out, call->op->n_outputs);
+	fprintf(stderr, "\n");
+	return false;
+}
+
+/* `expected` has what the first place held, which the others must equal. */
 static bool check_result(
 	struct checker *c, enum form form, enum place place, enum place first, char *expected)
 {
-	struct trial *t = &c->trial;
+	const struct op_call *call = call_of(c);
 	char what[200] = "writes beside the output";
 	bool ok = beside_is_intact(c);
 
-	memcpy(t->call.out[0].data, c->result + c->out_at, t->output_bytes);
+	take_results(c);
 	if (ok)
-		ok = verify(t, what, sizeof(what));
+		ok = c->is_llm ? llm_verify(&c->llm, what, sizeof(what))
+			       : verify(&c->trial, what, sizeof(what));
 	if (ok && place == first)
-		memcpy(expected, t->call.out[0].data, t->output_bytes);
-	if (ok && !verify_same(&t->call.out[0], expected, t->call.out[0].data, t->n_outputs)) {
+		memcpy(expected, c->result, c->used);
+	if (ok && !same_results(c, expected)) {
 		snprintf(what, sizeof(what), "differs from %s", place_names[first]);
 		ok = false;
 	}
 	if (ok)
 		return true;
-	fprintf(stderr, "%s, %s, %s: %s\n ", t->call.op->name, form_names[form], place_names[place],
+	fprintf(stderr, "%s, %s, %s: %s\n ", call->op->name, form_names[form], place_names[place],
 		what);
-	print_shapes(&t->call);
-	return false;
+	return failed(c);
 }
 
 static bool check_form(struct checker *c, enum form form, enum place first, enum place last)
 {
 	const struct op_call call = call_in(c, first);
-	char *expected = malloc(c->trial.output_bytes + 1);
 	struct device_exec *exec = NULL;
 	struct op_launch launch;
 	bool ok = true;
@@ -305,24 +423,111 @@ static bool check_form(struct checker *c, enum form form, enum place first, enum
 	}
 	if (form == CAPTURED || form == FIXED)
 		exec = record(c, &launch);
-	for (enum place place = first; ok && place <= last; place++) {
-		ok = !run(c, form, place, exec) || check_result(c, form, place, first, expected);
-	}
+	for (enum place place = first; ok && place <= last; place++)
+		ok = !run(c, form, place, exec) || check_result(c, form, place, first, c->expected);
 	device_exec_destroy(exec);
-	free(expected);
 	return ok;
+}
+
+/* Which tensors have a row for each row of the result, in operators whose rows are independent. */
+static const struct {
+	const struct op *op;
+	uint32_t inputs, outputs; /* masks */
+} independent[] = {
+	{&op_linear, 1u << LINEAR_X | 1u << LINEAR_RESIDUAL, 1},
+	{&op_paged_attention, 1u << ATTENTION_Q | 1u << ATTENTION_POSITIONS | 1u << ATTENTION_ROWS,
+		1u << ATTENTION_Y | 1u << ATTENTION_PARTS},
+};
+
+static void keep_row(struct tensor *tensors, uint32_t mask, uint64_t row)
+{
+	for (uint32_t i = 0; mask >> i != 0; i++) {
+		struct tensor *t = &tensors[i];
+
+		if ((mask >> i & 1) == 0 || !tensor_present(t))
+			continue;
+		t->data = (char *)t->data + bytes_of(t) / t->dims[0] * row;
+		t->dims[0] = 1;
+	}
+}
+
+/* Runs one row of what the work place holds alone, in place: nothing changes, to the last bit. */
+static bool row_is_independent(struct checker *c, uint32_t i, struct random *rng)
+{
+	struct op_call call = call_in(c, WORK);
+	const uint64_t row = random_below(rng, call.out[0].dims[0]);
+	struct op_launch launch;
+	struct device_args args;
+
+	run(c, DIRECT, WORK, NULL);
+	memcpy(c->expected, c->result, c->used);
+	keep_row(call.in, independent[i].inputs, row);
+	keep_row(call.out, independent[i].outputs, row);
+	op_launch_init(&launch, &call);
+	op_args(&args, &call);
+	args.completion = c->completion;
+	args.value = ++c->value;
+	const struct device_kernel kernel = kernel_of(&launch);
+	must(device_launch(c->stream, &kernel, &args), "device_launch");
+	wait_for_word(c);
+	fetch(c, WORK);
+	if (same_results(c, c->expected))
+		return true;
+	fprintf(stderr, "%s: row %" PRIu64 " is another one alone\n ", call.op->name, row);
+	return failed(c);
+}
+
+static bool check_rows(struct checker *c, struct random *rng)
+{
+	const struct op_call *call = call_of(c);
+
+	for (uint32_t i = 0; i < sizeof(independent) / sizeof(independent[0]); i++) {
+		if (independent[i].op != call->op || call->op->units(call) == 0)
+			continue;
+		if (call->op == &op_linear && call->params[0].i64 == 0)
+			continue;
+		return row_is_independent(c, i, rng);
+	}
+	return true;
 }
 
 static bool check_call(struct checker *c, struct random *rng, bool capture)
 {
 	const enum place place = (enum place)random_below(rng, PLACES);
 
-	trial_reference(&c->trial);
+	if (!c->is_llm)
+		trial_reference(&c->trial);
 	make_image(c, rng);
-	if (!check_form(c, DIRECT, WORK, REGISTERED) || !check_form(c, INLINE, WORK, REGISTERED))
+	if (!check_form(c, DIRECT, WORK, REGISTERED) || !check_form(c, INLINE, WORK, REGISTERED) ||
+		!check_rows(c, rng))
 		return false;
 	return !capture ||
 		(check_form(c, CAPTURED, WORK, REGISTERED) && check_form(c, FIXED, place, place));
+}
+
+/*
+ * Rows that share a place of the cache leave there the columns of any of them, which is for
+ * check_llm: here none does.
+ */
+static void part_places(struct op_call *call)
+{
+	const int32_t *positions = call->in[APPEND_POSITIONS].data;
+	int32_t *rows = call->in[APPEND_ROWS].data;
+
+	for (uint64_t n = 0; n < call->in[APPEND_ROWS].dims[0]; n++) {
+		for (uint64_t i = 0; i < n; i++) {
+			if (append_slot(call, positions[n], rows[n]) ==
+				append_slot(call, positions[i], rows[i]))
+				rows[n] = -1;
+		}
+	}
+}
+
+static void fill_llm(struct checker *c, const struct op *op, struct random *rng)
+{
+	llm_trial_fill(&c->llm, op, rng);
+	if (op == &op_kv_append)
+		part_places(&c->llm.call);
 }
 
 static bool check_random(struct checker *c, const struct op *op, uint64_t seed, uint64_t trials)
@@ -330,7 +535,10 @@ static bool check_random(struct checker *c, const struct op *op, uint64_t seed, 
 	for (uint64_t i = 0; i < trials; i++) {
 		struct random rng = {seed + i * 0x2545f4914f6cdd1du};
 
-		trial_fill(&c->trial, op, &rng);
+		if (c->is_llm)
+			fill_llm(c, op, &rng);
+		else
+			trial_fill(&c->trial, op, &rng);
 		if (check_call(c, &rng, i % CAPTURE_EVERY == 0))
 			continue;
 		fprintf(stderr, "  seed %" PRIu64 ", trial %" PRIu64 "\n", seed, i);
@@ -444,6 +652,12 @@ static int usage(FILE *to)
 	return to == stdout ? 0 : 2;
 }
 
+/* Of the first operators, whose trials are simpler. */
+static bool is_plain(const struct op *op)
+{
+	return op == &op_gemv_batched || op == &op_softmax || op == &op_price_vectors;
+}
+
 static bool check_all(struct checker *c, char **names, uint64_t seed, uint64_t trials, bool large)
 {
 	bool ok = true;
@@ -455,6 +669,7 @@ static bool check_all(struct checker *c, char **names, uint64_t seed, uint64_t t
 			fprintf(stderr, "check_device: no operator %s\n", *names);
 			return false;
 		}
+		c->is_llm = !is_plain(op);
 		printf("%s: %" PRIu64 "%s, --seed %" PRIu64 "\n", op->name, trials,
 			large ? " times each large shape" : " random calls", seed);
 		fflush(stdout);
@@ -493,8 +708,10 @@ int main(int argc, char **argv)
 	open_device(&c, kind != NULL ? kind : "cpu");
 	open_places(&c);
 	trial_create(&c.trial);
+	llm_trial_create(&c.llm);
 	ok = check_all(&c, argv + optind, seed, trials, large);
 	trial_destroy(&c.trial);
+	llm_trial_destroy(&c.llm);
 	device_stream_destroy(c.stream);
 	close_places(&c);
 	device_close(c.device);

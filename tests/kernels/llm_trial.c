@@ -117,6 +117,11 @@ static void shape_logits(struct op_call *call, struct random *rng, uint32_t dtyp
 		d[0] = 1 + random_below(rng, 2);
 		d[1] = 1 + random_below(rng, 9000);
 	}
+	/* A vocabulary, which devices cut into parts. */
+	if (random_below(rng, 200) == 0) {
+		d[0] = 1 + random_below(rng, 2);
+		d[1] = 1 + random_below(rng, LLM_MAX_BYTES / 8);
+	}
 	call->in[0] = tensor_of(dtype, 2, d);
 }
 
