@@ -120,6 +120,7 @@ struct gpuq_channel {
 	struct gpuq_completion *kept; /* [cq_entries], oldest at kept_at */
 	uint32_t kept_at;
 	struct gpuq_call *calls;
+	struct gpuq_call *order; /* the one for sessions: see model.c; NULL before the first */
 	struct gpuq_session *sessions;
 	struct gpuq_channel *next, **link; /* in gpuq->channels */
 	struct wire_ring ended_ring;	   /* takes the place of the shared one at the end */

@@ -59,7 +59,7 @@ static const struct error_text gpuq_errors[] = {
 	ERROR(GPUQ_EFORK, "the channel belongs to the parent process; connect in the child"),
 	ERROR(GPUQ_EABI, "gpuqd and this library share no version of the wire"),
 	ERROR(GPUQ_EPROTO, "a message on the socket broke the protocol"),
-	ERROR(GPUQ_ELIMIT, "a limit of gpuqd is reached: clients, channels or memory"),
+	ERROR(GPUQ_ELIMIT, "a limit of gpuqd is reached: clients, channels, sessions or memory"),
 	ERROR(GPUQ_ESTALE, "the entry was made for another generation of the channel"),
 	ERROR(GPUQ_EOPCODE, "an unknown opcode"),
 	ERROR(GPUQ_EOP, "an unknown operator; `gpuq ops` lists them"),

@@ -218,7 +218,40 @@ static uint64_t head_word(uint16_t opcode, uint32_t session)
 	return opcode | (uint64_t)session << 32;
 }
 
-/* Does it, and waits. Returns the completion's status, or an error, without a sentence. */
+/*
+ * The call that acts on sessions. The channel has one from the first session on, so that none is
+ * left open for want of arena memory to close it with.
+ */
+static int prepare_order(
+	struct gpuq_channel *ch, uint32_t session, const struct wire_session *order)
+{
+	int r = 0;
+
+	if (ch->order == NULL)
+		r = call_new(ch, WIRE_OP_SESSION, order, sizeof(*order), NULL, &ch->order);
+	if (r < 0)
+		return r;
+	memcpy(ch->arena_base + (uint32_t)ch->order->args, order, sizeof(*order));
+	ch->order->opcode = head_word(WIRE_OP_SESSION, session);
+	return 0;
+}
+
+/* Why gpuqd would not. */
+static int refused(const struct wire_session *order, int status)
+{
+	if (status == -GPUQ_ELIMIT)
+		return fail(status,
+			"no more sessions: max_sessions_per_client, max_sessions_per_user or "
+			"max_sessions of gpuqd is reached; close some, or raise it");
+	if (status == -EBUSY)
+		return fail(
+			status, "the session has requests under way; wait for their completions");
+	if (status == -EINVAL && order->action == WIRE_SESSION_TRUNCATE)
+		return fail(status, "the session's text has fewer than %u tokens", order->tokens);
+	return fail_plain(status, gpuq_strerror(status));
+}
+
+/* Does it, and waits. Returns the completion's status, or an error. */
 static int act(struct gpuq_channel *ch, uint32_t session, const struct wire_session *order)
 {
 	struct gpuq_submission s = {0};
@@ -228,19 +261,18 @@ static int act(struct gpuq_channel *ch, uint32_t session, const struct wire_sess
 		return channel_refuse(ch);
 	int r = session_need_abi3(ch->gpuq, "sessions");
 	if (r == 0)
-		r = call_new(ch, WIRE_OP_SESSION, order, sizeof(*order), NULL, &s.call);
+		r = prepare_order(ch, session, order);
+	if (r == 0)
+		r = call_room(ch);
 	if (r < 0)
 		return r;
-	s.call->opcode = head_word(WIRE_OP_SESSION, session);
-	r = call_room(ch);
-	if (r == 0)
-		r = gpuq_submit(ch, &s, 1);
+	s.call = ch->order;
+	r = gpuq_submit(ch, &s, 1);
 	if (r > 0)
 		r = call_wait(ch, s.call, &c);
-	if (r == 0 && c.status < 0)
-		(void)fail_plain(c.status, gpuq_strerror(c.status));
-	gpuq_call_destroy(s.call);
-	return r < 0 ? r : c.status;
+	if (r < 0)
+		return r;
+	return c.status < 0 ? refused(order, c.status) : c.status;
 }
 
 /* Makes the session that gpuqd is asked for. */

@@ -335,6 +335,38 @@ static void test_generation(void **state)
 	stop(&w);
 }
 
+/* A channel without a free piece of its arena can still end its sessions, and says why not more. */
+static void test_full_arena(void **state)
+{
+	static const char *const args[] = {"--max-sessions-per-client", "2", NULL};
+	const struct gpuq_channel_options small = {.arena_bytes = 65536};
+	struct gpuq_session *sessions[2], *third;
+	struct gpuq_model_info m;
+	struct world_of w;
+	struct client c;
+	void *data;
+
+	start(&w, false, args);
+	client_open(&c, &small);
+	await_ready(c.g, "tiny");
+	for (uint32_t i = 0; i < 2; i++)
+		sessions[i] = open_session(&c);
+	assert_int_equal(gpuq_session_open(c.ch, "tiny", &third), -GPUQ_ELIMIT);
+	assert_non_null(strstr(gpuq_error_detail(), "max_sessions_per_client"));
+	assert_int_equal(gpuq_session_truncate(sessions[0], 1), -EINVAL);
+	assert_non_null(strstr(gpuq_error_detail(), "fewer than 1 tokens"));
+	while (gpuq_alloc(c.ch, 64, &data) == 0)
+		;
+	for (uint32_t i = 0; i < 2; i++)
+		gpuq_session_close(sessions[i]);
+	do {
+		assert_int_equal(gpuq_model_find(c.g, "tiny", &m), 0);
+		usleep(2000);
+	} while (m.sessions > 0);
+	client_close(&c);
+	stop(&w);
+}
+
 /* --- Several clients ----------------------------------------------------------------------- */
 
 /* Shared by a test and its children: what each of them has to come to. */
@@ -913,6 +945,7 @@ int main(void)
 		HARNESS_TEST(test_logits),
 		HARNESS_TEST(test_rows),
 		HARNESS_TEST(test_generation),
+		HARNESS_TEST(test_full_arena),
 		HARNESS_TEST_LONG(test_clients, 60),
 		HARNESS_TEST(test_greedy_client),
 		HARNESS_TEST(test_refused_steps),
