@@ -483,12 +483,33 @@ bool dispatch_has_ended(const struct dispatch *d)
 	return false;
 }
 
+static bool launch_steps(struct dispatch *d)
+{
+	return d->n_stepping > 0 && model_run(d);
+}
+
+static bool launch_calls(struct dispatch *d)
+{
+	return !d->failed && launch_all(d);
+}
+
+/*
+ * Steps of models and calls share the lanes. Whoever got on lets the other go first, so that neither
+ * takes every place that becomes free.
+ */
+static bool launch_both(struct dispatch *d)
+{
+	const bool first = d->models_first ? launch_steps(d) : launch_calls(d);
+	const bool second = d->models_first ? launch_calls(d) : launch_steps(d);
+
+	if (first)
+		d->models_first = !d->models_first;
+	return first || second;
+}
+
 bool dispatch_run(struct dispatch *d)
 {
 	bool progress = finish_captures(d);
-
-	if (d->n_stepping > 0)
-		progress |= model_run(d);
 
 	for (uint32_t i = 0; i < d->n_executing; i++) {
 		struct slot *slot = d->executing[i];
@@ -498,5 +519,5 @@ bool dispatch_run(struct dispatch *d)
 		finish(d, slot);
 		progress = true;
 	}
-	return (!d->failed && launch_all(d)) || progress;
+	return launch_both(d) || progress;
 }
