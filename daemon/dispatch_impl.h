@@ -82,7 +82,7 @@ struct dispatch {
 
 	uint64_t in_flight; /* given away or queued, now and then brought up to date */
 	bool failed;	    /* the device has, for good */
-	bool models_first; /* to take the next place in a lane */
+	bool models_first;  /* to take the next place in a lane */
 	uint64_t launches;
 	struct channel_queue waiting; /* for slots, outside the scan */
 	bool slot_freed;	      /* they may go on */

@@ -494,8 +494,8 @@ static bool launch_calls(struct dispatch *d)
 }
 
 /*
- * Steps of models and calls share the lanes. Whoever got on lets the other go first, so that neither
- * takes every place that becomes free.
+ * Steps of models and calls share the lanes. Whoever got on lets the other go first, so that
+ * neither takes every place that becomes free.
  */
 static bool launch_both(struct dispatch *d)
 {

@@ -53,7 +53,7 @@ enum gpuq_error {
 	GPUQ_EFORK = 5006,     /* the channel belongs to the parent process */
 	GPUQ_EABI = 5007,      /* gpuqd and the client share no version of the wire */
 	GPUQ_EPROTO = 5008,    /* a message on the socket broke the protocol */
-	GPUQ_ELIMIT = 5009,    /* a limit of gpuqd is reached: clients, channels, memory, sessions */
+	GPUQ_ELIMIT = 5009,    /* a limit of gpuqd is reached: clients, channels, memory, ... */
 	GPUQ_ESTALE = 5010,    /* the entry was made for another generation of the channel */
 	GPUQ_EOPCODE = 5011,   /* an unknown opcode */
 	GPUQ_EOP = 5012,       /* an unknown operator */

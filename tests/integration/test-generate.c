@@ -6,6 +6,7 @@
  *	TEST_SEED=N   weights; printed
  */
 #include "client/text/gpuq-text.h"
+#include "tests/integration/children.h"
 #include "tests/integration/client.h"
 #include "tests/models/random-model.h"
 #include "tests/models/rig.h"
@@ -22,6 +23,8 @@
 #define TOKENIZER "tests/text/data/gpt2.json"
 #define LENGTH 24u /* tokens of a text */
 #define END_TOKEN 7
+
+static const struct gpuq_channel_options roomy = {.arena_bytes = 8u << 20};
 
 struct world_of {
 	struct harness_daemon *daemon;
@@ -75,7 +78,6 @@ static void make_folder(struct world_of *w)
 
 static void start(struct world_of *w)
 {
-	const struct gpuq_channel_options roomy = {.arena_bytes = 8u << 20};
 	const uint64_t start_ns = clock_monotonic_ns();
 	struct gpuq_model_info m;
 	char model[340];
@@ -307,6 +309,49 @@ static void test_a_text_that_is_too_long(void **state)
 	stop(&w);
 }
 
+/* --- Beside others ------------------------------------------------------------------------- */
+
+/* Keeps the lanes full until it is told to stop. */
+static void flood_main(struct child *child)
+{
+	struct random rng = {child->seed};
+	struct client c;
+	struct load load;
+
+	client_open(&c, &roomy);
+	load_create(&load, &c, JOB_SOFTMAX, 2000, LOAD_MAX, &rng);
+	do {
+		assert_true(load_submit(&load) >= 0);
+		assert_true(load_take(&load, PATIENCE_NS) > 0);
+		if (load.completed > LOAD_MAX)
+			child_say_ready(child);
+	} while (!child_should_stop(child));
+	assert_int_equal(load_finish(&load), 0);
+	load_destroy(&load);
+	client_close(&c);
+}
+
+/* Operators that others keep queued do not keep a text from going on. */
+static void test_beside_operators(void **state)
+{
+	const struct gpuq_writer_options o = {.ignore_end = true};
+	struct child flood = {.run = flood_main, .seed = 1};
+	struct text alone, beside;
+	struct world_of w;
+
+	start(&w);
+	/* Its shapes are captured by then: cold ones have a lane of their own. */
+	for (uint32_t i = 0; i < 8; i++)
+		write_text(&w, o, "The cat", &alone);
+	child_start(&flood);
+	child_await_ready(&flood);
+	write_text(&w, o, "The cat", &beside);
+	child_stop(&flood);
+	child_free(&flood);
+	assert_memory_equal(beside.tokens, alone.tokens, sizeof(alone.tokens));
+	stop(&w);
+}
+
 /* --- The command --------------------------------------------------------------------------- */
 
 static void run_generate(const char *const *arguments, struct harness_output *out)
@@ -395,6 +440,7 @@ int main(void)
 		HARNESS_TEST(test_long_prompts),
 		HARNESS_TEST(test_ends),
 		HARNESS_TEST(test_a_text_that_is_too_long),
+		HARNESS_TEST(test_beside_operators),
 		HARNESS_TEST(test_command),
 		HARNESS_TEST(test_command_refusals),
 	};

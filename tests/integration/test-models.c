@@ -458,56 +458,6 @@ static void test_clients(void **state)
 	stop(&w);
 }
 
-/* Keeps the lanes full until it is told to stop. */
-static void flood_main(struct child *child)
-{
-	struct random rng = {child->seed};
-	struct client c;
-	struct load load;
-
-	client_open(&c, &roomy);
-	load_create(&load, &c, JOB_SOFTMAX, 2000, LOAD_MAX, &rng);
-	do {
-		assert_true(load_submit(&load) >= 0);
-		assert_true(load_take(&load, PATIENCE_NS) > 0);
-		if (load.completed > LOAD_MAX)
-			child_say_ready(child);
-	} while (!child_should_stop(child));
-	assert_int_equal(load_finish(&load), 0);
-	load_destroy(&load);
-	client_close(&c);
-}
-
-/* Operators that others keep queued do not keep a text from going on. */
-static void test_beside_operators(void **state)
-{
-	struct child flood = {.run = flood_main, .seed = 1};
-	int32_t prompt[8], alone[GREEDY], beside[GREEDY];
-	struct gpuq_session *s;
-	struct world_of w;
-	struct client c;
-
-	start(&w, false, NULL);
-	open_client(&c);
-	random_text(&w.rng, prompt, 8);
-	/* Its shapes are captured by then: cold ones have a lane of their own. */
-	for (uint32_t i = 0; i < 8; i++) {
-		s = open_session(&c);
-		greedy(&c, s, prompt, 8, alone, GREEDY);
-		gpuq_session_close(s);
-	}
-	child_start(&flood);
-	child_await_ready(&flood);
-	s = open_session(&c);
-	greedy(&c, s, prompt, 8, beside, GREEDY);
-	gpuq_session_close(s);
-	child_stop(&flood);
-	child_free(&flood);
-	assert_memory_equal(beside, alone, sizeof(alone));
-	client_close(&c);
-	stop(&w);
-}
-
 /* Has as much of the cache as it may, and is refused more; another one does not feel it. */
 static void test_greedy_client(void **state)
 {
@@ -997,7 +947,6 @@ int main(void)
 		HARNESS_TEST(test_generation),
 		HARNESS_TEST(test_full_arena),
 		HARNESS_TEST_LONG(test_clients, 60),
-		HARNESS_TEST(test_beside_operators),
 		HARNESS_TEST(test_greedy_client),
 		HARNESS_TEST(test_refused_steps),
 		HARNESS_TEST(test_refused_calls),
