@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * op.h: what an operator is. One folder per operator holds its spec (a `struct op`), its
- * reference (plain C, double accumulation), its fast CPU form and, later, its CUDA form. The
+ * reference (plain C, double accumulation), its fast CPU form and its CUDA form. The
  * table of all operators is kernels/registry.c; an operator's number on the wire is its place
  * in that table for the life of one gpuqd, so clients look it up by name.
  */

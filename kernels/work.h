@@ -52,6 +52,13 @@ static inline void tensor_shape_as(struct tensor *to, const struct tensor *from)
 	memcpy(to->dims, from->dims, sizeof(to->dims));
 }
 
+/* Gives a tensor these dimensions and leaves its type and data. */
+static inline void tensor_set_shape(struct tensor *t, uint32_t rank, const uint64_t *dims)
+{
+	t->rank = rank;
+	memcpy(t->dims, dims, rank * sizeof(t->dims[0]));
+}
+
 /* n in whole vectors: partly filled ones cost as much. */
 static inline uint64_t work_round_up(uint64_t n, uint64_t lanes)
 {

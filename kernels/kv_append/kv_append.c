@@ -105,15 +105,15 @@ static uint64_t work(const struct op_call *call)
 
 static void example(struct op_call *call, uint64_t scale)
 {
-	const uint64_t dims[] = {OP_EXAMPLE_INDEX + 1, 2, 1, KV_TOKENS, 64};
-	const uint64_t length = (OP_EXAMPLE_INDEX + KV_TOKENS) / KV_TOKENS;
+	const uint64_t cache[] = {OP_EXAMPLE_INDEX + 1, 2, 1, KV_TOKENS, 64};
+	const uint64_t qkv[] = {scale, 4 * cache[4]};
+	const uint64_t table[] = {cache[0], (OP_EXAMPLE_INDEX + KV_TOKENS) / KV_TOKENS};
 
-	call->in[APPEND_QKV] = (struct tensor){.rank = 2, .dims = {scale, 4 * dims[4]}};
-	call->in[APPEND_POSITIONS] = (struct tensor){.rank = 1, .dims = {scale}};
-	call->in[APPEND_ROWS] = call->in[APPEND_POSITIONS];
-	call->in[APPEND_TABLE] = (struct tensor){.rank = 2, .dims = {dims[0], length}};
-	call->in[APPEND_CACHE].rank = 5;
-	memcpy(call->in[APPEND_CACHE].dims, dims, sizeof(dims));
+	tensor_set_shape(&call->in[APPEND_QKV], 2, qkv);
+	tensor_set_shape(&call->in[APPEND_POSITIONS], 1, &scale);
+	tensor_set_shape(&call->in[APPEND_ROWS], 1, &scale);
+	tensor_set_shape(&call->in[APPEND_TABLE], 2, table);
+	tensor_set_shape(&call->in[APPEND_CACHE], 5, cache);
 }
 
 /* Writes a head, normalised and turned, to element `to` of `out`. */

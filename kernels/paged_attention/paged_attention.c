@@ -139,17 +139,17 @@ static uint64_t work(const struct op_call *call)
 
 static void example(struct op_call *call, uint64_t scale)
 {
-	const uint64_t dims[] = {OP_EXAMPLE_INDEX + 1, 2, 1, KV_TOKENS, 64};
+	const uint64_t cache[] = {OP_EXAMPLE_INDEX + 1, 2, 1, KV_TOKENS, 64};
 	const uint64_t context = OP_EXAMPLE_INDEX + 1;
+	const uint64_t q[] = {scale, 1, cache[4]};
+	const uint64_t table[] = {cache[0], (context + KV_TOKENS - 1) / KV_TOKENS};
 
-	call->in[ATTENTION_Q] = (struct tensor){.rank = 3, .dims = {scale, 1, dims[4]}};
-	call->in[ATTENTION_CACHE].rank = 5;
-	memcpy(call->in[ATTENTION_CACHE].dims, dims, sizeof(dims));
-	call->in[ATTENTION_TABLE] = (struct tensor){
-		.rank = 2, .dims = {dims[0], (context + KV_TOKENS - 1) / KV_TOKENS}};
-	call->in[ATTENTION_POSITIONS] = (struct tensor){.rank = 1, .dims = {scale}};
-	call->in[ATTENTION_ROWS] = call->in[ATTENTION_POSITIONS];
-	call->in[ATTENTION_CONTEXT] = (struct tensor){.rank = 1, .dims = {context}};
+	tensor_set_shape(&call->in[ATTENTION_Q], 3, q);
+	tensor_set_shape(&call->in[ATTENTION_CACHE], 5, cache);
+	tensor_set_shape(&call->in[ATTENTION_TABLE], 2, table);
+	tensor_set_shape(&call->in[ATTENTION_POSITIONS], 1, &scale);
+	tensor_set_shape(&call->in[ATTENTION_ROWS], 1, &scale);
+	tensor_set_shape(&call->in[ATTENTION_CONTEXT], 1, &context);
 }
 
 struct attention_span attention_span_of(const struct op_call *call, uint64_t n)
