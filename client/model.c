@@ -485,7 +485,8 @@ int gpuq_step_set(struct gpuq_call *call, const int32_t *tokens, uint32_t n, uin
 		return too_many("tokens", n, m->max_tokens);
 	if (rows > m->max_rows)
 		return too_many("rows", rows, m->max_rows);
-	memcpy(m->tokens, tokens, n * sizeof(*tokens));
+	if (n > 0)
+		memcpy(m->tokens, tokens, n * sizeof(*tokens));
 	m->step->n_tokens = n;
 	m->step->rows = rows;
 	return 0;
@@ -500,7 +501,9 @@ int gpuq_step_set_ids(struct gpuq_call *call, const int32_t *ids, uint32_t n)
 	struct model_call *m = call->model;
 	if (n > m->max_ids)
 		return too_many("ids", n, m->max_ids);
-	memcpy(m->ids, ids, n * sizeof(*ids));
+	/* None may be NULL. */
+	if (n > 0)
+		memcpy(m->ids, ids, n * sizeof(*ids));
 	m->step->n_ids = n;
 	return 0;
 }
