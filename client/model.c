@@ -581,7 +581,8 @@ int gpuq_generate_set(struct gpuq_call *call, const int32_t *tokens, uint32_t n,
 		return too_many("tokens", n, m->max_tokens);
 	if (n_generate > m->max_generate)
 		return too_many("tokens to make", n_generate, m->max_generate);
-	memcpy(m->tokens, tokens, n * sizeof(*tokens));
+	if (n > 0)
+		memcpy(m->tokens, tokens, n * sizeof(*tokens));
 	m->generate->n_tokens = n;
 	m->generate->n_generate = n_generate;
 	m->generate->seed = seed;
