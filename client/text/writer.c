@@ -245,6 +245,12 @@ static bool ends_text(const struct gpuq_writer *w, uint32_t token)
 	return false;
 }
 
+/* Never NULL: who copies nothing copies it from somewhere. */
+static const char *certain_text(const struct gpuq_writer *w)
+{
+	return w->text.data != NULL ? w->text.data : "";
+}
+
 static int write_token(struct gpuq_writer *w, uint32_t token)
 {
 	const char *text;
@@ -281,7 +287,7 @@ int gpuq_writer_next(struct gpuq_writer *w, struct gpuq_written *ret_written)
 		return r;
 	*ret_written = (struct gpuq_written){.token = (uint32_t)token,
 		.logprob = logprob,
-		.text = w->text.data,
+		.text = certain_text(w),
 		.bytes = w->text.n};
 	return 1;
 }
@@ -294,7 +300,7 @@ int64_t gpuq_writer_finish(struct gpuq_writer *w, const char **ret_text)
 	r = w->end == GPUQ_WRITER_GOES_ON ? flush(w) : 0;
 	if (r < 0)
 		return r;
-	*ret_text = w->text.data;
+	*ret_text = certain_text(w);
 	return (int64_t)w->text.n;
 }
 
