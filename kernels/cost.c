@@ -18,6 +18,7 @@
 #define SAMPLE_NS 150e3 /* after so long one round has to do for a call, */
 #define TOTAL_NS 15e6	/* and after so long for every call: slow or busy machines */
 #define BUFFER_BYTES ((size_t)1 << 20)
+#define MAX_FLATNESS 16 /* of the longest call, at most all but one part in so many is fixed cost */
 
 struct sample {
 	double work, ns;
@@ -110,6 +111,8 @@ static bool make_example(
 /* Least squares with each sample weighted by 1/ns^2; neither coefficient below 0. */
 static struct cost_line fit(const struct sample *samples, int count)
 {
+	const struct sample *last = &samples[count - 1];
+	const double through_last = last->ns / fmax(1, last->work);
 	double s = 0, sx = 0, sy = 0, sxx = 0, sxy = 0, slope, base;
 
 	for (int i = 0; i < count; i++) {
@@ -123,10 +126,11 @@ static struct cost_line fit(const struct sample *samples, int count)
 	}
 	slope = (s * sxy - sx * sy) / (s * sxx - sx * sx);
 	base = (sy - slope * sx) / s;
-	if (isfinite(slope) && base >= 0 && slope >= 0)
+	/* A line that hardly rises is one of a disturbed measurement, too. */
+	if (isfinite(slope) && base >= 0 && slope >= through_last / MAX_FLATNESS)
 		return (struct cost_line){base, slope};
 	/* One sample, or a disturbed measurement: the line through the origin and the last. */
-	return (struct cost_line){0, samples[count - 1].ns / fmax(1, samples[count - 1].work)};
+	return (struct cost_line){0, through_last};
 }
 
 static struct cost_line calibrate(
