@@ -24,6 +24,7 @@ import net as network
 from stories import Reader, split
 
 RUN = 20
+PART = 1 << 22
 
 
 @torch.no_grad()
@@ -79,8 +80,16 @@ def run_hashes(ids):
 
 
 def runs_in(rows, text):
+    """How many runs of the rows stand in the text, and of how many."""
     hashes = np.concatenate([run_hashes(row) for row in rows])
-    return int(np.isin(hashes, run_hashes(text)).sum()), len(hashes)
+    wanted = np.unique(hashes)
+    seen = np.zeros(len(wanted), dtype=bool)
+    # The text is long: looked at in parts, each of which is looked up among the few of the rows.
+    for start in range(0, len(text) - RUN + 1, PART):
+        part = run_hashes(text[start:start + PART + RUN - 1])
+        at = np.minimum(np.searchsorted(wanted, part), len(wanted) - 1)
+        seen[at[wanted[at] == part]] = True
+    return int(seen[np.searchsorted(wanted, hashes)].sum()), len(hashes)
 
 
 def report(rows, tokenizer):
