@@ -200,16 +200,16 @@ static int cut(struct list *l, const struct gpuq_sampling *p)
 
 	if (p->top_k > 0)
 		r = cut_top_k(l, p->top_k);
-	if (r == 0 && p->top_p > 0 && p->top_p < 1)
+	if (r == 0 && policy_cuts(p->top_p))
 		r = cut_top_p(l, p->top_p);
 	if (r == 0 && p->min_p > 0)
 		r = cut_min_p(l, p->min_p);
-	if (r == 0 && p->typical_p > 0 && p->typical_p < 1)
+	if (r == 0 && policy_cuts(p->typical_p))
 		r = cut_typical_p(l, p->typical_p);
 	return r;
 }
 
-static int choose(struct gpuq_sampler *s, const struct entry **ret_entry)
+static int choose(struct gpuq_sampler *s, double u, const struct entry **ret_entry)
 {
 	struct list *l = &s->list;
 
@@ -218,7 +218,27 @@ static int choose(struct gpuq_sampler *s, const struct entry **ret_entry)
 		return 0;
 	}
 	int r = cut(l, &s->policy);
-	return r < 0 ? r : list_choose(l, uniform(s->policy.seed, s->n_drawn), ret_entry);
+	return r < 0 ? r : list_choose(l, u, ret_entry);
+}
+
+/* The head of the row nearly always decides; all of it in order does. */
+static int draw_from_row(
+	struct gpuq_sampler *s, const float *logits, double u, const struct entry **ret_entry)
+{
+	int r = list_start_row(s, logits);
+
+	if (r < 0)
+		return r;
+	r = list_of_head(s, u);
+	if (r == 0)
+		r = choose(s, u, ret_entry);
+	if (r != -EAGAIN)
+		return r;
+	r = list_of_row(s);
+	if (r == 0)
+		r = choose(s, u, ret_entry);
+	assert(r != -EAGAIN);
+	return r;
 }
 
 static double logprob_of(const struct list *l, const struct entry *e)
@@ -235,11 +255,16 @@ int64_t gpuq_sampler_draw(
 	const struct entry *e;
 	int r = plan_make(sampler);
 
-	if (r == 0)
-		r = full ? list_of_row(sampler, row->logits) : list_of_candidates(sampler, row);
-	if (r == 0)
-		r = choose(sampler, &e);
-	assert(!full || r != -EAGAIN);
+	if (r < 0)
+		return r;
+	const double u = uniform(sampler->policy.seed, sampler->n_drawn);
+	if (full) {
+		r = draw_from_row(sampler, row->logits, u, &e);
+	} else {
+		r = list_of_candidates(sampler, row);
+		if (r == 0)
+			r = choose(sampler, u, &e);
+	}
 	if (r < 0)
 		return r;
 	sampler->n_drawn++;

@@ -2,10 +2,10 @@
 /*
  * sampler.h: what the files of the sampler share. The way of a draw: the plan says which logits
  * the policy changes (sampler_plan.c); a list of tokens, greatest logit first, is made of the
- * candidates or of the full row (sampler_list.c); the list is cut down and a token is taken from it
- * (sampler_cut.c). Both ways put the same numbers in the same order through the same additions, so
- * that they agree in every bit; what the candidates leave open is an interval, and a decision that
- * is not the same everywhere in it is -EAGAIN.
+ * candidates (sampler_list.c) or of the full row (sampler_row.c); the list is cut down and a token
+ * is taken from it (sampler_cut.c). All ways put the same numbers in the same order through the
+ * same additions, so that they agree in every bit; what candidates, or the head of a row, leave
+ * open is an interval, and a decision that is not the same everywhere in it is -EAGAIN.
  */
 #ifndef GPUQ_TEXT_SAMPLER_H
 #define GPUQ_TEXT_SAMPLER_H
@@ -87,8 +87,9 @@ struct gpuq_sampler {
 	struct list list;
 	size_t room; /* of keys and of list.entries, in elements */
 	uint64_t *keys;
-	uint64_t *spare; /* [vocabulary], like row; NULL until the first full row */
-	float *row;
+	uint64_t *spare;  /* [vocabulary], like row; NULL until the first full row */
+	float *row;	  /* the logits after all changes; -inf where forbidden */
+	size_t n_row;	  /* how many of them may be drawn */
 	uint64_t n_drawn; /* since the last reset: which random number is next */
 	struct gpuq_sampler_stats stats;
 };
@@ -103,6 +104,12 @@ void plan_finish(struct plan *p);
 
 /* The change of an id, or NULL. */
 struct change *plan_find(const struct plan *p, uint32_t id);
+
+/* Whether a nucleus leaves anything out. */
+static inline bool policy_cuts(float p)
+{
+	return p > 0 && p < 1;
+}
 
 static inline bool plan_allows(const struct plan *p, uint32_t id)
 {
@@ -127,14 +134,56 @@ static inline float logit_clean(double x)
 
 /* --- The list -------------------------------------------------------------------------------- */
 
-/* Both make s->list. -EAGAIN, -ENODATA, -EINVAL, -ENOMEM, the constraint's error. */
+/* Ascending keys: greatest logit first, then least id. */
+static inline uint64_t list_key(float logit, uint32_t id)
+{
+	uint32_t bits;
+
+	memcpy(&bits, &logit, sizeof(bits));
+	bits ^= (bits >> 31) != 0 ? 0 : UINT32_MAX >> 1;
+	return (uint64_t)bits << 32 | id;
+}
+
+/* -EAGAIN, -ENODATA, -EINVAL, -ENOMEM, the constraint's error. */
 int list_of_candidates(struct gpuq_sampler *s, const struct gpuq_row *row);
-int list_of_row(struct gpuq_sampler *s, const float *logits);
+
+/*
+ * Begins with a full row: what the policy makes of it. list_of_head() gives as many of its first
+ * tokens as the draw with this random number should need, list_of_row() all of them. -ENODATA,
+ * -ENOMEM, the constraint's error.
+ */
+int list_start_row(struct gpuq_sampler *s, const float *logits);
+int list_of_head(struct gpuq_sampler *s, double u);
+int list_of_row(struct gpuq_sampler *s);
+
+/* Makes room for so many keys and entries. -ENOMEM. */
+int list_reserve(struct gpuq_sampler *s, size_t room);
+
+/* Makes a complete list of the first n keys, which are in order. -ENODATA when there is none. */
+int list_make(struct gpuq_sampler *s, size_t n);
+
+/* What weights are relative to. */
+static inline void list_scale(struct gpuq_sampler *s, float greatest)
+{
+	s->list.greatest = greatest;
+	s->list.temperature = s->policy.temperature > 0 ? s->policy.temperature : 1;
+}
 
 /* Logarithm of a token's weight. */
 static inline double list_log_weight(const struct list *l, float logit)
 {
 	return (logit - l->greatest) / l->temperature;
+}
+
+static inline double list_weight(const struct list *l, float logit)
+{
+	return exp(list_log_weight(l, logit));
+}
+
+/* How far apart sums of one set of weights in several orders may be, relatively. */
+static inline double list_sum_error(const struct gpuq_sampler *s)
+{
+	return 4 * DBL_EPSILON * ((double)s->vocabulary + 8);
 }
 
 /* Lets the first n be all; for a list whose first is 0. */

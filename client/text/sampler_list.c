@@ -1,28 +1,19 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * sampler_list.c: the most likely tokens in order, with their weights, from what a step gave.
+ * sampler_list.c: the most likely tokens in order, with their weights, from a step's candidates.
+ * (From the full row: sampler_row.c.)
  *
- * From the full row the list is complete. From the candidates it ends where a token that they do
- * not have might come next, and the total is an interval: of the tokens whose logits are not known
- * there are at most so many, each with at most the last candidate's weight; and together they
- * weigh what the log-sum-exp says of all less what the known ones weighed before the policy changed
- * them. Where that difference has lost its digits the interval is wide, and the full row decides.
+ * The list ends where a token that the candidates do not have might come next, and the total is an
+ * interval: of the tokens whose logits are not known there are at most so many, each with at most
+ * the last candidate's weight; and together they weigh what the log-sum-exp says of all less what
+ * the known ones weighed before the policy changed them. Where that difference has lost its digits
+ * the interval is wide, and the full row decides.
  */
 #include "client/text/sampler.h"
 
 #include <stdlib.h>
 
-/* --- Keys that sort as the list does --------------------------------------------------------- */
-
-/* Ascending keys: greatest logit first, then least id. */
-static uint64_t key_of(float logit, uint32_t id)
-{
-	uint32_t bits;
-
-	memcpy(&bits, &logit, sizeof(bits));
-	bits ^= (bits >> 31) != 0 ? 0 : UINT32_MAX >> 1;
-	return (uint64_t)bits << 32 | id;
-}
+/* --- What all ways share --------------------------------------------------------------------- */
 
 static struct entry entry_of(uint64_t key)
 {
@@ -41,31 +32,7 @@ static int compare_keys(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
-/* Sorts by the upper halves, byte by byte; equal ones keep their order. */
-static void sort_row(uint64_t *keys, uint64_t *spare, size_t n)
-{
-	for (int shift = 32; shift < 64; shift += 8) {
-		uint32_t starts[256] = {0}, at = 0;
-
-		for (size_t i = 0; i < n; i++)
-			starts[keys[i] >> shift & 255]++;
-		for (size_t d = 0; d < 256; d++) {
-			const uint32_t count = starts[d];
-
-			starts[d] = at;
-			at += count;
-		}
-		for (size_t i = 0; i < n; i++)
-			spare[starts[keys[i] >> shift & 255]++] = keys[i];
-		uint64_t *sorted = spare;
-		spare = keys;
-		keys = sorted;
-	}
-}
-
-/* --- What both ways share -------------------------------------------------------------------- */
-
-static int reserve(struct gpuq_sampler *s, size_t room)
+int list_reserve(struct gpuq_sampler *s, size_t room)
 {
 	if (room <= s->room)
 		return 0;
@@ -80,11 +47,6 @@ static int reserve(struct gpuq_sampler *s, size_t room)
 	return 0;
 }
 
-static double weight_of(const struct list *l, float logit)
-{
-	return exp(list_log_weight(l, logit));
-}
-
 void list_cut(struct list *l, size_t n)
 {
 	double sum = 0;
@@ -96,8 +58,7 @@ void list_cut(struct list *l, size_t n)
 	l->total = (struct interval){.lo = sum, .hi = sum};
 }
 
-/* Makes a complete list of n sorted keys. */
-static int make_list(struct gpuq_sampler *s, size_t n)
+int list_make(struct gpuq_sampler *s, size_t n)
 {
 	struct list *l = &s->list;
 
@@ -105,52 +66,12 @@ static int make_list(struct gpuq_sampler *s, size_t n)
 		return text_fail(-ENODATA, "the policy leaves no token that could come next");
 	for (size_t i = 0; i < n; i++)
 		l->entries[i] = entry_of(s->keys[i]);
-	l->greatest = l->entries[0].logit;
-	l->temperature = s->policy.temperature > 0 ? s->policy.temperature : 1;
+	list_scale(s, l->entries[0].logit);
 	for (size_t i = 0; i < n; i++)
-		l->entries[i].weight = weight_of(l, l->entries[i].logit);
+		l->entries[i].weight = list_weight(l, l->entries[i].logit);
 	l->first = 0;
 	list_cut(l, n);
 	return 0;
-}
-
-/* --- The full row ---------------------------------------------------------------------------- */
-
-static int reserve_row(struct gpuq_sampler *s)
-{
-	int r = reserve(s, s->vocabulary);
-
-	if (r < 0)
-		return r;
-	if (s->spare == NULL)
-		s->spare = malloc(s->vocabulary * sizeof(*s->spare));
-	if (s->row == NULL)
-		s->row = malloc(s->vocabulary * sizeof(*s->row));
-	return s->spare == NULL || s->row == NULL ? text_no_memory() : 0;
-}
-
-int list_of_row(struct gpuq_sampler *s, const float *logits)
-{
-	struct plan *p = &s->plan;
-	size_t n = 0;
-	int r = reserve_row(s);
-
-	if (r < 0)
-		return r;
-	for (size_t i = 0; i < p->ids.n; i++)
-		p->raw[i] = logits[p->ids.data[i]];
-	r = plan_apply(s);
-	if (r < 0)
-		return r;
-	for (uint32_t id = 0; id < s->vocabulary; id++)
-		s->row[id] = logit_clean(logits[id]);
-	for (size_t i = 0; i < p->ids.n; i++)
-		s->row[p->ids.data[i]] = p->logits[i];
-	for (uint32_t id = 0; id < s->vocabulary; id++)
-		if (s->row[id] > -INFINITY && plan_allows(p, id))
-			s->keys[n++] = key_of(s->row[id], id);
-	sort_row(s->keys, s->spare, n);
-	return make_list(s, n);
 }
 
 /* --- Candidates ------------------------------------------------------------------------------ */
@@ -187,7 +108,7 @@ static size_t take_keys(struct gpuq_sampler *s, const struct gpuq_row *row)
 	for (size_t i = 0; i < p->ids.n; i++) {
 		p->changes[i].among = false;
 		if (p->logits[i] > -INFINITY)
-			s->keys[n++] = key_of(p->logits[i], p->ids.data[i]);
+			s->keys[n++] = list_key(p->logits[i], p->ids.data[i]);
 	}
 	for (uint32_t i = 0; i < row->n_candidates; i++) {
 		const uint32_t id = (uint32_t)row->tokens[i];
@@ -197,7 +118,7 @@ static size_t take_keys(struct gpuq_sampler *s, const struct gpuq_row *row)
 		if (change != NULL)
 			change->among = true;
 		else if (logit > -INFINITY && plan_allows(p, id))
-			s->keys[n++] = key_of(logit, id);
+			s->keys[n++] = list_key(logit, id);
 	}
 	if (n > 0)
 		qsort(s->keys, n, sizeof(*s->keys), compare_keys);
@@ -206,7 +127,7 @@ static size_t take_keys(struct gpuq_sampler *s, const struct gpuq_row *row)
 
 static void know(struct known *k, const struct list *l, float raw, bool allowed)
 {
-	const double weight = weight_of(l, logit_clean(raw));
+	const double weight = list_weight(l, logit_clean(raw));
 
 	k->allowed += allowed;
 	k->sum += weight;
@@ -249,12 +170,6 @@ static struct interval widen(struct interval i, double absolute)
 	return (struct interval){.lo = i.lo - absolute, .hi = i.hi + absolute};
 }
 
-/* How far apart sums of one set of weights in several orders may be, relatively. */
-static double sum_error(const struct gpuq_sampler *s)
-{
-	return 4 * DBL_EPSILON * ((double)s->vocabulary + 8);
-}
-
 static uint32_t count_unknown(const struct gpuq_sampler *s, const struct known *k)
 {
 	return (s->plan.restricted ? s->plan.n_allowed : s->vocabulary) - k->allowed;
@@ -265,11 +180,11 @@ static struct interval tail_of(
 	const struct gpuq_sampler *s, const struct gpuq_row *row, const struct known *k, double all)
 {
 	struct interval tail = {
-		.lo = 0, .hi = count_unknown(s, k) * weight_of(&s->list, s->list.rest)};
+		.lo = 0, .hi = count_unknown(s, k) * list_weight(&s->list, s->list.rest)};
 
 	if (!isfinite(all) || !isfinite(k->sum))
 		return tail;
-	const double error = all * expm1(lse_error(row)) + sum_error(s) * (all + k->sum);
+	const double error = all * expm1(lse_error(row)) + list_sum_error(s) * (all + k->sum);
 	const struct interval told =
 		widen((struct interval){.lo = all - k->sum, .hi = all - k->sum}, error);
 	/* Of a restricted tail a part is forbidden, who knows how much. */
@@ -292,11 +207,11 @@ static struct interval mean_of(const struct gpuq_sampler *s, const struct gpuq_r
 		return nothing;
 	const double moment = own + (all * mean - k->moment);
 	const double error = all * (lse * (fabs(mean) + 1) + entropy_error(row, s->vocabulary)) +
-		sum_error(s) * (fabs(all * mean) + fabs(k->moment) + fabs(own));
+		list_sum_error(s) * (fabs(all * mean) + fabs(k->moment) + fabs(own));
 	struct interval i = widen((struct interval){.lo = moment, .hi = moment}, error);
 	i.lo /= l->total.lo;
 	i.hi = fmin(i.hi, 0) / l->total.hi;
-	return widen(i, sum_error(s) * fabs(i.lo));
+	return widen(i, list_sum_error(s) * fabs(i.lo));
 }
 
 /* Makes the list one that ends before the first token that may be unknown. */
@@ -305,7 +220,7 @@ static void leave_open(struct gpuq_sampler *s, const struct gpuq_row *row, const
 	struct list *l = &s->list;
 	const double all = exp((double)row->lse - l->greatest / l->temperature);
 	const uint32_t last = row->n_candidates - 1;
-	const uint64_t end = key_of(l->rest, (uint32_t)row->tokens[last]);
+	const uint64_t end = list_key(l->rest, (uint32_t)row->tokens[last]);
 	double own = 0, sum = l->total.lo;
 
 	for (size_t i = 0; i < l->n; i++)
@@ -313,8 +228,8 @@ static void leave_open(struct gpuq_sampler *s, const struct gpuq_row *row, const
 			own += l->entries[i].weight * list_log_weight(l, l->entries[i].logit);
 	const struct interval tail = tail_of(s, row, k, all);
 	l->complete = false;
-	l->total.lo = (sum + tail.lo) * (1 - sum_error(s));
-	l->total.hi = (sum + tail.hi) * (1 + sum_error(s));
+	l->total.lo = (sum + tail.lo) * (1 - list_sum_error(s));
+	l->total.hi = (sum + tail.hi) * (1 + list_sum_error(s));
 	l->mean = mean_of(s, row, k, all, own);
 	while (l->n > 0 && s->keys[l->n - 1] > end)
 		l->n--;
@@ -334,7 +249,7 @@ static int list_of_known(struct gpuq_sampler *s, const struct gpuq_row *row, siz
 	const bool all = row->n_candidates == s->vocabulary || l->rest == -INFINITY;
 	if (n == 0 && !all)
 		return -EAGAIN;
-	r = make_list(s, n);
+	r = list_make(s, n);
 	if (r < 0 || all)
 		return r;
 	const struct known k = known_of(s, row);
@@ -350,7 +265,7 @@ int list_of_candidates(struct gpuq_sampler *s, const struct gpuq_row *row)
 	int r = plan_needs_row(s) ? -EAGAIN : check_row(s, row);
 
 	if (r == 0)
-		r = reserve(s, row->n_candidates + p->ids.n);
+		r = list_reserve(s, row->n_candidates + p->ids.n);
 	if (r < 0)
 		return r;
 	for (size_t i = 0; i < p->ids.n; i++)
@@ -359,6 +274,6 @@ int list_of_candidates(struct gpuq_sampler *s, const struct gpuq_row *row)
 	if (r < 0)
 		return r;
 	if (p->closed)
-		return make_list(s, take_keys(s, &none));
+		return list_make(s, take_keys(s, &none));
 	return list_of_known(s, row, take_keys(s, row));
 }

@@ -373,6 +373,66 @@ static void test_both_ways_give_the_same(void **state)
 	assert_true(tally.full > tally.draws / 20 && tally.full < tally.draws / 2);
 }
 
+/* --- The full row against the header's words ------------------------------------------------- */
+
+static uint64_t mix(uint64_t x)
+{
+	x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
+	x = (x ^ x >> 27) * 0x94d049bb133111ebu;
+	return x ^ x >> 31;
+}
+
+/* Sum of p of the tokens that come before this one: with a greater logit, or the same and less. */
+static double mass_before(const float *logits, const double *p, uint32_t n, uint32_t token)
+{
+	double sum = 0;
+
+	for (uint32_t v = 0; v < n; v++)
+		if (logits[v] > logits[token] || (logits[v] == logits[token] && v < token))
+			sum += p[v];
+	return sum;
+}
+
+static void expect_promised_draws(struct rig_random *r)
+{
+	static float logits[RIG_VOCABULARY];
+	static double p[RIG_VOCABULARY];
+	static struct some nothing;
+	struct gpuq_logit_bias own[8];
+	const uint32_t n = 1 + rig_below(r, RIG_VOCABULARY);
+	struct gpuq_sampling policy = make_policy(r, n, own, &nothing);
+
+	policy.n_biases = 0;
+	policy.constraint = (struct gpuq_sampler_constraint){0};
+	policy.repetition_penalty = policy.presence_penalty = 0;
+	policy.temperature += policy.temperature == 0;
+	struct gpuq_sampler *s = rig_sampler(&policy, n);
+	make_logits(r, logits, n, exp(rig_uniform(r, -3, 2)));
+	rig_probabilities(&policy, logits, n, p);
+	for (uint64_t draw = 0; draw < 8; draw++) {
+		const uint64_t bits = mix(mix(policy.seed) + (draw + 1) * 0x9e3779b97f4a7c15u);
+		const double u = (double)(bits >> 11) * 0x1p-53;
+		double logprob;
+		const int64_t token = rig_draw_full(s, logits, &logprob);
+
+		assert_in_range(token, 0, n - 1);
+		const double before = mass_before(logits, p, n, (uint32_t)token);
+		assert_true(p[token] > 0 && before <= u + 1e-9 && before + p[token] > u - 1e-9);
+		assert_true(fabs(logprob - log(p[token])) < 1e-3);
+	}
+	gpuq_sampler_destroy(s);
+}
+
+static void test_full_rows_give_what_is_promised(void **state)
+{
+	struct rig_random random = {.state = 21};
+
+	for (int i = 0; i < 1500; i++)
+		expect_promised_draws(&random);
+}
+
+/* --- What is typical ------------------------------------------------------------------------- */
+
 /*
  * What is typical hangs on a mean that the candidates tell by the entropy only: many draws where
  * that has few digits, and where a part of the tail is forbidden, so that it does not tell.
@@ -431,6 +491,7 @@ int main(void)
 		HARNESS_TEST(test_several_cuts),
 		HARNESS_TEST(test_changes),
 		HARNESS_TEST(test_both_ways_give_the_same),
+		HARNESS_TEST(test_full_rows_give_what_is_promised),
 		HARNESS_TEST(test_typical_gives_the_same),
 	};
 
