@@ -230,6 +230,16 @@ const struct added_token *added_by_text(const struct added *added, struct span t
 	return NULL;
 }
 
+/* --- Literal parts --------------------------------------------------------------------------- */
+
+bool literal_touches(const struct literal_parts *literal, size_t start, size_t end)
+{
+	for (size_t i = 0; i < literal->n; i++)
+		if (literal->parts[i].start < end && start < literal->parts[i].end)
+			return true;
+	return false;
+}
+
 /* --- Finding --------------------------------------------------------------------------------- */
 
 /* First of sorted[low..high) whose byte at `depth`, which all of them have, is at least `byte`. */
@@ -314,7 +324,7 @@ static int find(struct added_walk *w, const struct added_token **ret_token, size
 		if (w->set->first[byte] != w->set->first[byte + 1])
 			t = longest(w->set, span_of(w->text.data + at, w->text.n - at));
 		w->searched += t == NULL ? 1 : t->pattern_bytes;
-		if (t == NULL || (w->literal && t->special))
+		if (t == NULL || (t->special && literal_touches(&w->literal, at, w->searched)))
 			continue;
 		int alone = t->single_word ? stands_alone(w, at, w->searched) : 1;
 		if (alone < 0)

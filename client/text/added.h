@@ -50,6 +50,17 @@ const struct added_token *added_by_id(const struct added *added, uint32_t id);
 /* The token with this text in the file, or NULL. */
 const struct added_token *added_by_text(const struct added *added, struct span text);
 
+/* Parts of a text, ascending, in which special tokens are text like any other. */
+struct literal_parts {
+	const struct literal_part {
+		size_t start, end;
+	} * parts;
+	size_t n;
+};
+
+/* Whether one of them has a byte of [start, end). */
+bool literal_touches(const struct literal_parts *literal, size_t start, size_t end);
+
 /*
  * A walk through a text: all tokens and what lies between them.
  *
@@ -62,7 +73,7 @@ struct added_walk {
 	const struct added_set *set;
 	struct matcher *matcher;
 	struct span text;
-	bool literal; /* special tokens are text like any other */
+	struct literal_parts literal;
 	const struct added_token *token;
 	size_t start, end;
 	size_t searched, given, space_end;

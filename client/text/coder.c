@@ -12,7 +12,9 @@ struct gpuq_encoder {
 	struct normalizer_scratch normalizer;
 	struct cutter cutter;
 	struct bpe_scratch bpe;
-	bool literal;
+	struct bytes joined;
+	struct literal_part *literal; /* [room] */
+	size_t n_literal, room;
 	struct ids ids;
 };
 
@@ -63,30 +65,30 @@ void gpuq_encoder_destroy(struct gpuq_encoder *encoder)
 	cutter_finish(&encoder->cutter);
 	bpe_scratch_finish(&encoder->bpe);
 	matcher_destroy(encoder->matcher);
+	free(encoder->joined.data);
+	free(encoder->literal);
 	free(encoder->ids.data);
 	free(encoder);
 }
 
-static struct added_walk walk_of(
-	const struct gpuq_encoder *e, const struct added_set *set, struct span text)
+/*
+ * Text without tokens that are not normalised: normalise it, find the others, cut and encode. What
+ * was literal in it is not known any more afterwards, so all of it is, or nothing.
+ */
+static int encode_text(struct gpuq_encoder *e, struct span text, bool first, bool literal)
 {
-	return (struct added_walk){.added = &e->tokenizer->added,
-		.set = set,
-		.matcher = e->matcher,
-		.text = text,
-		.literal = e->literal};
-}
-
-/* Text without tokens that are not normalised: normalise it, find the others, cut and encode. */
-static int encode_text(struct gpuq_encoder *e, struct span text, bool first)
-{
+	static const struct literal_part all = {0, SIZE_MAX};
 	const struct gpuq_tokenizer *t = e->tokenizer;
 	bool shifted;
 	int r = normalizer_apply(&t->normalizer, &e->normalizer, text, &text, &shifted);
 
 	if (r < 0)
 		return r;
-	struct added_walk w = walk_of(e, &t->added.normalized, text);
+	struct added_walk w = {.added = &t->added,
+		.set = &t->added.normalized,
+		.matcher = e->matcher,
+		.text = text,
+		.literal = {.parts = &all, .n = literal}};
 	while ((r = added_next(&w)) > 0) {
 		if (w.token != NULL)
 			r = ids_append(&e->ids, w.token->id);
@@ -101,15 +103,20 @@ static int encode_text(struct gpuq_encoder *e, struct span text, bool first)
 
 static int encode_all(struct gpuq_encoder *e, struct span text)
 {
-	struct added_walk w = walk_of(e, &e->tokenizer->added.plain, text);
+	const struct added *added = &e->tokenizer->added;
+	struct added_walk w = {.added = added,
+		.set = &added->plain,
+		.matcher = e->matcher,
+		.text = text,
+		.literal = {.parts = e->literal, .n = e->n_literal}};
 	int r;
 
 	while ((r = added_next(&w)) > 0) {
 		if (w.token != NULL)
 			r = ids_append(&e->ids, w.token->id);
 		else
-			r = encode_text(
-				e, span_of(text.data + w.start, w.end - w.start), w.start == 0);
+			r = encode_text(e, span_of(text.data + w.start, w.end - w.start),
+				w.start == 0, literal_touches(&w.literal, w.start, w.end));
 		if (r < 0)
 			return r;
 	}
@@ -129,26 +136,61 @@ static int check_text(struct span text, uint32_t flags)
 	return 0;
 }
 
+/* A text whose literal parts are known already. */
+static int64_t encode(
+	struct gpuq_encoder *e, struct span text, uint32_t flags, const uint32_t **ret_ids)
+{
+	int r = check_text(text, flags);
+
+	e->ids.n = 0;
+	matcher_limit(e->matcher, text.n);
+	if (r == 0)
+		r = ids_reserve(&e->ids, 1);
+	if (r == 0)
+		r = encode_all(e, text);
+	if (r == 0)
+		r = postprocessor_apply(
+			&e->tokenizer->postprocessor, (flags & GPUQ_ENCODE_SPECIAL) != 0, &e->ids);
+	if (r < 0)
+		return r;
+	*ret_ids = e->ids.data;
+	return (int64_t)e->ids.n;
+}
+
+static int reserve_literal(struct gpuq_encoder *e, size_t n)
+{
+	e->n_literal = 0;
+	return n <= e->room ? 0
+			    : array_grow((void **)&e->literal, 0, &e->room, n, sizeof(*e->literal));
+}
+
 int64_t gpuq_encode(struct gpuq_encoder *encoder, const char *text, size_t bytes, uint32_t flags,
 	const uint32_t **ret_ids)
 {
-	struct span given = span_of(text, bytes);
-	int r = check_text(given, flags);
+	int r = reserve_literal(encoder, 1);
 
-	encoder->ids.n = 0;
-	encoder->literal = (flags & GPUQ_ENCODE_LITERAL) != 0;
-	matcher_limit(encoder->matcher, bytes);
-	if (r == 0)
-		r = ids_reserve(&encoder->ids, 1);
-	if (r == 0)
-		r = encode_all(encoder, given);
-	if (r == 0)
-		r = postprocessor_apply(&encoder->tokenizer->postprocessor,
-			(flags & GPUQ_ENCODE_SPECIAL) != 0, &encoder->ids);
 	if (r < 0)
 		return r;
-	*ret_ids = encoder->ids.data;
-	return (int64_t)encoder->ids.n;
+	encoder->literal[0] = (struct literal_part){0, bytes};
+	encoder->n_literal = (flags & GPUQ_ENCODE_LITERAL) != 0;
+	return encode(encoder, span_of(text, bytes), flags, ret_ids);
+}
+
+int64_t gpuq_encode_parts(struct gpuq_encoder *encoder, const struct gpuq_text_part *parts,
+	uint32_t n, uint32_t flags, const uint32_t **ret_ids)
+{
+	struct bytes *text = &encoder->joined;
+	int r = reserve_literal(encoder, n);
+
+	text->n = 0;
+	for (uint32_t i = 0; r == 0 && i < n; i++) {
+		const struct literal_part part = {text->n, text->n + parts[i].bytes};
+
+		if (parts[i].literal || (flags & GPUQ_ENCODE_LITERAL) != 0)
+			encoder->literal[encoder->n_literal++] = part;
+		r = bytes_append(text, parts[i].text, parts[i].bytes);
+	}
+	return r < 0 ? r : encode(encoder, bytes_span(text), flags, ret_ids);
 }
 
 /* --- Decoding -------------------------------------------------------------------------------- */

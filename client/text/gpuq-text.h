@@ -98,6 +98,21 @@ GPUQ_EXPORT void gpuq_encoder_destroy(struct gpuq_encoder *encoder);
 GPUQ_EXPORT int64_t gpuq_encode(struct gpuq_encoder *encoder, const char *text, size_t bytes,
 	uint32_t flags, const uint32_t **ret_ids);
 
+/* A piece of a text. In a literal one the text of a special token is text. */
+struct gpuq_text_part {
+	const char *text;
+	size_t bytes;
+	bool literal;
+};
+
+/*
+ * Encodes what the parts make together, as one text: special tokens of the caller's own around
+ * words of somebody who is not trusted. A special token that the file wants normalised is found
+ * only where no literal part is near. Otherwise as gpuq_encode().
+ */
+GPUQ_EXPORT int64_t gpuq_encode_parts(struct gpuq_encoder *encoder,
+	const struct gpuq_text_part *parts, uint32_t n, uint32_t flags, const uint32_t **ret_ids);
+
 /* --- Decoding -------------------------------------------------------------------------------- */
 
 enum {
@@ -337,12 +352,21 @@ struct gpuq_writer_options {
 	uint32_t n_stops;
 	const char *const *stops; /* copied */
 	bool ignore_end;	  /* a token that ends a text is one like others */
+	/*
+	 * 0: each token is drawn here. Else the device draws, so many in one request: for
+	 * throughput. Its policy is the temperature (others are -ENOTSUP), its random numbers
+	 * are its own, and what is written is the same for any number from 1 on.
+	 */
+	uint32_t fused;
+	/* Asked before each request to gpuqd: true ends the call with -ECANCELED. May be NULL. */
+	bool (*cancelled)(void *context);
+	void *cancel_context;
 };
 
 /*
  * Opens a session. Where a row of all logits may be needed, the channel's arena has room for it: 4
  * bytes for each token of the vocabulary. Errors of gpuq_model_find(), gpuq_session_open(),
- * gpuq_step_create(), gpuq_sampler_create(), gpuq_stop_create(); -ENOMEM.
+ * gpuq_step_create(), gpuq_sampler_create(), gpuq_stop_create(); -ENOTSUP (see fused); -ENOMEM.
  */
 GPUQ_EXPORT int gpuq_writer_create(struct gpuq_channel *channel,
 	const struct gpuq_writer_options *options, struct gpuq_writer **ret_writer);
@@ -368,8 +392,9 @@ struct gpuq_written {
 
 /*
  * Writes one token. 1; 0 when the text has ended (see gpuq_writer_end()), until more is read; or
- * an error of a step's completion or of gpuq_sampler_draw(), -EINVAL before anything was read. The
- * token that ends a text is written too, without text of its own.
+ * an error of a step's completion or of gpuq_sampler_draw(), -EINVAL before anything was read,
+ * -ECANCELED (it can be called again). The token that ends a text is written too, without text of
+ * its own.
  */
 GPUQ_EXPORT int gpuq_writer_next(struct gpuq_writer *writer, struct gpuq_written *ret_written);
 
@@ -385,6 +410,70 @@ GPUQ_EXPORT enum gpuq_writer_end gpuq_writer_end(const struct gpuq_writer *write
 
 GPUQ_EXPORT void gpuq_writer_stats(
 	const struct gpuq_writer *writer, struct gpuq_sampler_stats *ret_stats);
+
+/* --- Chat ------------------------------------------------------------------------------------ */
+
+/*
+ * A chat is a writer whose text is a conversation: what somebody says is put into the form that
+ * the model was trained with, and the writer then writes the answer, up to its end.
+ *
+ *	gpuq_chat_create(channel, &writer_options, &chat_options, &c);
+ *	gpuq_chat_say(c, "Who are you?", 12);
+ *	while (gpuq_writer_next(gpuq_chat_writer(c), &written) > 0)
+ *		fwrite(written.text, 1, written.bytes, stdout);
+ *
+ * The session keeps all turns, so each costs its own tokens only. An answer may be left before its
+ * end: what comes next closes it. The tokens are those of transformers' apply_chat_template()
+ * with the templates that Llama 2 and Llama 3 came with and with plain ChatML, but for two things:
+ * an answer keeps the tokens with which it was written, and the text of a special token in what
+ * is said, or in the system prompt, is text. Some later templates add words of their own
+ * (Llama 3.1: the date; Qwen: a system prompt); here the system prompt says what the caller says.
+ */
+struct gpuq_chat;
+
+enum gpuq_chat_format {
+	GPUQ_CHAT_LLAMA2 = 1, /* <s>[INST] <<SYS>> .. */
+	GPUQ_CHAT_LLAMA3 = 2, /* <|start_header_id|>user<|end_header_id|> .. */
+	GPUQ_CHAT_CHATML = 3, /* <|im_start|>user .. */
+};
+
+/* "llama2", "llama3", "chatml"; NULL for what is no format. Static. */
+GPUQ_EXPORT const char *gpuq_chat_format_name(enum gpuq_chat_format format);
+
+/*
+ * The format that a model's folder asks for: its template, chat_template.jinja or else that in
+ * tokenizer_config.json, is recognised by what it writes around a turn. A folder's special tokens
+ * are no sign: models that never learnt to chat have them too. -ENOENT (there is no template),
+ * -ENOTSUP (another format, which the detail names), -EINVAL (not JSON), and what else reading
+ * may give.
+ */
+GPUQ_EXPORT int gpuq_chat_detect(const char *folder, enum gpuq_chat_format *ret_format);
+
+struct gpuq_chat_options {
+	enum gpuq_chat_format format;
+	const char *system; /* NULL: none; copied */
+};
+
+/*
+ * Opens a chat with a writer of its own, which ends its texts with the format's token too. Errors
+ * of gpuq_writer_create(); -ENOTSUP (the tokenizer lacks a token of the format), -EINVAL (the
+ * format).
+ */
+GPUQ_EXPORT int gpuq_chat_create(struct gpuq_channel *channel,
+	const struct gpuq_writer_options *writer, const struct gpuq_chat_options *options,
+	struct gpuq_chat **ret_chat);
+
+/* NULL is fine. */
+GPUQ_EXPORT void gpuq_chat_destroy(struct gpuq_chat *chat);
+
+/* Belongs to the chat. */
+GPUQ_EXPORT struct gpuq_writer *gpuq_chat_writer(const struct gpuq_chat *chat);
+
+/*
+ * Says something, so that the writer writes an answer next. Returns how many tokens it makes,
+ * with all that goes around it; nothing is computed yet. Errors as gpuq_writer_read().
+ */
+GPUQ_EXPORT int64_t gpuq_chat_say(struct gpuq_chat *chat, const char *message, size_t bytes);
 
 #ifdef __cplusplus
 }

@@ -4,9 +4,11 @@
 
 #include "client/gpuq.h"
 
+#include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 int text_fail(int error, const char *format, ...)
 {
@@ -77,6 +79,36 @@ char *span_copy(struct span s)
 	memcpy(copy, s.data, s.n);
 	copy[s.n] = '\0';
 	return copy;
+}
+
+/* --- Files ----------------------------------------------------------------------------------- */
+
+static int read_all(int fd, const char *path, size_t max, struct bytes *out)
+{
+	ssize_t n;
+
+	do {
+		if (out->n > max)
+			return text_fail(-EFBIG, "%s has more than %zu bytes", path, max);
+		int r = bytes_reserve(out, 1u << 16);
+		if (r < 0)
+			return r;
+		n = read(fd, out->data + out->n, out->capacity - out->n);
+		if (n > 0)
+			out->n += (size_t)n;
+	} while (n > 0 || (n < 0 && errno == EINTR));
+	return n < 0 ? text_fail(-errno, "%s: %s", path, strerrordesc_np(errno)) : 0;
+}
+
+int text_read_file(const char *path, size_t max, struct bytes *out)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+
+	if (fd < 0)
+		return text_fail(-errno, "%s: %s", path, strerrordesc_np(errno));
+	int r = read_all(fd, path, max, out);
+	close(fd);
+	return r;
 }
 
 /* --- UTF-8 ----------------------------------------------------------------------------------- */

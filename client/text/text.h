@@ -80,6 +80,9 @@ static inline struct span bytes_span(const struct bytes *b)
 /* A copy with memory of its own; a zero follows it. NULL when there is no memory. */
 char *span_copy(struct span s);
 
+/* Appends what a file holds. What open() and read() may give; -EFBIG (more than max bytes). */
+int text_read_file(const char *path, size_t max, struct bytes *out);
+
 /* --- UTF-8 ----------------------------------------------------------------------------------- */
 
 #define UTF8_MAX 4

@@ -2,7 +2,6 @@
 /* tokenizer.c: loads a tokenizer.json section by section, and answers questions about tokens. */
 #include "client/text/tokenizer.h"
 
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -109,25 +108,8 @@ static int refuse_folder(const char *folder)
 	return text_fail(-ENOENT, "there is no tokenizer.json in %s", folder);
 }
 
-static int read_all(int fd, const char *path, struct bytes *out)
-{
-	ssize_t n;
-
-	do {
-		if (out->n > FILE_MAX)
-			return text_fail(-EFBIG, "%s has more than %u bytes", path, FILE_MAX);
-		int r = bytes_reserve(out, 1u << 16);
-		if (r < 0)
-			return r;
-		n = read(fd, out->data + out->n, out->capacity - out->n);
-		if (n > 0)
-			out->n += (size_t)n;
-	} while (n > 0 || (n < 0 && errno == EINTR));
-	return n < 0 ? text_fail(-errno, "%s: %s", path, strerrordesc_np(errno)) : 0;
-}
-
-/* Opens the file, or the one in the folder; `path` is then that one's. */
-static int open_tokenizer(const char *given, char *path, size_t size)
+/* The file, or the one in the folder. */
+static int read_tokenizer(const char *given, char *path, size_t size, struct bytes *out)
 {
 	struct stat st;
 	bool folder = stat(given, &st) == 0 && S_ISDIR(st.st_mode);
@@ -135,22 +117,16 @@ static int open_tokenizer(const char *given, char *path, size_t size)
 
 	if (n < 0 || (size_t)n >= size)
 		return text_fail(-ENAMETOOLONG, "the path of the tokenizer is too long");
-	int fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0 && errno == ENOENT && folder)
-		return refuse_folder(given);
-	return fd < 0 ? text_fail(-errno, "%s: %s", path, strerrordesc_np(errno)) : fd;
+	int r = text_read_file(path, FILE_MAX, out);
+	return r == -ENOENT && folder ? refuse_folder(given) : r;
 }
 
 int gpuq_tokenizer_load(const char *path, struct gpuq_tokenizer **ret_tokenizer)
 {
 	struct bytes json = {0};
 	char file[4096], why[800];
-	int fd = open_tokenizer(path, file, sizeof(file));
+	int r = read_tokenizer(path, file, sizeof(file), &json);
 
-	if (fd < 0)
-		return fd;
-	int r = read_all(fd, file, &json);
-	close(fd);
 	if (r == 0) {
 		r = gpuq_tokenizer_parse(json.data, json.n, ret_tokenizer);
 		if (r < 0) {
