@@ -132,14 +132,12 @@ static int map_channel(struct gpuq_channel *ch, const struct msg_opened *m, int 
 	r = session_check_memory(segment_fd, l.segment_bytes, "a channel segment");
 	if (r < 0)
 		return r;
-	r = segment_map(segment_fd, l.segment_bytes, true, &ch->segment);
+	/* A child shares no ring with its parent, not even by mistake. */
+	r = segment_map_behind_page(segment_fd, l.segment_bytes, &ch->segment);
 	if (r < 0)
 		return fail(r, "mapping a channel of %llu bytes: %s",
 			(unsigned long long)l.segment_bytes, strerror(-r));
 	ch->segment_bytes = l.segment_bytes;
-	/* A child shares no ring with its parent, not even by mistake. */
-	if (madvise(ch->segment, l.segment_bytes, MADV_DONTFORK) < 0)
-		return fail(-errno, "madvise: %s", strerror(errno));
 	uint8_t *base = ch->segment;
 	ch->header = ch->segment;
 	ch->sqes = (struct wire_sqe *)(base + l.sqe_offset);
@@ -218,6 +216,7 @@ static void link_channel(struct gpuq *g, struct gpuq_channel *ch)
 	if (ch->next != NULL)
 		ch->next->link = &ch->next;
 	g->channels = ch;
+	notice_add(ch);
 	pthread_mutex_unlock(&g->lock);
 }
 
@@ -266,8 +265,10 @@ void channel_free(struct gpuq_channel *ch)
 	}
 	sessions_free(ch);
 	/* In a child the segment's addresses may belong to something else by now. */
-	if (ch->segment != NULL && !guard_forked(ch->guard))
-		munmap(ch->segment, ch->segment_bytes);
+	if (ch->segment != NULL && !guard_forked(ch->guard)) {
+		notice_remove(ch);
+		segment_unmap_behind_page(ch->segment, ch->segment_bytes);
+	}
 	if (ch->doorbell_fd >= 0)
 		close(ch->doorbell_fd);
 	if (ch->bell_fd >= 0)

@@ -50,6 +50,7 @@ struct gpuq {
 	char gone_text[MSG_TEXT_MAX]; /* written before `gone` */
 	struct gpuq_op_info **ops;    /* [welcome.n_ops], filled as they are asked for */
 	struct gpuq_channel *channels;
+	struct notice *notice; /* NULL before the first channel */
 	struct gpuq_pipeline *pipelines;
 	pthread_mutex_t upload; /* held while the pieces of one definition are sent */
 	struct gpuq_buf *bufs;
@@ -113,8 +114,9 @@ struct gpuq_channel {
 	uint32_t id, generation;
 	uint64_t rescues;
 	struct wait wait; /* the lengths of its stages, and what it has learned */
-	void *segment;
+	void *segment;	  /* a page of our own lies before it: see notice.c */
 	uint64_t segment_bytes;
+	bool noticed; /* a thread of ours holds its word */
 	uint8_t *arena_base;
 	struct arena *arena;
 	struct gpuq_completion *kept; /* [cq_entries], oldest at kept_at */
@@ -144,6 +146,17 @@ static inline bool guard_forked(const struct guard *guard)
 {
 	return guard->owner == 0;
 }
+
+/* --- notice.c: what tells gpuqd at once that this process has ended ------------------------ */
+
+/* The lock is held; a connection without such a thread is none the worse but for that. */
+void notice_add(struct gpuq_channel *channel);
+
+/* Before its segment is unmapped. Not in a forked child. */
+void notice_remove(struct gpuq_channel *channel);
+
+/* When no channel is left. */
+void notice_end(struct gpuq *gpuq);
 
 /* --- session.c: messages on the socket ----------------------------------------------------- */
 

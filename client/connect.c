@@ -249,6 +249,7 @@ void gpuq_disconnect(struct gpuq *g)
 		session_leave(g);
 	while (g->channels != NULL)
 		channel_free(g->channels);
+	notice_end(g);
 	pipeline_free_all(g);
 	bufs_free(g);
 	discovery_free(g);

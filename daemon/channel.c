@@ -91,6 +91,8 @@ int channel_create(const struct devlink_msg *msg, const int fds[3], struct ledge
 	ch->client_generation = msg->client_generation;
 	ch->uid = msg->uid;
 	TAILQ_INIT(&ch->queue);
+	if (ch->abi >= 4)
+		ch->notice = (const void *)((char *)ch->base + WIRE_NOTICE);
 	channel_attach_rings(ch, msg);
 	*ret_channel = ch;
 	return 0;

@@ -16,6 +16,7 @@
 #include "kernels/launch.h"
 #include "models/engine.h"
 #include "shm/ring.h"
+#include "shm/robust.h"
 #include "shm/stats.h"
 
 #include <sys/queue.h>
@@ -97,6 +98,9 @@ struct channel {
 	bool blocked;	   /* has entries that wait for a slot or for completion space */
 	bool suspect;	   /* had entries and no doorbell at the last rescue poll */
 	bool waiting;	   /* for slots to become free, outside the scan: to go on, or to end */
+	bool held;	   /* on a hint that its client has ended: see dispatch_hold() */
+	uint64_t held_ns;
+	const struct wire_notice *notice; /* NULL: there is none, or it has lied */
 
 	uint32_t number; /* its record in every table */
 	uint32_t client, client_generation, uid;
@@ -143,6 +147,12 @@ static inline int channel_has_space(struct channel *ch)
 	int space = ring_space(&ch->cq, ch->in_flight + 1);
 
 	return space < 0 ? space : space > (int)ch->in_flight;
+}
+
+/* Its client has ended, it seems. */
+static inline bool channel_hinted(const struct channel *ch)
+{
+	return ch->notice != NULL && robust_died(&ch->notice->owner);
 }
 
 /* Completions that the client has not read, by its own word. For statistics. */

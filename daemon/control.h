@@ -306,6 +306,7 @@ struct control {
 	struct stats stats;
 	int stats_fd;
 	uint64_t started_realtime_ns;
+	uint64_t ticks; /* of OP_TICK */
 
 	bool draining; /* ends when nothing is in flight or time is up */
 	bool finished;

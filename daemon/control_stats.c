@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #define STALLED_NS 1000000000u
+#define IDLE_LOOKS 32u /* at clients with nothing to do, in one tick */
 
 static int page_create(struct control *c)
 {
@@ -213,9 +214,15 @@ static bool process_stopped(pid_t pid)
 	return end != NULL && end[1] == ' ' && (end[2] == 'T' || end[2] == 't');
 }
 
-/* A client that should do something and does not. One with nothing to do costs nothing here. */
+/*
+ * A client that is stopped, or should do something and does not. Those with nothing to do are many:
+ * they are looked at in turns.
+ */
 static bool session_stalled(const struct control *c, const struct session *s, uint64_t now_ns)
 {
+	const uint64_t turns = 1 + shm_load_relaxed(&c->stats.header->clients) / IDLE_LOOKS;
+	const bool was =
+		shm_load_relaxed_u32(&c->stats.clients[s->index].state) == STATS_CLIENT_STALLED;
 	const struct channel *ch;
 	bool pending = false;
 
@@ -231,7 +238,9 @@ static bool session_stalled(const struct control *c, const struct session *s, ui
 		pending = pending || unread > 0 || shm_load_relaxed(&record->in_flight) > 0 ||
 			shm_load_relaxed(&record->depth) > 0;
 	}
-	return pending && s->pid > 0 && process_stopped(s->pid);
+	if (!pending && !was && (s->index + c->ticks) % turns != 0)
+		return false;
+	return s->pid > 0 && process_stopped(s->pid);
 }
 
 void control_tick(struct control *c)
@@ -239,6 +248,7 @@ void control_tick(struct control *c)
 	uint64_t now_ns = clock_now_ns(&c->clock);
 
 	shm_store_relaxed(&c->stats.header->heartbeat_ns, now_ns);
+	c->ticks++;
 	for (uint32_t i = 0; i < c->n_sessions; i++) {
 		const struct session *s = &c->sessions[i];
 

@@ -27,6 +27,7 @@
 #define YIELD_NS 100000u     /* yields this long after spinning, before it sleeps */
 #define RESCUE_NS 100000000u /* between two rescue polls, asleep or not */
 #define EXPIRE_NS 1000000u   /* between two looks for deadlines that have passed */
+#define HINT_NS 1000000000u  /* a hint that is not proved by then was none */
 #define EVENTS 64
 #define TICK_ROUNDS 64u /* rounds between two looks at the clock */
 
@@ -105,7 +106,7 @@ static void activate(struct dispatch *d, struct channel *ch, uint64_t now_ns)
 	/* Whether it still is shows when it is looked at; it is not parked before that. */
 	ch->blocked = false;
 	wait_no_more(d, ch);
-	if (ch->active || ch->state != CHANNEL_OPEN)
+	if (ch->active || ch->held || ch->state != CHANNEL_OPEN)
 		return;
 	ch->active = true;
 	ch->last_active_ns = now_ns;
@@ -133,6 +134,36 @@ static void poison(struct dispatch *d, struct channel *ch)
 	shm_count(&d->stats->poisoned, 1);
 	shm_store_release_u32(&ch->stats->state, STATS_CHANNEL_POISONED);
 	tell(d, DISPATCH_POISONED, ch);
+}
+
+static void leave_scan(struct dispatch *d, const struct channel *ch)
+{
+	for (uint32_t i = 0; i < d->n_active; i++) {
+		if (d->active[i] == ch) {
+			deactivate(d, i);
+			return;
+		}
+	}
+}
+
+void dispatch_hold(struct dispatch *d, struct channel *ch)
+{
+	leave_scan(d, ch);
+	wait_no_more(d, ch);
+	slot_hold_queue(d, ch, true);
+	ch->held_ns = clock_now_ns(&d->o.clock);
+	shm_store_relaxed(&ch->stats->held_ns, ch->held_ns);
+	shm_count(&d->stats->hints, 1);
+}
+
+/* Its client lives. Its word is not believed again. */
+static void let_go(struct dispatch *d, struct channel *ch, uint64_t now_ns)
+{
+	ch->notice = NULL;
+	slot_hold_queue(d, ch, false);
+	shm_store_relaxed(&ch->stats->held_ns, 0);
+	shm_count(&d->stats->false_hints, 1);
+	activate(d, ch, now_ns);
 }
 
 /*
@@ -209,12 +240,7 @@ static void finish_removal(struct dispatch *d, struct channel *ch)
 
 static void on_remove(struct dispatch *d, struct channel *ch)
 {
-	for (uint32_t i = 0; i < d->n_active; i++) {
-		if (d->active[i] == ch) {
-			deactivate(d, i);
-			break;
-		}
-	}
+	leave_scan(d, ch);
 	epoll_ctl(d->epoll_fd, EPOLL_CTL_DEL, ch->event_fd, NULL);
 	ch->state = CHANNEL_CLOSING;
 	slot_discard_queue(d, ch);
@@ -318,7 +344,10 @@ static bool scan(struct dispatch *d)
 		int r = dispatch_channel_pass(d, ch);
 		if (r < 0) {
 			deactivate(d, i--);
-			poison(d, ch);
+			if (r == -EOWNERDEAD)
+				dispatch_hold(d, ch);
+			else
+				poison(d, ch);
 		}
 		progress |= r > 0;
 	}
@@ -402,8 +431,8 @@ static void publish_stats(struct dispatch *d, uint64_t now_ns)
 
 /*
  * Looks at every channel, however busy the others are: brings back those that wait for their
- * client to read completions, which rings no bell; and counts work on a parked channel that no
- * doorbell has announced, twice in a row.
+ * client to read completions, which rings no bell, and those that were held for nothing; and counts
+ * work on a parked channel that no doorbell has announced, twice in a row.
  */
 static void rescue(struct dispatch *d, uint64_t now_ns)
 {
@@ -413,7 +442,11 @@ static void rescue(struct dispatch *d, uint64_t now_ns)
 		if (ch == NULL || ch->state != CHANNEL_OPEN)
 			continue;
 		shm_store_relaxed(&ch->stats->unread, channel_unread(ch));
-		if (ch->active)
+		if (ch->held && now_ns - ch->held_ns > HINT_NS)
+			let_go(d, ch, now_ns);
+		else if (!ch->held && channel_hinted(ch))
+			dispatch_hold(d, ch);
+		if (ch->active || ch->held)
 			continue;
 		int r = ring_refresh(&ch->sq);
 		if (r == 0) {
@@ -430,9 +463,19 @@ static void rescue(struct dispatch *d, uint64_t now_ns)
 	}
 }
 
+/* Clients end between submissions too. */
+static void look_for_hints(struct dispatch *d)
+{
+	for (uint32_t i = d->n_active; i-- > 0;) {
+		if (channel_hinted(d->active[i]))
+			dispatch_hold(d, d->active[i]);
+	}
+}
+
 /* The work that is not done in every round. */
 static void tick(struct dispatch *d, uint64_t now_ns)
 {
+	look_for_hints(d);
 	if (now_ns - d->rescue_ns > RESCUE_NS)
 		rescue(d, now_ns);
 	if (d->n_deadlines > 0 && now_ns - d->expire_ns > EXPIRE_NS) {
@@ -582,6 +625,7 @@ static int create_slots(struct dispatch *d)
 		TAILQ_INIT(&d->runnable[p]);
 		TAILQ_INIT(&d->cold[p]);
 	}
+	TAILQ_INIT(&d->held);
 	return 0;
 }
 

@@ -176,6 +176,8 @@ int dispatch_channel_pass(struct dispatch *d, struct channel *ch)
 
 	if (available <= 0)
 		return available;
+	if (__builtin_expect(channel_hinted(ch), 0))
+		return -EOWNERDEAD;
 	uint64_t now_ns = clock_now_ns(&d->o.clock);
 	ch->blocked = false;
 	for (d->budget = PASS_BUDGET; taken < available && d->budget > 0; taken++) {

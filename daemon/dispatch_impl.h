@@ -60,6 +60,7 @@ struct dispatch {
 	uint32_t n_free;
 	struct channel_queue runnable[MSG_PRIORITIES]; /* channels with a queue, to take turns */
 	struct channel_queue cold[MSG_PRIORITIES]; /* likewise; found no room among cold works */
+	struct channel_queue held;		   /* likewise; not before it is known who lives */
 	uint32_t passed_over[MSG_PRIORITIES];	   /* launches of others while it waited */
 	uint32_t n_queued, n_deadlines;		   /* of these, with a deadline */
 	struct device_completion *completions;	   /* one for each slot */
@@ -118,11 +119,17 @@ void dispatch_tell_pipeline(struct dispatch *d, struct known_pipeline *pipeline)
 void dispatch_tell_model(
 	struct dispatch *d, struct known_model *model, enum dispatch_event_type type);
 
+/*
+ * The channel's client has ended, it seems: until that is proved, or for a second, nothing of it
+ * is taken or started.
+ */
+void dispatch_hold(struct dispatch *d, struct channel *ch);
+
 /* --- dispatch_entry.c --- */
 
 /*
  * Takes entries of one channel, up to a budget. Returns how many, 0 when none is there or none
- * can be accepted now (ch->blocked), or -GPUQ_EPOISONED.
+ * can be accepted now (ch->blocked), -GPUQ_EPOISONED, or -EOWNERDEAD: it is to be held.
  */
 int dispatch_channel_pass(struct dispatch *d, struct channel *ch);
 
@@ -136,6 +143,9 @@ struct slot *slot_take(struct dispatch *d, struct channel *ch);
  * user_data and times are filled in.
  */
 void slot_enqueue(struct dispatch *d, struct channel *ch, struct slot *slot);
+
+/* What the channel has queued starts no more, or may start again. */
+void slot_hold_queue(struct dispatch *d, struct channel *ch, bool held);
 
 /*
  * Cancels the channel's first entry with this user_data that has not started: 0, -EALREADY or

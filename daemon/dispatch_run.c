@@ -36,6 +36,8 @@ static void slot_release(struct dispatch *d, struct slot *slot)
 /* Where a channel with a queue waits for its turn. */
 static struct channel_queue *turns_of(struct dispatch *d, const struct channel *ch)
 {
+	if (ch->held)
+		return &d->held;
 	return ch->waits_cold ? &d->cold[ch->priority] : &d->runnable[ch->priority];
 }
 
@@ -45,6 +47,18 @@ static void requeue(struct dispatch *d, struct channel *ch, bool waits_cold)
 	TAILQ_REMOVE(turns_of(d, ch), ch, run_link);
 	ch->waits_cold = waits_cold;
 	TAILQ_INSERT_TAIL(turns_of(d, ch), ch, run_link);
+}
+
+void slot_hold_queue(struct dispatch *d, struct channel *ch, bool held)
+{
+	const bool queued = !TAILQ_EMPTY(&ch->queue);
+
+	if (queued)
+		TAILQ_REMOVE(turns_of(d, ch), ch, run_link);
+	ch->held = held;
+	ch->waits_cold = false;
+	if (queued)
+		TAILQ_INSERT_TAIL(turns_of(d, ch), ch, run_link);
 }
 
 void slot_enqueue(struct dispatch *d, struct channel *ch, struct slot *slot)
@@ -322,14 +336,18 @@ static int slot_give(struct dispatch *d, struct slot *slot)
 }
 
 /*
- * Starts the first entry of a channel, or ends it when it is late or refused. False: there is no
- * room for it, or there will never be any again.
+ * Starts the first entry of a channel, or ends it when it is late or refused; or holds the channel.
+ * False: there is no room for it, or there will never be any again.
  */
 static bool launch(struct dispatch *d, struct channel *ch)
 {
 	struct slot *slot = TAILQ_FIRST(&ch->queue);
 	uint64_t now_ns = clock_now_ns(&d->o.clock);
 
+	if (__builtin_expect(channel_hinted(ch), 0)) {
+		dispatch_hold(d, ch);
+		return true;
+	}
 	if (slot_late(slot, now_ns)) {
 		slot_expire(d, slot, now_ns);
 		return true;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* segment.c: sealed memory, pipes and eventfds: what gpuqd sends its clients; see segment.h. */
 #include "shm/segment.h"
+#include "shm/wire.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -54,6 +55,30 @@ int segment_map(int fd, uint64_t bytes, bool writable, void **ret_base)
 		return -errno;
 	*ret_base = base;
 	return 0;
+}
+
+int segment_map_behind_page(int fd, uint64_t bytes, void **ret_base)
+{
+	char *page = mmap(NULL, WIRE_PAGE_SIZE + bytes, PROT_READ | PROT_WRITE,
+		MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	if (page == MAP_FAILED)
+		return -errno;
+	void *base = page + WIRE_PAGE_SIZE;
+	if (mmap(base, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE | MAP_FIXED, fd,
+		    0) == MAP_FAILED ||
+		madvise(page, WIRE_PAGE_SIZE + bytes, MADV_DONTFORK) < 0) {
+		int r = -errno;
+		munmap(page, WIRE_PAGE_SIZE + bytes);
+		return r;
+	}
+	*ret_base = base;
+	return 0;
+}
+
+void segment_unmap_behind_page(void *base, uint64_t bytes)
+{
+	munmap((char *)base - WIRE_PAGE_SIZE, WIRE_PAGE_SIZE + bytes);
 }
 
 int segment_punch(int fd, uint64_t bytes)

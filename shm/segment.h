@@ -28,6 +28,13 @@ int segment_seal(int fd);
 int segment_map(int fd, uint64_t bytes, bool writable, void **ret_base);
 
 /*
+ * The same, read-write, with a page of the process's own before it, which begins WIRE_PAGE_SIZE
+ * below the base. A forked child has neither.
+ */
+int segment_map_behind_page(int fd, uint64_t bytes, void **ret_base);
+void segment_unmap_behind_page(void *base, uint64_t bytes);
+
+/*
  * Gives all pages of a segment back to the system although descriptors to it may linger
  * somewhere. Returns 0 or a negative errno.
  */

@@ -29,7 +29,7 @@
 #include <stdbool.h>
 
 #define STATS_MAGIC 0x73757067u
-#define STATS_VERSION 3
+#define STATS_VERSION 4
 #define STATS_PATH_MAX 256
 
 struct stats_header {
@@ -80,6 +80,8 @@ struct stats_device {
 	uint64_t sleeps, doorbells;
 	uint64_t rescues; /* work found by the rescue poll that a doorbell should have announced */
 	uint64_t poisoned;
+	uint64_t hints;			      /* robust words that said that a client has ended */
+	uint64_t false_hints;		      /* of these, without a proof within a second */
 	uint64_t consumed, completed, failed; /* entries */
 	uint64_t inline_runs, worker_runs;
 	uint64_t queued; /* now: accepted and waiting for a worker */
@@ -137,7 +139,8 @@ struct stats_channel {
 	uint64_t unread;    /* completions posted and not read, likewise */
 	uint64_t parked;    /* 1: out of the scan until its doorbell rings */
 	uint64_t rescues;
-	uint64_t last_active_ns;		 /* clock of the daemon page */
+	uint64_t last_active_ns; /* clock of the daemon page */
+	uint64_t held_ns; /* since when nothing is taken, on a hint that its client died; or 0 */
 	uint64_t queue_hist[STATS_HIST_BUCKETS]; /* ns from submission to execution */
 	uint64_t execute_hist[STATS_HIST_BUCKETS];
 };

@@ -10,7 +10,8 @@
  *      0        4096            struct wire_header                          gpuqd; once but closed
  *      4096     384             struct wire_ring of the submission ring     see wire_ring
  *      4608     384             struct wire_ring of the completion ring     see wire_ring
- *      5120     3072            reserved, zero (words for death notices)
+ *      5120     128             struct wire_notice                          client
+ *      5248     2944            reserved, zero
  *      8192     64 * sq         struct wire_sqe [sq_entries]                client
  *      ...      32 * cq         struct wire_cqe [cq_entries]                gpuqd
  *      arena    arena_bytes     payloads, on a page boundary                client; gpuqd: outputs
@@ -40,13 +41,14 @@
 #include <stdint.h>
 
 #define WIRE_MAGIC 0x71757067u /* "gpuq" */
-#define WIRE_ABI 3	       /* this version of the wire */
+#define WIRE_ABI 4	       /* this version of the wire */
 #define WIRE_ABI_OLDEST 1      /* oldest that gpuqd still serves; see docs/wire.md */
 
 #define WIRE_PAGE_SIZE 4096u
 #define WIRE_LINE 128u /* two cache lines: the adjacent-line prefetcher shares pairs */
 #define WIRE_SQ_RING 4096u
 #define WIRE_CQ_RING 4608u
+#define WIRE_NOTICE 5120u
 #define WIRE_ENTRIES 8192u
 
 #define WIRE_MIN_ENTRIES 8u
@@ -82,6 +84,16 @@ struct wire_ring {
 	uint8_t pad1[WIRE_LINE - 8];
 	uint64_t wake_at; /* the consumer sleeps until prod reaches this; see ring.h */
 	uint8_t pad2[WIRE_LINE - 8];
+};
+
+/*
+ * A hint that the client has ended, long before the proof; zero before version 4. A hint only: a
+ * thread may end alone, and a client can write here what it likes. gpuqd takes and starts nothing
+ * more of a channel whose owner has died, and gives nothing back before the proof.
+ */
+struct wire_notice {
+	uint32_t owner; /* robust word: id of a thread of the client library; 0: nobody's */
+	uint8_t pad[WIRE_LINE - 4];
 };
 
 enum wire_opcode {
@@ -346,7 +358,9 @@ _Static_assert(sizeof(struct wire_ring) == 3 * WIRE_LINE, "wire_ring");
 WIRE_AT(wire_ring, cons, 128);
 WIRE_AT(wire_ring, wake_at, 256);
 _Static_assert(WIRE_SQ_RING + sizeof(struct wire_ring) <= WIRE_CQ_RING, "rings overlap");
-_Static_assert(WIRE_CQ_RING + sizeof(struct wire_ring) <= WIRE_ENTRIES, "ring in entries");
+_Static_assert(WIRE_CQ_RING + sizeof(struct wire_ring) <= WIRE_NOTICE, "ring in notice");
+_Static_assert(sizeof(struct wire_notice) == WIRE_LINE, "wire_notice");
+_Static_assert(WIRE_NOTICE + sizeof(struct wire_notice) <= WIRE_ENTRIES, "notice in entries");
 _Static_assert(sizeof(struct wire_sqe) == 64, "wire_sqe");
 WIRE_AT(wire_sqe, session, 4);
 WIRE_AT(wire_sqe, user_data, 8);

@@ -158,6 +158,8 @@ static void make_device(const struct update *u, uint32_t i, struct top_device *r
 		.doorbells = d->doorbells,
 		.rescues = d->rescues,
 		.poisoned = d->poisoned,
+		.hints = d->hints,
+		.false_hints = d->false_hints,
 		.rate = rate_of(u, d->completed, b == NULL ? NULL : &b->completed),
 		.busy_percent = rate_of(u, d->busy_ns, b == NULL ? NULL : &b->busy_ns) / 1e7,
 	};
@@ -172,6 +174,8 @@ static void channel_state(struct top_channel *row, const struct stats_channel *c
 {
 	switch (c->state) {
 	case STATS_CHANNEL_OPEN:
+		if (c->held_ns != 0)
+			return set_state(row->state, &row->mark, "held", TOP_WARN);
 		if (c->parked != 0)
 			return set_state(row->state, &row->mark, "parked", TOP_DIM);
 		return set_state(row->state, &row->mark, "open", TOP_PLAIN);
@@ -236,6 +240,7 @@ static bool channel_shown(const struct update *u, uint32_t i)
 struct client_sums {
 	bool compared; /* one of its channels has a rate */
 	bool active;
+	bool held;
 	uint64_t queue[STATS_HIST_BUCKETS], execute[STATS_HIST_BUCKETS];
 };
 
@@ -258,19 +263,23 @@ static void add_channel(
 	/* With nothing to compare with, what happened in the last second counts. */
 	bool recent = u->clock_ns - c->last_active_ns < 1000000000u && c->completed > 0;
 	sums->active |= c->depth > 0 || c->in_flight > 0 || (isnan(rate) ? recent : rate > 0);
+	sums->held |= c->held_ns != 0;
 	add_gain(sums->queue, c->queue_hist, b == NULL ? NULL : b->queue_hist);
 	add_gain(sums->execute, c->execute_hist, b == NULL ? NULL : b->execute_hist);
 }
 
-static void client_state(struct top_client *row, const struct stats_client *c, bool active)
+static void client_state(
+	struct top_client *row, const struct stats_client *c, const struct client_sums *sums)
 {
 	if (c->state == STATS_CLIENT_DEAD)
 		return set_state(row->state, &row->mark, "dead", TOP_DIM);
+	if (c->state == STATS_CLIENT_CONNECTED && sums->held)
+		return set_state(row->state, &row->mark, "dying", TOP_WARN);
 	if (c->state == STATS_CLIENT_STALLED)
 		return set_state(row->state, &row->mark, "stalled", TOP_WARN);
 	if (c->state != STATS_CLIENT_CONNECTED)
 		return set_state(row->state, &row->mark, "?", TOP_BAD);
-	if (active)
+	if (sums->active)
 		return set_state(row->state, &row->mark, "running", TOP_GOOD);
 	set_state(row->state, &row->mark, "idle", TOP_PLAIN);
 }
@@ -309,7 +318,7 @@ static void make_client(const struct update *u, uint32_t i, struct top_client *r
 		row->rate = u->before != NULL && c->channels == 0 ? 0 : NAN;
 	row->queue = latency_of(sums.queue);
 	row->execute = latency_of(sums.execute);
-	client_state(row, c, sums.active);
+	client_state(row, c, &sums);
 	user_name(c->uid, row->user, sizeof(row->user));
 	TAKE_TEXT(row->name, c->name);
 }

@@ -54,7 +54,7 @@ struct top_device {
 	uint64_t number, pid, epoch, workers, active_channels;
 	char state[TOP_STATE_MAX], kind[GPUQ_NAME_MAX], name[128];
 	uint64_t queued, executing, completed, failed;
-	uint64_t inline_runs, worker_runs, sleeps, doorbells, rescues, poisoned;
+	uint64_t inline_runs, worker_runs, sleeps, doorbells, rescues, poisoned, hints, false_hints;
 	uint64_t graph_hits, graph_misses, graph_captures, graph_failures, graph_evictions;
 	uint64_t graph_bytes, graph_budget, captures_stopped;
 	double rate, busy_percent; /* of one CPU: two busy threads are 200 */

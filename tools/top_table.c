@@ -33,6 +33,8 @@ static const struct column device_columns[] = {
 	{NULL, "doorbells", COLUMN_COUNT, FIELD(top_device, doorbells)},
 	{NULL, "rescues", COLUMN_COUNT, FIELD(top_device, rescues)},
 	{NULL, "poisoned", COLUMN_COUNT, FIELD(top_device, poisoned)},
+	{NULL, "hints", COLUMN_COUNT, FIELD(top_device, hints)},
+	{NULL, "false_hints", COLUMN_COUNT, FIELD(top_device, false_hints)},
 	{NULL, "graph_misses", COLUMN_COUNT, FIELD(top_device, graph_misses)},
 	{NULL, "graph_failures", COLUMN_COUNT, FIELD(top_device, graph_failures)},
 	{NULL, "graph_evictions", COLUMN_COUNT, FIELD(top_device, graph_evictions)},

@@ -244,6 +244,11 @@ static void on_open(int fd, const struct msg_open *o)
 
 static void drop_channel(struct channel *ch)
 {
+	const struct wire_notice *notice = (const void *)(ch->base + WIRE_NOTICE);
+
+	shm_fetch_add(&control->hints, robust_died(&notice->owner));
+	shm_fetch_add(&control->unheld, shm_load_relaxed_u32(&notice->owner) == 0);
+	shm_fetch_add(&control->ended, 1);
 	munmap(ch->base, ch->layout.segment_bytes);
 	close(ch->doorbell_fd);
 	close(ch->bell_fd);

@@ -66,6 +66,9 @@ struct fake_control {
 	uint64_t let_go;   /* closes every connection and pipe, saying goodbye */
 	/* What it has seen. */
 	uint64_t hellos, acks, opens, closes, queries, taken, completed, bells, stops;
+	uint64_t ended;	 /* channels */
+	uint64_t hints;	 /* channels whose client's robust word said, at their end, that it died */
+	uint64_t unheld; /* channels at whose end nobody had taken that word */
 	uint64_t buffers, buffer_requests, buffer_frees;
 	uint64_t pieces, pipelines, pipeline_closes, evicts;
 	uint64_t capture_stopped;     /* as MSG_ADMIN_CAPTURE left it */

@@ -181,6 +181,8 @@ static void guard(struct channel *ch)
 	ch->cqes = (void *)((char *)ch->cqes + by);
 	ch->arena += by;
 	ch->device_arena += by;
+	if (ch->notice != NULL)
+		ch->notice = (const void *)((const char *)ch->notice + by);
 }
 
 static void unguard(const struct channel *ch)

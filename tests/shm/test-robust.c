@@ -13,6 +13,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#define WORDS 20
+#define DISTANCE ((long)offsetof(struct holder, more) - (long)offsetof(struct holder, entries))
+
 static uint32_t *shared_word(void)
 {
 	void *base;
@@ -116,6 +119,50 @@ static void test_word_is_taken_again(void **state)
 	assert_false(robust_died(word));
 }
 
+struct holder {
+	struct robust_words words;
+	struct robust_entry entries[WORDS];
+	uint32_t more[WORDS * sizeof(struct robust_entry) / sizeof(uint32_t)];
+};
+
+/* The word of an entry lies as far behind it as `more` behind `entries`. */
+static uint32_t *word_of(struct holder *h, uint32_t i)
+{
+	return (uint32_t *)((char *)&h->entries[i] + DISTANCE);
+}
+
+static void *begin_and_return(void *holder)
+{
+	struct holder *h = holder;
+
+	if (robust_begin(&h->words, DISTANCE) < 0)
+		return h;
+	for (uint32_t i = 0; i < WORDS; i++)
+		robust_add(&h->words, &h->entries[i]);
+	for (uint32_t i = 0; i < WORDS; i++) {
+		if (i % 3 == 1 || i == 0 || i == WORDS - 1)
+			robust_remove(&h->words, &h->entries[i]);
+	}
+	return NULL;
+}
+
+/* Those that were given back, wherever they lay in the list, stay as they were. */
+static void test_many_words_of_one_thread(void **state)
+{
+	struct holder h = {0};
+	pthread_t thread;
+	void *result;
+
+	assert_int_equal(pthread_create(&thread, NULL, begin_and_return, &h), 0);
+	assert_int_equal(pthread_join(thread, &result), 0);
+	assert_null(result);
+	for (uint32_t i = 0; i < WORDS; i++) {
+		bool given_back = i % 3 == 1 || i == 0 || i == WORDS - 1;
+		assert_int_equal(robust_died(word_of(&h, i)), !given_back);
+		assert_int_equal(*word_of(&h, i) == h.words.owner, given_back);
+	}
+}
+
 int main(void)
 {
 	static const struct harness_test tests[] = {
@@ -126,6 +173,7 @@ int main(void)
 		HARNESS_TEST(test_process_is_killed),
 		HARNESS_TEST(test_process_becomes_another_program),
 		HARNESS_TEST(test_word_is_taken_again),
+		HARNESS_TEST(test_many_words_of_one_thread),
 	};
 
 	return harness_run("robust", tests, sizeof(tests) / sizeof(tests[0]));
