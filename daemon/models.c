@@ -20,6 +20,7 @@
 struct models {
 	struct models_options o;
 	struct known_model **places; /* [max_models], by the number in their handles */
+	struct engine_pace pace;     /* dispatch's */
 	int event_fd;
 	bool started;
 	pthread_t thread;
@@ -69,13 +70,14 @@ static void describe(const struct models *m, const struct known_model *k)
 	s->kv_blocks = s->kv_free_blocks = model_kv_blocks(k->model);
 }
 
-static int make_engine(const struct models *m, struct known_model *k)
+static int make_engine(struct models *m, struct known_model *k)
 {
 	const struct engine_options options = {
 		.device = m->o.device,
 		.graphs = m->o.graphs,
 		.clock = m->o.clock,
 		.model = engine_model_of(k->model),
+		.pace = &m->pace,
 		.max_sessions = m->o.max_sessions,
 		.max_batch = BATCH,
 		.chunk_tokens = m->o.prefill_chunk,
@@ -116,7 +118,7 @@ static void unload(struct known_model *k)
 	k->model = NULL;
 }
 
-static int load(const struct models *m, struct known_model *k)
+static int load(struct models *m, struct known_model *k)
 {
 	const struct model_watch watch = {.progress = progress, .context = k};
 	struct device_info info;
@@ -140,7 +142,7 @@ static int load(const struct models *m, struct known_model *k)
 	return 0;
 }
 
-static void work_at(const struct models *m, struct known_model *k)
+static void work_at(struct models *m, struct known_model *k)
 {
 	if (k->state == MODEL_FREEING) {
 		unload(k);

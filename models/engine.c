@@ -66,6 +66,7 @@ int engine_create(const struct engine_options *options, struct engine **ret_engi
 		return -ENOMEM;
 	e->options = *options;
 	e->model = &e->options.model;
+	e->pace = options->pace != NULL ? options->pace : &e->own_pace;
 	e->uid = (uint32_t)getuid();
 	TAILQ_INIT(&e->active);
 	TAILQ_INIT(&e->unused);

@@ -9,11 +9,14 @@
  * Batches. One step of the model runs at a time, of one kind (enum model_step). Requests with at
  * most ENGINE_DECODE_TOKENS tokens to compute are taken together into decode steps, up to
  * max_batch sessions; longer ones are computed in chunks of chunk_tokens between decode steps,
- * sessions taking turns. While sessions decode, chunks are made so short that they keep their pace:
- * a power of two times ENGINE_DECODE_TOKENS tokens, that take about pace_percent of the time of a
- * decode step. Kinds that have something to do take turns too. A decode step starts when
+ * sessions taking turns. While sessions decode, here or in another engine of the device, chunks are
+ * made so short that they keep their pace: a power of two times ENGINE_DECODE_TOKENS tokens, that
+ * take about pace_percent of the time of the shortest decode step held up. Kinds that have something to do take turns too. A decode step starts when
  * all sessions that were in the last one of its kind have asked again, or when gather_percent of
  * that step's time has passed since its end: who is late misses a step and delays nobody.
+ *
+ * Better priorities go first, in decode steps as in chunks; one that is left out has its turn after
+ * ENGINE_MAX_PASSED_OVER steps of others.
  *
  * Shapes: numbers of tokens, sessions and rows are exact; contexts are rounded up to multiples of
  * bucket_tokens, which makes graphs repeat. A step whose shape is not captured is launched kernel
@@ -34,6 +37,8 @@
 #define GPUQ_MODELS_ENGINE_H
 
 #include "models/model.h"
+
+#include <sys/queue.h>
 
 #define ENGINE_MAX_BATCH 64u
 #define ENGINE_MAX_IDS 256u
@@ -59,11 +64,22 @@ struct engine_model {
 	uint32_t eos_count;
 };
 
+/*
+ * What the engines of one device know of each other. Zeroed at first, outlives them, and one thread
+ * uses them all.
+ */
+struct engine_pace {
+	LIST_HEAD(, engine) engines; /* that have sessions */
+	uint64_t launches;	     /* of steps */
+	uint32_t running;	     /* steps on the device */
+};
+
 struct engine_options {
 	struct device *device;
 	struct graphs *graphs;
 	struct clock_line clock;
 	struct engine_model model; /* what it points to outlives the engine */
+	struct engine_pace *pace;  /* NULL: there is no other engine */
 	uint32_t max_sessions;
 	uint32_t max_batch;	 /* 1 .. ENGINE_MAX_BATCH */
 	uint32_t chunk_tokens;	 /* at least 1; 256 is usual */

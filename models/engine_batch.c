@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /* Steps: who is in the next one, its launch, and what its end means for each session in it. */
 #include "models/engine_impl.h"
-#include "shm/proto.h"
 
 #include <errno.h>
 #include <string.h>
+
+/* Between two decode steps of an engine, when its sessions are likely to go on. */
+#define PAUSE_NS 100000000u
 
 static uint32_t least(uint32_t a, uint32_t b)
 {
@@ -85,29 +87,67 @@ static uint64_t served(const struct engine *e, enum model_step kind, bool is_dec
 	return e->turns[kind].served[is_decode];
 }
 
-/* One of the last two steps was for decoding, or the next one could be. */
-static bool anyone_decodes(const struct engine *e)
+static bool is_asked_to_decode(const struct engine *e)
 {
 	for (enum model_step kind = 0; kind < MODEL_STEPS; kind++) {
-		const uint64_t last = served(e, kind, true);
-
-		if ((last > 0 && e->n_steps - last < 2) || count_decoding(e, kind) > 0)
+		if (count_decoding(e, kind) > 0)
 			return true;
 	}
 	return false;
 }
 
+/* One of the last two steps was for decoding. */
+static bool has_just_decoded(const struct engine *e)
+{
+	for (enum model_step kind = 0; kind < MODEL_STEPS; kind++) {
+		const uint64_t last = served(e, kind, true);
+
+		if (last > 0 && e->n_steps - last < 2)
+			return true;
+	}
+	return false;
+}
+
+/* Another engine's steps say nothing of how long ago that was. */
+static bool is_decoding(const struct engine *other, uint64_t now_ns)
+{
+	const struct engine_step *step = &other->step;
+
+	return is_asked_to_decode(other) || (step->state != STEP_NONE && step->is_decode) ||
+		(has_just_decoded(other) && now_ns < other->decoded_ns + PAUSE_NS);
+}
+
+/* The least that a decode step takes of those that a chunk would hold up; UINT64_MAX: none. */
+static uint64_t least_decode_ns(const struct engine *e)
+{
+	const uint64_t now_ns = engine_now_ns(e);
+	uint64_t least_ns = UINT64_MAX;
+	const struct engine *i;
+
+	LIST_FOREACH (i, &e->pace->engines, paced) {
+		if (i->decode_ns < least_ns &&
+			(i == e ? is_asked_to_decode(e) || has_just_decoded(e)
+				: is_decoding(i, now_ns)))
+			least_ns = i->decode_ns;
+	}
+	return least_ns;
+}
+
 uint32_t engine_chunk_tokens(const struct engine *e)
 {
-	const uint64_t ns = e->decode_ns * e->options.pace_percent / 100;
-	const uint64_t tokens = e->token_ns == 0 ? 0 : ns / e->token_ns;
+	const uint32_t percent = e->options.pace_percent, most = e->options.chunk_tokens;
+	const uint64_t decode_ns = percent == 0 ? UINT64_MAX : least_decode_ns(e);
 	uint32_t chunk = ENGINE_DECODE_TOKENS;
+	uint64_t tokens;
 
-	if (e->options.pace_percent == 0 || tokens >= e->options.chunk_tokens || !anyone_decodes(e))
-		return e->options.chunk_tokens;
+	if (decode_ns == UINT64_MAX)
+		return most;
+	tokens = e->token_ns == 0 ? 0 : decode_ns * percent / 100 / e->token_ns;
+	if (tokens >= most)
+		return most;
 	while (chunk * 2 <= tokens)
 		chunk *= 2;
-	return least(chunk, e->options.chunk_tokens);
+	return least(chunk, most);
 }
 
 /* --- Gathering a step ----------------------------------------------------------------------- */
@@ -149,14 +189,49 @@ static bool is_full(const struct engine *e, uint32_t max_tokens)
 		(step->n_parts > 0 && step->parts[0].session->alone);
 }
 
-static void gather(struct engine *e, uint32_t priority, uint32_t max_tokens)
+/*
+ * The place of a session's priority among those that a step is gathered from. 0 is that of those
+ * passed over too often, whichever they are.
+ */
+static uint32_t rank(const struct engine *e, const struct engine_session *s, bool is_decode)
+{
+	const uint32_t priority = s->first->priority;
+
+	return e->passed_over[is_decode][priority] >= ENGINE_MAX_PASSED_OVER ? 0 : 1 + priority;
+}
+
+/* The step goes, and leaves out priorities of which somebody is ready. */
+static void count_passed_over(struct engine *e)
+{
+	const struct engine_step *step = &e->step;
+	uint32_t *passed_over = e->passed_over[step->is_decode];
+	uint32_t present = 0, waiting = 0;
+	const struct engine_session *s;
+
+	for (uint32_t i = 0; i < step->n_parts; i++)
+		present |= 1u << step->parts[i].session->first->priority;
+	TAILQ_FOREACH (s, &e->active, link) {
+		if (is_ready(s) && decodes(s) == step->is_decode)
+			waiting |= 1u << s->first->priority;
+	}
+	for (uint32_t p = 0; p < MSG_PRIORITIES; p++) {
+		const uint32_t better = (1u << p) - 1;
+
+		if ((present & 1u << p) != 0)
+			passed_over[p] = 0;
+		else if ((waiting & 1u << p) != 0 && (present & better) != 0)
+			passed_over[p]++;
+	}
+}
+
+static void gather(struct engine *e, uint32_t turn, uint32_t max_tokens)
 {
 	struct engine_step *step = &e->step;
 	struct engine_session *next, *s;
 
 	for (s = TAILQ_FIRST(&e->active); s != NULL && !is_full(e, max_tokens); s = next) {
 		next = TAILQ_NEXT(s, link);
-		if (s->first->priority != priority ||
+		if (rank(e, s, step->is_decode) != turn ||
 			!belongs(s, step->shape.kind, step->is_decode) ||
 			(s->alone && step->n_parts > 0))
 			continue;
@@ -283,8 +358,8 @@ static bool build(struct engine *e, enum model_step kind, bool is_decode)
 	step->shape = (struct engine_shape){.kind = kind};
 	step->is_decode = is_decode;
 	step->n_parts = step->n_rows = step->n_copies = 0;
-	for (uint32_t priority = 0; priority < MSG_PRIORITIES; priority++)
-		gather(e, priority, max_tokens);
+	for (uint32_t turn = 0; turn <= MSG_PRIORITIES; turn++)
+		gather(e, turn, max_tokens);
 	if (step->n_parts == 0)
 		return false;
 	finish_shape(e);
@@ -325,8 +400,10 @@ static bool start_decode(struct engine *e, uint64_t now_ns)
 static bool is_next(
 	const struct engine *e, const struct engine_session *a, const struct engine_session *b)
 {
-	if (a->first->priority != b->first->priority)
-		return a->first->priority < b->first->priority;
+	const uint32_t first = rank(e, a, false), second = rank(e, b, false);
+
+	if (first != second)
+		return first < second;
 	return served(e, request_step(a->first), false) < served(e, request_step(b->first), false);
 }
 
@@ -381,6 +458,8 @@ static void launched(struct engine *e)
 
 	step->state = STEP_RUNNING;
 	step->started_ns = engine_now_ns(e);
+	step->undisturbed = e->pace->running++ == 0;
+	step->launch = ++e->pace->launches;
 	e->last_was_decode = step->is_decode;
 	e->n_steps++;
 	e->stats.steps[shape->kind]++;
@@ -390,6 +469,7 @@ static void launched(struct engine *e)
 		turn->steps++;
 		turn->missing = 0;
 	}
+	count_passed_over(e);
 	for (uint32_t i = 0; i < step->n_parts; i++) {
 		struct engine_session *s = step->parts[i].session;
 
@@ -452,24 +532,45 @@ static void finish(struct engine *e, int status)
 	}
 }
 
+/*
+ * What other engines do to a decode step is not to become what they keep to: then chunks and the
+ * steps beside them would make each other longer and longer.
+ */
+static void measure_decode(struct engine *e, uint64_t took_ns)
+{
+	const struct engine_step *step = &e->step;
+	const bool undisturbed = step->undisturbed && step->launch == e->pace->launches;
+
+	if (undisturbed || e->decode_ns == 0 || took_ns < e->decode_ns)
+		e->decode_ns = took_ns;
+}
+
+static void measure(struct engine *e, uint64_t now_ns)
+{
+	const struct engine_step *step = &e->step;
+	const uint64_t took_ns = now_ns - step->started_ns;
+	struct engine_turn *turn = &e->turns[step->shape.kind];
+
+	if (!step->is_decode) {
+		e->token_ns = took_ns / step->shape.tokens + 1;
+		return;
+	}
+	turn->ended_ns = e->decoded_ns = now_ns;
+	turn->took_ns = took_ns;
+	measure_decode(e, took_ns);
+}
+
 static bool await_step(struct engine *e)
 {
 	struct engine_step *step = &e->step;
 	const struct device_completion *c = step->work.completion;
-	struct engine_turn *turn = &e->turns[step->shape.kind];
 
 	if (!device_done(c, step->work.args.value))
 		return false;
 	const int status = (int)c->status;
-	const uint64_t now_ns = engine_now_ns(e), took_ns = now_ns - step->started_ns;
+	e->pace->running--;
+	measure(e, engine_now_ns(e));
 	graphs_finish(e->options.graphs, &step->work);
-	if (step->is_decode) {
-		turn->ended_ns = now_ns;
-		turn->took_ns = took_ns;
-		e->decode_ns = took_ns;
-	} else {
-		e->token_ns = took_ns / step->shape.tokens + 1;
-	}
 	finish(e, status);
 	return true;
 }

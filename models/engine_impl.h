@@ -13,11 +13,12 @@
 #define GPUQ_MODELS_ENGINE_IMPL_H
 
 #include "models/engine.h"
-
-#include <sys/queue.h>
+#include "shm/proto.h"
 
 #define ENGINE_WISHES 4u
 #define ENGINE_KNOWN_WISHES 256u /* a power of two */
+/* So many steps leave out a lower priority before it goes first: it is slow, but not starved. */
+#define ENGINE_MAX_PASSED_OVER 15u
 
 struct engine_session {
 	struct engine *engine;
@@ -75,6 +76,8 @@ struct engine_step {
 	struct kv_copy copies[ENGINE_MAX_BATCH];
 	uint32_t n_copies;
 	uint64_t started_ns;
+	uint64_t launch;  /* its number in engine_pace */
+	bool undisturbed; /* no step of another engine ran when it was launched */
 	struct op_call call;
 	struct graph_work work;
 };
@@ -141,8 +144,12 @@ struct engine {
 	struct engine_copying kv_copying;
 	struct engine_rows rows;
 	bool last_was_decode;
-	uint64_t decode_ns; /* that the last decode step took */
-	uint64_t token_ns;  /* that the last chunk took for each of its tokens; 0: none was */
+	uint32_t passed_over[2][MSG_PRIORITIES]; /* by chunks, by decode steps */
+	struct engine_pace own_pace, *pace;
+	LIST_ENTRY(engine) paced;
+	uint64_t decoded_ns; /* the end of the last decode step */
+	uint64_t decode_ns;  /* that a decode step takes when nothing disturbs it */
+	uint64_t token_ns;   /* that the last chunk took for each of its tokens; 0: none was */
 	struct engine_turn turns[MODEL_STEPS];
 	struct engine_wish wishes[ENGINE_WISHES];
 	uint64_t known_wishes[ENGINE_KNOWN_WISHES];

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Requests: from being queued to their answers and their end. */
 #include "models/engine_impl.h"
-#include "shm/proto.h"
 
 #include <assert.h>
 #include <errno.h>

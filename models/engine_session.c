@@ -24,7 +24,8 @@ static struct engine_session *take_slot(struct engine *e, struct kv_session *kv)
 	s->in_step = s->copying = s->closing = s->alone = s->started = s->awaited = false;
 	s->decode_step = 0;
 	s->sampled = -1;
-	e->stats.sessions++;
+	if (e->stats.sessions++ == 0)
+		LIST_INSERT_HEAD(&e->pace->engines, e, paced);
 	return s;
 }
 
@@ -85,7 +86,8 @@ void engine_session_release(struct engine_session *s)
 	kv_close(s->kv);
 	s->kv = NULL;
 	TAILQ_INSERT_HEAD(&e->unused, s, link);
-	e->stats.sessions--;
+	if (--e->stats.sessions == 0)
+		LIST_REMOVE(e, paced);
 }
 
 void engine_session_close(struct engine_session *s)

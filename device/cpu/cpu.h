@@ -11,9 +11,9 @@
  * sleeps, and does nothing else: no lock, no allocation, and no system call but that wake. Any
  * worker may take the stream's token and with it the command at the head. What is short it runs by
  * itself; what is long it cuts into pieces that all workers take from the stream's cell, and who
- * ends the last piece has the token and goes on with the command. After each command the token is
- * put back, so streams take turns, those of high priority first; a lower priority that was passed
- * over some times has a turn in between.
+ * ends the last piece has the token and goes on with the command. Between commands and between
+ * pieces streams take turns of equal time, those of high priority first; a lower priority that was
+ * passed over some times has a turn in between.
  *
  * A cell's claim word holds the cell's generation above and the next piece below, so a worker
  * that was delayed between reading and claiming cannot take a piece of later work by mistake.

@@ -15,6 +15,9 @@
 
 #define SPIN_NS 20000u	/* a worker looks for more work this long before it sleeps */
 #define PIECE_NS 20000u /* work is not cut into pieces predicted to be shorter */
+/* It is cut so that they are about as short as this: streams change only between pieces. */
+#define LONG_PIECE_NS 500000u
+#define TURN_NS 200000u /* a stream's turn ends after so long: one of short work gets on as well */
 /* So often a worker serves others before a lower priority goes first: it is slow, not starved. */
 #define MAX_PASSED_OVER 15u
 
@@ -63,14 +66,21 @@ static void run_node(struct cpu_device *d, const struct cpu_node *node,
 		node->run(node->shape, args, begin, end);
 }
 
-/* Pieces for work of this predicted length: enough for every worker, none too short. */
+static uint64_t least(uint64_t a, uint64_t b)
+{
+	return a < b ? a : b;
+}
+
+/*
+ * Pieces for work of this predicted length: enough for every worker, none too short, and none so
+ * long that the other streams would notice.
+ */
 static uint64_t pieces_for(const struct cpu_device *d, const struct cpu_node *node)
 {
-	uint64_t pieces = node->predicted_ns / PIECE_NS;
+	const uint64_t enough = least(node->predicted_ns / PIECE_NS, 4ull * d->n_workers);
+	const uint64_t polite = least(node->predicted_ns / LONG_PIECE_NS, CLAIM_CLOSED - 1);
 
-	if (pieces > 4ull * d->n_workers)
-		pieces = 4ull * d->n_workers;
-	return pieces < node->units ? pieces : node->units;
+	return least(enough > polite ? enough : polite, node->units);
 }
 
 /* Offers a node in pieces. The stream's token belongs to who ends the last of them. */
@@ -273,9 +283,21 @@ static bool take_stream(struct cpu_device *d, struct cpu_stream *s)
 
 /* Whose turn it is, as one worker sees it. */
 struct turns {
-	uint64_t next[CPU_PRIORITIES]; /* the stream behind the one that was served last */
+	uint64_t next[CPU_PRIORITIES];	   /* the stream that is served first */
+	uint64_t began_ns[CPU_PRIORITIES]; /* its turn, when the one before was served last */
 	uint32_t passed_over[CPU_PRIORITIES];
 };
+
+/* The stream at this place was served: its turn goes on, or the next one's begins. */
+static void served(const struct cpu_device *d, struct turns *turns, uint32_t p, uint64_t at)
+{
+	const uint64_t now_ns = clock_now_ns(&d->base.options.clock);
+	const bool ends = now_ns - turns->began_ns[p] >= TURN_NS;
+
+	turns->next[p] = at + ends;
+	if (ends)
+		turns->began_ns[p] = now_ns;
+}
 
 /* Serves the first stream of a priority, from its turn on, that has something to do. */
 static bool run_of(struct cpu_device *d, uint32_t p, struct turns *turns)
@@ -288,7 +310,7 @@ static bool run_of(struct cpu_device *d, uint32_t p, struct turns *turns)
 		struct cpu_stream *s = d->streams[p][at];
 
 		if (take_stream(d, s) || take_piece(d, s)) {
-			turns->next[p] = at + 1 < n ? at + 1 : 0;
+			served(d, turns, p, at);
 			return true;
 		}
 	}
@@ -328,7 +350,7 @@ static void *worker_main(void *arg)
 {
 	struct cpu_device *d = arg;
 	struct wait wait = wait_begin(SPIN_NS, 0);
-	struct turns turns = {{0}, {0}};
+	struct turns turns = {0};
 
 	prctl(PR_SET_NAME, "gpuqd-worker");
 	while (shm_load_acquire(&d->stop) == 0) {

@@ -499,6 +499,40 @@ static void test_low_priority_is_not_starved(void **state)
 	}
 }
 
+static void run_long_piece(
+	const void *shape, const struct device_args *args, uint64_t begin, uint64_t end)
+{
+	const uint64_t until_ns = clock_monotonic_ns() + 300000;
+
+	shm_fetch_add(&gate.next, 1);
+	while (clock_monotonic_ns() < until_ns)
+		shm_pause();
+}
+
+/* Work of 20 ms is cut into pieces so short, and between two of them others get on. */
+static void test_short_work_beside_long(void **state)
+{
+	static const struct device_code code = {"long", run_long_piece};
+	const struct device_kernel kernel = {
+		.code = &code, .units = 1000, .predicted_ns = TURNS * 500000};
+	const struct device_args args = {.pointers = {NULL}};
+	struct device_stream *streams[3], *other;
+	struct rig rig;
+
+	hold_worker(&rig, streams);
+	assert_int_equal(device_stream_create(rig.device, DEVICE_PRIORITY_NORMAL, &other), 0);
+	assert_int_equal(device_launch(streams[1], &kernel, &args), 0);
+	for (uint32_t i = 0; i < TURNS; i++)
+		note(&rig, other, i);
+	shm_store_release(&gate.open, 1);
+	rig_finish(&rig, other);
+	device_stream_destroy(other);
+	release_worker(&rig, streams);
+	assert_int_equal(gate.next, 2 * TURNS);
+	/* Two and two would be by turns of one piece each. */
+	assert_in_range(gate.order[TURNS - 1], 0, TURNS + TURNS / 2);
+}
+
 int main(void)
 {
 	static const struct harness_test tests[] = {
@@ -518,6 +552,7 @@ int main(void)
 		HARNESS_TEST(test_wake_fd),
 		HARNESS_TEST(test_high_priority_first),
 		HARNESS_TEST(test_low_priority_is_not_starved),
+		HARNESS_TEST(test_short_work_beside_long),
 	};
 
 	return harness_run("device-streams", tests, sizeof(tests) / sizeof(tests[0]));
