@@ -11,9 +11,10 @@
  * max_batch sessions; longer ones are computed in chunks of chunk_tokens between decode steps,
  * sessions taking turns. While sessions decode, here or in another engine of the device, chunks are
  * made so short that they keep their pace: a power of two times ENGINE_DECODE_TOKENS tokens, that
- * take about pace_percent of the time of the shortest decode step held up. Kinds that have something to do take turns too. A decode step starts when
- * all sessions that were in the last one of its kind have asked again, or when gather_percent of
- * that step's time has passed since its end: who is late misses a step and delays nobody.
+ * take about pace_percent of the time of the shortest decode step held up. Kinds that have
+ * something to do take turns too. A decode step starts when all sessions that were in the last one
+ * of its kind have asked again, or when gather_percent of that step's time has passed since its
+ * end: who is late misses a step and delays nobody.
  *
  * Better priorities go first, in decode steps as in chunks; one that is left out has its turn after
  * ENGINE_MAX_PASSED_OVER steps of others.

@@ -329,6 +329,19 @@ void engine_rig_free(struct engine_rig *rig)
 	free(rig);
 }
 
+struct engine_session *rig_session(struct engine_rig *rig)
+{
+	struct engine_session *s;
+
+	assert_int_equal(engine_session_open(rig->engine, &rig->client, 1, &s), 0);
+	return s;
+}
+
+void rig_gate(uint64_t closed)
+{
+	shm_store_release(&fake_is_closed, closed);
+}
+
 /* --- Requests ------------------------------------------------------------------------------- */
 
 void fake_count(int32_t *tokens, int32_t first, uint32_t n)
@@ -514,4 +527,19 @@ uint32_t ask_check(const struct ask *a, int32_t *text, uint32_t n)
 	for (uint32_t i = 0; i < r->rows; i++)
 		check_record(a, i, digest_of(text, first + i + 1));
 	return n;
+}
+
+uint32_t rig_advance(
+	struct engine_rig *rig, struct engine_session *s, int32_t *text, uint32_t at, uint32_t n)
+{
+	int32_t tokens[FAKE_MAX_TEXT];
+
+	fake_count(tokens, (int32_t)at, n);
+	struct ask *a = ask_step(s, tokens, n, n);
+
+	assert_int_equal(ask_run(rig, a), 0);
+	at = ask_check(a, text, at);
+	assert_int_equal(engine_session_tokens(s), at);
+	ask_free(a);
+	return at;
 }

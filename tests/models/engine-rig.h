@@ -47,6 +47,16 @@ struct engine_rig *engine_rig_new(uint32_t kv_blocks);
 /* All requests have ended, all sessions are closed, and then no block is anybody's. */
 void engine_rig_free(struct engine_rig *rig);
 
+/* A session of the rig's client. */
+struct engine_session *rig_session(struct engine_rig *rig);
+
+/* fake_is_closed. */
+void rig_gate(uint64_t closed);
+
+/* Runs a step of the next n tokens of 0, 1, ... and checks it; text has those before. */
+uint32_t rig_advance(
+	struct engine_rig *rig, struct engine_session *s, int32_t *text, uint32_t at, uint32_t n);
+
 /* A text: first, first + 1, ... */
 void fake_count(int32_t *tokens, int32_t first, uint32_t n);
 

@@ -7,15 +7,6 @@
 
 #include <errno.h>
 #include <string.h>
-#include <time.h>
-
-static struct engine_session *open_session(struct engine_rig *rig)
-{
-	struct engine_session *s;
-
-	assert_int_equal(engine_session_open(rig->engine, &rig->client, 1, &s), 0);
-	return s;
-}
 
 static struct engine_stats stats_of(const struct engine_rig *rig)
 {
@@ -32,39 +23,18 @@ static uint64_t steps_of(const struct engine_rig *rig)
 	return s.steps[0] + s.steps[1] + s.steps[2];
 }
 
-static void gate(uint64_t closed)
-{
-	shm_store_release(&fake_is_closed, closed);
-}
-
-/* Runs a step of the next n tokens of 0, 1, ... and checks it; text has those before. */
-static uint32_t advance(
-	struct engine_rig *rig, struct engine_session *s, int32_t *text, uint32_t at, uint32_t n)
-{
-	int32_t tokens[FAKE_MAX_TEXT];
-
-	fake_count(tokens, (int32_t)at, n);
-	struct ask *a = ask_step(s, tokens, n, n);
-
-	assert_int_equal(ask_run(rig, a), 0);
-	at = ask_check(a, text, at);
-	assert_int_equal(engine_session_tokens(s), at);
-	ask_free(a);
-	return at;
-}
-
 /* --- Answers -------------------------------------------------------------------------------- */
 
 static void a_text_in_pieces_of_any_size(void **state)
 {
 	static const uint32_t pieces[] = {1, 1, 15, 1, 100, 3, 16, 33, 17, 1, 200};
 	struct engine_rig *rig = engine_rig_new(64);
-	struct engine_session *s = open_session(rig);
+	struct engine_session *s = rig_session(rig);
 	int32_t text[FAKE_MAX_TEXT];
 	uint32_t n = 0;
 
 	for (uint32_t i = 0; i < sizeof(pieces) / sizeof(pieces[0]); i++)
-		n = advance(rig, s, text, n, pieces[i]);
+		n = rig_advance(rig, s, text, n, pieces[i]);
 	assert_int_equal(stats_of(rig).computed_tokens, n);
 	assert_int_equal(stats_of(rig).rows, n);
 	engine_session_close(s);
@@ -74,7 +44,7 @@ static void a_text_in_pieces_of_any_size(void **state)
 static void answers_of_all_kinds(void **state)
 {
 	struct engine_rig *rig = engine_rig_new(64);
-	struct engine_session *s = open_session(rig);
+	struct engine_session *s = rig_session(rig);
 	int32_t text[FAKE_MAX_TEXT], tokens[100];
 	struct ask *asks[5];
 	uint32_t n = 0;
@@ -102,7 +72,7 @@ static void answers_of_all_kinds(void **state)
 static void generated_in_parts_or_at_once(void **state)
 {
 	struct engine_rig *rig = engine_rig_new(64);
-	struct engine_session *whole = open_session(rig), *parts = open_session(rig);
+	struct engine_session *whole = rig_session(rig), *parts = rig_session(rig);
 	int32_t text[FAKE_MAX_TEXT], last;
 	struct ask *a, *b;
 	int32_t tokens[50];
@@ -134,7 +104,7 @@ static void generated_in_parts_or_at_once(void **state)
 static void generation_stops_at_the_end_of_a_text(void **state)
 {
 	struct engine_rig *rig = engine_rig_new(64);
-	struct engine_session *s = open_session(rig);
+	struct engine_session *s = rig_session(rig);
 	int32_t text[FAKE_MAX_TEXT], token = 3;
 	struct ask *a = ask_generate(s, &token, 1, 500);
 
@@ -158,15 +128,15 @@ static void sessions_share_a_step(void **state)
 	int32_t text[FAKE_MAX_TEXT], tokens[6] = {1, 2, 3, 4, 5, 6};
 
 	for (uint32_t i = 0; i < 6; i++) {
-		s[i] = open_session(rig);
+		s[i] = rig_session(rig);
 		a[i] = ask_step(s[i], tokens, i + 1, 1);
 	}
-	gate(1);
+	rig_gate(1);
 	ask_submit(rig, a[0]);
 	rig_await_steps(rig, 1);
 	for (uint32_t i = 1; i < 6; i++)
 		ask_submit(rig, a[i]);
-	gate(0);
+	rig_gate(0);
 	rig_await_steps(rig, 2);
 	assert_int_equal(fake_seen.sessions, 4);
 	assert_int_equal(fake_seen.tokens, 2 + 3 + 4 + 5);
@@ -190,7 +160,7 @@ static void mixed_work_side_by_side(void **state)
 	int32_t text[FAKE_MAX_TEXT], tokens[200];
 
 	for (uint32_t i = 0; i < 8; i++) {
-		s[i] = open_session(rig);
+		s[i] = rig_session(rig);
 		fake_count(tokens, (int32_t)i * 10, 200);
 		if (i % 3 == 0)
 			a[i] = ask_generate(s[i], tokens, 1 + i * 20, 20 + i);
@@ -201,179 +171,6 @@ static void mixed_work_side_by_side(void **state)
 		ask_submit(rig, a[i]);
 	}
 	for (uint32_t i = 0; i < 8; i++) {
-		assert_int_equal(ask_await(rig, a[i]), 0);
-		(void)ask_check(a[i], text, 0);
-		ask_free(a[i]);
-		engine_session_close(s[i]);
-	}
-	engine_rig_free(rig);
-}
-
-static void chunks_leave_room_for_decoding(void **state)
-{
-	struct engine_rig *rig = engine_rig_new(200);
-	struct engine_session *slow = open_session(rig), *other = open_session(rig),
-			      *fast = open_session(rig);
-	int32_t text[FAKE_MAX_TEXT], tokens[FAKE_MAX_TEXT];
-	struct ask *a, *b;
-	uint32_t n = 0;
-
-	n = advance(rig, fast, text, 0, 1);
-	fake_count(tokens, 50, 320);
-	a = ask_step(slow, tokens, 320, 1);
-	fake_count(tokens, 60, 320);
-	b = ask_step(other, tokens, 320, 1);
-	ask_submit(rig, a);
-	ask_submit(rig, b);
-	while (!a->done || !b->done)
-		n = advance(rig, fast, text, n, 1);
-	/* 20 chunks, and as soon as the first has ended a token between any two. */
-	assert_true(n >= 18 && n <= 23);
-	assert_true(stats_of(rig).steps[MODEL_STEP_RESULT] >= 20 + n - 1);
-	(void)ask_check(a, text, 0);
-	(void)ask_check(b, text, 0);
-	ask_free(a);
-	ask_free(b);
-	engine_session_close(slow);
-	engine_session_close(other);
-	engine_session_close(fast);
-	engine_rig_free(rig);
-}
-
-/* Chunks of 2 * 100 us where a decode step takes 100 us, once there is anybody to be held up. */
-static void chunks_keep_the_pace_of_decoding(void **state)
-{
-	struct engine_rig *rig = engine_rig_prepare(64, NULL);
-	struct engine_session *s, *other;
-	int32_t text[2][FAKE_MAX_TEXT];
-
-	rig->options.pace_percent = 200;
-	rig->options.chunk_tokens = 200;
-	engine_rig_start(rig);
-	s = open_session(rig);
-	other = open_session(rig);
-	assert_int_equal(engine_chunk_tokens(rig->engine), 200);
-	(void)advance(rig, s, text[0], 0, 1);
-	assert_int_equal(rig->engine->token_ns, 0);
-	assert_int_equal(engine_chunk_tokens(rig->engine), ENGINE_DECODE_TOKENS);
-	rig->engine->decode_ns = 100000;
-	rig->engine->token_ns = 2000;
-	assert_int_equal(engine_chunk_tokens(rig->engine), 64);
-	rig->engine->token_ns = 1000;
-	assert_int_equal(engine_chunk_tokens(rig->engine), 200);
-	rig->engine->token_ns = 1000000;
-	assert_int_equal(engine_chunk_tokens(rig->engine), ENGINE_DECODE_TOKENS);
-	/* Measured, where there is one. */
-	fake_count(text[1], 0, 40);
-	struct ask *a = ask_step(other, text[1], 40, 1);
-	assert_int_equal(ask_run(rig, a), 0);
-	ask_free(a);
-	assert_true(rig->engine->token_ns != 1000000);
-	/* After two chunks in a row nobody decodes any more. */
-	rig->engine->token_ns = 1000000;
-	rig->engine->n_steps += 2;
-	assert_int_equal(engine_chunk_tokens(rig->engine), 200);
-	engine_session_close(s);
-	engine_session_close(other);
-	engine_rig_free(rig);
-}
-
-static struct ask *step_at_the_gate(struct engine_session *s)
-{
-	static const int32_t token = 3;
-	const uint64_t seen = fake_seen.steps;
-	struct ask *a = ask_step(s, &token, 1, 1);
-
-	gate(1);
-	assert_int_equal(engine_submit(s->engine, &a->r), 0);
-	while (shm_load_acquire(&fake_seen.steps) == seen)
-		(void)engine_poll(s->engine);
-	return a;
-}
-
-static void pass_the_gate(struct ask *a)
-{
-	struct engine *e = a->r.session->engine;
-
-	gate(0);
-	while (engine_busy(e))
-		(void)engine_poll(e);
-	assert_ptr_equal(engine_take_done(e), &a->r);
-	assert_int_equal(a->r.status, 0);
-	ask_free(a);
-}
-
-/* Two engines of a device: what one computes of prompts keeps the pace of the other. */
-static void chunks_keep_the_pace_of_other_engines(void **state)
-{
-	struct engine_rig *rig = engine_rig_prepare(64, NULL);
-	struct engine_pace pace = {0};
-	struct engine_session *s, *t;
-	struct engine *other;
-
-	rig->options.pace = &pace;
-	rig->options.pace_percent = 200;
-	rig->options.chunk_tokens = 200;
-	engine_rig_start(rig);
-	assert_int_equal(engine_create(&rig->options, &other), 0);
-	s = open_session(rig);
-	rig->engine->token_ns = 2000;
-	assert_int_equal(engine_session_open(other, &rig->client, 1, &t), 0);
-	assert_int_equal(engine_chunk_tokens(rig->engine), 200);
-	other->decode_ns = 100000;
-	struct ask *a = step_at_the_gate(t);
-	assert_int_equal(engine_chunk_tokens(rig->engine), 64);
-	/* It was disturbed, and is no measure of the pace. */
-	pace.launches++;
-	clock_nanosleep(CLOCK_MONOTONIC, 0, &(struct timespec){.tv_nsec = 1000000}, NULL);
-	pass_the_gate(a);
-	assert_int_equal(other->decode_ns, 100000);
-	/* Long ago. */
-	other->decoded_ns = 0;
-	assert_int_equal(engine_chunk_tokens(rig->engine), 200);
-	pass_the_gate(step_at_the_gate(t));
-	assert_int_not_equal(other->decode_ns, 100000);
-	engine_session_close(t);
-	assert_int_equal(engine_chunk_tokens(rig->engine), 200);
-	engine_session_close(s);
-	engine_destroy(other);
-	engine_rig_free(rig);
-}
-
-/* Whoever is of the second priority has a turn while those of the first go on and on. */
-static void lower_priorities_are_not_starved(void **state)
-{
-	struct engine_rig *rig = engine_rig_new(200);
-	struct engine_session *s[5];
-	int32_t text[FAKE_MAX_TEXT], tokens[480];
-	struct ask *a[5];
-
-	fake_count(tokens, 5, 480);
-	for (uint32_t i = 0; i < 5; i++)
-		s[i] = open_session(rig);
-	/* Chunks: 15 for each of the first two, one for the third. */
-	for (uint32_t i = 0; i < 3; i++) {
-		a[i] = ask_step(s[i], tokens + i, i < 2 ? 470 : 20, 1);
-		a[i]->r.priority = i / 2;
-		ask_submit(rig, a[i]);
-	}
-	assert_int_equal(ask_await(rig, a[2]), 0);
-	assert_false(a[0]->done && a[1]->done);
-	for (uint32_t i = 0; i < 3; i++) {
-		assert_int_equal(ask_await(rig, a[i]), 0);
-		(void)ask_check(a[i], text, 0);
-		ask_free(a[i]);
-		assert_int_equal(engine_session_truncate(s[i], 0), 0);
-	}
-	/* Decode steps: four fill one. */
-	for (uint32_t i = 0; i < 5; i++) {
-		a[i] = ask_generate(s[i], tokens + i, 1, i < 4 ? 60 : 1);
-		a[i]->r.priority = i / 4;
-		ask_submit(rig, a[i]);
-	}
-	assert_int_equal(ask_await(rig, a[4]), 0);
-	assert_false(a[0]->done || a[1]->done || a[2]->done || a[3]->done);
-	for (uint32_t i = 0; i < 5; i++) {
 		assert_int_equal(ask_await(rig, a[i]), 0);
 		(void)ask_check(a[i], text, 0);
 		ask_free(a[i]);
@@ -393,7 +190,7 @@ static void those_of_the_last_step_are_awaited(void **state)
 	rig->options.gather_percent = 1u << 31;
 	engine_rig_start(rig);
 	for (uint32_t i = 0; i < 3; i++) {
-		s[i] = open_session(rig);
+		s[i] = rig_session(rig);
 		a[i] = ask_step(s[i], &token, 1, 1);
 	}
 	ask_submit(rig, a[0]);
@@ -442,7 +239,7 @@ static void latecomers_are_forgotten(void **state)
 	engine_rig_start(rig);
 	const struct engine_turn *turn = &rig->engine->turns[MODEL_STEP_RESULT];
 	for (uint32_t i = 0; i < 2; i++) {
-		s[i] = open_session(rig);
+		s[i] = rig_session(rig);
 		a[i] = ask_step(s[i], &token, 1, 1);
 		ask_submit(rig, a[i]);
 	}
@@ -478,16 +275,16 @@ static uint32_t known_shapes(const struct engine_rig *rig)
 static void the_next_shapes_are_captured_ahead(void **state)
 {
 	struct engine_rig *rig = engine_rig_new(64);
-	struct engine_session *s = open_session(rig);
+	struct engine_session *s = rig_session(rig);
 	int32_t text[FAKE_MAX_TEXT];
-	uint32_t n = advance(rig, s, text, 0, 1);
+	uint32_t n = rig_advance(rig, s, text, 0, 1);
 
 	/* Two sessions, and a context of 32; the shape itself is used once only. */
 	while (known_shapes(rig) < 2)
 		rig_turn(rig);
-	n = advance(rig, s, text, n, 14);
-	n = advance(rig, s, text, n, 1);
-	n = advance(rig, s, text, n, 1);
+	n = rig_advance(rig, s, text, n, 14);
+	n = rig_advance(rig, s, text, n, 1);
+	n = rig_advance(rig, s, text, n, 1);
 	assert_int_equal(fake_seen.context, 32);
 	assert_true(seen(&rig->graphs->stats.graph_hits) >= 1);
 	while (known_shapes(rig) < 4)
@@ -501,12 +298,12 @@ static void the_next_shapes_are_captured_ahead(void **state)
 static void equal_openings_are_computed_once(void **state)
 {
 	struct engine_rig *rig = engine_rig_new(64);
-	struct engine_session *a = open_session(rig), *b = open_session(rig), *c;
+	struct engine_session *a = rig_session(rig), *b = rig_session(rig), *c;
 	int32_t text[FAKE_MAX_TEXT], tokens[120];
 	struct ask *ask;
 
 	fake_count(tokens, 0, 120);
-	(void)advance(rig, a, text, 0, 100);
+	(void)rig_advance(rig, a, text, 0, 100);
 	ask = ask_step(b, tokens, 120, 10);
 	assert_int_equal(ask_run(rig, ask), 0);
 	(void)ask_check(ask, text, 0);
@@ -516,7 +313,7 @@ static void equal_openings_are_computed_once(void **state)
 	/* Not where an answer is wanted, and not for another salt. */
 	assert_int_equal(engine_session_open(rig->engine, &rig->client, 2, &c), 0);
 	engine_session_close(b);
-	b = open_session(rig);
+	b = rig_session(rig);
 	ask = ask_step(b, tokens, 100, 30);
 	assert_int_equal(ask_run(rig, ask), 0);
 	(void)ask_check(ask, text, 0);
@@ -541,7 +338,7 @@ static void sessions_that_do_not_fit_take_turns(void **state)
 	uint32_t n[3] = {0, 0, 0};
 
 	for (uint32_t i = 0; i < 3; i++)
-		s[i] = open_session(rig);
+		s[i] = rig_session(rig);
 	for (uint32_t round = 0; round < 6; round++) {
 		for (uint32_t i = 0; i < 3; i++) {
 			fake_count(tokens, (int32_t)(i * 30 + round), 100);
@@ -565,18 +362,18 @@ static void sessions_that_do_not_fit_take_turns(void **state)
 static void who_came_first_keeps_its_blocks(void **state)
 {
 	struct engine_rig *rig = engine_rig_new(10);
-	struct engine_session *first = open_session(rig), *second = open_session(rig);
+	struct engine_session *first = rig_session(rig), *second = rig_session(rig);
 	int32_t text[FAKE_MAX_TEXT], tokens[150];
 	struct ask *a, *b;
 
 	fake_count(tokens, 0, 150);
 	a = ask_step(first, tokens, 150, 1);
 	b = ask_generate(second, tokens + 1, 100, 3);
-	gate(1);
+	rig_gate(1);
 	ask_submit(rig, a);
 	rig_await_steps(rig, 1);
 	ask_submit(rig, b);
-	gate(0);
+	rig_gate(0);
 	assert_int_equal(ask_await(rig, a), 0);
 	assert_int_equal(ask_await(rig, b), 0);
 	/* The first one, when it had what it wanted. */
@@ -601,17 +398,17 @@ static void who_waits_for_blocks_holds_up_nobody(void **state)
 
 	fake_count(tokens, 0, 300);
 	for (uint32_t i = 0; i < 3; i++)
-		s[i] = open_session(rig);
+		s[i] = rig_session(rig);
 	a[0] = ask_step(s[0], tokens, 200, 1);
 	a[1] = ask_generate(s[1], tokens + 30, 150, 1);
 	a[2] = ask_generate(s[2], tokens + 60, 90, 1);
 	a[2]->r.priority = 2;
-	gate(1);
+	rig_gate(1);
 	ask_submit(rig, a[0]);
 	rig_await_steps(rig, 1);
 	ask_submit(rig, a[1]);
 	ask_submit(rig, a[2]);
-	gate(0);
+	rig_gate(0);
 	assert_int_equal(ask_await(rig, a[2]), 0);
 	assert_true(stats_of(rig).steps[MODEL_STEP_RESULT] >= 3);
 	assert_false(a[1]->done);
@@ -628,26 +425,26 @@ static void who_waits_for_blocks_holds_up_nobody(void **state)
 static void canceled_while_it_is_computed_again(void **state)
 {
 	struct engine_rig *rig = engine_rig_new(8);
-	struct engine_session *s = open_session(rig), *other = open_session(rig), *fork;
+	struct engine_session *s = rig_session(rig), *other = rig_session(rig), *fork;
 	int32_t text[FAKE_MAX_TEXT], tokens[120];
 	struct ask *a;
-	uint32_t n = advance(rig, s, text, 0, 100);
+	uint32_t n = rig_advance(rig, s, text, 0, 100);
 
 	fake_count(tokens, 50, 120);
 	a = ask_step(other, tokens, 120, 1);
 	assert_int_equal(ask_run(rig, a), 0);
 	ask_free(a);
 	a = ask_step(s, tokens, 1, 1);
-	gate(1);
+	rig_gate(1);
 	ask_submit(rig, a);
 	rig_await_steps(rig, seen(&fake_seen.steps) + 1);
 	assert_true(engine_cancel(rig->engine, &a->r));
-	gate(0);
+	rig_gate(0);
 	assert_int_equal(ask_await(rig, a), -ECANCELED);
 	ask_free(a);
 	assert_int_equal(engine_session_fork(s, &fork), 0);
 	engine_session_close(s);
-	(void)advance(rig, fork, text, n, 10);
+	(void)rig_advance(rig, fork, text, n, 10);
 	engine_session_close(fork);
 	engine_session_close(other);
 	engine_rig_free(rig);
@@ -657,12 +454,12 @@ static void a_greedy_client_is_refused_alone(void **state)
 {
 	struct engine_rig *rig = engine_rig_new(64);
 	struct kv_client greedy = {.max_blocks = 5};
-	struct engine_session *g, *fork = NULL, *s = open_session(rig);
+	struct engine_session *g, *fork = NULL, *s = rig_session(rig);
 	int32_t text[FAKE_MAX_TEXT], other[FAKE_MAX_TEXT];
 	struct ask *a;
 
 	assert_int_equal(engine_session_open(rig->engine, &greedy, 1, &g), 0);
-	(void)advance(rig, g, text, 0, 70);
+	(void)rig_advance(rig, g, text, 0, 70);
 	fake_count(other, 70, 20);
 	a = ask_step(g, other, 20, 1);
 	assert_int_equal(ask_run(rig, a), -GPUQ_EKV);
@@ -675,8 +472,8 @@ static void a_greedy_client_is_refused_alone(void **state)
 	ask_free(a);
 	assert_int_equal(engine_session_fork(g, &fork), -GPUQ_EKV);
 	assert_null(fork);
-	(void)advance(rig, s, other, 0, 200);
-	(void)advance(rig, g, text, 70, 10);
+	(void)rig_advance(rig, s, other, 0, 200);
+	(void)rig_advance(rig, g, text, 70, 10);
 	engine_session_close(g);
 	assert_int_equal(greedy.used_blocks, 0);
 	engine_session_close(s);
@@ -696,7 +493,7 @@ static int refusal(struct engine_rig *rig, struct ask *a)
 static void what_cannot_be_is_refused(void **state)
 {
 	struct engine_rig *rig = engine_rig_new(16);
-	struct engine_session *s = open_session(rig), *more[8], *none = NULL;
+	struct engine_session *s = rig_session(rig), *more[8], *none = NULL;
 	int32_t text[FAKE_MAX_TEXT], tokens[FAKE_MAX_TEXT + 1];
 	struct ask *a;
 
@@ -717,13 +514,13 @@ static void what_cannot_be_is_refused(void **state)
 	a->r.priority = MSG_PRIORITIES;
 	assert_int_equal(refusal(rig, a), -GPUQ_EPARAM);
 	for (uint32_t i = 0; i < 7; i++)
-		more[i] = open_session(rig);
+		more[i] = rig_session(rig);
 	assert_int_equal(engine_session_open(rig->engine, &rig->client, 1, &none), -GPUQ_ELIMIT);
 	assert_int_equal(engine_session_fork(s, &none), -GPUQ_ELIMIT);
 	assert_int_equal(engine_session_truncate(s, 1), -EINVAL);
 	for (uint32_t i = 0; i < 7; i++)
 		engine_session_close(more[i]);
-	(void)advance(rig, s, text, 0, 10);
+	(void)rig_advance(rig, s, text, 0, 10);
 	engine_session_close(s);
 	engine_rig_free(rig);
 }
@@ -732,10 +529,10 @@ static void what_cannot_be_is_refused(void **state)
 static void failures_leave_the_text_as_it_was(void **state)
 {
 	struct engine_rig *rig = engine_rig_new(16);
-	struct engine_session *s = open_session(rig);
+	struct engine_session *s = rig_session(rig);
 	int32_t text[FAKE_MAX_TEXT], tokens[FAKE_MAX_TEXT];
 	struct ask *a[5];
-	uint32_t n = advance(rig, s, text, 0, 20);
+	uint32_t n = rig_advance(rig, s, text, 0, 20);
 
 	fake_count(tokens, 0, FAKE_MAX_TEXT);
 	tokens[30] = FAKE_VOCAB;
@@ -755,7 +552,7 @@ static void failures_leave_the_text_as_it_was(void **state)
 		assert_int_equal(engine_session_tokens(s), n);
 		ask_free(a[i]);
 	}
-	n = advance(rig, s, text, n, 16 * 16 - 20);
+	n = rig_advance(rig, s, text, n, 16 * 16 - 20);
 	engine_session_close(s);
 	engine_rig_free(rig);
 }
@@ -792,13 +589,13 @@ static void options_are_checked(void **state)
 static void requests_of_a_session_run_in_order(void **state)
 {
 	struct engine_rig *rig = engine_rig_new(64);
-	struct engine_session *s = open_session(rig), *none = NULL;
+	struct engine_session *s = rig_session(rig), *none = NULL;
 	int32_t text[FAKE_MAX_TEXT], tokens[40];
 	struct ask *a[ENGINE_MAX_QUEUED];
 	uint32_t n = 0;
 
 	fake_count(tokens, 0, 40);
-	gate(1);
+	rig_gate(1);
 	for (uint32_t i = 0; i < ENGINE_MAX_QUEUED; i++) {
 		a[i] = i % 2 == 0 ? ask_step(s, tokens, 40, 2) : ask_generate(s, tokens, 3, 5);
 		ask_submit(rig, a[i]);
@@ -810,7 +607,7 @@ static void requests_of_a_session_run_in_order(void **state)
 	assert_true(engine_cancel(rig->engine, &a[2]->r));
 	rig_turn(rig);
 	assert_true(a[2]->done && a[2]->r.status == -ECANCELED);
-	gate(0);
+	rig_gate(0);
 	for (uint32_t i = 0; i < ENGINE_MAX_QUEUED; i++) {
 		if (i != 2) {
 			assert_int_equal(ask_await(rig, a[i]), 0);
@@ -830,9 +627,9 @@ static void requests_of_a_session_run_in_order(void **state)
 static void canceled_between_two_chunks(void **state)
 {
 	struct engine_rig *rig = engine_rig_new(64);
-	struct engine_session *s = open_session(rig);
+	struct engine_session *s = rig_session(rig);
 	int32_t text[FAKE_MAX_TEXT], tokens[100];
-	uint32_t n = advance(rig, s, text, 0, 20);
+	uint32_t n = rig_advance(rig, s, text, 0, 20);
 	struct ask *a;
 
 	fake_count(tokens, 50, 100);
@@ -843,7 +640,7 @@ static void canceled_between_two_chunks(void **state)
 			a = ask_step(s, tokens, 100, 1);
 		else
 			a = ask_generate(s, tokens, 2, 20);
-		gate(1);
+		rig_gate(1);
 		ask_submit(rig, a);
 		rig_await_steps(rig, steps + 1);
 		if (kind == 1)
@@ -851,19 +648,19 @@ static void canceled_between_two_chunks(void **state)
 		else
 			assert_true(engine_cancel(rig->engine, &a->r));
 		assert_false(a->done);
-		gate(0);
+		rig_gate(0);
 		assert_int_equal(ask_await(rig, a), kind == 1 ? -ETIMEDOUT : -ECANCELED);
 		assert_int_equal(fake_seen.steps, steps + 1);
 		assert_int_equal(engine_session_tokens(s), n);
 		ask_free(a);
 	}
 	/* The last step cannot be called back. */
-	gate(1);
+	rig_gate(1);
 	a = ask_step(s, tokens, 2, 1);
 	ask_submit(rig, a);
 	rig_await_steps(rig, seen(&fake_seen.steps) + 1);
 	assert_false(engine_cancel(rig->engine, &a->r));
-	gate(0);
+	rig_gate(0);
 	assert_int_equal(ask_await(rig, a), 0);
 	(void)ask_check(a, text, n);
 	ask_free(a);
@@ -874,14 +671,14 @@ static void canceled_between_two_chunks(void **state)
 static void deadlines_of_what_has_not_started(void **state)
 {
 	struct engine_rig *rig = engine_rig_new(64);
-	struct engine_session *s = open_session(rig), *other = open_session(rig);
+	struct engine_session *s = rig_session(rig), *other = rig_session(rig);
 	int32_t token = 1;
 	struct ask *a = ask_step(s, &token, 1, 1), *b = ask_step(s, &token, 1, 1),
 		   *c = ask_step(other, &token, 1, 1);
 
 	b->r.deadline_ns = 1;
 	c->r.deadline_ns = 1;
-	gate(1);
+	rig_gate(1);
 	ask_submit(rig, a);
 	rig_await_steps(rig, 1);
 	ask_submit(rig, b);
@@ -890,7 +687,7 @@ static void deadlines_of_what_has_not_started(void **state)
 	assert_int_equal(ask_await(rig, b), -ETIMEDOUT);
 	assert_int_equal(ask_await(rig, c), -ETIMEDOUT);
 	assert_int_equal(engine_wake_ns(rig->engine), UINT64_MAX);
-	gate(0);
+	rig_gate(0);
 	assert_int_equal(ask_await(rig, a), 0);
 	ask_free(a);
 	ask_free(b);
@@ -903,7 +700,7 @@ static void deadlines_of_what_has_not_started(void **state)
 static void closed_with_requests_under_way(void **state)
 {
 	struct engine_rig *rig = engine_rig_new(64);
-	struct engine_session *s = open_session(rig), *other = open_session(rig);
+	struct engine_session *s = rig_session(rig), *other = rig_session(rig);
 	int32_t text[FAKE_MAX_TEXT], tokens[100];
 	struct ask *a[3], *b;
 
@@ -911,7 +708,7 @@ static void closed_with_requests_under_way(void **state)
 	b = ask_step(other, tokens, 50, 50);
 	for (uint32_t i = 0; i < 3; i++)
 		a[i] = i == 0 ? ask_logits(s, tokens, 100, 100) : ask_step(s, tokens, 10, 1);
-	gate(1);
+	rig_gate(1);
 	for (uint32_t i = 0; i < 3; i++)
 		ask_submit(rig, a[i]);
 	rig_await_steps(rig, 1);
@@ -920,7 +717,7 @@ static void closed_with_requests_under_way(void **state)
 	rig_turn(rig);
 	assert_true(a[1]->done && a[2]->done && !a[0]->done);
 	assert_true(rig->client.used_blocks > 0);
-	gate(0);
+	rig_gate(0);
 	assert_int_equal(ask_await(rig, a[0]), -ECANCELED);
 	assert_int_equal(ask_await(rig, b), 0);
 	assert_int_equal(ask_check(b, text, 0), 50);
@@ -938,9 +735,9 @@ static void closed_with_requests_under_way(void **state)
 static void forks_and_cuts_go_their_own_ways(void **state)
 {
 	struct engine_rig *rig = engine_rig_new(64);
-	struct engine_session *a = open_session(rig), *b, *c;
+	struct engine_session *a = rig_session(rig), *b, *c;
 	int32_t text[3][FAKE_MAX_TEXT];
-	uint32_t n = advance(rig, a, text[0], 0, 70), m;
+	uint32_t n = rig_advance(rig, a, text[0], 0, 70), m;
 	struct ask *ask;
 	int32_t tokens[] = {90, 80, 70, 60};
 
@@ -957,10 +754,10 @@ static void forks_and_cuts_go_their_own_ways(void **state)
 	assert_int_equal(ask_run(rig, ask), 0);
 	(void)ask_check(ask, text[2], 37);
 	ask_free(ask);
-	n = advance(rig, a, text[0], n, 30);
-	(void)advance(rig, b, text[1], m, 7);
+	n = rig_advance(rig, a, text[0], n, 30);
+	(void)rig_advance(rig, b, text[1], m, 7);
 	assert_int_equal(engine_session_truncate(a, 0), 0);
-	(void)advance(rig, a, text[0], 0, 20);
+	(void)rig_advance(rig, a, text[0], 0, 20);
 	engine_session_close(a);
 	engine_session_close(b);
 	engine_session_close(c);
@@ -976,10 +773,6 @@ int main(void)
 		HARNESS_TEST(generation_stops_at_the_end_of_a_text),
 		HARNESS_TEST(sessions_share_a_step),
 		HARNESS_TEST(mixed_work_side_by_side),
-		HARNESS_TEST(chunks_leave_room_for_decoding),
-		HARNESS_TEST(chunks_keep_the_pace_of_decoding),
-		HARNESS_TEST(chunks_keep_the_pace_of_other_engines),
-		HARNESS_TEST(lower_priorities_are_not_starved),
 		HARNESS_TEST(those_of_the_last_step_are_awaited),
 		HARNESS_TEST(latecomers_are_forgotten),
 		HARNESS_TEST(the_next_shapes_are_captured_ahead),

@@ -1,0 +1,195 @@
+/* SPDX-License-Identifier: MIT */
+/* Turns: what is computed when, so that nobody waits for long behind others. */
+#include "tests/harness.h"
+
+#include "models/engine_impl.h"
+#include "tests/models/engine-rig.h"
+
+#include <time.h>
+
+static void chunks_leave_room_for_decoding(void **state)
+{
+	struct engine_rig *rig = engine_rig_new(200);
+	struct engine_session *slow = rig_session(rig), *other = rig_session(rig),
+			      *fast = rig_session(rig);
+	int32_t text[FAKE_MAX_TEXT], tokens[FAKE_MAX_TEXT];
+	struct engine_stats stats;
+	struct ask *a, *b;
+	uint32_t n = 0;
+
+	n = rig_advance(rig, fast, text, 0, 1);
+	fake_count(tokens, 50, 320);
+	a = ask_step(slow, tokens, 320, 1);
+	fake_count(tokens, 60, 320);
+	b = ask_step(other, tokens, 320, 1);
+	ask_submit(rig, a);
+	ask_submit(rig, b);
+	while (!a->done || !b->done)
+		n = rig_advance(rig, fast, text, n, 1);
+	engine_stats(rig->engine, &stats);
+	/* 20 chunks, and as soon as the first has ended a token between any two. */
+	assert_true(n >= 18 && n <= 23);
+	assert_true(stats.steps[MODEL_STEP_RESULT] >= 20 + n - 1);
+	(void)ask_check(a, text, 0);
+	(void)ask_check(b, text, 0);
+	ask_free(a);
+	ask_free(b);
+	engine_session_close(slow);
+	engine_session_close(other);
+	engine_session_close(fast);
+	engine_rig_free(rig);
+}
+
+/* Chunks of 2 * 100 us where a decode step takes 100 us, once there is anybody to be held up. */
+static void chunks_keep_the_pace_of_decoding(void **state)
+{
+	struct engine_rig *rig = engine_rig_prepare(64, NULL);
+	struct engine_session *s, *other;
+	int32_t text[2][FAKE_MAX_TEXT];
+
+	rig->options.pace_percent = 200;
+	rig->options.chunk_tokens = 200;
+	engine_rig_start(rig);
+	s = rig_session(rig);
+	other = rig_session(rig);
+	assert_int_equal(engine_chunk_tokens(rig->engine), 200);
+	(void)rig_advance(rig, s, text[0], 0, 1);
+	assert_int_equal(rig->engine->token_ns, 0);
+	assert_int_equal(engine_chunk_tokens(rig->engine), ENGINE_DECODE_TOKENS);
+	rig->engine->decode_ns = 100000;
+	rig->engine->token_ns = 2000;
+	assert_int_equal(engine_chunk_tokens(rig->engine), 64);
+	rig->engine->token_ns = 1000;
+	assert_int_equal(engine_chunk_tokens(rig->engine), 200);
+	rig->engine->token_ns = 1000000;
+	assert_int_equal(engine_chunk_tokens(rig->engine), ENGINE_DECODE_TOKENS);
+	/* Measured, where there is one. */
+	fake_count(text[1], 0, 40);
+	struct ask *a = ask_step(other, text[1], 40, 1);
+	assert_int_equal(ask_run(rig, a), 0);
+	ask_free(a);
+	assert_true(rig->engine->token_ns != 1000000);
+	/* After two chunks in a row nobody decodes any more. */
+	rig->engine->token_ns = 1000000;
+	rig->engine->n_steps += 2;
+	assert_int_equal(engine_chunk_tokens(rig->engine), 200);
+	engine_session_close(s);
+	engine_session_close(other);
+	engine_rig_free(rig);
+}
+
+static struct ask *step_at_the_gate(struct engine_session *s)
+{
+	static const int32_t token = 3;
+	const uint64_t seen = fake_seen.steps;
+	struct ask *a = ask_step(s, &token, 1, 1);
+
+	rig_gate(1);
+	assert_int_equal(engine_submit(s->engine, &a->r), 0);
+	while (shm_load_acquire(&fake_seen.steps) == seen)
+		(void)engine_poll(s->engine);
+	return a;
+}
+
+static void pass_the_gate(struct ask *a)
+{
+	struct engine *e = a->r.session->engine;
+
+	rig_gate(0);
+	while (engine_busy(e))
+		(void)engine_poll(e);
+	assert_ptr_equal(engine_take_done(e), &a->r);
+	assert_int_equal(a->r.status, 0);
+	ask_free(a);
+}
+
+/* Two engines of a device: what one computes of prompts keeps the pace of the other. */
+static void chunks_keep_the_pace_of_other_engines(void **state)
+{
+	struct engine_rig *rig = engine_rig_prepare(64, NULL);
+	struct engine_pace pace = {0};
+	struct engine_session *s, *t;
+	struct engine *other;
+
+	rig->options.pace = &pace;
+	rig->options.pace_percent = 200;
+	rig->options.chunk_tokens = 200;
+	engine_rig_start(rig);
+	assert_int_equal(engine_create(&rig->options, &other), 0);
+	s = rig_session(rig);
+	rig->engine->token_ns = 2000;
+	assert_int_equal(engine_session_open(other, &rig->client, 1, &t), 0);
+	assert_int_equal(engine_chunk_tokens(rig->engine), 200);
+	other->decode_ns = 100000;
+	struct ask *a = step_at_the_gate(t);
+	assert_int_equal(engine_chunk_tokens(rig->engine), 64);
+	/* It was disturbed, and is no measure of the pace. */
+	pace.launches++;
+	clock_nanosleep(CLOCK_MONOTONIC, 0, &(struct timespec){.tv_nsec = 1000000}, NULL);
+	pass_the_gate(a);
+	assert_int_equal(other->decode_ns, 100000);
+	/* Long ago. */
+	other->decoded_ns = 0;
+	assert_int_equal(engine_chunk_tokens(rig->engine), 200);
+	pass_the_gate(step_at_the_gate(t));
+	assert_int_not_equal(other->decode_ns, 100000);
+	engine_session_close(t);
+	assert_int_equal(engine_chunk_tokens(rig->engine), 200);
+	engine_session_close(s);
+	engine_destroy(other);
+	engine_rig_free(rig);
+}
+
+/* Whoever is of the second priority has a turn while those of the first go on and on. */
+static void lower_priorities_are_not_starved(void **state)
+{
+	struct engine_rig *rig = engine_rig_new(200);
+	struct engine_session *s[5];
+	int32_t text[FAKE_MAX_TEXT], tokens[480];
+	struct ask *a[5];
+
+	fake_count(tokens, 5, 480);
+	for (uint32_t i = 0; i < 5; i++)
+		s[i] = rig_session(rig);
+	/* Chunks: 15 for each of the first two, one for the third. */
+	for (uint32_t i = 0; i < 3; i++) {
+		a[i] = ask_step(s[i], tokens + i, i < 2 ? 470 : 20, 1);
+		a[i]->r.priority = i / 2;
+		ask_submit(rig, a[i]);
+	}
+	assert_int_equal(ask_await(rig, a[2]), 0);
+	assert_false(a[0]->done && a[1]->done);
+	for (uint32_t i = 0; i < 3; i++) {
+		assert_int_equal(ask_await(rig, a[i]), 0);
+		(void)ask_check(a[i], text, 0);
+		ask_free(a[i]);
+		assert_int_equal(engine_session_truncate(s[i], 0), 0);
+	}
+	/* Decode steps: four fill one. */
+	for (uint32_t i = 0; i < 5; i++) {
+		a[i] = ask_generate(s[i], tokens + i, 1, i < 4 ? 60 : 1);
+		a[i]->r.priority = i / 4;
+		ask_submit(rig, a[i]);
+	}
+	assert_int_equal(ask_await(rig, a[4]), 0);
+	assert_false(a[0]->done || a[1]->done || a[2]->done || a[3]->done);
+	for (uint32_t i = 0; i < 5; i++) {
+		assert_int_equal(ask_await(rig, a[i]), 0);
+		(void)ask_check(a[i], text, 0);
+		ask_free(a[i]);
+		engine_session_close(s[i]);
+	}
+	engine_rig_free(rig);
+}
+
+int main(void)
+{
+	static const struct harness_test tests[] = {
+		HARNESS_TEST(chunks_leave_room_for_decoding),
+		HARNESS_TEST(chunks_keep_the_pace_of_decoding),
+		HARNESS_TEST(chunks_keep_the_pace_of_other_engines),
+		HARNESS_TEST(lower_priorities_are_not_starved),
+	};
+
+	return harness_run("models-engine-turns", tests, sizeof(tests) / sizeof(tests[0]));
+}
