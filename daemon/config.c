@@ -75,7 +75,8 @@ const struct config_key config_keys[] = {
 	{"max_sessions_per_user", CONFIG_NUMBER, AT(max_sessions_per_user), "512", 1, 65536,
 		"open sessions of one user id"},
 	{"kv_bytes", CONFIG_BYTES, AT(kv_bytes), "0", 0, 1ull << 44,
-		"memory for the KV cache of each model; 0: a quarter of what the device has free"},
+		"memory for the KV cache of each model; 0: a quarter of what its weights leave "
+		"free"},
 	{"kv_blocks_per_client", CONFIG_NUMBER, AT(kv_blocks_per_client), "0", 0, 1u << 30,
 		"blocks of 16 tokens that one connection may have of a model's KV cache; 0: three "
 		"quarters of it"},

@@ -121,11 +121,9 @@ static void unload(struct known_model *k)
 static int load(struct models *m, struct known_model *k)
 {
 	const struct model_watch watch = {.progress = progress, .context = k};
-	struct device_info info;
 
-	device_info(m->o.device, &info);
 	k->options.max_sessions = m->o.max_sessions;
-	k->options.kv_bytes = m->o.kv_bytes != 0 ? m->o.kv_bytes : info.free_bytes / 4;
+	k->options.kv_bytes = m->o.kv_bytes;
 	k->options.step_tokens = m->o.prefill_chunk > BATCH ? m->o.prefill_chunk : BATCH;
 	k->options.step_rows = BATCH;
 	int r = model_load(

@@ -30,7 +30,7 @@ static int check_options(const struct model_options *o, struct model_why *why)
 {
 	if (o->quant != WEIGHT_AS_IS && o->quant != WEIGHT_INT8)
 		return model_fail(why, -EINVAL, "%d is no way to quantise weights", (int)o->quant);
-	if ((o->kv_blocks == 0 && o->kv_bytes == 0) || o->kv_blocks >= INT32_MAX)
+	if (o->kv_blocks >= INT32_MAX)
 		return model_fail(why, -EINVAL,
 			"a KV cache of %u blocks is none that block tables can name", o->kv_blocks);
 	return 0;
@@ -56,34 +56,79 @@ static uint64_t most_blocks(const struct model *m)
 	return blocks == 0 || blocks >= INT32_MAX ? INT32_MAX - 1 : blocks;
 }
 
+static uint64_t least(uint64_t a, uint64_t b)
+{
+	return a < b ? a : b;
+}
+
+/* What the longest step writes, or all that sessions can have if that is less. */
+static uint64_t fewest_blocks(const struct model *m)
+{
+	return least(
+		(m->options.step_tokens + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS, most_blocks(m));
+}
+
+/* Of all layers, with block 0. */
+static uint64_t bytes_for(const struct model *m, uint64_t blocks)
+{
+	return (1 + blocks) * block_bytes(m) * m->config.layers;
+}
+
+static uint64_t free_bytes(const struct model *m)
+{
+	struct device_info info;
+
+	device_info(m->device, &info);
+	return info.free_bytes;
+}
+
+/* A part of what the weights leave free. */
+static uint64_t usual_bytes(const struct model *m)
+{
+	const uint64_t free = free_bytes(m);
+	const uint64_t part = m->weight_bytes < free ? (free - m->weight_bytes) / 4 : 0;
+	const uint64_t fewest = bytes_for(m, fewest_blocks(m));
+
+	return part > fewest ? part : fewest;
+}
+
 /* As many as the bytes hold besides block 0, and as can be of use. */
-static void count_blocks(struct model *m)
+static int count_blocks(struct model *m, struct model_why *why)
 {
 	struct model_options *o = &m->options;
+	const uint64_t fewest = bytes_for(m, fewest_blocks(m));
+	const uint64_t bytes = o->kv_bytes != 0 ? o->kv_bytes : usual_bytes(m);
 
 	if (o->kv_blocks != 0)
-		return;
-	const uint64_t blocks = o->kv_bytes / (block_bytes(m) * m->config.layers);
-	const uint64_t most = most_blocks(m);
-	o->kv_blocks = blocks < 2 ? 1 : (uint32_t)(blocks - 1 < most ? blocks - 1 : most);
+		return 0;
+	if (bytes < fewest)
+		return model_fail(why, -EINVAL,
+			"kv_bytes is %llu, and the KV cache of this model needs at least %llu",
+			(unsigned long long)bytes, (unsigned long long)fewest);
+	o->kv_blocks = (uint32_t)least(bytes / bytes_for(m, 0) - 1, most_blocks(m));
+	return 0;
 }
 
 /* What was left open, and what is limited by something else as well. */
-static void settle_options(struct model *m)
+static int settle_options(struct model *m, struct model_why *why)
 {
 	struct model_options *o = &m->options;
 	uint64_t room;
+	int err;
 
-	count_blocks(m);
+	if (o->step_tokens == 0)
+		o->step_tokens = STEP_TOKENS;
+	if (o->step_rows == 0)
+		o->step_rows = STEP_ROWS;
+	err = count_blocks(m, why);
+	if (err != 0)
+		return err;
 	room = (uint64_t)o->kv_blocks * KV_BLOCK_TOKENS;
 	if (o->max_session_tokens == 0 || o->max_session_tokens > m->config.max_positions)
 		o->max_session_tokens = m->config.max_positions;
 	if (o->max_session_tokens > room)
 		o->max_session_tokens = (uint32_t)room;
-	if (o->step_tokens == 0)
-		o->step_tokens = STEP_TOKENS;
-	if (o->step_rows == 0)
-		o->step_rows = STEP_ROWS;
+	return 0;
 }
 
 /* One layer's cache, with block 0. A device has no more than 2^63 bytes, whatever is asked for. */
@@ -135,13 +180,21 @@ static void free_memory(const struct model *m)
 	graphs_quiet_end(m->graphs);
 }
 
+/* What to do when weights and cache do not fit. */
+static const char *advice(const struct model *m, uint64_t free)
+{
+	if (m->weight_bytes + bytes_for(m, fewest_blocks(m)) <= free)
+		return "lower kv_bytes";
+	return m->options.quant == WEIGHT_AS_IS ? "load it with quant=int8, or unload another"
+						: "unload another";
+}
+
 static int alloc_memory(struct model *m, struct model_why *why)
 {
-	struct device_info info;
+	const uint64_t free = free_bytes(m);
 	int err = -ENOMEM;
 
-	device_info(m->device, &info);
-	if (model_bytes(m) <= info.free_bytes)
+	if (model_bytes(m) <= free)
 		err = alloc(m, m->weight_bytes, &m->memory);
 	if (err == 0)
 		err = alloc(m, cache_bytes(m), &m->cache);
@@ -150,9 +203,9 @@ static int alloc_memory(struct model *m, struct model_why *why)
 	if (err != 0)
 		return model_fail(why, err,
 			"weights of %.1f MiB and a KV cache of %.1f MiB do not fit the %.1f MiB of "
-			"memory that are free",
+			"memory that are free: %s",
 			(double)m->weight_bytes / 0x1p20, (double)cache_bytes(m) / 0x1p20,
-			(double)info.free_bytes / 0x1p20);
+			(double)free / 0x1p20, advice(m, free));
 	return 0;
 }
 
@@ -190,8 +243,8 @@ static int plan_weights(struct loading *l, int dir_fd)
 		return err;
 	m->weight_bytes = model_weights_bytes(l->weights);
 	m->cache_dtype = model_weight(l->weights, 0, WEIGHT_EMBEDDING)->dtype;
-	settle_options(m);
-	return size_cache(m, l->why);
+	err = settle_options(m, l->why);
+	return err == 0 ? size_cache(m, l->why) : err;
 }
 
 /* The call of a step as large as any may be. */

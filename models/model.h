@@ -41,7 +41,11 @@ struct model_options {
 	enum weight_quant quant;
 	bool deterministic; /* a row's bits do not depend on what else is in its step */
 	uint32_t kv_blocks; /* of KV_BLOCK_TOKENS tokens, besides block 0 */
-	uint64_t kv_bytes;  /* with kv_blocks 0: as many blocks as these bytes hold, at least 1 */
+	/*
+	 * With kv_blocks 0: as many blocks as these bytes hold, and no fewer than step_tokens take;
+	 * 0: a quarter of what the weights leave free.
+	 */
+	uint64_t kv_bytes;
 	uint32_t max_sessions;	     /* with kv_bytes: no more blocks than these can fill; 0: any */
 	uint32_t max_session_tokens; /* 0, or more than the model has positions: as many */
 	/* The most tokens of one step, and of them that get an answer: there is memory for them. */

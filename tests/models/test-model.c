@@ -4,6 +4,8 @@
  * by token, beside another sequence, cold and captured; quantised ones against others; and what
  * cannot be loaded.
  */
+#include "device/driver.h"
+#include "models/model_impl.h"
 #include "tests/models/random-model.h"
 #include "tests/models/rig.h"
 #include "tests/models/stepper.h"
@@ -520,10 +522,8 @@ static void test_refusals(void **state)
 	struct rig *rig = rig_new(NULL);
 
 	refused(rig, dir, &options, &watch, -ECANCELED, "cancelled");
-	options.kv_blocks = 0;
-	refused(rig, dir, &options, NULL, -EINVAL, "0 blocks");
 	options.kv_blocks = 1u << 30;
-	refused(rig, dir, &options, NULL, -ENOMEM, "MiB of memory that are free");
+	refused(rig, dir, &options, NULL, -ENOMEM, "MiB of memory that are free: lower kv_bytes");
 	options.kv_blocks = 5;
 	options.quant = 7;
 	refused(rig, dir, &options, NULL, -EINVAL, "7 is no way");
@@ -532,6 +532,61 @@ static void test_refusals(void **state)
 	refused(rig, dir, &options, NULL, -EOPNOTSUPP, "BertModel");
 	unlinkat(dir, "config.json", 0);
 	refused(rig, dir, &options, NULL, -ENOENT, "config.json");
+	rig_free(rig);
+	close(dir);
+}
+
+/* Of the device's memory, as it says. */
+static uint64_t said_to_be_free;
+
+static void say_free(struct device *device, struct device_info *ret_info)
+{
+	device_cpu_driver.info(device, ret_info);
+	ret_info->free_bytes = said_to_be_free;
+}
+
+/* A cache of 256 tokens is 17 blocks with block 0, of 3 layers with 2560 bytes each. */
+static void test_size_of_the_cache(void **state)
+{
+	const uint64_t fewest = 17ull * 3 * 2560;
+	struct model_options options = {.kv_bytes = fewest - 1};
+	struct device_driver driver = device_cpu_driver;
+	int dir = random_model(&llama, GPUQ_F32, &rng);
+	struct rig *rig = rig_new(NULL);
+	struct device *device = rig->options.device;
+	uint64_t weights;
+	struct model *m;
+
+	driver.info = say_free;
+	device->driver = &driver;
+	said_to_be_free = 1ull << 30;
+	refused(rig, dir, &options, NULL, -EINVAL, "kv_bytes is 130559,");
+	refused(rig, dir, &options, NULL, -EINVAL, "at least 130560");
+	options.kv_bytes = fewest;
+	assert_int_equal(model_load(device, rig->g, dir, &options, NULL, &m, &why), 0);
+	assert_int_equal(model_kv_blocks(m), 16);
+	weights = m->weight_bytes;
+	model_destroy(m);
+	/* A quarter of what the weights leave, or at least the fewest. */
+	options.kv_bytes = 0;
+	said_to_be_free = weights + 4ull * 100 * 3 * 2560;
+	assert_int_equal(model_load(device, rig->g, dir, &options, NULL, &m, &why), 0);
+	assert_int_equal(model_kv_blocks(m), 99);
+	model_destroy(m);
+	said_to_be_free = weights + fewest + 3 * 256;
+	assert_int_equal(model_load(device, rig->g, dir, &options, NULL, &m, &why), 0);
+	assert_int_equal(model_kv_blocks(m), 16);
+	model_destroy(m);
+	said_to_be_free = weights + fewest - 1;
+	refused(rig, dir, &options, NULL, -ENOMEM, "quant=int8");
+	/* No more than one session can have. */
+	said_to_be_free = 1ull << 30;
+	options.max_sessions = 1;
+	options.max_session_tokens = 100;
+	assert_int_equal(model_load(device, rig->g, dir, &options, NULL, &m, &why), 0);
+	assert_int_equal(model_kv_blocks(m), 7);
+	model_destroy(m);
+	device->driver = &device_cpu_driver;
 	rig_free(rig);
 	close(dir);
 }
@@ -643,6 +698,7 @@ int main(void)
 		HARNESS_TEST(test_deterministic),
 		HARNESS_TEST(test_what_is_loaded),
 		HARNESS_TEST(test_refusals),
+		HARNESS_TEST(test_size_of_the_cache),
 		HARNESS_TEST(test_too_many_layers),
 		HARNESS_TEST(test_without_memory),
 		HARNESS_TEST(test_device_that_fails),
