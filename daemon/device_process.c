@@ -430,7 +430,7 @@ static void on_model_remove(struct link *l, const struct devlink_msg *msg)
 	if (k == NULL) {
 		answer_model(DEVLINK_MODEL_REMOVED, msg->handle, 0, "");
 	} else if (k->state == MODEL_LOADING) {
-		shm_store_relaxed(&k->cancel, 1);
+		models_cancel(l->models, k);
 	} else if (k->state == MODEL_SERVING) {
 		k->state = MODEL_REMOVING;
 		dispatch_remove_model(l->dispatch, k, msg->id != 0);

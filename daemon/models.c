@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* models.c: the loader, and the table of the models that the link thread knows. */
+/* models.c: the loader's threads, and the table of the models that the link thread knows. */
 #include "daemon/models.h"
 
 #include "shm/atomics.h"
@@ -17,21 +17,28 @@
 #define GATHER_PERCENT 10u
 #define PACE_PERCENT 200 /* of a decode step's time are for prompts, while there are any */
 
+/* A thread of the loader, and what it has to do. */
+struct loader {
+	struct models *models;
+	bool started;
+	pthread_t thread;
+	pthread_cond_t wanted;
+	struct known_model_queue todo;
+	struct known_model *current; /* what it is at */
+};
+
 struct models {
 	struct models_options o;
 	struct known_model **places; /* [max_models], by the number in their handles */
 	struct engine_pace pace;     /* dispatch's */
 	int event_fd;
-	bool started;
-	pthread_t thread;
-	pthread_mutex_t lock; /* guards what follows */
-	pthread_cond_t wanted;
-	struct known_model_queue todo, done;
-	struct known_model *current; /* what the loader is at */
+	struct loader loads, frees;
+	pthread_mutex_t lock; /* guards what the loaders have to do, and what follows */
+	struct known_model_queue done;
 	bool stop;
 };
 
-/* --- The loader's thread ------------------------------------------------------------------- */
+/* --- The loader's threads ------------------------------------------------------------------ */
 
 static bool progress(void *context, uint64_t done_bytes, uint64_t total_bytes)
 {
@@ -151,32 +158,54 @@ static void work_at(struct models *m, struct known_model *k)
 	k->dir_fd = -1;
 }
 
+/* The loader is through with a model. With the lock. */
+static void give_back(struct models *m, struct known_model *k)
+{
+	TAILQ_INSERT_TAIL(&m->done, k, link);
+	bell_ring_eventfd(m->event_fd);
+}
+
 static void *loader_main(void *arg)
 {
-	struct models *m = arg;
+	struct loader *l = arg;
+	struct models *m = l->models;
 
 	prctl(PR_SET_NAME, "gpuqd-loader");
 	pthread_mutex_lock(&m->lock);
 	while (!m->stop) {
-		struct known_model *k = TAILQ_FIRST(&m->todo);
+		struct known_model *k = TAILQ_FIRST(&l->todo);
 		if (k == NULL) {
-			pthread_cond_wait(&m->wanted, &m->lock);
+			pthread_cond_wait(&l->wanted, &m->lock);
 			continue;
 		}
-		TAILQ_REMOVE(&m->todo, k, link);
-		m->current = k;
+		TAILQ_REMOVE(&l->todo, k, link);
+		l->current = k;
 		pthread_mutex_unlock(&m->lock);
 		work_at(m, k);
 		pthread_mutex_lock(&m->lock);
-		m->current = NULL;
-		TAILQ_INSERT_TAIL(&m->done, k, link);
-		bell_ring_eventfd(m->event_fd);
+		l->current = NULL;
+		give_back(m, k);
 	}
 	pthread_mutex_unlock(&m->lock);
 	return NULL;
 }
 
 /* --- The link thread's side ---------------------------------------------------------------- */
+
+static void loader_init(struct loader *l, struct models *m)
+{
+	l->models = m;
+	pthread_cond_init(&l->wanted, NULL);
+	TAILQ_INIT(&l->todo);
+}
+
+static int loader_start(struct loader *l)
+{
+	int r = -pthread_create(&l->thread, NULL, loader_main, l);
+
+	l->started = r == 0;
+	return r;
+}
 
 int models_create(const struct models_options *options, struct models **ret_models)
 {
@@ -188,13 +217,14 @@ int models_create(const struct models_options *options, struct models **ret_mode
 	m->event_fd = bell_eventfd();
 	m->places = calloc(options->max_models, sizeof(struct known_model *));
 	pthread_mutex_init(&m->lock, NULL);
-	pthread_cond_init(&m->wanted, NULL);
-	TAILQ_INIT(&m->todo);
 	TAILQ_INIT(&m->done);
+	loader_init(&m->loads, m);
+	loader_init(&m->frees, m);
 	int r = m->event_fd < 0 ? m->event_fd : m->places == NULL ? -ENOMEM : 0;
 	if (r == 0)
-		r = -pthread_create(&m->thread, NULL, loader_main, m);
-	m->started = r == 0;
+		r = loader_start(&m->loads);
+	if (r == 0)
+		r = loader_start(&m->frees);
 	if (r < 0) {
 		models_destroy(m);
 		return r;
@@ -212,30 +242,34 @@ static void known_destroy(struct known_model *k)
 	free(k);
 }
 
-static void stop_loader(struct models *m)
+static void loader_end(struct loader *l)
 {
-	pthread_mutex_lock(&m->lock);
-	m->stop = true;
-	if (m->current != NULL)
-		shm_store_relaxed(&m->current->cancel, 1);
-	pthread_cond_signal(&m->wanted);
-	pthread_mutex_unlock(&m->lock);
-	pthread_join(m->thread, NULL);
+	struct models *m = l->models;
+
+	if (l->started) {
+		pthread_mutex_lock(&m->lock);
+		m->stop = true;
+		if (l->current != NULL)
+			shm_store_relaxed(&l->current->cancel, 1);
+		pthread_cond_signal(&l->wanted);
+		pthread_mutex_unlock(&m->lock);
+		pthread_join(l->thread, NULL);
+	}
+	pthread_cond_destroy(&l->wanted);
 }
 
 void models_destroy(struct models *m)
 {
 	if (m == NULL)
 		return;
-	if (m->started)
-		stop_loader(m);
+	loader_end(&m->loads);
+	loader_end(&m->frees);
 	for (uint32_t i = 0; m->places != NULL && i < m->o.max_models; i++) {
 		if (m->places[i] != NULL)
 			known_destroy(m->places[i]);
 	}
 	if (m->event_fd >= 0)
 		close(m->event_fd);
-	pthread_cond_destroy(&m->wanted);
 	pthread_mutex_destroy(&m->lock);
 	free(m->places);
 	free(m);
@@ -256,14 +290,14 @@ struct known_model *models_take(struct models *m)
 	return k;
 }
 
-/* Gives a model to the loader, in a state that says what to do. */
-static void hand_over(struct models *m, struct known_model *k, enum known_model_state state)
+/* Gives a model to a thread of the loader, in a state that says what to do. */
+static void hand_over(struct loader *l, struct known_model *k, enum known_model_state state)
 {
-	pthread_mutex_lock(&m->lock);
+	pthread_mutex_lock(&l->models->lock);
 	k->state = state;
-	TAILQ_INSERT_TAIL(&m->todo, k, link);
-	pthread_cond_signal(&m->wanted);
-	pthread_mutex_unlock(&m->lock);
+	TAILQ_INSERT_TAIL(&l->todo, k, link);
+	pthread_cond_signal(&l->wanted);
+	pthread_mutex_unlock(&l->models->lock);
 }
 
 int models_load(struct models *m, const struct devlink_msg *msg, int dir_fd)
@@ -285,7 +319,7 @@ int models_load(struct models *m, const struct devlink_msg *msg, int dir_fd)
 	k->options.quant = (msg->id & DEVLINK_MODEL_INT8) != 0 ? WEIGHT_INT8 : WEIGHT_AS_IS;
 	k->options.deterministic = (msg->id & DEVLINK_MODEL_DETERMINISTIC) != 0;
 	m->places[place] = k;
-	hand_over(m, k, MODEL_LOADING);
+	hand_over(&m->loads, k, MODEL_LOADING);
 	return 0;
 }
 
@@ -297,9 +331,30 @@ struct known_model *models_find(const struct models *m, uint32_t handle)
 	return k != NULL && k->handle == handle ? k : NULL;
 }
 
+static bool is_waiting(const struct loader *l, const struct known_model *k)
+{
+	const struct known_model *i = TAILQ_FIRST(&l->todo);
+
+	while (i != NULL && i != k)
+		i = TAILQ_NEXT(i, link);
+	return i != NULL;
+}
+
+void models_cancel(struct models *m, struct known_model *model)
+{
+	shm_store_relaxed(&model->cancel, 1);
+	pthread_mutex_lock(&m->lock);
+	if (is_waiting(&m->loads, model)) {
+		TAILQ_REMOVE(&m->loads.todo, model, link);
+		model->status = -ECANCELED;
+		give_back(m, model);
+	}
+	pthread_mutex_unlock(&m->lock);
+}
+
 void models_free(struct models *m, struct known_model *model)
 {
-	hand_over(m, model, MODEL_FREEING);
+	hand_over(&m->frees, model, MODEL_FREEING);
 }
 
 void models_forget(struct models *m, struct known_model *model)

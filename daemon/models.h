@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * models.h: the language models of a device process. A thread of its own, the loader, reads
- * weights and frees them, which may take minutes; the link thread tells it to, and passes what has
- * been loaded to dispatch, which opens sessions of it and drives its engine. A model that has left
- * dispatch, with every request of it ended, is the loader's again.
+ * models.h: the language models of a device process. Threads of their own, the loader, read
+ * weights, one model after another, and free them, which may take minutes; the link thread tells
+ * it to, and passes what has been loaded to dispatch, which opens sessions of it and drives its
+ * engine. A model that has left dispatch, with every request of it ended, is the loader's again;
+ * memory is given back beside what is being loaded.
  *
  *	LOADING -> SERVING -> REMOVING -> FREEING -> (gone)
  *	LOADING: the loader's, also after its end, until it has been looked at
@@ -79,6 +80,9 @@ int models_load(struct models *m, const struct devlink_msg *msg, int dir_fd);
 
 /* The model with this handle, or NULL. */
 struct known_model *models_find(const struct models *m, uint32_t handle);
+
+/* One that is LOADING is not wanted any more: models_take() has it soon, at once if it waits. */
+void models_cancel(struct models *m, struct known_model *model);
 
 /* Nobody uses it any more: gives its memory back. */
 void models_free(struct models *m, struct known_model *model);

@@ -56,6 +56,10 @@ struct known_model *models_find(const struct models *m, uint32_t handle)
 	return NULL;
 }
 
+void models_cancel(struct models *m, struct known_model *model)
+{
+}
+
 void models_free(struct models *m, struct known_model *model)
 {
 }
