@@ -29,6 +29,7 @@
 #define EXPIRE_NS 1000000u   /* between two looks for deadlines that have passed */
 #define HINT_NS 1000000000u  /* a hint that is not proved by then was none */
 #define EVENTS 64
+#define NAPS 2		/* short sleeps after work: clients that end just then are noticed soon */
 #define TICK_ROUNDS 64u /* rounds between two looks at the clock */
 
 enum {
@@ -235,6 +236,7 @@ static void finish_removal(struct dispatch *d, struct channel *ch)
 	wait_no_more(d, ch);
 	d->channels[ch->number] = NULL;
 	d->n_channels--;
+	shm_store_relaxed(&ch->stats->drained_ns, clock_now_ns(&d->o.clock));
 	tell(d, DISPATCH_REMOVED, ch);
 }
 
@@ -472,6 +474,16 @@ static void look_for_hints(struct dispatch *d)
 	}
 }
 
+/* Likewise of those that are parked: between naps. */
+static void look_at_parked(struct dispatch *d)
+{
+	for (uint32_t i = 0; i < d->o.max_channels; i++) {
+		struct channel *ch = d->channels[i];
+		if (ch != NULL && ch->state == CHANNEL_OPEN && !ch->held && channel_hinted(ch))
+			dispatch_hold(d, ch);
+	}
+}
+
 /* The work that is not done in every round. */
 static void tick(struct dispatch *d, uint64_t now_ns)
 {
@@ -497,7 +509,8 @@ static bool anything_done(struct dispatch *d)
 /* How long there is nothing to do that rings no bell. */
 static int sleep_ms(const struct dispatch *d)
 {
-	uint64_t most_ns = d->n_deadlines > 0 ? EXPIRE_NS : RESCUE_NS;
+	static const uint64_t naps_ns[NAPS + 1] = {1000000u, 3000000u, RESCUE_NS};
+	uint64_t most_ns = d->n_deadlines > 0 ? EXPIRE_NS : naps_ns[d->naps];
 	uint64_t wake_ns = d->n_stepping > 0 ? model_wake_ns(d) : UINT64_MAX;
 	uint64_t now_ns = wake_ns == UINT64_MAX ? 0 : clock_now_ns(&d->o.clock);
 
@@ -516,12 +529,19 @@ static void sleep_until_wanted(struct dispatch *d)
 			return;
 	}
 	publish_stats(d, clock_now_ns(&d->o.clock));
+	if (d->napped_at != shm_load_relaxed(&d->stats->consumed))
+		d->naps = 0;
+	d->napped_at = shm_load_relaxed(&d->stats->consumed);
 	device_sleep_prepare(d->o.device, true);
 	if (!anything_done(d)) {
 		shm_count(&d->stats->sleeps, 1);
 		take_doorbells(d, sleep_ms(d));
 	}
 	device_sleep_prepare(d->o.device, false);
+	if (d->naps < NAPS) {
+		d->naps++;
+		look_at_parked(d);
+	}
 	tick(d, clock_now_ns(&d->o.clock));
 }
 

@@ -92,6 +92,8 @@ struct dispatch {
 	uint64_t same_queued_ns;
 
 	uint64_t tick_ns, rescue_ns, expire_ns; /* when each was last done */
+	uint32_t naps;				/* since something was taken */
+	uint64_t napped_at;			/* what was taken before */
 	uint64_t passes;
 
 	struct mailbox in, out;

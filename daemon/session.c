@@ -529,6 +529,16 @@ void session_close(struct control *c, struct session *s)
 	buffer_session_close(c, s);
 }
 
+/* Nothing of a client is left. */
+static void stats_client_reclaimed(struct control *c, const struct session *s)
+{
+	struct stats_client *record = &c->stats.clients[s->index];
+
+	/* A connection that never became a client has no record of its own. */
+	if (shm_load_relaxed_u32(&record->generation) == s->generation)
+		shm_store_release(&record->reclaimed_ns, clock_now_ns(&c->clock));
+}
+
 void session_release(struct control *c, struct session *s)
 {
 	if (s->state != SESSION_CLOSING || s->receiving || s->watching || s->n_channels > 0 ||
@@ -540,6 +550,7 @@ void session_release(struct control *c, struct session *s)
 	close(s->fd);
 	if (s->pidfd >= 0)
 		close(s->pidfd);
+	stats_client_reclaimed(c, s);
 	s->state = SESSION_FREE;
 	TAILQ_INSERT_TAIL(&c->free_sessions[s->admin], s, in_list);
 }

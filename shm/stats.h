@@ -108,6 +108,7 @@ struct stats_client {
 	uint32_t generation; /* counts the clients of this record */
 	char name[GPUQ_NAME_MAX];
 	uint64_t connected_ns, ended_ns;
+	uint64_t reclaimed_ns; /* when nothing of it was left; 0 before that */
 	uint64_t channels;
 	uint64_t segment_bytes;
 };
@@ -140,7 +141,8 @@ struct stats_channel {
 	uint64_t parked;    /* 1: out of the scan until its doorbell rings */
 	uint64_t rescues;
 	uint64_t last_active_ns; /* clock of the daemon page */
-	uint64_t held_ns; /* since when nothing is taken, on a hint that its client died; or 0 */
+	uint64_t held_ns;    /* since when nothing is taken, on a hint that its client died; or 0 */
+	uint64_t drained_ns; /* since when nothing of it is in flight, when it was removed; or 0 */
 	uint64_t queue_hist[STATS_HIST_BUCKETS]; /* ns from submission to execution */
 	uint64_t execute_hist[STATS_HIST_BUCKETS];
 };

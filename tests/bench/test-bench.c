@@ -60,7 +60,7 @@ static void test_help_names_every_subcommand(void **state)
 {
 	const char *const args[] = {"--help"};
 	const char *const names[] = {"floor", "ring", "null", "sleep", "pipeline", "op", "idle",
-		"graphs", "memory", "decode", "prefill", "load", "all"};
+		"death", "graphs", "memory", "decode", "prefill", "load", "all"};
 	struct harness_output output = run(args, 1);
 
 	assert_int_equal(output.status, 0);
@@ -214,6 +214,32 @@ static void test_op_agrees_with_the_kernels(void **state)
 	assert_rows(root, 24);
 	assert_int_equal(count_rows(root, "through gpuqd"), 4);
 	assert_int_equal(count_rows(root, "through gpuqd, in buffers"), 4);
+	json_decref(root);
+}
+
+/* Every kill is noticed, and everything comes back. */
+static void test_death_counts_every_kill(void **state)
+{
+	need_gpuqd();
+	json_t *root = measure_with("death", "--samples=100");
+	const json_t *rows = json_object_get(root, "rows"), *row;
+	size_t i;
+
+	assert_int_equal(json_array_size(rows), 4);
+	json_array_foreach(rows, i, row)
+	{
+		const json_t *value = json_object_get(row, "value");
+		json_int_t kills = json_integer_value(json_object_get(value, "kills"));
+		const json_t *detected = json_object_get(value, "detected_ns");
+		const json_t *proof = json_object_get(value, "proof_ns");
+		assert_int_equal(kills, i < 2 ? 100 : 10);
+		assert_int_equal(json_array_size(detected), kills);
+		assert_int_equal(json_array_size(json_object_get(value, "back_ns")), kills);
+		/* Sorted: the first notice is never after the proof. */
+		for (json_int_t k = 0; k < kills; k++)
+			assert_true(json_integer_value(json_array_get(detected, (size_t)k)) <=
+				json_integer_value(json_array_get(proof, (size_t)k)));
+	}
 	json_decref(root);
 }
 
@@ -407,6 +433,7 @@ int main(void)
 		HARNESS_TEST_LONG(test_ring_states_its_target, 60),
 		HARNESS_TEST_LONG(test_sleep_measures_gpuqd, 60),
 		HARNESS_TEST_LONG(test_op_agrees_with_the_kernels, 60),
+		HARNESS_TEST_LONG(test_death_counts_every_kill, 120),
 		HARNESS_TEST_LONG(test_idle_reads_the_time_of_gpuqd, 60),
 		HARNESS_TEST_LONG(test_graphs_measures_beside_captures, 120),
 		HARNESS_TEST_LONG(test_a_drawing_needs_matplotlib, 120),
