@@ -40,6 +40,7 @@ extern const struct command command_status;
 extern const struct command command_stop;
 extern const struct command command_unload;
 /* Only where the feature `text` is built. */
+extern const struct command command_chat;
 extern const struct command command_generate;
 extern const struct command command_tokenize;
 extern const struct command command_detokenize;

@@ -19,6 +19,7 @@ static const struct command *const commands[] = {
 	&command_stop,
 #ifdef GPUQ_TEXT
 	&command_generate,
+	&command_chat,
 	&command_tokenize,
 	&command_detokenize,
 #endif

@@ -3,160 +3,21 @@
  * test-generate.c: texts that a model goes on with, through libgpuq-text's writer and through `gpuq
  * generate`: a small model of random weights, and a tokenizer with as many tokens.
  *
- *	TEST_SEED=N   weights; printed
+ *	TEST_SEED=N   weights; printed (writing.c)
  */
-#include "client/text/gpuq-text.h"
 #include "tests/integration/children.h"
-#include "tests/integration/client.h"
-#include "tests/models/random-model.h"
-#include "tests/models/rig.h"
+#include "tests/integration/writing.h"
 
-#include "shm/clock.h"
-
+#include <errno.h>
 #include <jansson.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
-#define TOKENIZER "tests/text/data/gpt2.json"
-#define LENGTH 24u /* tokens of a text */
-#define END_TOKEN 7
+#define LENGTH WRITING_LENGTH
 
-static const struct gpuq_channel_options roomy = {.arena_bytes = 8u << 20};
-
-struct world_of {
-	struct harness_daemon *daemon;
-	struct gpuq_tokenizer *tokenizer;
-	struct client client;
-	char dir[300];
-};
-
-static void copy_tokenizer(int dir_fd)
-{
-	static char text[4u << 20];
-	FILE *f = fopen(harness_source(TOKENIZER), "re");
-
-	assert_non_null(f);
-	size_t n = fread(text, 1, sizeof(text), f);
-	assert_true(n > 0 && n < sizeof(text));
-	fclose(f);
-	rig_write(dir_fd, "tokenizer.json", text, n);
-}
-
-static void make_folder(struct world_of *w)
-{
-	struct model_config config = {
-		.architecture = MODEL_LLAMA,
-		.vocab = gpuq_tokenizer_size(w->tokenizer),
-		.hidden = 32,
-		.layers = 2,
-		.intermediate = 48,
-		.heads = 4,
-		.kv_heads = 2,
-		.head_dim = 8,
-		.max_positions = 1024,
-		.norm_eps = 1e-5,
-		.rope = {.theta = 10000},
-	};
-	const char *seed = getenv("TEST_SEED");
-	struct random rng = {seed != NULL ? strtoull(seed, NULL, 0) : (uint64_t)getpid()};
-	const char *end = "{\"eos_token_id\": 7}"; /* END_TOKEN */
-	char link[64];
-
-	print_message("TEST_SEED=%llu\n", (unsigned long long)rng.state);
-	int dir_fd = random_model(&config, GPUQ_F32, &rng);
-	copy_tokenizer(dir_fd);
-	rig_write(dir_fd, "generation_config.json", end, strlen(end));
-	snprintf(link, sizeof(link), "/proc/self/fd/%d", dir_fd);
-	ssize_t n = readlink(link, w->dir, sizeof(w->dir) - 1);
-	assert_true(n > 0);
-	w->dir[n] = '\0';
-	close(dir_fd);
-}
-
-static void start(struct world_of *w)
-{
-	const uint64_t start_ns = clock_monotonic_ns();
-	struct gpuq_model_info m;
-	char model[340];
-
-	assert_int_equal(gpuq_tokenizer_load(harness_source(TOKENIZER), &w->tokenizer), 0);
-	make_folder(w);
-	snprintf(model, sizeof(model), "small=%s,deterministic=yes", w->dir);
-	const char *const args[] = {"--model", model, NULL};
-	w->daemon = harness_daemon_start(args);
-	client_open(&w->client, &roomy);
-	do {
-		assert_int_equal(gpuq_model_find(w->client.g, "small", &m), 0);
-		assert_true(clock_monotonic_ns() - start_ns < PATIENCE_NS);
-		usleep(2000);
-	} while (m.state != GPUQ_MODEL_READY);
-	assert_string_equal(m.dir, w->dir);
-}
-
-static void stop(struct world_of *w)
-{
-	client_close(&w->client);
-	gpuq_tokenizer_destroy(w->tokenizer);
-	harness_daemon_destroy(w->daemon);
-}
-
-static struct gpuq_writer *open_writer(struct world_of *w, struct gpuq_writer_options o)
-{
-	struct gpuq_writer *writer;
-
-	o.model = "small";
-	o.tokenizer = w->tokenizer;
-	if (gpuq_writer_create(w->client.ch, &o, &writer) < 0)
-		fail_msg("%s", gpuq_error_detail());
-	return writer;
-}
-
-/* A text, and its tokens. */
-struct text {
-	uint32_t tokens[LENGTH];
-	uint32_t n;
-	char bytes[4096];
-	size_t length;
-};
-
-static void add(struct text *t, const char *bytes, size_t n)
-{
-	assert_true(t->length + n < sizeof(t->bytes));
-	memcpy(t->bytes + t->length, bytes, n);
-	t->length += n;
-	t->bytes[t->length] = '\0';
-}
-
-static void write_on(struct gpuq_writer *writer, struct text *t)
-{
-	struct gpuq_written written;
-	const char *rest;
-	int r = 1;
-
-	*t = (struct text){0};
-	while (t->n < LENGTH && (r = gpuq_writer_next(writer, &written)) > 0) {
-		t->tokens[t->n++] = written.token;
-		add(t, written.text, written.bytes);
-	}
-	if (r < 0)
-		fail_msg("%s", gpuq_error_detail());
-	int64_t n = gpuq_writer_finish(writer, &rest);
-	assert_true(n >= 0);
-	add(t, rest, (size_t)n);
-}
-
-static void write_text(
-	struct world_of *w, struct gpuq_writer_options o, const char *prompt, struct text *t)
-{
-	struct gpuq_writer *writer = open_writer(w, o);
-
-	assert_true(gpuq_writer_read(writer, prompt, strlen(prompt), 0) > 0);
-	write_on(writer, t);
-	gpuq_writer_destroy(writer);
-}
+static const struct writing_model gpt2 = {.tokenizer = "gpt2", .max_tokens = 1024};
 
 /* What the step itself says is the likeliest, token by token. */
 static void test_greedy_is_the_likeliest(void **state)
@@ -166,11 +27,11 @@ static void test_greedy_is_the_likeliest(void **state)
 	struct gpuq_session *session;
 	struct gpuq_call *step;
 	const uint32_t *ids;
-	struct world_of w;
-	struct text t;
+	struct writing w;
+	struct written_text t;
 
-	start(&w);
-	write_text(&w, (struct gpuq_writer_options){.ignore_end = true}, "Once upon a time", &t);
+	writing_start(&w, &gpt2);
+	writing_text(&w, (struct gpuq_writer_options){.ignore_end = true}, "Once upon a time", &t);
 	assert_int_equal(t.n, LENGTH);
 	assert_int_equal(gpuq_encoder_create(w.tokenizer, &encoder), 0);
 	int64_t n = gpuq_encode(encoder, "Once upon a time", 16, 0, &ids);
@@ -193,7 +54,7 @@ static void test_greedy_is_the_likeliest(void **state)
 	gpuq_call_destroy(step);
 	gpuq_session_close(session);
 	gpuq_encoder_destroy(encoder);
-	stop(&w);
+	writing_stop(&w);
 }
 
 /* Also where each token needs the full row, and where a few do. */
@@ -204,24 +65,24 @@ static void test_a_seed_is_a_text(void **state)
 		{.temperature = 2, .top_k = 300},
 		{.temperature = 0.8f, .top_p = 0.9f, .repetition_penalty = 1.2f},
 	};
-	struct world_of w;
-	struct text a, b, c;
+	struct writing w;
+	struct written_text a, b, c;
 
-	start(&w);
+	writing_start(&w, &gpt2);
 	for (size_t i = 0; i < sizeof(policies) / sizeof(policies[0]); i++) {
 		struct gpuq_writer_options o = {.sampling = policies[i], .ignore_end = true};
 
 		o.sampling.seed = 5;
-		write_text(&w, o, "The cat", &a);
-		write_text(&w, o, "The cat", &b);
+		writing_text(&w, o, "The cat", &a);
+		writing_text(&w, o, "The cat", &b);
 		o.sampling.seed = 6;
-		write_text(&w, o, "The cat", &c);
+		writing_text(&w, o, "The cat", &c);
 		assert_int_equal(a.n, LENGTH);
 		assert_memory_equal(a.tokens, b.tokens, sizeof(a.tokens));
 		assert_string_equal(a.bytes, b.bytes);
 		assert_memory_not_equal(a.tokens, c.tokens, sizeof(a.tokens));
 	}
-	stop(&w);
+	writing_stop(&w);
 }
 
 /* A prompt of more tokens than one request has, at once and in parts, with and without the row. */
@@ -230,38 +91,38 @@ static void test_long_prompts(void **state)
 	static const uint32_t top_k[] = {0, 400};
 	struct gpuq_writer_options o = {.ignore_end = true};
 	char prompt[2000] = "";
-	struct world_of w;
-	struct text a, b;
+	struct writing w;
+	struct written_text a, b;
 
 	for (size_t n = 0; n + 8 < sizeof(prompt); n += strlen(prompt + n))
 		snprintf(prompt + n, sizeof(prompt) - n, " %zu", n);
-	start(&w);
+	writing_start(&w, &gpt2);
 	for (uint32_t i = 0; i < 2; i++) {
 		o.sampling = (struct gpuq_sampling){.temperature = 1, .top_k = top_k[i]};
-		struct gpuq_writer *writer = open_writer(&w, o);
+		struct gpuq_writer *writer = writing_open(&w, o);
 		int64_t n = gpuq_writer_read(writer, prompt, 600, 0);
 		n += gpuq_writer_read(writer, prompt + 600, 600, 0);
 		assert_true(n > 512);
-		write_on(writer, &a);
+		writing_go_on(writer, &a);
 		gpuq_writer_destroy(writer);
 		prompt[1200] = '\0';
-		write_text(&w, o, prompt, &b);
+		writing_text(&w, o, prompt, &b);
 		assert_memory_equal(a.tokens, b.tokens, sizeof(a.tokens));
 	}
-	stop(&w);
+	writing_stop(&w);
 }
 
 static void test_ends(void **state)
 {
-	const struct gpuq_logit_bias likely = {END_TOKEN, 1000};
+	const struct gpuq_logit_bias likely = {WRITING_END, 1000};
 	struct gpuq_writer_options o = {.ignore_end = true};
 	struct gpuq_written written;
-	struct world_of w;
-	struct text whole, t;
+	struct writing w;
+	struct written_text whole, t;
 	char string[8] = "";
 
-	start(&w);
-	write_text(&w, o, "Once", &whole);
+	writing_start(&w, &gpt2);
+	writing_text(&w, o, "Once", &whole);
 	/* A piece from the middle of the text, at whole characters. */
 	size_t at = whole.length / 2;
 	while (((unsigned char)whole.bytes[at] & 0xc0) == 0x80)
@@ -270,16 +131,16 @@ static void test_ends(void **state)
 	const char *strings[] = {string};
 	o.stops = strings;
 	o.n_stops = 1;
-	write_text(&w, o, "Once", &t);
+	writing_text(&w, o, "Once", &t);
 	assert_int_equal(t.length, (size_t)(strstr(whole.bytes, string) - whole.bytes));
 	assert_memory_equal(t.bytes, whole.bytes, t.length);
 
 	o = (struct gpuq_writer_options){.sampling = {.n_biases = 1, .biases = &likely}};
-	struct gpuq_writer *writer = open_writer(&w, o);
+	struct gpuq_writer *writer = writing_open(&w, o);
 	assert_int_equal(gpuq_writer_next(writer, &written), -EINVAL);
 	assert_int_equal(gpuq_writer_read(writer, "a", 1, 0), 1);
 	assert_int_equal(gpuq_writer_next(writer, &written), 1);
-	assert_int_equal(written.token, END_TOKEN);
+	assert_int_equal(written.token, WRITING_END);
 	assert_int_equal(written.bytes, 0);
 	assert_int_equal(gpuq_writer_end(writer), GPUQ_WRITER_END_TOKEN);
 	assert_int_equal(gpuq_writer_next(writer, &written), 0);
@@ -288,25 +149,183 @@ static void test_ends(void **state)
 	assert_int_equal(gpuq_writer_end(writer), GPUQ_WRITER_GOES_ON);
 	assert_int_equal(gpuq_writer_next(writer, &written), 1);
 	gpuq_writer_destroy(writer);
-	stop(&w);
+	writing_stop(&w);
 }
 
 static void test_a_text_that_is_too_long(void **state)
 {
 	struct gpuq_written written;
-	struct world_of w;
+	struct writing w;
 	int r = 1;
 
-	start(&w);
+	writing_start(&w, &gpt2);
 	struct gpuq_writer *writer =
-		open_writer(&w, (struct gpuq_writer_options){.ignore_end = true});
+		writing_open(&w, (struct gpuq_writer_options){.ignore_end = true});
 	for (uint32_t i = 0; i < 1000; i++)
 		assert_int_equal(gpuq_writer_read(writer, "a", 1, 0), 1);
 	for (uint32_t i = 0; i < 100 && r > 0; i++)
 		r = gpuq_writer_next(writer, &written);
 	assert_int_equal(r, -GPUQ_ECONTEXT);
 	gpuq_writer_destroy(writer);
-	stop(&w);
+	writing_stop(&w);
+}
+
+/* --- Fused --------------------------------------------------------------------------------- */
+
+/* The likeliest token is the same wherever it is looked for, and however many at once. */
+static void test_fused_greedy_is_greedy(void **state)
+{
+	struct gpuq_writer_options o = {.ignore_end = true};
+	struct written_text plain, fused;
+	struct writing w;
+
+	writing_start(&w, &gpt2);
+	writing_text(&w, o, "Once upon a time", &plain);
+	for (uint32_t n = 1; n <= 40; n += 13) {
+		o.fused = n;
+		writing_text(&w, o, "Once upon a time", &fused);
+		assert_int_equal(fused.n, LENGTH);
+		assert_memory_equal(fused.tokens, plain.tokens, sizeof(plain.tokens));
+		assert_string_equal(fused.bytes, plain.bytes);
+	}
+	writing_stop(&w);
+}
+
+static void test_fused_seeds(void **state)
+{
+	struct gpuq_writer_options o = {
+		.ignore_end = true, .fused = 1, .sampling = {.temperature = 1, .seed = 5}};
+	struct written_text one, many, other;
+	struct writing w;
+
+	writing_start(&w, &gpt2);
+	writing_text(&w, o, "The cat", &one);
+	o.fused = 7;
+	writing_text(&w, o, "The cat", &many);
+	o.sampling.seed = 6;
+	writing_text(&w, o, "The cat", &other);
+	assert_memory_equal(one.tokens, many.tokens, sizeof(one.tokens));
+	assert_memory_not_equal(one.tokens, other.tokens, sizeof(one.tokens));
+	writing_stop(&w);
+}
+
+/* What the device made too much of is taken back when more is read. */
+static void test_fused_text_is_interrupted(void **state)
+{
+	struct gpuq_writer_options o = {.ignore_end = true};
+	struct written_text texts[2];
+	struct gpuq_written written;
+	struct writing w;
+
+	writing_start(&w, &gpt2);
+	for (uint32_t before = 1; before <= 8; before++) {
+		for (uint32_t i = 0; i < 2; i++) {
+			o.fused = i * 8;
+			struct gpuq_writer *writer = writing_open(&w, o);
+			assert_true(gpuq_writer_read(writer, "The cat", 7, 0) > 0);
+			for (uint32_t n = 0; n < before; n++)
+				assert_int_equal(gpuq_writer_next(writer, &written), 1);
+			assert_true(gpuq_writer_read(writer, " and a dog", 10, 0) > 0);
+			writing_go_on(writer, &texts[i]);
+			gpuq_writer_destroy(writer);
+		}
+		assert_memory_equal(texts[0].tokens, texts[1].tokens, sizeof(texts[0].tokens));
+	}
+	writing_stop(&w);
+}
+
+static void expect_beyond(struct writing *w, const char *name, struct gpuq_sampling sampling)
+{
+	struct gpuq_writer *writer = NULL;
+	const struct gpuq_writer_options o = {
+		.model = "small", .tokenizer = w->tokenizer, .fused = 4, .sampling = sampling};
+
+	assert_int_equal(gpuq_writer_create(w->client.ch, &o, &writer), -ENOTSUP);
+	assert_non_null(strstr(gpuq_error_detail(), name));
+}
+
+static void test_fused_refusals(void **state)
+{
+	static const struct gpuq_logit_bias bias = {1, 1};
+	struct writing w;
+
+	writing_start(&w, &gpt2);
+	expect_beyond(&w, "top_k", (struct gpuq_sampling){.temperature = 1, .top_k = 4});
+	expect_beyond(&w, "top_p", (struct gpuq_sampling){.temperature = 1, .top_p = 0.5f});
+	expect_beyond(&w, "min_p", (struct gpuq_sampling){.temperature = 1, .min_p = 0.5f});
+	expect_beyond(&w, "typical_p", (struct gpuq_sampling){.temperature = 1, .typical_p = 0.5f});
+	expect_beyond(&w, "repetition", (struct gpuq_sampling){.repetition_penalty = 2});
+	expect_beyond(&w, "presence", (struct gpuq_sampling){.presence_penalty = 1});
+	expect_beyond(&w, "frequency", (struct gpuq_sampling){.frequency_penalty = 1});
+	expect_beyond(&w, "bias", (struct gpuq_sampling){.n_biases = 1, .biases = &bias});
+	writing_stop(&w);
+}
+
+/* Up to the last token that the model allows, whatever a request may make. */
+static void test_fused_text_that_is_too_long(void **state)
+{
+	const struct gpuq_writer_options plain = {.ignore_end = true};
+	const struct gpuq_writer_options fused = {.ignore_end = true, .fused = 50};
+	uint32_t counts[2] = {0};
+	struct gpuq_written written;
+	struct writing w;
+
+	writing_start(&w, &gpt2);
+	for (uint32_t i = 0; i < 2; i++) {
+		struct gpuq_writer *writer = writing_open(&w, i == 0 ? plain : fused);
+		int r;
+
+		for (uint32_t n = 0; n < 960; n++)
+			assert_int_equal(gpuq_writer_read(writer, "a", 1, 0), 1);
+		while ((r = gpuq_writer_next(writer, &written)) > 0)
+			counts[i]++;
+		assert_int_equal(r, -GPUQ_ECONTEXT);
+		gpuq_writer_destroy(writer);
+	}
+	assert_int_equal(counts[0], counts[1]);
+	writing_stop(&w);
+}
+
+/* --- Cancelled ------------------------------------------------------------------------------- */
+
+static bool cancel_from_third(void *context)
+{
+	uint32_t *asked = context;
+
+	return ++*asked >= 3;
+}
+
+/* A text goes on where it was cancelled. */
+static void test_cancelled(void **state)
+{
+	uint32_t asked = 0;
+	struct gpuq_writer_options o = {.ignore_end = true};
+	struct written_text whole;
+	struct gpuq_written written;
+	struct writing w;
+
+	writing_start(&w, &gpt2);
+	writing_text(&w, o, "The cat", &whole);
+	o.cancelled = cancel_from_third;
+	o.cancel_context = &asked;
+	struct gpuq_writer *writer = writing_open(&w, o);
+	assert_true(gpuq_writer_read(writer, "The cat", 7, 0) > 0);
+	for (uint32_t i = 0; i < 2; i++) {
+		assert_int_equal(gpuq_writer_next(writer, &written), 1);
+		assert_int_equal(written.token, whole.tokens[i]);
+	}
+	assert_int_equal(gpuq_writer_next(writer, &written), -ECANCELED);
+	assert_int_equal(gpuq_writer_next(writer, &written), -ECANCELED);
+	asked = 0;
+	assert_int_equal(gpuq_writer_next(writer, &written), 1);
+	assert_int_equal(written.token, whole.tokens[2]);
+	asked = 0;
+	/* Also in the middle of a long prompt. */
+	for (uint32_t i = 0; i < 900; i++)
+		assert_int_equal(gpuq_writer_read(writer, "a", 1, 0), 1);
+	assert_int_equal(gpuq_writer_next(writer, &written), -ECANCELED);
+	gpuq_writer_destroy(writer);
+	writing_stop(&w);
 }
 
 /* --- Beside others ------------------------------------------------------------------------- */
@@ -318,7 +337,7 @@ static void flood_main(struct child *child)
 	struct client c;
 	struct load load;
 
-	client_open(&c, &roomy);
+	client_open(&c, &writing_channel);
 	load_create(&load, &c, JOB_SOFTMAX, 2000, LOAD_MAX, &rng);
 	do {
 		assert_true(load_submit(&load) >= 0);
@@ -336,20 +355,20 @@ static void test_beside_operators(void **state)
 {
 	const struct gpuq_writer_options o = {.ignore_end = true};
 	struct child flood = {.run = flood_main, .seed = 1};
-	struct text alone, beside;
-	struct world_of w;
+	struct written_text alone, beside;
+	struct writing w;
 
-	start(&w);
+	writing_start(&w, &gpt2);
 	/* Its shapes are captured by then: cold ones have a lane of their own. */
 	for (uint32_t i = 0; i < 8; i++)
-		write_text(&w, o, "The cat", &alone);
+		writing_text(&w, o, "The cat", &alone);
 	child_start(&flood);
 	child_await_ready(&flood);
-	write_text(&w, o, "The cat", &beside);
+	writing_text(&w, o, "The cat", &beside);
 	child_stop(&flood);
 	child_free(&flood);
 	assert_memory_equal(beside.tokens, alone.tokens, sizeof(alone.tokens));
-	stop(&w);
+	writing_stop(&w);
 }
 
 /* --- The command --------------------------------------------------------------------------- */
@@ -381,23 +400,31 @@ static void test_command(void **state)
 {
 	const char *const plain[] = {
 		"-m", "small", "-p", "The cat", "-n", "24", "--ignore-eos", NULL};
+	const char *const fused[] = {"-m", "small", "-p", "The cat", "-n", "24", "--ignore-eos",
+		"--fused", "--verbose", NULL};
 	const char *const json[] = {"-m", "small", "-p", "The cat", "-n", "24", "--ignore-eos",
 		"--temp", "1", "--seed", "5", "--json", NULL};
 	const struct gpuq_writer_options drawn = {
 		.ignore_end = true, .sampling = {.temperature = 1, .seed = 5}};
 	struct harness_output out;
-	struct world_of w;
-	struct text t;
+	struct writing w;
+	struct written_text t;
 
-	start(&w);
-	write_text(&w, (struct gpuq_writer_options){.ignore_end = true}, "The cat", &t);
+	writing_start(&w, &gpt2);
+	writing_text(&w, (struct gpuq_writer_options){.ignore_end = true}, "The cat", &t);
 	run_generate(plain, &out);
 	assert_int_equal(out.status, 0);
 	assert_memory_equal(out.out, t.bytes, t.length);
 	assert_string_equal(out.out + t.length, "\n");
 	harness_output_free(&out);
 
-	write_text(&w, drawn, "The cat", &t);
+	run_generate(fused, &out);
+	assert_int_equal(out.status, 0);
+	assert_memory_equal(out.out, t.bytes, t.length);
+	assert_non_null(strstr(out.err, "on the device"));
+	harness_output_free(&out);
+
+	writing_text(&w, drawn, "The cat", &t);
 	run_generate(json, &out);
 	assert_int_equal(out.status, 0);
 	json_error_t error;
@@ -408,17 +435,22 @@ static void test_command(void **state)
 	assert_int_equal(json_array_size(tokens), LENGTH);
 	for (uint32_t i = 0; i < LENGTH; i++)
 		assert_int_equal(json_integer_value(json_array_get(tokens, i)), t.tokens[i]);
+	/* Of so flat a row, most draws need all. */
+	const double rows = json_number_value(json_object_get(document, "full_rows"));
+	assert_true(rows > 0 && rows <= LENGTH);
+	const double share = json_number_value(json_object_get(document, "full_row_share"));
+	assert_true(fabs(share - rows / LENGTH) < 1e-9);
 	json_decref(document);
 	harness_output_free(&out);
-	stop(&w);
+	writing_stop(&w);
 }
 
 static void test_command_refusals(void **state)
 {
 	char llama3[4096];
-	struct world_of w;
+	struct writing w;
 
-	start(&w);
+	writing_start(&w, &gpt2);
 	snprintf(llama3, sizeof(llama3), "%s", harness_source("tests/text/data/llama3.json"));
 	REFUSED(2, "which model", "-p", "x");
 	REFUSED(2, "not both", "-m", "small", "-p", "x", "-f", "/dev/null");
@@ -427,9 +459,11 @@ static void test_command_refusals(void **state)
 	REFUSED(1, "no model \"other\"", "-m", "other", "-p", "x");
 	REFUSED(1, "no text yet", "-m", "small", "-p", "");
 	REFUSED(1, "temperature", "-m", "small", "-p", "x", "--temp", "-1");
+	REFUSED(1, "top_k; draw each token here", "-m", "small", "-p", "x", "--fused", "--top-k",
+		"4");
 	REFUSED(1, "/nowhere", "-m", "small", "-f", "/nowhere");
 	REFUSED(1, "is this its tokenizer?", "-m", "small", "-t", llama3, "-p", "<|eot_id|>");
-	stop(&w);
+	writing_stop(&w);
 }
 
 int main(void)
@@ -440,6 +474,12 @@ int main(void)
 		HARNESS_TEST(test_long_prompts),
 		HARNESS_TEST(test_ends),
 		HARNESS_TEST(test_a_text_that_is_too_long),
+		HARNESS_TEST(test_fused_greedy_is_greedy),
+		HARNESS_TEST(test_fused_seeds),
+		HARNESS_TEST(test_fused_text_is_interrupted),
+		HARNESS_TEST(test_fused_refusals),
+		HARNESS_TEST(test_fused_text_that_is_too_long),
+		HARNESS_TEST(test_cancelled),
 		HARNESS_TEST(test_beside_operators),
 		HARNESS_TEST(test_command),
 		HARNESS_TEST(test_command_refusals),

@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: MIT */
+/* writing.c: see writing.h. */
+#include "tests/integration/writing.h"
+#include "shm/clock.h"
+#include "tests/models/random-model.h"
+#include "tests/models/rig.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+const struct gpuq_channel_options writing_channel = {.arena_bytes = 8u << 20};
+
+/* A file of the tests' data, under another name. */
+static void copy_tokenizer(int dir_fd, const char *path)
+{
+	static char text[4u << 20];
+	FILE *f = fopen(path, "re");
+
+	assert_non_null(f);
+	size_t n = fread(text, 1, sizeof(text), f);
+	assert_true(n > 0 && n < sizeof(text));
+	fclose(f);
+	rig_write(dir_fd, "tokenizer.json", text, n);
+}
+
+static void make_folder(struct writing *w, const struct writing_model *model, const char *tokenizer)
+{
+	struct model_config config = {
+		.architecture = MODEL_LLAMA,
+		.vocab = gpuq_tokenizer_size(w->tokenizer),
+		.hidden = 32,
+		.layers = 2,
+		.intermediate = 48,
+		.heads = 4,
+		.kv_heads = 2,
+		.head_dim = 8,
+		.max_positions = model->max_tokens,
+		.norm_eps = 1e-5,
+		.rope = {.theta = 10000},
+	};
+	const char *seed = getenv("TEST_SEED");
+	struct random rng = {seed != NULL ? strtoull(seed, NULL, 0) : (uint64_t)getpid()};
+	const char *end = "{\"eos_token_id\": 7}"; /* WRITING_END */
+	char link[64];
+
+	print_message("TEST_SEED=%llu\n", (unsigned long long)rng.state);
+	int dir_fd = random_model(&config, GPUQ_F32, &rng);
+	copy_tokenizer(dir_fd, tokenizer);
+	if (model->jinja != NULL)
+		rig_write(dir_fd, "chat_template.jinja", model->jinja, strlen(model->jinja));
+	rig_write(dir_fd, "generation_config.json", end, strlen(end));
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", dir_fd);
+	ssize_t n = readlink(link, w->dir, sizeof(w->dir) - 1);
+	assert_true(n > 0);
+	w->dir[n] = '\0';
+	close(dir_fd);
+}
+
+void writing_start(struct writing *w, const struct writing_model *model)
+{
+	char tokenizer[300];
+	const uint64_t start_ns = clock_monotonic_ns();
+	struct gpuq_model_info m;
+	char argument[340];
+
+	snprintf(tokenizer, sizeof(tokenizer), "tests/text/data/%s.json", model->tokenizer);
+	snprintf(tokenizer, sizeof(tokenizer), "%s", harness_source(tokenizer));
+	assert_int_equal(gpuq_tokenizer_load(tokenizer, &w->tokenizer), 0);
+	make_folder(w, model, tokenizer);
+	snprintf(argument, sizeof(argument), "small=%s,deterministic=yes", w->dir);
+	const char *const args[] = {"--model", argument, NULL};
+	w->daemon = harness_daemon_start(args);
+	client_open(&w->client, &writing_channel);
+	do {
+		assert_int_equal(gpuq_model_find(w->client.g, "small", &m), 0);
+		assert_true(clock_monotonic_ns() - start_ns < PATIENCE_NS);
+		usleep(2000);
+	} while (m.state != GPUQ_MODEL_READY);
+	assert_string_equal(m.dir, w->dir);
+}
+
+void writing_stop(struct writing *w)
+{
+	client_close(&w->client);
+	gpuq_tokenizer_destroy(w->tokenizer);
+	harness_daemon_destroy(w->daemon);
+}
+
+struct gpuq_writer *writing_open(struct writing *w, struct gpuq_writer_options o)
+{
+	struct gpuq_writer *writer;
+
+	o.model = "small";
+	o.tokenizer = w->tokenizer;
+	if (gpuq_writer_create(w->client.ch, &o, &writer) < 0)
+		fail_msg("%s", gpuq_error_detail());
+	return writer;
+}
+
+static void add(struct written_text *t, const char *bytes, size_t n)
+{
+	assert_true(t->length + n < sizeof(t->bytes));
+	memcpy(t->bytes + t->length, bytes, n);
+	t->length += n;
+	t->bytes[t->length] = '\0';
+}
+
+void writing_go_on(struct gpuq_writer *writer, struct written_text *t)
+{
+	struct gpuq_written written;
+	const char *rest;
+	int r = 1;
+
+	*t = (struct written_text){0};
+	while (t->n < WRITING_LENGTH && (r = gpuq_writer_next(writer, &written)) > 0) {
+		t->tokens[t->n++] = written.token;
+		add(t, written.text, written.bytes);
+	}
+	if (r < 0)
+		fail_msg("%s", gpuq_error_detail());
+	int64_t n = gpuq_writer_finish(writer, &rest);
+	assert_true(n >= 0);
+	add(t, rest, (size_t)n);
+}
+
+void writing_text(
+	struct writing *w, struct gpuq_writer_options o, const char *prompt, struct written_text *t)
+{
+	struct gpuq_writer *writer = writing_open(w, o);
+
+	assert_true(gpuq_writer_read(writer, prompt, strlen(prompt), 0) > 0);
+	writing_go_on(writer, t);
+	gpuq_writer_destroy(writer);
+}
