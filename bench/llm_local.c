@@ -54,7 +54,8 @@ static int open_graphs(struct llm_local *l)
 		.promote_uses = 3,
 		.promote_window_ns = 1000000000u,
 		.direct_kernels = UINT32_MAX,
-		.stage_bytes = UINT64_MAX,
+		.stage_bytes = cpu ? UINT64_MAX : GRAPHS_STAGE_BYTES,
+		.staging_bytes = cpu ? 0 : GRAPHS_STAGING_BYTES,
 		.wake_fd = l->wake_fd,
 	};
 	char why[224];

@@ -34,8 +34,6 @@
  * Tensors below this are read and written by the GPU where they are, in the client's arena. What
  * is read once is better copied from 4 MiB on only, what is read twice from less than 1 MiB.
  */
-#define CUDA_STAGE_BYTES (1u << 20)
-#define CUDA_STAGING_BYTES (4u << 20)
 
 /* Between two looks at the device's health, and how long dispatch may take to hear of it. */
 #define CHECK_BUSY_MS 100
@@ -610,8 +608,8 @@ static int start_graphs(struct link *l, struct clock_line clock, int wake_fd)
 		.promote_window_ns = l->start.promote_window_ms * 1000000ull,
 		.pinned = l->start.pinned,
 		.direct_kernels = UINT32_MAX,
-		.stage_bytes = is_cpu(l) ? UINT64_MAX : CUDA_STAGE_BYTES,
-		.staging_bytes = is_cpu(l) ? 0 : CUDA_STAGING_BYTES,
+		.stage_bytes = is_cpu(l) ? UINT64_MAX : GRAPHS_STAGE_BYTES,
+		.staging_bytes = is_cpu(l) ? 0 : GRAPHS_STAGING_BYTES,
 		.hot_list = l->start.hot_list[0] != '\0' ? l->start.hot_list : NULL,
 		.wake_fd = wake_fd,
 	};

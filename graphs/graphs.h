@@ -26,6 +26,10 @@
 #include "kernels/cost.h"
 #include "shm/stats.h"
 
+/* Where the device has memory of its own. */
+#define GRAPHS_STAGE_BYTES (1u << 20)
+#define GRAPHS_STAGING_BYTES (4u << 20)
+
 #define GRAPHS_MAX_LANES 16
 #define GRAPHS_LANE_DEPTH 2
 /*
@@ -55,7 +59,8 @@ struct graphs_options {
 	/*
 	 * Tensors in host memory of at least stage_bytes, and inputs that many steps of a pipeline
 	 * read, are copied to and from the lane's staging memory, staging_bytes for each work in
-	 * it, as long as that has room; others are used in place. UINT64_MAX: all are.
+	 * it, as long as that has room; others are used in place. UINT64_MAX: all are, which is
+	 * right where the device works in the host's memory anyway.
 	 */
 	uint64_t stage_bytes, staging_bytes;
 	const char *hot_list; /* path; NULL: none is kept */

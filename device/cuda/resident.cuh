@@ -44,6 +44,7 @@ struct cuda_life {
  */
 static __device__ inline void cuda_life_end(struct cuda_life &life, struct cuda_ring *ring)
 {
+	__syncwarp(); /* Every lane has read what changes now. */
 	if (threadIdx.x == 0) {
 		life.last = life.due - 1 + CUDA_RESIDENT_DEPTH;
 		cuda_store_release(&ring->left, life.number);
