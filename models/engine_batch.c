@@ -186,6 +186,7 @@ static bool is_full(const struct engine *e, uint32_t max_tokens)
 
 	return step->n_parts == e->options.max_batch || step->n_rows == e->options.max_batch ||
 		step->shape.tokens == max_tokens || step->n_copies == ENGINE_MAX_BATCH ||
+		step->looked_up >= ENGINE_LOOKUP_TOKENS ||
 		(step->n_parts > 0 && step->parts[0].session->alone);
 }
 
@@ -358,6 +359,7 @@ static bool build(struct engine *e, enum model_step kind, bool is_decode)
 	step->shape = (struct engine_shape){.kind = kind};
 	step->is_decode = is_decode;
 	step->n_parts = step->n_rows = step->n_copies = 0;
+	step->looked_up = 0;
 	for (uint32_t turn = 0; turn <= MSG_PRIORITIES; turn++)
 		gather(e, turn, max_tokens);
 	if (step->n_parts == 0)

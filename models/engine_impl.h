@@ -19,6 +19,11 @@
 #define ENGINE_KNOWN_WISHES 256u /* a power of two */
 /* So many steps leave out a lower priority before it goes first: it is slow, but not starved. */
 #define ENGINE_MAX_PASSED_OVER 15u
+/*
+ * Tokens that are looked up in the cache for one step, and what is looked up with them: dispatch
+ * has others to serve, and copying and hashing so many takes some 300 us.
+ */
+#define ENGINE_LOOKUP_TOKENS 65536u
 
 struct engine_session {
 	struct engine *engine;
@@ -29,6 +34,9 @@ struct engine_session {
 	uint64_t used; /* number of the last step that it was in */
 	bool in_step, copying, closing;
 	bool alone; /* a step with others failed: the next one is its own */
+	/* It found no room when engine_room_changes() was so. */
+	bool waits_for_room;
+	uint64_t room_changes;
 
 	/* Of the first request. */
 	bool started;	   /* its tokens are in the text */
@@ -75,6 +83,7 @@ struct engine_step {
 	uint32_t n_parts, n_rows; /* shape.rows is at least 1 */
 	struct kv_copy copies[ENGINE_MAX_BATCH];
 	uint32_t n_copies;
+	uint64_t looked_up; /* tokens, in the cache */
 	uint64_t started_ns;
 	uint64_t launch;  /* its number in engine_pace */
 	bool undisturbed; /* no step of another engine ran when it was launched */
@@ -133,7 +142,7 @@ struct engine {
 	struct engine_session *sessions;
 	TAILQ_HEAD(, engine_session) active, unused;
 	struct engine_request *done_first, *done_last;
-	uint64_t n_requests; /* that have not ended */
+	uint64_t n_requests, n_ended; /* those that have not, and those that have */
 	uint64_t arrivals, n_steps;
 	uint64_t next_deadline_ns; /* of requests that may be ended now; UINT64_MAX: none */
 	int32_t *tokens;	   /* the private copy of a request's */
@@ -175,6 +184,15 @@ bool engine_preempt(void *engine, const struct kv_session *needy, uint32_t missi
 
 /* Some other session has blocks. */
 bool engine_others_have_blocks(const struct engine_session *s);
+
+/* One of the step that is being gathered would lose blocks to it, were it not in that. */
+bool engine_step_keeps_blocks_of(const struct engine_session *s);
+
+/* Grows when there may be room for who found none. */
+static inline uint64_t engine_room_changes(const struct engine *e)
+{
+	return kv_releases(e->kv) + e->n_ended;
+}
 
 static inline bool session_is_preempted(const struct engine_session *s)
 {

@@ -74,6 +74,7 @@ int engine_submit(struct engine *e, struct engine_request *r)
 
 static bool copy_tokens(struct engine *e, const struct engine_request *r)
 {
+	e->step.looked_up += r->n_tokens;
 	memcpy(e->tokens, r->tokens, r->n_tokens * sizeof(*e->tokens));
 	for (uint32_t i = 0; i < r->n_tokens; i++) {
 		if (e->tokens[i] < 0 || (uint32_t)e->tokens[i] >= e->model->vocab)
@@ -125,6 +126,7 @@ static int resume(struct engine_session *s)
 	const uint32_t tokens = engine_session_tokens(s);
 	const bool wants_rows = s->started && s->next_row < tokens;
 
+	s->engine->step.looked_up += tokens;
 	return kv_resume(s->kv, wants_rows ? tokens - s->next_row : 1);
 }
 
@@ -139,16 +141,29 @@ static int append_sampled(struct engine_session *s)
 	return err;
 }
 
+/* It waits, and what it waits for has not come. */
+static bool is_without_room(const struct engine_session *s)
+{
+	return s->waits_for_room && s->room_changes == engine_room_changes(s->engine);
+}
+
 int engine_request_prepare(struct engine_session *s)
 {
-	int err = session_is_preempted(s) ? resume(s) : 0;
+	int err;
 
+	if (is_without_room(s))
+		return 1;
+	s->waits_for_room = false;
+	err = session_is_preempted(s) ? resume(s) : 0;
 	if (err == 0 && !s->started)
 		err = start(s);
 	else if (err == 0 && s->sampled >= 0)
 		err = append_sampled(s);
-	if (err == -ENOSPC && engine_others_have_blocks(s))
+	if (err == -ENOSPC && engine_others_have_blocks(s)) {
+		s->waits_for_room = !engine_step_keeps_blocks_of(s);
+		s->room_changes = engine_room_changes(s->engine);
 		return 1;
+	}
 	if (err == -ENOSPC || err == -EDQUOT)
 		err = -GPUQ_EKV;
 	if (err == -EMSGSIZE)
@@ -296,6 +311,7 @@ void engine_request_end(struct engine_session *s, struct engine_request *r, int 
 		e->done_last->next = r;
 	e->done_last = r;
 	e->n_requests--;
+	e->n_ended++;
 }
 
 void engine_request_settle(struct engine_session *s, int status)

@@ -22,6 +22,7 @@ static struct engine_session *take_slot(struct engine *e, struct kv_session *kv)
 	s->n_queued = 0;
 	s->used = e->n_steps;
 	s->in_step = s->copying = s->closing = s->alone = s->started = s->awaited = false;
+	s->waits_for_room = false;
 	s->decode_step = 0;
 	s->sampled = -1;
 	if (e->stats.sessions++ == 0)
@@ -152,6 +153,17 @@ static bool may_lose(const struct engine_session *victim, const struct engine_se
 {
 	return victim != needy && has_blocks(victim) && !victim->in_step &&
 		goes_before(victim, needy);
+}
+
+bool engine_step_keeps_blocks_of(const struct engine_session *s)
+{
+	const struct engine_step *step = &s->engine->step;
+
+	for (uint32_t i = 0; i < step->n_parts; i++) {
+		if (goes_before(step->parts[i].session, s))
+			return true;
+	}
+	return false;
 }
 
 /* What others keep makes it not worth while to take anything. */

@@ -132,7 +132,11 @@ static int reserve(struct kv_session *s, uint32_t length, uint32_t wanted, struc
 	match(s, length, wanted);
 	err = make_room(s, want);
 	if (err < 0) {
+		const uint64_t releases = s->pool->releases;
+
 		drop_blocks(s, before);
+		/* These were there before. */
+		s->pool->releases = releases;
 		return err;
 	}
 	own_last(s, &copy);
@@ -286,6 +290,11 @@ int kv_resume(struct kv_session *session, uint32_t wanted)
 
 	assert(session->blocks == 0 && wanted > 0 && wanted <= session->length);
 	return reserve(session, session->length, wanted, &none);
+}
+
+uint64_t kv_releases(const struct kv_pool *pool)
+{
+	return pool->releases;
 }
 
 uint32_t kv_tokens(const struct kv_session *session, const int32_t **ret_tokens)

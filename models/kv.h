@@ -67,6 +67,12 @@ void kv_pool_destroy(struct kv_pool *pool);
 
 void kv_pool_stats(const struct kv_pool *pool, struct kv_stats *ret_stats);
 
+/*
+ * Grows when a block comes to be nobody's: as long as it stands still, and no other session can be
+ * preempted, -ENOSPC stays -ENOSPC.
+ */
+uint64_t kv_releases(const struct kv_pool *pool);
+
 /* How many entries of tables name the block. */
 uint32_t kv_block_refs(const struct kv_pool *pool, uint32_t block);
 

@@ -166,8 +166,10 @@ void kv_block_unref(struct kv_pool *pool, uint32_t block)
 	struct kv_block *b = &pool->blocks[block];
 
 	assert(b->refs > 0);
-	if (--b->refs == 0)
-		list_append(pool, b->shared ? &pool->cached : &pool->free, block);
+	if (--b->refs > 0)
+		return;
+	list_append(pool, b->shared ? &pool->cached : &pool->free, block);
+	pool->releases++;
 }
 
 uint32_t kv_block_refs(const struct kv_pool *pool, uint32_t block)

@@ -36,7 +36,7 @@ struct kv_pool {
 	uint32_t bucket_mask;
 	uint64_t hash_key[2]; /* nobody outside knows which prompts share a bucket */
 	struct kv_list free, cached;
-	uint64_t appended_tokens, shared_tokens, evictions, preemptions;
+	uint64_t appended_tokens, shared_tokens, evictions, preemptions, releases;
 	uint32_t sessions; /* open ones */
 	struct kv_session *slots, *unused;
 	int32_t *tokens;  /* of all slots */

@@ -182,6 +182,117 @@ static void lower_priorities_are_not_starved(void **state)
 	engine_rig_free(rig);
 }
 
+/* --- What dispatch can do at once ----------------------------------------------------------- */
+
+#define LONG_TEXT 30000u /* three of these are more than ENGINE_LOOKUP_TOKENS */
+
+static void submit_long(struct engine_rig *rig, struct engine_session *s, struct engine_request *r,
+	const int32_t *tokens)
+{
+	*r = (struct engine_request){.session = s, .tokens = tokens, .n_tokens = LONG_TEXT};
+	assert_int_equal(engine_submit(rig->engine, r), 0);
+}
+
+static void await_all(struct engine_rig *rig)
+{
+	struct engine_request *r;
+
+	while (engine_busy(rig->engine))
+		(void)engine_poll(rig->engine);
+	while ((r = engine_take_done(rig->engine)) != NULL)
+		assert_int_equal(r->status, 0);
+}
+
+/* Four sessions give a text that is there already: the fourth is looked up in the next step. */
+static void long_openings_are_looked_up_by_and_by(void **state)
+{
+	struct engine_rig *rig = engine_rig_prepare(3 * LONG_TEXT / KV_BLOCK_TOKENS, NULL);
+	struct engine_session *s[4];
+	static int32_t tokens[LONG_TEXT];
+	struct engine_request r[4];
+
+	rig->options.model.max_session_tokens = LONG_TEXT;
+	rig->options.chunk_tokens = 1000;
+	engine_rig_start(rig);
+	fake_count(tokens, 0, LONG_TEXT);
+	for (uint32_t i = 0; i < 4; i++)
+		s[i] = rig_session(rig);
+	submit_long(rig, s[0], &r[0], tokens);
+	await_all(rig);
+	assert_int_equal(engine_session_truncate(s[0], 0), 0);
+	for (uint32_t i = 0; i < 4; i++)
+		submit_long(rig, s[i], &r[i], tokens);
+	assert_true(engine_poll(rig->engine));
+	assert_int_equal(rig->engine->step.n_parts, 3);
+	await_all(rig);
+	for (uint32_t i = 0; i < 4; i++)
+		engine_session_close(s[i]);
+	engine_rig_free(rig);
+}
+
+/* A text that finds no room is not looked at again before there may be some. */
+static void who_waits_for_room_costs_nothing(void **state)
+{
+	struct engine_rig *rig = engine_rig_new(10);
+	struct engine_session *has = rig_session(rig), *waits = rig_session(rig);
+	int32_t text[FAKE_MAX_TEXT], tokens[100];
+	const int32_t *copied = rig->engine->tokens;
+	struct ask *a, *b;
+
+	fake_count(tokens, 0, 100);
+	a = ask_generate(has, tokens, 100, 50);
+	ask_submit(rig, a);
+	rig_await_steps(rig, 1);
+	b = ask_step(waits, tokens + 1, 99, 1);
+	ask_submit(rig, b);
+	while (!waits->waits_for_room)
+		rig_turn(rig);
+	assert_int_equal(copied[0], 1);
+	fake_count(rig->engine->tokens, 70, 1);
+	const uint64_t steps = fake_seen.steps;
+	rig_await_steps(rig, steps + 20);
+	assert_false(a->done);
+	assert_int_equal(copied[0], 70);
+	assert_int_equal(ask_await(rig, a), 0);
+	(void)ask_check(a, text, 0);
+	assert_int_equal(ask_await(rig, b), 0);
+	(void)ask_check(b, text, 0);
+	ask_free(a);
+	ask_free(b);
+	engine_session_close(has);
+	engine_session_close(waits);
+	engine_rig_free(rig);
+}
+
+/* What is missing is in the step that is being gathered: it is there after that. */
+static void who_is_kept_from_room_by_a_step_has_it_next(void **state)
+{
+	struct engine_rig *rig = engine_rig_new(10);
+	struct engine_session *low = rig_session(rig), *high = rig_session(rig);
+	int32_t text[FAKE_MAX_TEXT], tokens[150];
+	struct ask *a, *b;
+
+	fake_count(tokens, 0, 150);
+	a = ask_generate(low, tokens, 150, 10);
+	a->r.priority = 1;
+	ask_submit(rig, a);
+	while (a->r.n_made == 0)
+		rig_turn(rig);
+	b = ask_generate(high, tokens + 1, 10, 1);
+	ask_submit(rig, b);
+	rig->engine->passed_over[true][1] = ENGINE_MAX_PASSED_OVER;
+	assert_int_equal(ask_await(rig, b), 0);
+	assert_false(a->done);
+	assert_int_equal(ask_await(rig, a), 0);
+	(void)ask_check(a, text, 0);
+	(void)ask_check(b, text, 0);
+	ask_free(a);
+	ask_free(b);
+	engine_session_close(low);
+	engine_session_close(high);
+	engine_rig_free(rig);
+}
+
 int main(void)
 {
 	static const struct harness_test tests[] = {
@@ -189,6 +300,9 @@ int main(void)
 		HARNESS_TEST(chunks_keep_the_pace_of_decoding),
 		HARNESS_TEST(chunks_keep_the_pace_of_other_engines),
 		HARNESS_TEST(lower_priorities_are_not_starved),
+		HARNESS_TEST(long_openings_are_looked_up_by_and_by),
+		HARNESS_TEST(who_waits_for_room_costs_nothing),
+		HARNESS_TEST(who_is_kept_from_room_by_a_step_has_it_next),
 	};
 
 	return harness_run("models-engine-turns", tests, sizeof(tests) / sizeof(tests[0]));

@@ -355,6 +355,27 @@ static void preempts_and_resumes(void **state)
 	kv_pool_destroy(NULL);
 }
 
+/* What was taken for a moment by who found no room is not what others wait for. */
+static void releases_are_counted(void **state)
+{
+	make_pool(6);
+	struct kv_session *a = open_session(1), *b = open_session(1), *c = open_session(1);
+
+	fill(a, 0, 40);
+	fill(b, 500, 16);
+	assert_int_equal(kv_releases(pool), 0);
+	kv_truncate(a, 0);
+	assert_int_equal(kv_releases(pool), 3);
+	assert_int_equal(append(c, 0, 16 * 5 + 1), -ENOSPC);
+	assert_int_equal(kv_releases(pool), 3);
+	kv_close(b);
+	assert_int_equal(kv_releases(pool), 4);
+	assert_int_equal(append(c, 0, 16 * 5 + 1), 0);
+	kv_close(a);
+	kv_close(c);
+	kv_pool_destroy(pool);
+}
+
 int main(void)
 {
 	static const struct harness_test tests[] = {
@@ -370,6 +391,7 @@ int main(void)
 		HARNESS_TEST(quotas_and_limits),
 		HARNESS_TEST(the_longest_unused_goes_first),
 		HARNESS_TEST(preempts_and_resumes),
+		HARNESS_TEST(releases_are_counted),
 	};
 
 	return harness_run("models-kv", tests, sizeof(tests) / sizeof(tests[0]));
