@@ -84,7 +84,9 @@ static const struct error_text gpuq_errors[] = {
 		"another"),
 	ERROR(GPUQ_ETOKEN, "a token is outside the model's vocabulary, or there is none"),
 	ERROR(GPUQ_ECONTEXT, "the session's text would be longer than the model's limit"),
-	ERROR(GPUQ_EKV, "no room in the KV cache; close or truncate sessions, or try later"),
+	ERROR(GPUQ_EKV,
+		"no room in the KV cache, or more than one client or user may have of it; close or "
+		"truncate sessions, or try later"),
 };
 _Static_assert(
 	sizeof(gpuq_errors) / sizeof(gpuq_errors[0]) == GPUQ_ERROR_LAST - GPUQ_ERROR_FIRST + 1,

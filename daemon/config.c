@@ -80,6 +80,8 @@ const struct config_key config_keys[] = {
 	{"kv_blocks_per_client", CONFIG_NUMBER, AT(kv_blocks_per_client), "0", 0, 1u << 30,
 		"blocks of 16 tokens that one connection may have of a model's KV cache; 0: three "
 		"quarters of it"},
+	{"kv_blocks_per_user", CONFIG_NUMBER, AT(kv_blocks_per_user), "0", 0, 1u << 30,
+		"the same for all connections of one user id; 0: seven eighths of it"},
 	{"kv_bucket", CONFIG_NUMBER, AT(kv_bucket), "64", 1, 4096,
 		"tokens to which the length of a text is rounded up for the shape of a step; 1: "
 		"graphs of exact lengths"},

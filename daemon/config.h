@@ -45,7 +45,7 @@ struct config {
 	uint64_t max_graphs;
 	uint64_t handshake_timeout_ms, drain_timeout_ms;
 	uint64_t max_models, max_sessions, max_sessions_per_client, max_sessions_per_user;
-	uint64_t kv_bytes, kv_blocks_per_client, kv_bucket, prefill_chunk;
+	uint64_t kv_bytes, kv_blocks_per_client, kv_blocks_per_user, kv_bucket, prefill_chunk;
 	uint32_t n_models;
 	struct config_model models[CONFIG_MAX_MODELS];
 };

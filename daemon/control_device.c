@@ -143,6 +143,7 @@ static void send_start(const struct control *c)
 		.max_sessions_per_user = (uint32_t)config->max_sessions_per_user,
 		.kv_bytes = config->kv_bytes,
 		.kv_blocks_per_client = (uint32_t)config->kv_blocks_per_client,
+		.kv_blocks_per_user = (uint32_t)config->kv_blocks_per_user,
 		.kv_bucket = (uint32_t)config->kv_bucket,
 		.prefill_chunk = (uint32_t)config->prefill_chunk,
 		.promote_uses = (uint32_t)config->graph_promote_uses,

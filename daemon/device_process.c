@@ -693,6 +693,7 @@ static int start_models(struct link *l, struct clock_line clock)
 		.max_sessions = l->start.max_sessions,
 		.kv_bytes = l->start.kv_bytes,
 		.kv_blocks_per_client = l->start.kv_blocks_per_client,
+		.kv_blocks_per_user = l->start.kv_blocks_per_user,
 		.kv_bucket = l->start.kv_bucket,
 		.prefill_chunk = l->start.prefill_chunk,
 	};

@@ -67,7 +67,7 @@ struct devlink_start {
 	uint32_t max_channels, max_in_flight;
 	uint32_t max_clients, max_buffers, max_pipelines;
 	uint32_t max_models, max_sessions, max_sessions_per_client, max_sessions_per_user;
-	uint32_t kv_blocks_per_client, kv_bucket, prefill_chunk;
+	uint32_t kv_blocks_per_client, kv_blocks_per_user, kv_bucket, prefill_chunk;
 	uint64_t kv_bytes;
 	uint32_t promote_uses, promote_window_ms, pinned; /* see graphs/graphs.h */
 	uint64_t graph_bytes, scratch_bytes;

@@ -77,6 +77,28 @@ static void describe(const struct models *m, const struct known_model *k)
 	s->kv_blocks = s->kv_free_blocks = model_kv_blocks(k->model);
 }
 
+/*
+ * A client may have three quarters of the cache unless the administrator says otherwise: so that
+ * there is something left for the others, and one alone is hardly limited.
+ */
+static uint32_t client_blocks(const struct models *m, const struct known_model *k)
+{
+	const uint32_t blocks = model_kv_blocks(k->model);
+
+	return m->o.kv_blocks_per_client != 0 ? m->o.kv_blocks_per_client : blocks - blocks / 4;
+}
+
+/* Likewise what a user may have with several clients. */
+static uint32_t user_blocks(const struct models *m, const struct known_model *k)
+{
+	const uint32_t blocks = model_kv_blocks(k->model), client = client_blocks(m, k);
+	const uint32_t usual = blocks - blocks / 8;
+
+	if (m->o.kv_blocks_per_user != 0)
+		return m->o.kv_blocks_per_user;
+	return usual > client ? usual : client;
+}
+
 static int make_engine(struct models *m, struct known_model *k)
 {
 	const struct engine_options options = {
@@ -86,6 +108,7 @@ static int make_engine(struct models *m, struct known_model *k)
 		.model = engine_model_of(k->model),
 		.pace = &m->pace,
 		.max_sessions = m->o.max_sessions,
+		.max_user_blocks = user_blocks(m, k),
 		.max_batch = BATCH,
 		.chunk_tokens = m->o.prefill_chunk,
 		.bucket_tokens = m->o.kv_bucket,
@@ -102,17 +125,10 @@ static int make_engine(struct models *m, struct known_model *k)
 	return r;
 }
 
-/*
- * A client may have three quarters of the cache unless the administrator says otherwise: so that
- * there is something left for the others, and one alone is hardly limited.
- */
 static void open_accounts(const struct models *m, const struct known_model *k)
 {
-	uint32_t blocks = model_kv_blocks(k->model);
-	uint32_t most = m->o.kv_blocks_per_client;
+	const uint32_t most = client_blocks(m, k);
 
-	if (most == 0)
-		most = blocks - blocks / 4;
 	for (uint32_t i = 0; i < m->o.max_clients; i++)
 		k->accounts[i].max_blocks = most;
 }

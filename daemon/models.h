@@ -52,7 +52,7 @@ struct models_options {
 	struct stats_model *stats; /* one record for each place */
 	uint32_t max_models, max_clients, max_sessions;
 	uint64_t kv_bytes;
-	uint32_t kv_blocks_per_client, kv_bucket, prefill_chunk;
+	uint32_t kv_blocks_per_client, kv_blocks_per_user, kv_bucket, prefill_chunk;
 };
 
 struct models;

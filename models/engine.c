@@ -25,6 +25,7 @@ static int create_host(struct engine *e)
 {
 	const struct kv_options kv = {
 		.blocks = e->model->kv_blocks,
+		.max_user_blocks = e->options.max_user_blocks,
 		.max_sessions = e->options.max_sessions,
 		.max_session_tokens = e->model->max_session_tokens,
 		.preempt = engine_preempt,

@@ -82,11 +82,12 @@ struct engine_options {
 	struct engine_model model; /* what it points to outlives the engine */
 	struct engine_pace *pace;  /* NULL: there is no other engine */
 	uint32_t max_sessions;
-	uint32_t max_batch;	 /* 1 .. ENGINE_MAX_BATCH */
-	uint32_t chunk_tokens;	 /* at least 1; 256 is usual */
-	uint32_t bucket_tokens;	 /* at least 1: graphs of exact lengths; 64 is usual */
-	uint32_t gather_percent; /* 10 is usual */
-	uint32_t pace_percent;	 /* 200 is usual; 0: chunks have chunk_tokens in any case */
+	uint32_t max_user_blocks; /* of the cache, for all sessions of one salt; 0: any */
+	uint32_t max_batch;	  /* 1 .. ENGINE_MAX_BATCH */
+	uint32_t chunk_tokens;	  /* at least 1; 256 is usual */
+	uint32_t bucket_tokens;	  /* at least 1: graphs of exact lengths; 64 is usual */
+	uint32_t gather_percent;  /* 10 is usual */
+	uint32_t pace_percent;	  /* 200 is usual; 0: chunks have chunk_tokens in any case */
 };
 
 enum engine_kind {
@@ -177,7 +178,7 @@ int engine_session_open(struct engine *engine, struct kv_client *client, uint64_
 
 /*
  * A second session with the same text. -EBUSY while the session has requests, -GPUQ_EKV above the
- * client's quota; and as engine_session_open().
+ * client's or the user's quota; and as engine_session_open().
  */
 int engine_session_fork(struct engine_session *session, struct engine_session **ret_session);
 
@@ -199,8 +200,8 @@ uint32_t engine_session_tokens(const struct engine_session *session);
  * tokens than a session can have, -GPUQ_ELIMIT when ENGINE_MAX_QUEUED are queued, -GPUQ_EDEVICE.
  *
  * It ends with 0; -GPUQ_ETOKEN: a token outside the vocabulary; -GPUQ_ECONTEXT: the text would be
- * too long; -GPUQ_EKV: above the client's quota, or more than the cache can hold; -ECANCELED;
- * -ETIMEDOUT: the deadline, which is looked at before it starts and between its steps;
+ * too long; -GPUQ_EKV: above the client's or the user's quota, or more than the cache can hold;
+ * -ECANCELED; -ETIMEDOUT: the deadline, which is looked at before it starts and between its steps;
  * -GPUQ_EDEVICE; or the error for which the cache of graphs refused its step.
  */
 int engine_submit(struct engine *engine, struct engine_request *request);

@@ -11,7 +11,7 @@ struct kv_session {
 	struct kv_pool *pool;
 	struct kv_session *next; /* of those that are not open */
 	struct kv_client *client;
-	uint64_t salt;
+	struct kv_user *user;
 	int32_t *tokens; /* room for max_session_tokens, and for as many blocks below; for ever */
 	uint32_t *table;
 	uint32_t length; /* tokens */
@@ -29,10 +29,18 @@ static uint32_t least(uint32_t a, uint32_t b)
 	return a < b ? a : b;
 }
 
-static uint32_t room_left(const struct kv_client *client)
+static uint32_t left_of(uint32_t max, uint32_t used)
 {
-	return client->max_blocks > client->used_blocks ? client->max_blocks - client->used_blocks
-							: 0;
+	return max > used ? max - used : 0;
+}
+
+/* What client and user may have besides. */
+static uint32_t room_left(const struct kv_session *s)
+{
+	const uint32_t most = s->pool->options.max_user_blocks;
+	const uint32_t room = left_of(s->client->max_blocks, s->client->used_blocks);
+
+	return most == 0 ? room : least(room, left_of(most, s->user->used_blocks));
 }
 
 /* --- The table ------------------------------------------------------------------------------ */
@@ -41,6 +49,7 @@ static void push(struct kv_session *s, uint32_t block)
 {
 	s->table[s->blocks++] = block;
 	s->client->used_blocks++;
+	s->user->used_blocks++;
 }
 
 /* From the end: a block goes before its parent does. */
@@ -49,6 +58,7 @@ static void drop_blocks(struct kv_session *s, uint32_t keep)
 	while (s->blocks > keep) {
 		kv_block_unref(s->pool, s->table[--s->blocks]);
 		s->client->used_blocks--;
+		s->user->used_blocks--;
 	}
 	s->committed = least(s->committed, keep * KV_BLOCK_TOKENS);
 }
@@ -64,7 +74,7 @@ static void match(struct kv_session *s, uint32_t length, uint32_t wanted)
 	while (s->committed == s->blocks * KV_BLOCK_TOKENS &&
 		length - s->committed >= KV_BLOCK_TOKENS + wanted) {
 		uint32_t block = kv_block_find(
-			s->pool, s->salt, parent_of(s, s->blocks), s->tokens + s->committed);
+			s->pool, s->user->salt, parent_of(s, s->blocks), s->tokens + s->committed);
 
 		if (block == KV_NONE)
 			return;
@@ -127,7 +137,7 @@ static int reserve(struct kv_session *s, uint32_t length, uint32_t wanted, struc
 	struct kv_copy copy = {KV_NONE, KV_NONE};
 	int err;
 
-	if (want - s->blocks > room_left(s->client))
+	if (want - s->blocks > room_left(s))
 		return -EDQUOT;
 	match(s, length, wanted);
 	err = make_room(s, want);
@@ -168,10 +178,10 @@ int kv_append(struct kv_session *session, const int32_t *tokens, uint32_t n, uin
 static void share(struct kv_session *s, uint32_t i)
 {
 	const int32_t *tokens = s->tokens + (size_t)i * KV_BLOCK_TOKENS;
-	uint32_t equal = kv_block_find(s->pool, s->salt, parent_of(s, i), tokens);
+	uint32_t equal = kv_block_find(s->pool, s->user->salt, parent_of(s, i), tokens);
 
 	if (equal == KV_NONE) {
-		kv_block_share(s->pool, s->table[i], s->salt, parent_of(s, i), tokens);
+		kv_block_share(s->pool, s->table[i], s->user->salt, parent_of(s, i), tokens);
 		return;
 	}
 	kv_block_ref(s->pool, equal);
@@ -201,7 +211,9 @@ int kv_sessions_create(struct kv_pool *pool)
 	pool->slots = calloc(n, sizeof(*pool->slots));
 	pool->tokens = calloc(n, tokens * sizeof(*pool->tokens));
 	pool->tables = calloc(n, blocks * sizeof(*pool->tables));
-	if (pool->slots == NULL || pool->tokens == NULL || pool->tables == NULL)
+	pool->users = calloc(n, sizeof(*pool->users));
+	if (pool->slots == NULL || pool->tokens == NULL || pool->tables == NULL ||
+		pool->users == NULL)
 		return -ENOMEM;
 	for (size_t i = n; i-- > 0;) {
 		pool->slots[i] = (struct kv_session){.next = pool->unused,
@@ -217,6 +229,24 @@ void kv_sessions_destroy(struct kv_pool *pool)
 	free(pool->slots);
 	free(pool->tokens);
 	free(pool->tables);
+	free(pool->users);
+}
+
+/* The account of a session that is being opened: there is a place for each. */
+static struct kv_user *user_of(struct kv_pool *pool, uint64_t salt)
+{
+	struct kv_user *unused = NULL;
+
+	for (uint32_t i = 0; i < pool->options.max_sessions; i++) {
+		struct kv_user *user = &pool->users[i];
+
+		if (user->sessions > 0 && user->salt == salt)
+			return user;
+		if (user->sessions == 0 && unused == NULL)
+			unused = user;
+	}
+	unused->salt = salt;
+	return unused;
 }
 
 int kv_open(struct kv_pool *pool, struct kv_client *client, uint64_t salt,
@@ -229,9 +259,10 @@ int kv_open(struct kv_pool *pool, struct kv_client *client, uint64_t salt,
 	pool->unused = s->next;
 	*s = (struct kv_session){.pool = pool,
 		.client = client,
-		.salt = salt,
+		.user = user_of(pool, salt),
 		.tokens = s->tokens,
 		.table = s->table};
+	s->user->sessions++;
 	pool->sessions++;
 	*ret_session = s;
 	return 0;
@@ -242,6 +273,7 @@ void kv_close(struct kv_session *session)
 	if (session == NULL)
 		return;
 	drop_blocks(session, 0);
+	session->user->sessions--;
 	session->pool->sessions--;
 	session->next = session->pool->unused;
 	session->pool->unused = session;
@@ -254,9 +286,9 @@ int kv_fork(const struct kv_session *session, struct kv_session **ret_session)
 
 	if (session->committed < least(session->length, session->blocks * KV_BLOCK_TOKENS))
 		return -EBUSY;
-	if (session->blocks > room_left(session->client))
+	if (session->blocks > room_left(session))
 		return -EDQUOT;
-	err = kv_open(session->pool, session->client, session->salt, &s);
+	err = kv_open(session->pool, session->client, session->user->salt, &s);
 	if (err < 0)
 		return err;
 	memcpy(s->tokens, session->tokens, session->length * sizeof(*s->tokens));

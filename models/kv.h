@@ -12,8 +12,8 @@
  * A shared block is found by exact comparison: its tokens, and which block stands before it. No
  * hash decides, so no crafted prompt can reach what another prompt has left.
  *
- * A client pays for every entry of its sessions' tables, shared or not: what it is charged never
- * depends on what others do.
+ * A client, and with it its user, pays for every entry of its sessions' tables, shared or not: what
+ * it is charged never depends on what others do.
  *
  * One thread uses a pool and everything in it; only kv_pool_create() allocates. Freed blocks are
  * handed out again at once, so device work is given to one stream in the order of the calls here.
@@ -37,6 +37,7 @@ struct kv_client {
 
 struct kv_options {
 	uint32_t blocks;
+	uint32_t max_user_blocks; /* of all sessions of one salt; 0: any */
 	uint32_t max_sessions, max_session_tokens;
 	/*
 	 * So many blocks are missing: preempts a session other than `needy` (kv_preempt()) and
@@ -88,8 +89,8 @@ void kv_close(struct kv_session *session);
  * over, and counted as committed at once, but for the last `wanted` tokens (1 .. n): they are
  * left to be computed. The copy, if any, comes before the writes of this session and after all
  * that was asked for earlier. The session is as it was after an error: -EMSGSIZE above
- * max_session_tokens, -EDQUOT above the client's limit, -ENOSPC when blocks have run out and
- * nobody could be preempted.
+ * max_session_tokens, -EDQUOT above the client's or the user's limit, -ENOSPC when blocks have run
+ * out and nobody could be preempted.
  */
 int kv_append(struct kv_session *session, const int32_t *tokens, uint32_t n, uint32_t wanted,
 	struct kv_copy *ret_copy);

@@ -29,6 +29,13 @@ struct kv_list {
 	uint32_t head, tail, count;
 };
 
+/* The account of a user. */
+struct kv_user {
+	uint64_t salt;
+	uint32_t sessions; /* open ones; 0: the place is free */
+	uint32_t used_blocks;
+};
+
 struct kv_pool {
 	struct kv_options options;
 	struct kv_block *blocks;
@@ -39,8 +46,9 @@ struct kv_pool {
 	uint64_t appended_tokens, shared_tokens, evictions, preemptions, releases;
 	uint32_t sessions; /* open ones */
 	struct kv_session *slots, *unused;
-	int32_t *tokens;  /* of all slots */
-	uint32_t *tables; /* likewise */
+	int32_t *tokens;       /* of all slots */
+	uint32_t *tables;      /* likewise */
+	struct kv_user *users; /* [max_sessions] */
 };
 
 /* Makes the slots of sessions; -ENOMEM. kv_sessions_destroy() frees what there is of them. */

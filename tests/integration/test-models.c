@@ -458,6 +458,31 @@ static void test_clients(void **state)
 	stop(&w);
 }
 
+/* Two connections of a user have together what the user may have. */
+static void test_greedy_user(void **state)
+{
+	static const char *const args[] = {
+		"--kv-bytes", "160K", "--kv-blocks-per-user", "12", NULL};
+	const struct gpuq_step_options o = {.max_tokens = 64, .max_rows = 1, .top_k = 1};
+	struct client clients[2];
+	int32_t tokens[64];
+	struct world_of w;
+
+	start(&w, false, args);
+	open_client(&clients[0]);
+	open_client(&clients[1]);
+	for (uint32_t i = 0; i < 4; i++) {
+		struct gpuq_call *step = make_step(open_session(&clients[i % 2]), &o);
+
+		random_text(&w.rng, tokens, 64);
+		const struct gpuq_completion done = run_step(&clients[i % 2], step, tokens, 64, 1);
+		expect_status(step, &done, i < 3 ? 0 : -GPUQ_EKV);
+	}
+	client_close(&clients[0]);
+	client_close(&clients[1]);
+	stop(&w);
+}
+
 /* Has as much of the cache as it may, and is refused more; another one does not feel it. */
 static void test_greedy_client(void **state)
 {
@@ -947,6 +972,7 @@ int main(void)
 		HARNESS_TEST(test_generation),
 		HARNESS_TEST(test_full_arena),
 		HARNESS_TEST_LONG(test_clients, 60),
+		HARNESS_TEST(test_greedy_user),
 		HARNESS_TEST(test_greedy_client),
 		HARNESS_TEST(test_refused_steps),
 		HARNESS_TEST(test_refused_calls),

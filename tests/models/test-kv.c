@@ -11,13 +11,20 @@ static struct kv_pool *pool;
 static struct kv_client client;
 static struct kv_copy copy;
 
-static void make_pool(uint32_t blocks)
+static void make_pool_for(uint32_t blocks, uint32_t max_user_blocks)
 {
-	struct kv_options options = {
-		.blocks = blocks, .max_sessions = 4, .max_session_tokens = MAX_TOKENS};
+	struct kv_options options = {.blocks = blocks,
+		.max_user_blocks = max_user_blocks,
+		.max_sessions = 4,
+		.max_session_tokens = MAX_TOKENS};
 
 	client = (struct kv_client){.max_blocks = 1000};
 	assert_int_equal(kv_pool_create(&options, &pool), 0);
+}
+
+static void make_pool(uint32_t blocks)
+{
+	make_pool_for(blocks, 0);
 }
 
 static struct kv_session *open_session(uint64_t salt)
@@ -376,6 +383,42 @@ static void releases_are_counted(void **state)
 	kv_pool_destroy(pool);
 }
 
+/* Of one user's sessions, whoever its clients are; others have what is theirs. */
+static void a_user_has_a_quota_too(void **state)
+{
+	struct kv_session *a, *b, *other, *forked = NULL;
+	struct kv_client second = {.max_blocks = 1000};
+
+	make_pool_for(16, 5);
+	a = open_session(1);
+	assert_int_equal(kv_open(pool, &second, 1, &b), 0);
+	other = open_session(2);
+	fill(a, 0, 48);
+	fill(b, 500, 32);
+	assert_int_equal(append(b, 532, 1), -EDQUOT);
+	assert_int_equal(append(a, 48, 1), -EDQUOT);
+	assert_int_equal(kv_fork(b, &forked), -EDQUOT);
+	assert_int_equal(append(other, 0, 80), 0);
+	assert_int_equal(append(other, 80, 1), -EDQUOT);
+	/* What one gives back the other can have, and the account ends with the last session. */
+	kv_truncate(a, 16);
+	assert_int_equal(append(b, 532, 17), 0);
+	kv_close(a);
+	kv_close(b);
+	kv_close(other);
+	for (uint64_t salt = 10; salt < 20; salt++)
+		kv_close(open_session(salt));
+	a = open_session(3);
+	b = open_session(2);
+	fill(b, 900, 80);
+	fill(a, 700, 80);
+	assert_int_equal(append(a, 780, 1), -EDQUOT);
+	kv_close(a);
+	kv_close(b);
+	assert_int_equal(client.used_blocks + second.used_blocks, 0);
+	kv_pool_destroy(pool);
+}
+
 int main(void)
 {
 	static const struct harness_test tests[] = {
@@ -390,6 +433,7 @@ int main(void)
 		HARNESS_TEST(what_is_cached_is_not_written_to),
 		HARNESS_TEST(quotas_and_limits),
 		HARNESS_TEST(the_longest_unused_goes_first),
+		HARNESS_TEST(a_user_has_a_quota_too),
 		HARNESS_TEST(preempts_and_resumes),
 		HARNESS_TEST(releases_are_counted),
 	};
