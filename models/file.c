@@ -20,7 +20,10 @@ static int fail_open(const char *name, int error, struct model_why *why)
 {
 	if (error == ELOOP)
 		return model_fail(why, -ELOOP,
-			"%s is a symbolic link; put the file itself into the folder", name);
+			"%s is a symbolic link, as in Hugging Face's cache, and might lead "
+			"anywhere; 'hf download --local-dir' makes a folder of the files "
+			"themselves",
+			name);
 	return model_fail(why, -error, "%s cannot be opened: %s", name, strerror(error));
 }
 

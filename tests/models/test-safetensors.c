@@ -179,7 +179,7 @@ static void only_files_of_the_folder(void **state)
 
 	refused(dir, -ENOENT, "neither");
 	assert_int_equal(symlinkat("/etc/passwd", dir, SINGLE), 0);
-	refused(dir, -ELOOP, "symbolic link");
+	refused(dir, -ELOOP, "hf download --local-dir");
 	unlinkat(dir, SINGLE, 0);
 	assert_int_equal(mkfifoat(dir, SINGLE, 0600), 0);
 	refused(dir, -EINVAL, "not a regular file");
