@@ -21,6 +21,7 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -753,6 +754,22 @@ static void tell_present(void)
 	}
 }
 
+/* A driver that was asked once keeps memory and threads: where none is needed a child asks. */
+static void tell_present_by_child(void)
+{
+	pid_t pid = fork();
+
+	if (pid == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		tell_present();
+		_exit(EXIT_SUCCESS);
+	}
+	if (pid > 0)
+		waitpid(pid, NULL, 0);
+	else
+		log_warn("what devices there are is not known: %s", strerror(errno));
+}
+
 static void on_message(
 	struct link *l, const struct devlink_msg *msg, const int fds[LINK_FDS], int n)
 {
@@ -888,10 +905,14 @@ int device_process_main(void)
 	signal(SIGTERM, SIG_IGN);
 	if (recv(DEVLINK_FD_LINK, &l.start, sizeof(l.start), 0) != sizeof(l.start))
 		return EXIT_FAILURE;
+	/* No thread runs yet. */
+	const bool by_child = strcmp(l.start.kind, "cpu") == 0;
+	if (l.start.list_devices && by_child)
+		tell_present_by_child();
 	int r = start(&l);
 	if (r != 0)
 		return r;
-	if (l.start.list_devices)
+	if (l.start.list_devices && !by_child)
 		tell_present();
 	answer(DEVLINK_READY, 0, 0);
 	serve(&l);

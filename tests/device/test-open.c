@@ -41,6 +41,8 @@ static void test_auto(void **state)
 
 	assert_int_equal(open_kind("auto", &device, NULL), 0);
 	device_info(device, &info);
+	if (strcmp(info.kind, "cuda") == 0)
+		harness_keep_fds();
 	assert_true(strcmp(info.kind, "cpu") == 0 || strcmp(info.kind, "cuda") == 0);
 	device_close(device);
 }
@@ -68,6 +70,8 @@ static void test_list(void **state)
 	uint32_t n = device_list(devices, LISTED);
 
 	assert_in_range(n, 2, LISTED);
+	if (devices[1].status == 0)
+		harness_keep_fds();
 	assert_string_equal(devices[0].kind, "cpu");
 	assert_int_equal(devices[0].status, 0);
 	assert_true(strlen(devices[0].name) > 0);

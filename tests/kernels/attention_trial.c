@@ -37,7 +37,8 @@ static struct sizes random_sizes(struct random *rng)
 		s.tokens /= 2;
 	while (s.groups * s.heads * s.columns > 12000)
 		s.heads /= 2;
-	room = CACHE_ELEMENTS / (2 * s.groups * KV_TOKENS * s.columns);
+	/* One column more where it has to be even. */
+	room = CACHE_ELEMENTS / (2 * s.groups * KV_TOKENS * (s.columns + 1));
 	s.blocks = random_below(rng, (room < 30 ? room : 30) + 1);
 	return s;
 }

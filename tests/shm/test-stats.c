@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -88,7 +89,7 @@ static void expect_socket_path(const char *socket, const char *expected)
 /* However a socket is named, it has one path. */
 static void test_paths(void **state)
 {
-	char folder[100], inner[110], link[110], expected[120], other[130], path[256];
+	char folder[100], inner[110], link[110], expected[120], other[130], path[PATH_MAX];
 
 	assert_non_null(realpath(harness_tmpdir(), path));
 	snprintf(folder, sizeof(folder), "%.90s", path);
