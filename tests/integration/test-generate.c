@@ -466,6 +466,23 @@ static void test_command_refusals(void **state)
 	writing_stop(&w);
 }
 
+/* A policy of one's own: client/examples. */
+static void test_lipogram(void **state)
+{
+	struct harness_output out;
+	struct writing w;
+
+	writing_start(&w, &gpt2);
+	const char *const argv[] = {
+		harness_program("client/text/lipogram"), "small", "The cat", NULL};
+	harness_exec(argv, &out);
+	assert_int_equal(out.status, 0);
+	assert_true(strlen(out.out) > 20);
+	assert_null(strchr(out.out, 'e'));
+	harness_output_free(&out);
+	writing_stop(&w);
+}
+
 int main(void)
 {
 	static const struct harness_test tests[] = {
@@ -483,6 +500,7 @@ int main(void)
 		HARNESS_TEST(test_beside_operators),
 		HARNESS_TEST(test_command),
 		HARNESS_TEST(test_command_refusals),
+		HARNESS_TEST(test_lipogram),
 	};
 
 	return harness_run("generate", tests, sizeof(tests) / sizeof(tests[0]));
