@@ -348,5 +348,6 @@ int bench_attention(struct bench *b);
 int bench_decode(struct bench *b);
 int bench_prefill(struct bench *b);
 int bench_load(struct bench *b);
+int bench_generate(struct bench *b); /* only where the feature `text` is built */
 
 #endif

@@ -235,7 +235,8 @@ static int measure_crowds(struct bench *b, const struct stage *s)
 		struct llm_crowd c;
 
 		progress("%u clients", n);
-		e = llm_crowd(&s->daemon, n, b->seconds > 0 ? b->seconds : CROWD_S, &c);
+		e = llm_crowd(
+			&s->daemon, n, b->seconds > 0 ? b->seconds : CROWD_S, llm_speak_steps, &c);
 		if (e < 0)
 			break;
 		alone_per_s = n == 1 ? c.tokens_per_s : alone_per_s;

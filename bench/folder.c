@@ -219,6 +219,7 @@ void llm_folder_close(struct llm_folder *f)
 	if (f->fd >= 0 && f->own) {
 		unlinkat(f->fd, "config.json", 0);
 		unlinkat(f->fd, "model.safetensors", 0);
+		unlinkat(f->fd, "tokenizer.json", 0);
 	}
 	if (f->fd >= 0)
 		close(f->fd);

@@ -87,7 +87,21 @@ struct llm_crowd {
 	uint64_t p50_ns, p99_ns; /* between two tokens of one */
 };
 
+/*
+ * What each of the processes does: opens what it needs and reads its prompt; calls
+ * llm_crowd_ready(), which returns when all have; and makes tokens, each noted, until
+ * llm_crowd_note() says that it is enough. 0 or a negative error.
+ */
+struct llm_crowd_page;
+typedef int llm_speak(const struct daemon *d, struct llm_crowd_page *page, uint32_t number);
+void llm_crowd_ready(struct llm_crowd_page *page);
+bool llm_crowd_note(struct llm_crowd_page *page, uint64_t token_ns);
+
+/* The likeliest token, again and again. */
+llm_speak llm_speak_steps;
+
 /* 0 or a told error. n is at most LLM_MAX_CLIENTS. */
-int llm_crowd(const struct daemon *d, uint32_t n, double seconds, struct llm_crowd *ret_crowd);
+int llm_crowd(const struct daemon *d, uint32_t n, double seconds, llm_speak *speak,
+	struct llm_crowd *ret_crowd);
 
 #endif

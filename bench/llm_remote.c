@@ -137,10 +137,23 @@ int llm_remote_step(
 /* --- Many clients -------------------------------------------------------------------------- */
 
 /* What the processes of a crowd share. */
-struct page {
+struct llm_crowd_page {
 	uint64_t ready, go, stop, failed;
 	uint64_t ns[BENCH_BUCKETS]; /* between two tokens; all count here */
 };
+
+void llm_crowd_ready(struct llm_crowd_page *page)
+{
+	shm_fetch_add(&page->ready, 1);
+	while (shm_load_acquire(&page->go) == 0)
+		sleep_ns(1000000);
+}
+
+bool llm_crowd_note(struct llm_crowd_page *page, uint64_t token_ns)
+{
+	shm_fetch_add(&page->ns[hist_bucket(token_ns, HIST_BENCH_BITS)], 1);
+	return shm_load_acquire(&page->stop) == 0;
+}
 
 static int read_prompt(struct llm_remote *r, uint32_t number, int32_t *ret_next)
 {
@@ -153,19 +166,19 @@ static int read_prompt(struct llm_remote *r, uint32_t number, int32_t *ret_next)
 }
 
 /* Texts of LLM_DECODED tokens, one after another; prompts do not count. */
-static int decode_until_stop(struct llm_remote *r, struct page *page, uint32_t number)
+static int decode_until_stop(struct llm_remote *r, struct llm_crowd_page *page, uint32_t number)
 {
 	const struct clock_line clock = {0};
+	uint64_t took_ns;
+	uint32_t length = 0;
 	int32_t next = 0;
 	int e = read_prompt(r, number, &next);
 
 	if (e < 0)
 		return e;
-	shm_fetch_add(&page->ready, 1);
-	while (shm_load_acquire(&page->go) == 0)
-		sleep_ns(1000000);
-	for (uint32_t length = 0; shm_load_acquire(&page->stop) == 0; length++) {
-		if (length == LLM_DECODED) {
+	llm_crowd_ready(page);
+	do {
+		if (length++ == LLM_DECODED) {
 			e = read_prompt(r, number, &next);
 			length = 0;
 		}
@@ -174,24 +187,29 @@ static int decode_until_stop(struct llm_remote *r, struct page *page, uint32_t n
 			e = llm_remote_step(r, &next, 1, &next);
 		if (e < 0)
 			return e;
-		const uint64_t took_ns = clock_now_ns(&clock) - start_ns;
-		shm_fetch_add(&page->ns[hist_bucket(took_ns, HIST_BENCH_BITS)], 1);
-	}
+		took_ns = clock_now_ns(&clock) - start_ns;
+	} while (llm_crowd_note(page, took_ns));
 	return 0;
 }
 
-static pid_t start_member(const struct daemon *d, struct page *page, uint32_t number)
+int llm_speak_steps(const struct daemon *d, struct llm_crowd_page *page, uint32_t number)
 {
 	struct llm_remote *r;
+	int e = llm_remote_open(d, &r);
+
+	return e == 0 ? decode_until_stop(r, page, number) : e;
+}
+
+static pid_t start_member(
+	const struct daemon *d, struct llm_crowd_page *page, uint32_t number, llm_speak *speak)
+{
 	pid_t pid = fork();
 
 	if (pid != 0)
 		return pid;
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	cpus_free();
-	int e = llm_remote_open(d, &r);
-	if (e == 0)
-		e = decode_until_stop(r, page, number);
+	int e = speak(d, page, number);
 	if (e < 0) {
 		complain(e, "client %u: %s", number, gpuq_error_detail());
 		shm_fetch_add(&page->failed, 1);
@@ -200,7 +218,7 @@ static pid_t start_member(const struct daemon *d, struct page *page, uint32_t nu
 }
 
 /* Lets them decode for a while once all have read their prompts. */
-static int run_members(struct page *page, uint32_t n, double seconds, uint64_t *ret_ns)
+static int run_members(struct llm_crowd_page *page, uint32_t n, double seconds, uint64_t *ret_ns)
 {
 	const uint64_t asked_ns = clock_monotonic_ns();
 
@@ -218,16 +236,17 @@ static int run_members(struct page *page, uint32_t n, double seconds, uint64_t *
 	return 0;
 }
 
-int llm_crowd(const struct daemon *d, uint32_t n, double seconds, struct llm_crowd *ret_crowd)
+int llm_crowd(const struct daemon *d, uint32_t n, double seconds, llm_speak *speak,
+	struct llm_crowd *ret_crowd)
 {
-	struct page *page = mmap(
+	struct llm_crowd_page *page = mmap(
 		NULL, sizeof(*page), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	pid_t pids[LLM_MAX_CLIENTS] = {0};
 	uint64_t took_ns = 0;
 	int e = page == MAP_FAILED ? -errno : 0;
 
 	for (uint32_t i = 0; i < n && e == 0; i++) {
-		pids[i] = start_member(d, page, i);
+		pids[i] = start_member(d, page, i, speak);
 		e = pids[i] < 0 ? -errno : 0;
 	}
 	if (e == 0)

@@ -92,16 +92,15 @@ static void test_missing_gpuqd_is_an_error(void **state)
 	harness_output_free(&output);
 }
 
-/* Runs a subcommand with few samples, and one more argument, and returns what it kept. */
-static json_t *measure_with(const char *subcommand, const char *argument)
+/* Runs a subcommand with few samples, so many seconds, one more argument; returns what it kept. */
+static json_t *measure_for(const char *subcommand, const char *seconds, const char *argument)
 {
 	char path[300], json[320];
 	json_error_t error;
 
 	snprintf(path, sizeof(path), "%s/result.json", harness_tmpdir());
 	snprintf(json, sizeof(json), "--json=%s", path);
-	const char *const args[] = {
-		subcommand, "--samples=" SAMPLES, "--seconds=1", json, argument};
+	const char *const args[] = {subcommand, "--samples=" SAMPLES, seconds, json, argument};
 	struct harness_output output = run(args, 5);
 
 	if (output.status != 0)
@@ -114,6 +113,11 @@ static json_t *measure_with(const char *subcommand, const char *argument)
 	assert_string_equal(json_string_value(json_object_get(root, "program")), "gpuq-bench");
 	assert_true(json_is_string(json_object_get(json_object_get(root, "machine"), "kernel")));
 	return root;
+}
+
+static json_t *measure_with(const char *subcommand, const char *argument)
+{
+	return measure_for(subcommand, "--seconds=1", argument);
 }
 
 static json_t *measure(const char *subcommand)
@@ -381,22 +385,58 @@ static void test_a_drawing_needs_matplotlib(void **state)
 	harness_output_free(&output);
 }
 
+static const json_t *find_table(const json_t *root, const char *name)
+{
+	const json_t *row;
+	size_t i;
+
+	json_array_foreach(json_object_get(root, "rows"), i, row)
+	{
+		if (strcmp(json_string_value(json_object_get(row, "table")), name) == 0)
+			return json_object_get(row, "value");
+	}
+	return NULL;
+}
+
 /* What has no llama.cpp and hardly any model must still measure itself. */
 static void test_decode_serves_one_and_many(void **state)
 {
 	need_gpuqd();
 	json_t *root = measure_with("decode", "--shape=tiny");
-	const json_t *rows = json_object_get(root, "rows"), *clients = NULL, *row;
+	const json_t *clients = find_table(root, "clients"), *row;
 	size_t i;
 
-	json_array_foreach(rows, i, row)
-	{
-		if (strcmp(json_string_value(json_object_get(row, "table")), "clients") == 0)
-			clients = json_object_get(row, "value");
-	}
 	assert_int_equal(json_array_size(clients), 6); /* 1, 2, 4, 8, 16, 32 */
 	json_array_foreach(clients, i, row)
 		assert_true(json_real_value(json_object_get(row, "tokens_per_s")) > 0);
+	json_decref(root);
+}
+
+/* Each policy writes texts; which draws need the row is told. */
+static void test_generate_writes_by_all_policies(void **state)
+{
+	const char *const help[] = {"--help"};
+	struct harness_output output = run(help, 1);
+	const bool built = strstr(output.out, "generate") != NULL;
+
+	harness_output_free(&output);
+	if (!built)
+		harness_skip("needs libgpuq-text");
+	need_gpuqd();
+	json_t *root = measure_for("generate", "--seconds=0.2", "--shape=tiny");
+	const json_t *policies = find_table(root, "policies"), *row;
+	size_t i;
+
+	assert_int_equal(json_array_size(policies), 8);
+	json_array_foreach(policies, i, row)
+	{
+		const json_int_t draws = json_integer_value(json_object_get(row, "draws"));
+		const json_int_t rows = json_integer_value(json_object_get(row, "full_rows"));
+
+		assert_true(draws > 0);
+		assert_true(json_real_value(json_object_get(row, "token_ns")) > 0);
+		assert_in_range(rows, i == 7 ? draws : 0, i == 0 ? 0 : draws);
+	}
 	json_decref(root);
 }
 
@@ -438,6 +478,7 @@ int main(void)
 		HARNESS_TEST_LONG(test_graphs_measures_beside_captures, 120),
 		HARNESS_TEST_LONG(test_a_drawing_needs_matplotlib, 120),
 		HARNESS_TEST_LONG(test_decode_serves_one_and_many, 120),
+		HARNESS_TEST_LONG(test_generate_writes_by_all_policies, 120),
 		HARNESS_TEST_LONG(test_load_reads_what_it_wrote, 60),
 	};
 
