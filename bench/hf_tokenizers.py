@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Times Hugging Face's `tokenizers` on one thread: TOKENIZER TEXT BYTES PASSES. The text is cut into
-documents of so many bytes. Prints one JSON object, {"tokenizers": VERSION, "seconds": of the fastest
-pass, "tokens": N}, or {"error": REASON}."""
+"""Times Hugging Face's `tokenizers` on one thread: TOKENIZER TEXT BYTES PASSES. The text is cut
+into documents of so many bytes. Prints one JSON object, {"tokenizers": VERSION, "seconds": of the
+fastest pass, "tokens": N}, or {"error": REASON}."""
 
 import json
 import os

@@ -30,7 +30,7 @@ LAYERS = {
     "client": ["shm"],
     "client/text": ["client"],
     "client/cuda": ["client"],
-    "client/examples": ["client"],
+    "client/examples": ["client", "client/text"],
     "device": ["shm"],
     "kernels": ["shm", "device"],
     "graphs": ["shm", "device", "kernels"],
