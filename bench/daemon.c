@@ -4,11 +4,11 @@
 
 #include "client/gpuq.h"
 #include "shm/stats.h"
+#include "tools/gpuqd_path.h"
 
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <libgen.h>
 #include <limits.h>
 #include <signal.h>
 #include <stdio.h>
@@ -22,31 +22,11 @@
 #define TRY_NS 10000000u
 #define DISPATCH_THREAD "gpuqd-dispatch"
 
-/* The gpuqd beside this program, installed or in a build directory, else the one in PATH. */
-static const char *find_gpuqd(const struct bench *b, char *path, size_t size)
-{
-	char self[PATH_MAX];
-	ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
-
-	if (b->gpuqd != NULL)
-		return b->gpuqd;
-	self[n > 0 ? n : 0] = '\0';
-	const char *directory = dirname(self);
-	static const char *const places[] = {"%s/gpuqd", "%s/../daemon/gpuqd", "%s/../sbin/gpuqd"};
-
-	for (uint32_t i = 0; i < sizeof(places) / sizeof(places[0]); i++) {
-		if (snprintf(path, size, places[i], directory) < (int)size &&
-			access(path, X_OK) == 0)
-			return path;
-	}
-	return "gpuqd";
-}
-
 static _Noreturn void exec_gpuqd(const struct bench *b, const struct daemon *d)
 {
 	char path[PATH_MAX + 32], log[128], socket[128], device[64];
-	const char *program = find_gpuqd(b, path, sizeof(path));
 
+	gpuqd_path(b->gpuqd, path, sizeof(path));
 	prctl(PR_SET_PDEATHSIG, SIGTERM);
 	cpus_free();
 	if (strcmp(b->device, "cpu") == 0 && !b->many_cpus)
@@ -59,11 +39,11 @@ static _Noreturn void exec_gpuqd(const struct bench *b, const struct daemon *d)
 		dup2(fd, STDOUT_FILENO);
 		dup2(fd, STDERR_FILENO);
 	}
-	execlp(program, "gpuqd", socket, device, "--hot-list=", "--max-channels=2048",
+	execlp(path, "gpuqd", socket, device, "--hot-list=", "--max-channels=2048",
 		"--max-channels-per-client=64", "--max-channels-per-user=2048",
 		"--max-clients=1024", "--max-clients-per-user=1024", b->gpuqd_arguments[0],
 		b->gpuqd_arguments[1], NULL);
-	dprintf(STDERR_FILENO, "cannot run %s: %s\n", program, strerror(errno));
+	dprintf(STDERR_FILENO, "cannot run %s: %s\n", path, strerror(errno));
 	_exit(127);
 }
 
