@@ -8,9 +8,8 @@
  *	TEST_SEED=N   weights and texts; printed
  */
 #include "tests/integration/children.h"
-#include "tests/integration/client.h"
+#include "tests/integration/tiny-model.h"
 #include "tests/integration/world.h"
-#include "tests/models/random-model.h"
 #include "tests/models/rig.h"
 
 #include "shm/clock.h"
@@ -24,146 +23,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define VOCAB 97u
-#define CONTEXT 256u
 #define CLIENTS 4u
 #define GREEDY 24u /* tokens of a text that is compared */
-
-static const struct model_config tiny = {
-	.architecture = MODEL_LLAMA,
-	.vocab = VOCAB,
-	.hidden = 32,
-	.layers = 2,
-	.intermediate = 48,
-	.heads = 4,
-	.kv_heads = 2,
-	.head_dim = 8,
-	.max_positions = CONTEXT,
-	.norm_eps = 1e-5,
-	.rope = {.theta = 10000},
-};
-
-/* A folder of the model, and a gpuqd that is told of it. */
-struct world_of {
-	struct harness_daemon *daemon;
-	struct random rng;
-	int dir_fd;
-	char dir[300];
-};
-
-static struct random seed(void)
-{
-	const char *text = getenv("TEST_SEED");
-	struct random rng = {text != NULL ? strtoull(text, NULL, 0) : (uint64_t)getpid()};
-
-	print_message("TEST_SEED=%llu\n", (unsigned long long)rng.state);
-	return rng;
-}
-
-static void await_ready(struct gpuq *g, const char *name)
-{
-	const uint64_t start_ns = clock_monotonic_ns();
-	struct gpuq_model_info m;
-
-	do {
-		if (gpuq_model_find(g, name, &m) < 0)
-			fail_msg("%s", gpuq_error_detail());
-		if (m.state == GPUQ_MODEL_FAILED)
-			fail_msg("%s", m.why);
-		if (clock_monotonic_ns() - start_ns > PATIENCE_NS)
-			fail_msg("%s is never ready", name);
-		usleep(2000);
-	} while (m.state != GPUQ_MODEL_READY);
-}
-
-/* Makes the folder and starts gpuqd, with the model unless `unloaded`, and more arguments. */
-static void start(struct world_of *w, bool unloaded, const char *const *args)
-{
-	const char *argv[16];
-	char text[400], link[64];
-	int n = 0;
-
-	w->rng = seed();
-	w->dir_fd = random_model(&tiny, GPUQ_F32, &w->rng);
-	snprintf(link, sizeof(link), "/proc/self/fd/%d", w->dir_fd);
-	ssize_t bytes = readlink(link, w->dir, sizeof(w->dir) - 1);
-	assert_true(bytes > 0);
-	w->dir[bytes] = '\0';
-	snprintf(text, sizeof(text), "tiny=%s,deterministic=yes", w->dir);
-	if (!unloaded) {
-		argv[n++] = "--model";
-		argv[n++] = text;
-	}
-	while (args != NULL && *args != NULL)
-		argv[n++] = *args++;
-	argv[n] = NULL;
-	w->daemon = harness_daemon_start(argv);
-}
-
-static void stop(struct world_of *w)
-{
-	harness_daemon_destroy(w->daemon);
-	close(w->dir_fd);
-}
-
-static const struct gpuq_channel_options roomy = {.arena_bytes = 8ull << 20};
-
-static void open_client(struct client *c)
-{
-	client_open(c, &roomy);
-	await_ready(c->g, "tiny");
-}
-
-static struct gpuq_session *open_session(struct client *c)
-{
-	struct gpuq_session *s = NULL;
-
-	if (gpuq_session_open(c->ch, "tiny", &s) < 0)
-		fail_msg("%s", gpuq_error_detail());
-	return s;
-}
-
-static struct gpuq_call *make_step(struct gpuq_session *s, const struct gpuq_step_options *o)
-{
-	struct gpuq_call *call = NULL;
-
-	if (gpuq_step_create(s, o, &call) < 0)
-		fail_msg("%s", gpuq_error_detail());
-	return call;
-}
-
-static struct gpuq_completion run(struct client *c, struct gpuq_call *call)
-{
-	const struct gpuq_submission s = {.call = call};
-	struct gpuq_completion done = {0};
-
-	if (gpuq_submit(c->ch, &s, 1) != 1 || gpuq_wait(c->ch, &done, 1, PATIENCE_NS) != 1)
-		fail_msg("%s", gpuq_error_detail());
-	return done;
-}
-
-static struct gpuq_completion run_step(
-	struct client *c, struct gpuq_call *step, const int32_t *tokens, uint32_t n, uint32_t rows)
-{
-	assert_int_equal(gpuq_step_set(step, tokens, n, rows), 0);
-	return run(c, step);
-}
-
-static void expect_status(
-	const struct gpuq_call *call, const struct gpuq_completion *done, int status)
-{
-	char text[256];
-
-	if (done->status != status)
-		fail_msg("%s (%d, expected %d)", gpuq_explain(call, done, text, sizeof(text)),
-			done->status, status);
-}
-
-static void random_text(struct random *rng, int32_t *tokens, uint32_t n)
-{
-	for (uint32_t i = 0; i < n; i++)
-		tokens[i] = (int32_t)random_below(rng, VOCAB);
-}
 
 /* --- What comes back ----------------------------------------------------------------------- */
 
@@ -627,28 +488,6 @@ static void test_refused_calls(void **state)
 }
 
 /* --- Loading and unloading ----------------------------------------------------------------- */
-
-static void gpuq(struct harness_output *out, const char *const *args)
-{
-	const char *argv[16] = {harness_program("tools/gpuq")};
-
-	for (int n = 1; *args != NULL; n++)
-		argv[n] = *args++;
-	harness_exec(argv, out);
-}
-
-static void expect_gpuq(int status, const char *text, const char *const *args)
-{
-	struct harness_output o;
-
-	gpuq(&o, args);
-	if (o.status != status || strstr(status == 0 ? o.out : o.err, text) == NULL)
-		fail_msg("%s: %d '%s' '%s', expected %d '%s'", args[0], o.status, o.out, o.err,
-			status, text);
-	harness_output_free(&o);
-}
-
-#define GPUQ(status, text, ...) expect_gpuq(status, text, (const char *const[]){__VA_ARGS__, NULL})
 
 static void test_load_and_unload(void **state)
 {
