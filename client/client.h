@@ -217,8 +217,13 @@ int session_gone(struct gpuq *gpuq);
 /* 0, or the error of a connection that has ended, or of a forked child, with the sentence. */
 int session_check(const struct gpuq *gpuq);
 
-/* -GPUQ_EABI, with the sentence, when gpuqd does not know version 3 of the wire. */
-int session_need_abi3(const struct gpuq *gpuq, const char *what);
+/* -GPUQ_EABI, with the sentence, when gpuqd does not know this version of the wire. */
+int session_need_abi(const struct gpuq *gpuq, uint32_t version, const char *what);
+
+static inline int session_need_abi3(const struct gpuq *gpuq, const char *what)
+{
+	return session_need_abi(gpuq, 3, what);
+}
 
 /* The descriptor is a memfd of exactly `bytes` that nobody can shrink. */
 int session_check_memory(int fd, uint64_t bytes, const char *what);

@@ -468,7 +468,8 @@ GPUQ_EXPORT int gpuq_graphs(struct gpuq *gpuq, uint32_t device, uint64_t after,
  * is touched. The completion comes when the shape is captured, so that gpuq_wait() waits for that:
  * status 0 also when it already is, or needs no graph; -GPUQ_ECAPTURE when it could not be, or
  * captures are stopped; the call's own error when it makes no sense. Returns 0, -EINVAL (no call,
- * or one of another channel), -GPUQ_EABI, or as gpuq_submit().
+ * or one of another channel), -EOPNOTSUPP (it is neither an operator's nor a pipeline's; for steps
+ * of models see gpuq_capture_create()), -GPUQ_EABI, or as gpuq_submit().
  */
 GPUQ_EXPORT int gpuq_precapture(
 	struct gpuq_channel *channel, struct gpuq_call *call, uint64_t user_data);
@@ -531,6 +532,8 @@ enum gpuq_model_state {
 	GPUQ_MODEL_UNLOADING = 4,
 };
 
+#define GPUQ_MAX_BATCH 64 /* texts that one step continues */
+
 /* Before a model is ready, what is not known of it yet is zero. */
 struct gpuq_model_info {
 	uint32_t index;
@@ -546,8 +549,10 @@ struct gpuq_model_info {
 	int32_t eos[16]; /* tokens that end a text */
 	uint32_t sessions, max_sessions;
 	uint32_t kv_blocks, kv_free_blocks, kv_cached_blocks; /* of 16 tokens */
-	uint64_t bytes;					      /* of the device: weights and cache */
-	uint64_t loaded_bytes, total_bytes;		      /* of its files */
+	uint32_t bucket_tokens; /* lengths of texts, rounded up to it, make shapes */
+	uint64_t bytes;		/* of the device: these two and working memory */
+	uint64_t weight_bytes, cache_bytes;
+	uint64_t loaded_bytes, total_bytes; /* of its files: how far loading is */
 	/* Counted since it was loaded. */
 	uint64_t prompt_tokens;	   /* given to steps */
 	uint64_t computed_tokens;  /* on the device */
@@ -555,7 +560,13 @@ struct gpuq_model_info {
 	uint64_t generated_tokens; /* drawn on the device */
 	uint64_t steps, rows;	   /* of the device; results that they gave */
 	uint64_t evictions, preemptions;
-	char why[224]; /* GPUQ_MODEL_FAILED: one sentence */
+	uint64_t batches[GPUQ_MAX_BATCH];      /* steps that continued i + 1 texts */
+	uint64_t decode_p50_ns, decode_p99_ns; /* how long these took */
+	uint64_t chunk_p50_ns, chunk_p99_ns;   /* how long steps with pieces of prompts took */
+	/* Shapes of its steps: those known, those with a graph, those on the way to one. */
+	uint32_t shapes, shapes_captured, shapes_wished;
+	uint64_t captured_batches; /* bit i: steps of i + 1 texts have one, for some context */
+	char why[224];		   /* GPUQ_MODEL_FAILED: one sentence */
 };
 
 /*
@@ -656,6 +667,36 @@ struct gpuq_row {
  * call is destroyed. -EINVAL: there is no such row.
  */
 GPUQ_EXPORT int gpuq_step_row(const struct gpuq_call *call, uint32_t row, struct gpuq_row *ret_row);
+
+enum gpuq_shape_kind {
+	GPUQ_SHAPE_CANDIDATES = 1, /* steps */
+	GPUQ_SHAPE_LOGITS = 2,	   /* steps with all logits */
+	GPUQ_SHAPE_GENERATE = 3,   /* calls of gpuq_generate_create() */
+};
+
+/*
+ * What makes the shape of a step on the device, which computes requests of several sessions
+ * together. Zero stands for what a plain step has.
+ */
+struct gpuq_model_shape {
+	uint32_t kind;	  /* enum gpuq_shape_kind; 0: GPUQ_SHAPE_CANDIDATES */
+	uint32_t batch;	  /* sessions, 1 .. GPUQ_MAX_BATCH */
+	uint32_t context; /* tokens of the longest text, rounded up to gpuqd's kv_bucket */
+	uint32_t tokens;  /* given in all; 0: one of each session */
+	uint32_t rows;	  /* results in all; 0: one of each session */
+	uint32_t ids;	  /* of a row, rounded up to a power of two */
+};
+
+/*
+ * Prepares a wish, to be submitted like any call: that the graph of this shape be captured, for
+ * channels of this one's priority. Nothing is computed. It completes as a wish of gpuq_precapture()
+ * does, so that gpuq_wait() waits for the graph; -GPUQ_EPARAM: no step of the model has this
+ * shape. Nobody needs to wish: gpuqd captures what is used, and the next batch size and context
+ * ahead. Errors: -GPUQ_EMODEL, -GPUQ_EABI, -ENOSPC, -ENOMEM, -ETIMEDOUT, -GPUQ_EGONE,
+ * -GPUQ_ETHREAD, -GPUQ_EFORK.
+ */
+GPUQ_EXPORT int gpuq_capture_create(struct gpuq_channel *channel, const char *model,
+	const struct gpuq_model_shape *shape, struct gpuq_call **ret_call);
 
 struct gpuq_generate_options {
 	uint32_t max_tokens;   /* given at once; at least 1 */

@@ -58,6 +58,13 @@ static const struct gpuq_op_info generate_info = {
 		{.name = "flags"}},
 };
 
+static const struct gpuq_op_info capture_info = {
+	.n_params = 6,
+	.name = "capture",
+	.params = {{.name = "kind"}, {.name = "tokens"}, {.name = "batch"}, {.name = "rows"},
+		{.name = "ids"}, {.name = "context"}},
+};
+
 /* --- Models -------------------------------------------------------------------------------- */
 
 static void read_model(struct gpuq_model_info *info, const struct msg_model *m)
@@ -81,7 +88,13 @@ static void read_model(struct gpuq_model_info *info, const struct msg_model *m)
 		.kv_blocks = m->kv_blocks,
 		.kv_free_blocks = m->kv_free_blocks,
 		.kv_cached_blocks = m->kv_cached_blocks,
+		.bucket_tokens = m->bucket_tokens,
+		.shapes = m->shapes,
+		.shapes_captured = m->shapes_captured,
+		.shapes_wished = m->shapes_wished,
 		.bytes = m->bytes,
+		.weight_bytes = m->weight_bytes,
+		.cache_bytes = m->cache_bytes,
 		.loaded_bytes = m->loaded_bytes,
 		.total_bytes = m->total_bytes,
 		.prompt_tokens = m->prompt_tokens,
@@ -92,7 +105,13 @@ static void read_model(struct gpuq_model_info *info, const struct msg_model *m)
 		.rows = m->rows,
 		.evictions = m->evictions,
 		.preemptions = m->preemptions,
+		.decode_p50_ns = m->decode_p50_ns,
+		.decode_p99_ns = m->decode_p99_ns,
+		.chunk_p50_ns = m->chunk_p50_ns,
+		.chunk_p99_ns = m->chunk_p99_ns,
+		.captured_batches = m->captured_batches,
 	};
+	memcpy(info->batches, m->batches, sizeof(info->batches));
 	memcpy(info->eos, m->eos, sizeof(info->eos));
 	discovery_copy_text(info->name, m->name, sizeof(info->name));
 	discovery_copy_text(info->architecture, m->architecture, sizeof(info->architecture));
@@ -107,7 +126,9 @@ static int ask(struct gpuq *g, const char *name, uint32_t index, struct session_
 		.h = {.type = MSG_MODEL_QUERY, .bytes = sizeof(query)},
 		.index = index,
 	};
-	const struct session_answer want = {MSG_MODEL, sizeof(struct msg_model), 0};
+	const uint16_t bytes =
+		g->welcome.abi >= 4 ? sizeof(struct msg_model) : MSG_MODEL_BYTES_ABI3;
+	const struct session_answer want = {MSG_MODEL, bytes, 0};
 	int r = session_check(g);
 
 	if (r == 0)
@@ -311,19 +332,49 @@ static int not_ready(const struct msg_model *m)
 		name, (unsigned long long)m->loaded_bytes, (unsigned long long)m->total_bytes);
 }
 
+/* The model that the channel's thread wants to use. */
+static int find_ready(
+	const struct gpuq_channel *ch, const char *model, struct session_message *ret_answer)
+{
+	if (!channel_owned(ch))
+		return channel_refuse(ch);
+	int r = ask(ch->gpuq, model, 0, ret_answer);
+	if (r < 0)
+		return r;
+	if (ret_answer->model.handle == 0)
+		return no_model(model);
+	return ret_answer->model.state == MSG_MODEL_READY ? 0 : not_ready(&ret_answer->model);
+}
+
+int gpuq_capture_create(struct gpuq_channel *ch, const char *model,
+	const struct gpuq_model_shape *shape, struct gpuq_call **ret_call)
+{
+	struct session_message answer;
+	int r = session_need_abi(ch->gpuq, 4, "captures of a model's steps");
+
+	if (r == 0)
+		r = find_ready(ch, model, &answer);
+	if (r < 0)
+		return r;
+	const struct wire_shape block = {
+		.model = answer.model.handle,
+		.kind = shape->kind != 0 ? shape->kind : WIRE_SHAPE_CANDIDATES,
+		.tokens = shape->tokens != 0 ? shape->tokens : shape->batch,
+		.batch = shape->batch,
+		.rows = shape->rows != 0 ? shape->rows : shape->batch,
+		.ids = shape->ids,
+		.context = shape->context,
+	};
+	return call_new(ch, WIRE_OP_SHAPE, &block, sizeof(block), &capture_info, ret_call);
+}
+
 int gpuq_session_open(struct gpuq_channel *ch, const char *model, struct gpuq_session **ret_session)
 {
 	struct session_message answer;
+	int r = find_ready(ch, model, &answer);
 
-	if (!channel_owned(ch))
-		return channel_refuse(ch);
-	int r = ask(ch->gpuq, model, 0, &answer);
 	if (r < 0)
 		return r;
-	if (answer.model.handle == 0)
-		return no_model(model);
-	if (answer.model.state != MSG_MODEL_READY)
-		return not_ready(&answer.model);
 	const struct wire_session order = {
 		.action = WIRE_SESSION_OPEN, .model = answer.model.handle};
 	return make_session(ch, 0, &order, answer.model.vocab, ret_session);

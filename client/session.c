@@ -341,14 +341,15 @@ int session_administrate(struct gpuq *g, struct msg_header *request, int fd, con
 	return r < 0 ? r : request_with(g, request, fd, want, &answer);
 }
 
-int session_need_abi3(const struct gpuq *g, const char *what)
+int session_need_abi(const struct gpuq *g, uint32_t version, const char *what)
 {
-	if (g->welcome.abi >= 3)
+	if (g->welcome.abi >= version)
 		return 0;
 	return fail(-GPUQ_EABI,
-		"gpuqd at %s speaks version %u of the wire, and %s need version 3; install a newer "
+		"gpuqd at %s speaks version %u of the wire, and %s need version %u; install a "
+		"newer "
 		"gpuqd",
-		g->path, g->welcome.abi, what);
+		g->path, g->welcome.abi, what, version);
 }
 
 int session_check_memory(int fd, uint64_t bytes, const char *what)

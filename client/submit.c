@@ -151,9 +151,10 @@ int gpuq_precapture(struct gpuq_channel *ch, struct gpuq_call *call, uint64_t us
 		return room;
 	if (call == NULL || call->channel != ch)
 		return fail_plain(-EINVAL, "no call of this channel was given");
-	if (call->model != NULL)
+	if (call->opcode != WIRE_OP_CALL)
 		return fail_plain(-EOPNOTSUPP,
-			"steps of a model need no wish: gpuqd captures their shapes ahead");
+			"only operators and pipelines can be captured so; for steps of a model see "
+			"gpuq_capture_create()");
 	struct cursor at = {ch->sq.prod, ch->n_free};
 	push(ch, &at, call, WIRE_OP_CAPTURE, call->args, &s, clock_now_ns(&ch->clock));
 	publish(ch, &at);

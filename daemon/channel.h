@@ -35,6 +35,7 @@ enum slot_kind {
 	SLOT_COPY,    /* between arena and buffer */
 	SLOT_SESSION, /* of a model: `order` */
 	SLOT_STEP,    /* of a model's session: `request` */
+	SLOT_SHAPE,   /* a wish for the capture of a model's shape: `shape` */
 };
 
 /*
@@ -49,10 +50,11 @@ struct slot {
 	struct buffer_uses uses;
 	struct wire_session order;
 	struct engine_request request;
-	uint32_t session;		 /* handle; of SLOT_SESSION and SLOT_STEP */
+	struct engine_shape shape;
+	uint32_t session;		 /* handle; of SLOT_SHAPE: the model's */
 	uint32_t stepping_at;		 /* its place among those that engines have */
 	uint64_t logits_offset;		 /* in the arena; WIRE_NOWHERE: none */
-	struct known_model *model;	 /* whose engine has it */
+	struct known_model *model;	 /* whose engine or pipeline has it */
 	struct known_pipeline *pipeline; /* NULL: an operator or a copy */
 	bool capture;			 /* only its graph is wanted */
 	struct device_completion *completion;

@@ -67,6 +67,8 @@ static int load_send(struct control *c, struct served_model *m)
 			(m->deterministic ? DEVLINK_MODEL_DETERMINISTIC : 0u),
 	};
 
+	_Static_assert(sizeof(msg.name) >= sizeof(m->name), "room for it");
+	memcpy(msg.name, m->name, sizeof(m->name));
 	return device_send(c, &msg, &m->dir_fd, 1);
 }
 
@@ -400,6 +402,35 @@ static void name_folder(const struct served_model *m, char *to, size_t size)
 	to[n > 0 && (size_t)n < size ? n : 0] = '\0';
 }
 
+static void count_shape(const struct stats_graph *g, struct msg_model *answer)
+{
+	const uint32_t state = shm_load_acquire_u32(&g->state);
+
+	if (state == 0 || g->model != answer->handle)
+		return;
+	answer->shapes++;
+	answer->shapes_captured += state == MSG_GRAPH_CAPTURED;
+	answer->shapes_wished += state == MSG_GRAPH_QUEUED || state == MSG_GRAPH_CAPTURING;
+	if (state == MSG_GRAPH_CAPTURED && g->tokens == g->batch &&
+		g->batch - 1 < STATS_MODEL_BATCHES)
+		answer->captured_batches |= 1ull << (g->batch - 1);
+}
+
+/* How long its steps took, of how many sequences they were, and which have graphs. */
+static void describe_steps(
+	const struct control *c, const struct stats_model *s, struct msg_model *answer)
+{
+	answer->decode_p50_ns = hist_quantile(s->decode_hist, HIST_STATS_BITS, 0.5);
+	answer->decode_p99_ns = hist_quantile(s->decode_hist, HIST_STATS_BITS, 0.99);
+	answer->chunk_p50_ns = hist_quantile(s->chunk_hist, HIST_STATS_BITS, 0.5);
+	answer->chunk_p99_ns = hist_quantile(s->chunk_hist, HIST_STATS_BITS, 0.99);
+	_Static_assert(sizeof(answer->batches) == sizeof(s->batches), "one count for each");
+	for (uint32_t i = 0; i < STATS_MODEL_BATCHES; i++)
+		answer->batches[i] = shm_load_relaxed(&s->batches[i]);
+	for (uint32_t i = 0; i < c->config->max_graphs; i++)
+		count_shape(&c->stats.graphs[i], answer);
+}
+
 static void describe(struct control *c, const struct served_model *m, struct msg_model *answer)
 {
 	const struct stats_model *s = record(c, m);
@@ -423,7 +454,10 @@ static void describe(struct control *c, const struct served_model *m, struct msg
 	answer->kv_blocks = (uint32_t)shm_load_relaxed(&s->kv_blocks);
 	answer->kv_free_blocks = (uint32_t)shm_load_relaxed(&s->kv_free_blocks);
 	answer->kv_cached_blocks = (uint32_t)shm_load_relaxed(&s->kv_cached_blocks);
+	answer->bucket_tokens = s->bucket_tokens;
 	answer->bytes = shm_load_relaxed(&s->bytes);
+	answer->weight_bytes = shm_load_relaxed(&s->weight_bytes);
+	answer->cache_bytes = shm_load_relaxed(&s->cache_bytes);
 	answer->loaded_bytes = shm_load_relaxed(&s->loaded_bytes);
 	answer->total_bytes = shm_load_relaxed(&s->total_bytes);
 	answer->prompt_tokens = shm_load_relaxed(&s->prompt_tokens);
@@ -434,6 +468,7 @@ static void describe(struct control *c, const struct served_model *m, struct msg
 	answer->rows = shm_load_relaxed(&s->rows);
 	answer->evictions = shm_load_relaxed(&s->evictions);
 	answer->preemptions = shm_load_relaxed(&s->preemptions);
+	describe_steps(c, s, answer);
 	memcpy(answer->name, m->name, sizeof(answer->name));
 	memcpy(answer->architecture, s->architecture, sizeof(answer->architecture) - 1);
 	memcpy(answer->why, m->why, sizeof(answer->why) - 1);

@@ -33,7 +33,8 @@
  *                                       <-     DEVLINK_BUFFER_GRANT, _REVOKE: from now on
  *   DEVLINK_BUFFER_REMOVE               ->
  *                                       <-     DEVLINK_BUFFER_REMOVED: nothing uses it, freed
- *   DEVLINK_MODEL + directory           ->     a model to be loaded; `id` has DEVLINK_MODEL_...
+ *   DEVLINK_MODEL + directory           ->     a model to be loaded; its name; `id` has
+ *                                              DEVLINK_MODEL_...
  *                                       <-     DEVLINK_MODEL: it is, or status and text
  *   DEVLINK_MODEL_REMOVE                ->     id 1: its sessions end; 0: -EBUSY when it has any
  *                                       <-     DEVLINK_MODEL_REMOVED: status 0: it is gone

@@ -52,11 +52,17 @@ static bool runs_inline(const struct dispatch *d, const struct channel *ch, cons
 		cost_predict_ns(d->o.cost, &slot->call) <= d->o.inline_max_ns;
 }
 
+/* For a capture. */
+static bool is_wish(const struct wire_sqe *sqe)
+{
+	return sqe->opcode == WIRE_OP_CAPTURE || sqe->opcode == WIRE_OP_SHAPE;
+}
+
 /* Fills the slot in with what the entry asks for. */
 static int take_arguments(
 	const struct channel *ch, const struct wire_sqe *sqe, struct slot *slot, uint32_t *ret_arg)
 {
-	slot->capture = sqe->opcode == WIRE_OP_CAPTURE;
+	slot->capture = is_wish(sqe);
 	if (sqe->opcode == WIRE_OP_CALL || sqe->opcode == WIRE_OP_CAPTURE) {
 		slot->kind = SLOT_CALL;
 		return validate_call(ch, sqe, &slot->call, &slot->pipeline, &slot->uses, ret_arg);
@@ -77,6 +83,9 @@ static int take_arguments(
 		slot->kind = SLOT_STEP;
 		slot->logits_offset = WIRE_NOWHERE;
 		return validate_generate(ch, sqe, &slot->request, ret_arg);
+	case WIRE_OP_SHAPE:
+		slot->kind = SLOT_SHAPE;
+		return validate_shape(ch, sqe, &slot->session, &slot->shape, ret_arg);
 	default:
 		slot->kind = SLOT_COPY;
 		return validate_copy(ch, sqe, &slot->copy, &slot->uses);
@@ -89,7 +98,7 @@ static int take_arguments(
  */
 static bool take_call(struct dispatch *d, struct channel *ch, const struct wire_sqe *sqe)
 {
-	const bool must_wait = sqe->opcode == WIRE_OP_CAPTURE && ch->captures >= MAX_CAPTURES;
+	const bool must_wait = is_wish(sqe) && ch->captures >= MAX_CAPTURES;
 	struct slot *slot = must_wait ? NULL : slot_take(d, ch);
 	uint32_t arg;
 

@@ -206,6 +206,12 @@ int model_session_act(struct dispatch *d, const struct slot *slot);
 /* Gives a SLOT_STEP to its engine. -EAGAIN: its session has enough; or another negative error. */
 int model_launch(struct dispatch *d, struct slot *slot);
 
+/* Makes the work of a SLOT_SHAPE, or a negative error. Once it is given away the model has it. */
+int model_shape_work(struct dispatch *d, struct slot *slot);
+
+/* That has ended with this status: what the client is told. */
+int model_shape_ended(struct dispatch *d, struct slot *slot, int status);
+
 /* True: it ends soon with -ECANCELED. */
 bool model_cancel(struct slot *slot);
 

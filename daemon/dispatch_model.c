@@ -9,6 +9,7 @@
  * it or ends.
  */
 #include "daemon/dispatch_impl.h"
+#include "daemon/validate.h"
 
 #include <stdlib.h>
 
@@ -144,16 +145,24 @@ void model_sessions_close(struct dispatch *d, struct channel *ch)
 	}
 }
 
-static int session_open(struct dispatch *d, struct channel *ch, uint32_t handle)
+static struct known_model *model_find(const struct dispatch *d, uint32_t handle)
 {
 	uint32_t place = model_place(handle);
+	struct known_model *m =
+		d->models != NULL && place < d->o.max_models ? d->models[place] : NULL;
+
+	return m != NULL && m->handle == handle ? m : NULL;
+}
+
+static int session_open(struct dispatch *d, struct channel *ch, uint32_t handle)
+{
 	struct engine_session *session;
 	int r = session_room(d, ch);
 
 	if (r < 0)
 		return r;
-	struct known_model *m = place < d->o.max_models ? d->models[place] : NULL;
-	if (m == NULL || m->handle != handle)
+	struct known_model *m = model_find(d, handle);
+	if (m == NULL)
 		return -GPUQ_EMODEL;
 	r = engine_session_open(m->engine, &m->accounts[ch->client], ch->uid, &session);
 	return r < 0 ? r : session_add(d, ch, m, session);
@@ -255,6 +264,39 @@ int model_launch(struct dispatch *d, struct slot *slot)
 	return 0;
 }
 
+static void tell_when_unused(struct dispatch *d, struct known_model *m)
+{
+	if (!m->removed || m->in_flight > 0)
+		return;
+	TAILQ_REMOVE(&d->serving, m, polled);
+	dispatch_tell_model(d, m, DISPATCH_MODEL_REMOVED);
+}
+
+int model_shape_work(struct dispatch *d, struct slot *slot)
+{
+	struct known_model *m = model_find(d, slot->session);
+	uint32_t bad;
+
+	if (m == NULL)
+		return -GPUQ_EMODEL;
+	int r = engine_precapture_init(m->engine, &slot->shape, &slot->call, &slot->work, &bad);
+	if (r < 0)
+		slot->work.blame = VALIDATE_BLAME_SHAPE + bad;
+	slot->model = m;
+	return r;
+}
+
+int model_shape_ended(struct dispatch *d, struct slot *slot, int status)
+{
+	struct known_model *m = slot->model;
+
+	m->in_flight--;
+	if (status == -ECANCELED && m->removed)
+		status = -GPUQ_EMODEL;
+	tell_when_unused(d, m);
+	return status;
+}
+
 bool model_cancel(struct slot *slot)
 {
 	return engine_cancel(slot->model->engine, &slot->request);
@@ -276,14 +318,6 @@ static int status_of(const struct slot *slot)
 	if (q->status == -ECANCELED && slot->model->removed)
 		return -GPUQ_EMODEL;
 	return q->status;
-}
-
-static void tell_when_unused(struct dispatch *d, struct known_model *m)
-{
-	if (!m->removed || m->in_flight > 0)
-		return;
-	TAILQ_REMOVE(&d->serving, m, polled);
-	dispatch_tell_model(d, m, DISPATCH_MODEL_REMOVED);
 }
 
 static bool finish_requests(struct dispatch *d, struct known_model *m)
@@ -363,6 +397,11 @@ void model_removed(struct dispatch *d, struct known_model *m, bool force)
 		if (d->sessions[i].model == m)
 			session_detach(&d->sessions[i]);
 	}
+	/* What waits for captures of it ends. */
+	for (uint32_t i = 0; i < d->n_capturing; i++) {
+		if (d->capturing[i]->kind == SLOT_SHAPE && d->capturing[i]->model == m)
+			(void)graphs_cancel(d->o.graphs, &d->capturing[i]->work);
+	}
 	tell_when_unused(d, m);
 }
 
@@ -393,6 +432,13 @@ static void publish(struct known_model *m)
 	shm_store_relaxed(&s->rows, e.rows);
 	shm_store_relaxed(&s->evictions, e.kv.evictions);
 	shm_store_relaxed(&s->preemptions, e.kv.preemptions);
+	_Static_assert(ENGINE_MAX_BATCH == STATS_MODEL_BATCHES, "one count for each");
+	for (uint32_t i = 0; i < STATS_MODEL_BATCHES; i++)
+		shm_store_relaxed(&s->batches[i], e.batches[i]);
+	for (uint32_t i = 0; i < STATS_HIST_BUCKETS; i++) {
+		shm_store_relaxed(&s->decode_hist[i], e.decode_hist[i]);
+		shm_store_relaxed(&s->chunk_hist[i], e.chunk_hist[i]);
+	}
 }
 
 void models_publish(struct dispatch *d)

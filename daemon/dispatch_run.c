@@ -147,12 +147,17 @@ static void slot_complete(
 	slot_release(d, slot);
 }
 
+static bool goes_to_cache(const struct slot *slot)
+{
+	return slot->kind == SLOT_CALL || slot->kind == SLOT_SHAPE;
+}
+
 /* Asks for the end of what has left the queue; false when it runs. */
 static bool cancel_one(struct dispatch *d, struct slot *slot)
 {
 	if (slot->kind == SLOT_STEP)
 		return model_cancel(slot);
-	return slot->kind == SLOT_CALL && graphs_cancel(d->o.graphs, &slot->work);
+	return goes_to_cache(slot) && graphs_cancel(d->o.graphs, &slot->work);
 }
 
 /* Likewise of what has left the queue: 0 when it had not started. */
@@ -273,20 +278,16 @@ static uint32_t in_host(const struct channel *ch, const struct device_args *args
 	return mask;
 }
 
-/* Gives the slot's call to the graph cache. -EAGAIN: there is no room now. */
-static int launch_call(struct dispatch *d, struct slot *slot)
+/* Gives the slot's work to the graph cache. -EAGAIN: there is no room now. */
+static int launch_work(struct dispatch *d, struct slot *slot)
 {
 	const struct channel *ch = slot->channel;
 	struct graph_work *w = &slot->work;
 
-	w->call = &slot->call;
-	w->pipeline = slot->pipeline != NULL ? slot->pipeline->pipeline : NULL;
 	w->completion = slot->completion;
 	w->deadline_ns = slot->deadline_ns;
 	w->priority = ch->priority;
 	w->uid = ch->uid;
-	op_args(&w->args, &slot->call);
-	w->in_host = in_host(ch, &w->args);
 	w->args.completion = slot->completion;
 	w->args.value = d->launches + 1;
 	/* See dispatch_cancel_captures(): these had not left the queue. */
@@ -295,6 +296,28 @@ static int launch_call(struct dispatch *d, struct slot *slot)
 	int r = slot->capture ? graphs_precapture(d->o.graphs, w) : graphs_launch(d->o.graphs, w);
 	if (r == 0)
 		slot->value = ++d->launches;
+	return r;
+}
+
+static int launch_call(struct dispatch *d, struct slot *slot)
+{
+	struct graph_work *w = &slot->work;
+
+	w->call = &slot->call;
+	w->pipeline = slot->pipeline != NULL ? slot->pipeline->pipeline : NULL;
+	op_args(&w->args, &slot->call);
+	w->in_host = in_host(slot->channel, &w->args);
+	return launch_work(d, slot);
+}
+
+static int launch_shape(struct dispatch *d, struct slot *slot)
+{
+	int r = model_shape_work(d, slot);
+
+	if (r == 0)
+		r = launch_work(d, slot);
+	if (r == 0)
+		slot->model->in_flight++;
 	return r;
 }
 
@@ -330,6 +353,8 @@ static int slot_give(struct dispatch *d, struct slot *slot)
 		return copy_launch(d, slot);
 	case SLOT_STEP:
 		return model_launch(d, slot);
+	case SLOT_SHAPE:
+		return launch_shape(d, slot);
 	default:
 		return launch_call(d, slot);
 	}
@@ -360,7 +385,7 @@ static bool launch(struct dispatch *d, struct channel *ch)
 	int r = slot_give(d, slot);
 	d->failed |= r == -GPUQ_EDEVICE;
 	if (r == -EAGAIN)
-		requeue(d, ch, slot->kind == SLOT_CALL && slot->work.no_cold_room);
+		requeue(d, ch, goes_to_cache(slot) && slot->work.no_cold_room);
 	if (r == -EAGAIN || d->failed)
 		return false;
 	slot_dequeue(d, slot);
@@ -467,6 +492,8 @@ static void finish(struct dispatch *d, struct slot *slot)
 	if (status == -ETIMEDOUT)
 		shm_count(&slot->channel->stats->expired, 1);
 	d->failed |= status == -GPUQ_EDEVICE;
+	if (slot->kind == SLOT_SHAPE)
+		status = model_shape_ended(d, slot, status);
 	slot_complete(d, slot, status, start_ns, end_ns);
 }
 

@@ -72,7 +72,10 @@ static void describe(const struct models *m, const struct known_model *k)
 	s->max_tokens = model_max_session_tokens(k->model);
 	s->n_eos = c->eos_count;
 	memcpy(s->eos, c->eos, sizeof(s->eos));
+	s->bucket_tokens = m->o.kv_bucket;
 	s->bytes = model_bytes(k->model);
+	s->weight_bytes = model_weight_bytes(k->model);
+	s->cache_bytes = model_cache_bytes(k->model);
 	s->max_sessions = m->o.max_sessions;
 	s->kv_blocks = s->kv_free_blocks = model_kv_blocks(k->model);
 }
@@ -332,6 +335,9 @@ int models_load(struct models *m, const struct devlink_msg *msg, int dir_fd)
 	k->handle = msg->handle;
 	k->dir_fd = dir_fd;
 	k->stats = &m->o.stats[place];
+	snprintf(k->name, sizeof(k->name), "%.*s", (int)sizeof(k->name) - 1, msg->name);
+	k->options.name = k->name;
+	k->options.handle = k->handle;
 	k->options.quant = (msg->id & DEVLINK_MODEL_INT8) != 0 ? WEIGHT_INT8 : WEIGHT_AS_IS;
 	k->options.deterministic = (msg->id & DEVLINK_MODEL_DETERMINISTIC) != 0;
 	m->places[place] = k;

@@ -24,6 +24,7 @@ enum known_model_state { MODEL_LOADING, MODEL_SERVING, MODEL_REMOVING, MODEL_FRE
 struct known_model {
 	enum known_model_state state; /* the link thread's */
 	uint32_t handle;
+	char name[GPUQ_NAME_MAX];
 	struct model *model;
 	struct engine *engine;
 	uint32_t vocab;

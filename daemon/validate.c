@@ -37,6 +37,8 @@ int validate_entry(const struct channel *ch, const struct wire_sqe *sqe)
 	case WIRE_OP_STEP:
 	case WIRE_OP_GENERATE:
 		return ch->abi < 3 ? -GPUQ_EOPCODE : 0;
+	case WIRE_OP_SHAPE:
+		return ch->abi < 4 ? -GPUQ_EOPCODE : 0;
 	default:
 		return -GPUQ_EOPCODE;
 	}
@@ -49,13 +51,15 @@ union args {
 	struct wire_session session;
 	struct wire_step step;
 	struct wire_generate generate;
+	struct wire_shape shape;
 	uint64_t words[WIRE_MAX_ARGS / 8];
 };
 
 static int copy_args(const struct channel *ch, const struct wire_sqe *sqe, union args *args)
 {
 	_Static_assert(sizeof(struct wire_copy) == sizeof(struct wire_call) &&
-			sizeof(struct wire_session) == sizeof(struct wire_call),
+			sizeof(struct wire_session) == sizeof(struct wire_call) &&
+			sizeof(struct wire_shape) == sizeof(struct wire_call),
 		"least size");
 	if (sqe->args_bytes < sizeof(struct wire_call) || sqe->args_bytes > WIRE_MAX_ARGS ||
 		sqe->args_bytes % 8 != 0)
@@ -429,6 +433,39 @@ int validate_generate(const struct channel *ch, const struct wire_sqe *sqe,
 	q.seed = g->seed;
 	q.stop = (g->flags & WIRE_GENERATE_STOP) != 0;
 	*ret_request = q;
+	*ret_arg = 0;
+	return 0;
+}
+
+int validate_shape(const struct channel *ch, const struct wire_sqe *sqe, uint32_t *ret_model,
+	struct engine_shape *ret_shape, uint32_t *ret_arg)
+{
+	static const enum model_step kinds[] = {
+		[WIRE_SHAPE_CANDIDATES] = MODEL_STEP_RESULT,
+		[WIRE_SHAPE_LOGITS] = MODEL_STEP_ROWS,
+		[WIRE_SHAPE_GENERATE] = MODEL_STEP_SAMPLE,
+	};
+	union args args = {.call = {0}};
+	const struct wire_shape *s = &args.shape;
+
+	*ret_arg = 0;
+	int r = sqe->args_bytes == sizeof(*s) ? copy_args(ch, sqe, &args) : -GPUQ_EARGS;
+	if (r < 0)
+		return r;
+	if (s->reserved != 0)
+		return -EINVAL;
+	*ret_arg = VALIDATE_BLAME_SHAPE;
+	if (s->kind < WIRE_SHAPE_CANDIDATES || s->kind > WIRE_SHAPE_GENERATE)
+		return -GPUQ_EPARAM;
+	*ret_model = s->model;
+	*ret_shape = (struct engine_shape){
+		.kind = kinds[s->kind],
+		.tokens = s->tokens,
+		.sessions = s->batch,
+		.rows = s->rows,
+		.ids = s->ids,
+		.context = s->context,
+	};
 	*ret_arg = 0;
 	return 0;
 }

@@ -38,4 +38,12 @@ int validate_step(const struct channel *ch, const struct wire_sqe *sqe,
 int validate_generate(const struct channel *ch, const struct wire_sqe *sqe,
 	struct engine_request *ret_request, uint32_t *ret_arg);
 
+/*
+ * Likewise. What no step of the model can have its engine finds; to blame is then the argument
+ * VALIDATE_BLAME_SHAPE + the number of a member of struct engine_shape.
+ */
+#define VALIDATE_BLAME_SHAPE (1 + GPUQ_MAX_TENSORS)
+int validate_shape(const struct channel *ch, const struct wire_sqe *sqe, uint32_t *ret_model,
+	struct engine_shape *ret_shape, uint32_t *ret_arg);
+
 #endif

@@ -30,6 +30,7 @@ struct pipeline {
 	uint32_t n_constants;
 	void *scratch; /* NULL: that of lanes */
 	uint64_t scratch_bytes;
+	struct pipeline_label label;
 };
 
 /* What is needed only while the definition is checked. */
@@ -616,6 +617,16 @@ void *pipeline_scratch(const struct pipeline *p, uint64_t *ret_bytes)
 {
 	*ret_bytes = p->scratch_bytes;
 	return p->scratch;
+}
+
+void pipeline_set_label(struct pipeline *p, const struct pipeline_label *label)
+{
+	p->label = *label;
+}
+
+const struct pipeline_label *pipeline_label(const struct pipeline *p)
+{
+	return &p->label;
 }
 
 bool pipeline_has_constants(const struct pipeline *p)

@@ -58,6 +58,18 @@ void pipeline_set_scratch(struct pipeline *p, void *data, uint64_t bytes);
 /* NULL: it has none of its own. */
 void *pipeline_scratch(const struct pipeline *p, uint64_t *ret_bytes);
 
+/*
+ * Whose steps the works of a pipeline are, for the records of its shapes: a model's handle, and the
+ * inputs whose first dimensions are the tokens, the sequences and the context of a step. model 0:
+ * nobody's. Before graphs_intern().
+ */
+struct pipeline_label {
+	uint32_t model;
+	uint16_t tokens, batch, context;
+};
+void pipeline_set_label(struct pipeline *p, const struct pipeline_label *label);
+const struct pipeline_label *pipeline_label(const struct pipeline *p);
+
 struct pipeline *pipeline_ref(struct pipeline *p);
 /* The last reference frees it. NULL is fine. Any thread. */
 void pipeline_unref(struct pipeline *p);

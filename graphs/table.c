@@ -180,6 +180,22 @@ static void describe(const struct op_call *call, char *text, size_t size)
 		append_tensor(text, size, &length, call->op->outputs[i].name, &call->out[i]);
 }
 
+/* Which of a model's shapes it is. */
+static void label_record(const struct graph_entry *e, struct stats_graph *r)
+{
+	const struct pipeline_label none = {0};
+	const struct pipeline_label *label =
+		e->pipeline != NULL ? pipeline_label(e->pipeline) : &none;
+
+	r->model = label->model;
+	r->tokens = r->batch = r->context = 0;
+	if (label->model == 0)
+		return;
+	r->tokens = (uint32_t)e->call.in[label->tokens].dims[0];
+	r->batch = (uint32_t)e->call.in[label->batch].dims[0];
+	r->context = (uint32_t)e->call.in[label->context].dims[0];
+}
+
 static void start_record(struct graphs *g, struct graph_entry *e)
 {
 	struct stats_graph *r = e->record;
@@ -189,6 +205,7 @@ static void start_record(struct graphs *g, struct graph_entry *e)
 	r->pinned = 0;
 	r->status = 0;
 	describe(&e->call, r->shape, sizeof(r->shape));
+	label_record(e, r);
 	r->reason[0] = '\0';
 	shm_store_relaxed(&r->uses, 0);
 	shm_store_relaxed(&r->hits, 0);

@@ -38,6 +38,7 @@
 #define GPUQ_MODELS_ENGINE_H
 
 #include "models/model.h"
+#include "shm/hist.h"
 
 #include <sys/queue.h>
 
@@ -88,6 +89,17 @@ struct engine_options {
 	uint32_t bucket_tokens;	  /* at least 1: graphs of exact lengths; 64 is usual */
 	uint32_t gather_percent;  /* 10 is usual */
 	uint32_t pace_percent;	  /* 200 is usual; 0: chunks have chunk_tokens in any case */
+};
+
+/*
+ * What makes the shape of a step: see enum model_input. A step's context is rounded up to
+ * bucket_tokens, and ids to a power of two.
+ */
+struct engine_shape {
+	enum model_step kind;
+	uint32_t tokens, sessions, rows;
+	uint32_t ids; /* of each row; of MODEL_STEP_RESULT only */
+	uint32_t context;
 };
 
 enum engine_kind {
@@ -151,7 +163,11 @@ struct engine_stats {
 	uint64_t computed_tokens;  /* on the device, those of preempted sessions again */
 	uint64_t generated_tokens; /* sampled on the device */
 	uint64_t steps[MODEL_STEPS];
-	uint64_t rows; /* answers */
+	uint64_t rows;			    /* answers */
+	uint64_t batches[ENGINE_MAX_BATCH]; /* decode steps of i + 1 sessions */
+	/* ns that steps took, as shm/hist.h counts: decode steps, and the others. */
+	uint64_t decode_hist[HIST_BUCKETS(HIST_STATS_BITS)];
+	uint64_t chunk_hist[HIST_BUCKETS(HIST_STATS_BITS)];
 };
 
 /*
@@ -211,6 +227,15 @@ int engine_submit(struct engine *engine, struct engine_request *request);
  * The request is under way, or ended and not yet taken back.
  */
 bool engine_cancel(struct engine *engine, struct engine_request *request);
+
+/*
+ * Makes the call and the work with which graphs_precapture() has the shape of a step captured; what
+ * says whose it is, and how its end is told, is left to the caller. It is finished before the
+ * model goes. -GPUQ_EPARAM: no step has such a shape; then *ret_bad is the number of the member of
+ * struct engine_shape that is out of range.
+ */
+int engine_precapture_init(const struct engine *engine, const struct engine_shape *shape,
+	struct op_call *ret_call, struct graph_work *ret_work, uint32_t *ret_bad);
 
 /* Goes on with what can go on; true when something did. */
 bool engine_poll(struct engine *engine);

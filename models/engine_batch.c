@@ -241,15 +241,6 @@ static void gather(struct engine *e, uint32_t turn, uint32_t max_tokens)
 	}
 }
 
-static uint32_t power_of_two(uint32_t n)
-{
-	uint32_t power = 1;
-
-	while (power < n)
-		power *= 2;
-	return power;
-}
-
 static void finish_shape(struct engine *e)
 {
 	struct engine_step *step = &e->step;
@@ -267,8 +258,7 @@ static void finish_shape(struct engine *e)
 	step->shape.sessions = step->n_parts;
 	step->shape.rows = step->n_rows > 0 ? step->n_rows : 1;
 	step->shape.context = engine_context(e, tokens);
-	/* So that clients with a few names more or less do not make a shape each. */
-	step->shape.ids = power_of_two(ids);
+	step->shape.ids = engine_ids(ids);
 }
 
 /* --- Its tensors ---------------------------------------------------------------------------- */
@@ -555,8 +545,11 @@ static void measure(struct engine *e, uint64_t now_ns)
 
 	if (!step->is_decode) {
 		e->token_ns = took_ns / step->shape.tokens + 1;
+		hist_add(e->stats.chunk_hist, HIST_STATS_BITS, took_ns);
 		return;
 	}
+	e->stats.batches[step->n_parts - 1]++;
+	hist_add(e->stats.decode_hist, HIST_STATS_BITS, took_ns);
 	turn->ended_ns = e->decoded_ns = now_ns;
 	turn->took_ns = took_ns;
 	measure_decode(e, took_ns);

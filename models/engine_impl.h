@@ -62,12 +62,6 @@ struct engine_part {
 	uint32_t first_row, n_rows; /* answers, as the step numbers them */
 };
 
-/* Numbers of a step that make its shape; see enum model_input. */
-struct engine_shape {
-	enum model_step kind;
-	uint32_t tokens, sessions, rows, ids, context;
-};
-
 enum engine_step_state {
 	STEP_NONE,
 	STEP_COPYING, /* shared blocks, which it will write to */
@@ -266,6 +260,9 @@ void engine_buffers_destroy(struct engine *e);
 /* The context of a shape for sequences of so many tokens. */
 uint32_t engine_context(const struct engine *e, uint32_t tokens);
 uint32_t engine_table_columns(uint32_t context);
+
+/* The ids of a shape for rows that name so many: some more or less do not make another shape. */
+uint32_t engine_ids(uint32_t ids);
 
 /* A call of this shape, on the engine's buffers. */
 void engine_call_init(

@@ -96,6 +96,15 @@ uint32_t engine_table_columns(uint32_t context)
 	return (context + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS;
 }
 
+uint32_t engine_ids(uint32_t ids)
+{
+	uint32_t power = 1;
+
+	while (power < ids)
+		power *= 2;
+	return power;
+}
+
 static struct tensor vector(uint32_t dtype, uint64_t n, void *data)
 {
 	return (struct tensor){.dtype = dtype, .rank = 1, .dims = {n}, .data = data};
@@ -164,6 +173,45 @@ void engine_work_init(const struct engine *e, enum model_step kind, const struct
 	w->uid = e->uid;
 	/* Every layer reads these. */
 	w->in_host = 1u << MODEL_POSITIONS | 1u << MODEL_ROWS | 1u << MODEL_TABLE;
+}
+
+#define SHAPE_MEMBERS 6u
+
+/* The number of the first member that no step can have; SHAPE_MEMBERS: there is none. */
+static uint32_t find_bad(const struct engine *e, const struct engine_shape *s)
+{
+	const uint64_t context = s->context;
+	const bool fine[SHAPE_MEMBERS] = {
+		s->kind < MODEL_STEPS,
+		s->tokens >= 1 && s->tokens <= e->max_tokens,
+		s->sessions >= 1 && s->sessions <= e->options.max_batch && s->sessions <= s->tokens,
+		s->rows >= 1 && s->rows <= e->options.max_batch && s->rows <= s->tokens,
+		s->ids <= (s->kind == MODEL_STEP_RESULT ? ENGINE_MAX_IDS : 0),
+		context <= e->model->max_session_tokens && context * s->sessions >= s->tokens,
+	};
+	uint32_t i = 0;
+
+	while (i < SHAPE_MEMBERS && fine[i])
+		i++;
+	return i;
+}
+
+int engine_precapture_init(const struct engine *e, const struct engine_shape *s,
+	struct op_call *ret_call, struct graph_work *ret_work, uint32_t *ret_bad)
+{
+	struct engine_shape shape = *s;
+
+	*ret_bad = find_bad(e, s);
+	if (*ret_bad < SHAPE_MEMBERS)
+		return -GPUQ_EPARAM;
+	shape.context = engine_context(e, s->context);
+	shape.ids = engine_ids(s->ids);
+	engine_call_init(e, &shape, ret_call);
+	memset(ret_work, 0, sizeof(*ret_work));
+	ret_work->call = ret_call;
+	ret_work->pipeline = e->model->steps[shape.kind].pipeline;
+	op_args(&ret_work->args, ret_call);
+	return 0;
 }
 
 /* --- Wishes --------------------------------------------------------------------------------- */

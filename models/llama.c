@@ -456,11 +456,13 @@ static int pack(struct builder *b, void **ret_blob, uint64_t *ret_bytes)
 	};
 	const uint64_t bytes = sizeof(head) + head.n_tensors * sizeof(b->inner[0]) +
 		head.n_steps * sizeof(b->steps[0]);
+	const char *name = b->model->options.name != NULL ? b->model->options.name
+							  : names[b->model->config.architecture];
 	void *blob = malloc(bytes), *at = blob;
 
 	if (blob == NULL)
 		return -ENOMEM;
-	snprintf(head.name, sizeof(head.name), "%s", names[b->model->config.architecture]);
+	snprintf(head.name, sizeof(head.name), "%s", name);
 	for (uint32_t i = 0; i < b->n_steps; i++) {
 		renumber(b->steps[i].in, GPUQ_MAX_INPUTS, n_external + b->n_constants);
 		renumber(b->steps[i].out, GPUQ_MAX_OUTPUTS, n_external + b->n_constants);

@@ -152,11 +152,6 @@ static int size_cache(struct model *m, struct model_why *why)
 		m->options.kv_blocks);
 }
 
-static uint64_t cache_bytes(const struct model *m)
-{
-	return m->config.layers * m->layer_bytes;
-}
-
 /* Away from captures: a driver may refuse either while one is under way. */
 static int alloc(const struct model *m, uint64_t bytes, uint8_t **ret_data)
 {
@@ -197,14 +192,14 @@ static int alloc_memory(struct model *m, struct model_why *why)
 	if (model_bytes(m) <= free)
 		err = alloc(m, m->weight_bytes, &m->memory);
 	if (err == 0)
-		err = alloc(m, cache_bytes(m), &m->cache);
+		err = alloc(m, model_cache_bytes(m), &m->cache);
 	if (err == -GPUQ_EDEVICE)
 		return model_fail(why, err, "the device has failed");
 	if (err != 0)
 		return model_fail(why, err,
 			"weights of %.1f MiB and a KV cache of %.1f MiB do not fit the %.1f MiB of "
 			"memory that are free: %s",
-			(double)m->weight_bytes / 0x1p20, (double)cache_bytes(m) / 0x1p20,
+			(double)m->weight_bytes / 0x1p20, (double)model_cache_bytes(m) / 0x1p20,
 			(double)free / 0x1p20, advice(m, free));
 	return 0;
 }
@@ -322,10 +317,17 @@ static int make_scratch(struct loading *l)
 static int make_pipelines(struct loading *l)
 {
 	struct model *m = l->model;
+	const struct pipeline_label label = {.model = m->options.handle,
+		.tokens = MODEL_TOKENS,
+		.batch = MODEL_TABLE,
+		.context = MODEL_CONTEXT};
 	int err = 0;
 
-	for (uint32_t i = 0; i < MODEL_STEPS && err == 0; i++)
+	for (uint32_t i = 0; i < MODEL_STEPS && err == 0; i++) {
 		err = llama_pipeline(m, l->weights, i, &l->made[i], l->why);
+		if (err == 0)
+			pipeline_set_label(l->made[i], &label);
+	}
 	if (err == 0)
 		err = make_scratch(l);
 	for (uint32_t i = 0; i < MODEL_STEPS && err == 0; i++) {
@@ -445,5 +447,15 @@ void *const *model_caches(const struct model *m, uint32_t *ret_count, uint64_t *
 
 uint64_t model_bytes(const struct model *m)
 {
-	return m->weight_bytes + cache_bytes(m) + m->scratch_bytes;
+	return m->weight_bytes + model_cache_bytes(m) + m->scratch_bytes;
+}
+
+uint64_t model_weight_bytes(const struct model *m)
+{
+	return m->weight_bytes;
+}
+
+uint64_t model_cache_bytes(const struct model *m)
+{
+	return m->config.layers * m->layer_bytes;
 }

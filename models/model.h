@@ -50,6 +50,8 @@ struct model_options {
 	uint32_t max_session_tokens; /* 0, or more than the model has positions: as many */
 	/* The most tokens of one step, and of them that get an answer: there is memory for them. */
 	uint32_t step_tokens, step_rows; /* 0: 256, 64 */
+	const char *name; /* that its pipelines get; NULL: that of its architecture */
+	uint32_t handle;  /* by which records of its shapes name it; 0: they do not */
 };
 
 enum model_step {
@@ -107,5 +109,8 @@ void *const *model_caches(
 
 /* Of the device's memory: weights, cache, and what lies between the operators of a step. */
 uint64_t model_bytes(const struct model *model);
+/* Of these, weights and cache. */
+uint64_t model_weight_bytes(const struct model *model);
+uint64_t model_cache_bytes(const struct model *model);
 
 #endif

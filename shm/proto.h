@@ -378,7 +378,17 @@ struct msg_model {
 	char architecture[GPUQ_NAME_MAX];
 	char why[MSG_TEXT_MAX]; /* MSG_MODEL_FAILED: one sentence */
 	char dir[256];		/* path of its folder, as gpuqd sees it; "" when it is longer */
+	/* Since version 4. */
+	uint64_t weight_bytes, cache_bytes; /* of `bytes` */
+	uint32_t bucket_tokens;		    /* contexts are rounded up to it */
+	/* Shapes of its steps that gpuqd knows; of these captured, and on the way to that. */
+	uint32_t shapes, shapes_captured, shapes_wished;
+	uint64_t captured_batches; /* bit i: steps of i + 1 sequences are, for some context */
+	uint64_t batches[64];	   /* decode steps of i + 1 sequences */
+	uint64_t decode_p50_ns, decode_p99_ns; /* of these steps */
+	uint64_t chunk_p50_ns, chunk_p99_ns;   /* of the others */
 };
+#define MSG_MODEL_BYTES_ABI3 offsetof(struct msg_model, weight_bytes)
 
 struct msg_admin_load {
 	struct msg_header h;

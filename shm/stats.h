@@ -168,6 +168,8 @@ struct stats_graph {
 	uint64_t id;
 	uint32_t kernels, pinned;
 	int32_t status;
+	uint32_t model;			 /* handle of the one whose step it is; 0: of none */
+	uint32_t tokens, batch, context; /* of that step: a batch has so many sequences */
 	uint32_t reserved;
 	uint64_t users[STATS_GRAPH_USERS]; /* of stats_graph_user(); written by dispatch */
 	char shape[160];
@@ -193,6 +195,7 @@ struct stats_capture {
  * A model. `state` is enum msg_model_state, name and architecture are for people; what is not known
  * before it is ready is zero until then. Blocks are of the KV cache.
  */
+#define STATS_MODEL_BATCHES 64
 struct stats_model {
 	uint32_t state;
 	uint32_t handle;
@@ -204,18 +207,24 @@ struct stats_model {
 	uint32_t max_tokens; /* of a session's text */
 	uint32_t n_eos;
 	int32_t eos[16];
-	uint64_t bytes;			    /* of the device: weights and cache */
-	uint64_t loaded_bytes, total_bytes; /* of its files */
-	uint64_t sessions, max_sessions;    /* now; of this device process */
-	uint64_t kv_blocks;		    /* in all */
-	uint64_t kv_free_blocks;	    /* now, as the next one */
-	uint64_t kv_cached_blocks;	    /* nobody's, kept for equal openings */
-	uint64_t prompt_tokens;		    /* given by clients */
-	uint64_t computed_tokens;	    /* on the device; after a preemption again */
-	uint64_t shared_tokens;		    /* of these, not computed: an opening was there */
-	uint64_t generated_tokens;	    /* sampled on the device */
-	uint64_t steps, rows;		    /* on the device; answers that they gave */
-	uint64_t evictions, preemptions;    /* of cached blocks; of sessions */
+	uint32_t bucket_tokens; /* contexts are rounded up to it */
+	uint32_t reserved;
+	uint64_t bytes; /* of the device: these two and working memory */
+	uint64_t weight_bytes, cache_bytes;
+	uint64_t loaded_bytes, total_bytes;	  /* of its files */
+	uint64_t sessions, max_sessions;	  /* now; of this device process */
+	uint64_t kv_blocks;			  /* in all */
+	uint64_t kv_free_blocks;		  /* now, as the next one */
+	uint64_t kv_cached_blocks;		  /* nobody's, kept for equal openings */
+	uint64_t prompt_tokens;			  /* given by clients */
+	uint64_t computed_tokens;		  /* on the device; after a preemption again */
+	uint64_t shared_tokens;			  /* of these, not computed: an opening was there */
+	uint64_t generated_tokens;		  /* sampled on the device */
+	uint64_t steps, rows;			  /* on the device; answers that they gave */
+	uint64_t evictions, preemptions;	  /* of cached blocks; of sessions */
+	uint64_t batches[STATS_MODEL_BATCHES];	  /* decode steps of i + 1 sequences */
+	uint64_t decode_hist[STATS_HIST_BUCKETS]; /* ns that these took */
+	uint64_t chunk_hist[STATS_HIST_BUCKETS];  /* likewise, the other steps: chunks of prompts */
 };
 
 /* gpuqd's or a reader's view of a mapped object. */

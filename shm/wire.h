@@ -106,6 +106,8 @@ enum wire_opcode {
 	WIRE_OP_SESSION = 5,  /* opens, forks, cuts or closes; arguments: struct wire_session */
 	WIRE_OP_STEP = 6,     /* appends tokens to a session; arguments: struct wire_step */
 	WIRE_OP_GENERATE = 7, /* likewise, and samples more; arguments: struct wire_generate */
+	/* Since version 4. */
+	WIRE_OP_SHAPE = 8, /* completes when a model's shape is captured; struct wire_shape */
 };
 
 /* Flags of a submission. None is defined yet: any set bit is answered with -EINVAL. */
@@ -283,6 +285,29 @@ struct wire_generate {
 	uint64_t reserved[2];
 };
 
+/* What a model's step tells of its rows. */
+enum wire_shape_kind {
+	WIRE_SHAPE_CANDIDATES = 1, /* WIRE_OP_STEP */
+	WIRE_SHAPE_LOGITS = 2,	   /* likewise, with full rows */
+	WIRE_SHAPE_GENERATE = 3,   /* WIRE_OP_GENERATE */
+};
+
+/*
+ * Argument block of WIRE_OP_SHAPE: a wish for the graph of the steps of a model that have this
+ * shape. sqe.session is 0. Nothing is computed. Parameters for blame: kind, tokens, batch, rows,
+ * ids, context.
+ */
+struct wire_shape {
+	uint32_t model;	  /* handle; from MSG_MODEL */
+	uint32_t kind;	  /* enum wire_shape_kind */
+	uint32_t tokens;  /* in all; at least one of each sequence */
+	uint32_t batch;	  /* sequences */
+	uint32_t rows;	  /* results, in all */
+	uint32_t ids;	  /* that a row names, WIRE_SHAPE_CANDIDATES only; rounded up as steps do */
+	uint32_t context; /* of the longest sequence, in tokens; likewise */
+	uint32_t reserved;
+};
+
 #define WIRE_MAX_ARGS                                                               \
 	(sizeof(struct wire_call) + GPUQ_MAX_TENSORS * sizeof(struct wire_tensor) + \
 		GPUQ_MAX_PARAMS * sizeof(struct wire_param))
@@ -393,6 +418,7 @@ _Static_assert(sizeof(struct wire_row) == 16, "wire_row");
 _Static_assert(sizeof(struct wire_generate) == 56, "wire_generate");
 WIRE_AT(wire_generate, temperature, 24);
 WIRE_AT(wire_generate, seed, 32);
+_Static_assert(sizeof(struct wire_shape) == 32, "wire_shape");
 _Static_assert(sizeof(struct wire_page_device) == WIRE_LINE, "wire_page_device");
 _Static_assert(sizeof(struct wire_page) == WIRE_PAGE_SIZE, "wire_page");
 WIRE_AT(wire_page, owner, 8);

@@ -45,6 +45,48 @@ static json_t *counts_json(const struct gpuq_model_info *m)
 		(json_int_t)m->preemptions);
 }
 
+/* Numbers of sequences of which steps have a graph. */
+static json_t *captured_json(uint64_t batches)
+{
+	json_t *array = json_array();
+
+	for (uint32_t i = 0; i < GPUQ_MAX_BATCH; i++) {
+		if ((batches >> i & 1) != 0)
+			json_array_append_new(array, json_integer(i + 1));
+	}
+	return array;
+}
+
+/* How many steps continued so many texts: {"1": 4711, "2": 12}. */
+static json_t *batches_json(const uint64_t *batches)
+{
+	json_t *o = json_object();
+	char name[12];
+
+	for (uint32_t i = 0; i < GPUQ_MAX_BATCH; i++) {
+		snprintf(name, sizeof(name), "%u", i + 1);
+		if (batches[i] != 0)
+			json_object_set_new(o, name, json_integer((json_int_t)batches[i]));
+	}
+	return o;
+}
+
+static json_t *steps_json(const struct gpuq_model_info *m)
+{
+	return json_pack("{s:I, s:I, s:I, s:I, s:o}", "decode_p50_ns", (json_int_t)m->decode_p50_ns,
+		"decode_p99_ns", (json_int_t)m->decode_p99_ns, "prompt_p50_ns",
+		(json_int_t)m->chunk_p50_ns, "prompt_p99_ns", (json_int_t)m->chunk_p99_ns,
+		"decode_batches", batches_json(m->batches));
+}
+
+static json_t *graphs_json(const struct gpuq_model_info *m)
+{
+	return json_pack("{s:I, s:I, s:I, s:I, s:o}", "shapes", (json_int_t)m->shapes, "captured",
+		(json_int_t)m->shapes_captured, "wished", (json_int_t)m->shapes_wished,
+		"bucket_tokens", (json_int_t)m->bucket_tokens, "captured_batches",
+		captured_json(m->captured_batches));
+}
+
 static json_t *model_json(const struct gpuq_model_info *m)
 {
 	json_t *o = json_pack("{s:s, s:s, s:s, s:s, s:b, s:o, s:I, s:I, s:I}", "name", m->name,
@@ -58,7 +100,11 @@ static json_t *model_json(const struct gpuq_model_info *m)
 	json_object_set_new(o, "kv_blocks", json_integer(m->kv_blocks));
 	json_object_set_new(o, "kv_free_blocks", json_integer(m->kv_free_blocks));
 	json_object_set_new(o, "kv_cached_blocks", json_integer(m->kv_cached_blocks));
+	json_object_set_new(o, "weight_bytes", json_integer((json_int_t)m->weight_bytes));
+	json_object_set_new(o, "kv_bytes", json_integer((json_int_t)m->cache_bytes));
 	json_object_set_new(o, "counts", counts_json(m));
+	json_object_set_new(o, "steps", steps_json(m));
+	json_object_set_new(o, "graphs", graphs_json(m));
 	if (m->state == GPUQ_MODEL_FAILED) {
 		json_object_set_new(o, "error", json_string(gpuq_error_name(m->status)));
 		json_object_set_new(o, "why", json_string(m->why));
@@ -74,16 +120,20 @@ static double share(uint64_t part, uint64_t whole)
 static void print_model(const struct gpuq_model_info *m)
 {
 	const uint32_t used = m->kv_blocks - m->kv_free_blocks - m->kv_cached_blocks;
-	char bytes[16], tokens[16], state[32];
+	char bytes[16], tokens[16], state[32], step[16] = "-", graphs[24];
 
 	format_bytes(m->bytes, bytes, sizeof(bytes));
 	format_count(m->prompt_tokens + m->generated_tokens, tokens, sizeof(tokens));
 	snprintf(state, sizeof(state), "%s", state_text(m->state));
 	if (m->state == GPUQ_MODEL_LOADING && m->total_bytes != 0)
 		snprintf(state, sizeof(state), "%.0f %%", share(m->loaded_bytes, m->total_bytes));
-	printf("%-16s %-9s %-8s %6s %8u %7u %5.0f %% %8s%s%s\n", m->name, state, m->architecture,
-		bytes, m->max_tokens, m->sessions, share(used, m->kv_blocks), tokens,
-		m->int8 ? "  int8" : "", m->deterministic ? "  deterministic" : "");
+	if (m->decode_p50_ns != 0)
+		format_ns(m->decode_p50_ns, step, sizeof(step));
+	snprintf(graphs, sizeof(graphs), "%u/%u", m->shapes_captured, m->shapes);
+	printf("%-16s %-9s %-8s %6s %8u %7u %5.0f %% %8s %7s %8s%s%s\n", m->name, state,
+		m->architecture, bytes, m->max_tokens, m->sessions, share(used, m->kv_blocks),
+		tokens, step, graphs, m->int8 ? "  int8" : "",
+		m->deterministic ? "  deterministic" : "");
 	if (m->state == GPUQ_MODEL_FAILED)
 		printf("%-16s %s: %s\n", "", gpuq_error_name(m->status), m->why);
 }
@@ -95,8 +145,8 @@ static int list(struct gpuq *gpuq, bool json)
 	int r;
 
 	if (!json)
-		printf("%-16s %-9s %-8s %6s %8s %7s %7s %8s\n", "name", "state", "kind", "bytes",
-			"context", "open", "kv used", "tokens");
+		printf("%-16s %-9s %-8s %6s %8s %7s %7s %8s %7s %8s\n", "name", "state", "kind",
+			"bytes", "context", "open", "kv used", "tokens", "step", "captured");
 	for (uint32_t i = 0; (r = gpuq_model_info(gpuq, i, &m)) == 0; i++) {
 		if (json)
 			json_array_append_new(array, model_json(&m));
@@ -153,27 +203,37 @@ static void show_progress(const struct gpuq_model_info *m)
 		share(m->loaded_bytes, m->total_bytes));
 }
 
-/* Until the model is there, or is not going to be. */
-static int await_model(struct gpuq *gpuq, const char *name)
+int command_await_model(struct gpuq *gpuq, const char *name, struct gpuq_model_info *m)
 {
 	const struct timespec period = {.tv_nsec = PERIOD_NS};
-	const uint64_t start_ns = clock_monotonic_ns();
-	struct gpuq_model_info m;
+	bool waited = false;
 	int r;
 
-	while ((r = gpuq_model_find(gpuq, name, &m)) == 0 && m.state == GPUQ_MODEL_LOADING) {
-		show_progress(&m);
+	while ((r = gpuq_model_find(gpuq, name, m)) == 0 && m->state == GPUQ_MODEL_LOADING) {
+		show_progress(m);
 		nanosleep(&period, NULL);
+		waited = true;
 	}
-	if (isatty(STDERR_FILENO))
+	if (waited && isatty(STDERR_FILENO))
 		fputs("\r\033[K", stderr);
 	if (r < 0)
 		return command_fail();
-	if (m.state != GPUQ_MODEL_READY) {
+	if (m->state != GPUQ_MODEL_READY) {
 		complain("%s: %s", name,
-			m.state == GPUQ_MODEL_FAILED ? m.why : "it is being unloaded again");
+			m->state == GPUQ_MODEL_FAILED ? m->why : "it is being unloaded again");
 		return EXIT_FAIL;
 	}
+	return EXIT_OK;
+}
+
+static int await_loaded(struct gpuq *gpuq, const char *name)
+{
+	const uint64_t start_ns = clock_monotonic_ns();
+	struct gpuq_model_info m;
+	int code = command_await_model(gpuq, name, &m);
+
+	if (code != EXIT_OK)
+		return code;
 	printf("%s is ready: %s, %u layers, %u tokens of context, %.1f s\n", name, m.architecture,
 		m.layers, m.max_tokens, (double)(clock_monotonic_ns() - start_ns) / 1e9);
 	return finish_output();
@@ -215,7 +275,7 @@ static int run_load(struct invocation *v, int argc, char **argv)
 		return EXIT_FAIL;
 	int code = gpuq_admin_load(gpuq, &o) < 0 ? command_fail() : EXIT_OK;
 	if (code == EXIT_OK && wait)
-		code = await_model(gpuq, o.name);
+		code = await_loaded(gpuq, o.name);
 	gpuq_disconnect(gpuq);
 	return code;
 }

@@ -35,6 +35,7 @@ extern const struct command command_logits;
 extern const struct command command_models;
 extern const struct command command_ops;
 extern const struct command command_ping;
+extern const struct command command_precapture;
 extern const struct command command_run;
 extern const struct command command_status;
 extern const struct command command_stop;
@@ -61,6 +62,12 @@ int command_option(struct invocation *v, int argc, char **argv, const char *shor
 
 /* Connects; complains when it cannot. */
 int command_connect(const struct invocation *v, bool admin, struct gpuq **ret_gpuq);
+
+/*
+ * Waits until a model is loaded, and shows progress meanwhile; complains when it is not going to
+ * be. EXIT_OK, or EXIT_FAIL.
+ */
+int command_await_model(struct gpuq *gpuq, const char *name, struct gpuq_model_info *ret_info);
 
 /* Complains about a failed call of the library: its detail. Returns EXIT_FAIL. */
 int command_fail(void);

@@ -13,6 +13,7 @@ static const struct command *const commands[] = {
 	&command_models,
 	&command_load,
 	&command_unload,
+	&command_precapture,
 	&command_logits,
 	&command_ping,
 	&command_run,

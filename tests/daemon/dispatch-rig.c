@@ -308,6 +308,44 @@ struct wire_sqe rig_softmax(struct rig_client *c, uint32_t at, uint64_t n, uint6
 	return sqe;
 }
 
+struct definition {
+	struct wire_pipeline head;
+	struct wire_pipeline_tensor tensors[3];
+	struct wire_pipeline_step steps[2];
+};
+
+static struct definition define(void)
+{
+	struct definition d = {
+		.head = {"twice", 1, 1, 3, 2},
+		.tensors = {{"x", GPUQ_F32, 1, {8}}, {"y", GPUQ_F32, 0, {0}},
+			{"mid", GPUQ_F32, 0, {0}}},
+	};
+	uint32_t softmax = 0;
+
+	assert_non_null(op_find("softmax", &softmax));
+	for (uint32_t i = 0; i < 2; i++) {
+		memset(d.steps[i].in, 0xff, sizeof(d.steps[i].in));
+		memset(d.steps[i].out, 0xff, sizeof(d.steps[i].out));
+		d.steps[i].op = softmax;
+	}
+	d.steps[0].in[0] = 0;
+	d.steps[0].out[0] = d.steps[1].in[0] = 2;
+	d.steps[1].out[0] = 1;
+	return d;
+}
+
+struct pipeline *rig_pipeline(struct rig *rig)
+{
+	const struct definition d = define();
+	struct pipeline *p = NULL;
+	char why[PIPELINE_MAX_WHY];
+
+	if (pipeline_create(&d, sizeof(d), &p, why) < 0)
+		fail_msg("%s", why);
+	return graphs_intern(rig->graphs, p);
+}
+
 void rig_check_softmax(struct rig_client *c, const struct wire_sqe *sqe)
 {
 	const struct rig_softmax *block = (void *)(c->arena + sqe->args_offset);

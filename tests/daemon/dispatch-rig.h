@@ -95,6 +95,9 @@ struct wire_sqe rig_softmax(struct rig_client *c, uint32_t at, uint64_t n, uint6
 /* Checks all results of such a call. */
 void rig_check_softmax(struct rig_client *c, const struct wire_sqe *sqe);
 
+/* y = softmax(softmax(x)), of f32 [n], known to the graph cache. */
+struct pipeline *rig_pipeline(struct rig *rig);
+
 /* Writes an entry without publishing it; rig_publish() publishes and rings. */
 void rig_write(struct rig_client *c, const struct wire_sqe *sqe);
 void rig_publish(struct rig_client *c);

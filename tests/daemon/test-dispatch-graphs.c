@@ -17,34 +17,6 @@
 #define CAPTURES 6u
 #define FREE (RIG_ARENA - 4096u) /* in the arena: of no other entry */
 
-/* y = softmax(softmax(x)) */
-struct definition {
-	struct wire_pipeline head;
-	struct wire_pipeline_tensor tensors[3];
-	struct wire_pipeline_step steps[2];
-};
-
-static struct definition define(void)
-{
-	struct definition d = {
-		.head = {"twice", 1, 1, 3, 2},
-		.tensors = {{"x", GPUQ_F32, 1, {8}}, {"y", GPUQ_F32, 0, {0}},
-			{"mid", GPUQ_F32, 0, {0}}},
-	};
-	uint32_t softmax = 0;
-
-	assert_non_null(op_find("softmax", &softmax));
-	for (uint32_t i = 0; i < 2; i++) {
-		memset(d.steps[i].in, 0xff, sizeof(d.steps[i].in));
-		memset(d.steps[i].out, 0xff, sizeof(d.steps[i].out));
-		d.steps[i].op = softmax;
-	}
-	d.steps[0].in[0] = 0;
-	d.steps[0].out[0] = d.steps[1].in[0] = 2;
-	d.steps[1].out[0] = 1;
-	return d;
-}
-
 static void expect_event(
 	struct rig *rig, enum dispatch_event_type type, const struct known_pipeline *known)
 {
@@ -56,18 +28,13 @@ static void expect_event(
 
 static struct known_pipeline *add_pipeline(struct rig *rig, uint32_t client, uint32_t generation)
 {
-	const struct definition d = define();
 	struct known_pipeline *known = calloc(1, sizeof(*known));
-	struct pipeline *p = NULL;
-	char why[PIPELINE_MAX_WHY];
 
 	assert_non_null(known);
-	if (pipeline_create(&d, sizeof(d), &p, why) < 0)
-		fail_msg("%s", why);
 	*known = (struct known_pipeline){.handle = HANDLE,
 		.client = client,
 		.client_generation = generation,
-		.pipeline = graphs_intern(rig->graphs, p)};
+		.pipeline = rig_pipeline(rig)};
 	dispatch_add_pipeline(rig->dispatch, known);
 	expect_event(rig, DISPATCH_PIPELINE_ADDED, known);
 	return known;

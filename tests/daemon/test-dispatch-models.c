@@ -40,6 +40,7 @@ struct engine {
 	uint64_t n_open, n_queued; /* seen by the test */
 	uint64_t hold, failed;	   /* told by the test; failed also by dispatch */
 	uint64_t salt;
+	struct pipeline *pipeline; /* what a step is; its context counts as its only dimension */
 };
 
 static void put(struct queue *q, struct engine_request *r)
@@ -212,6 +213,19 @@ uint64_t engine_wake_ns(const struct engine *e)
 void engine_fail(struct engine *e)
 {
 	shm_store_relaxed(&e->failed, 1);
+}
+
+int engine_precapture_init(const struct engine *e, const struct engine_shape *shape,
+	struct op_call *ret_call, struct graph_work *ret_work, uint32_t *ret_bad)
+{
+	const struct tensor x = {.dtype = GPUQ_F32, .rank = 1, .dims = {shape->context}};
+
+	*ret_bad = 5;
+	if (shape->context == 0)
+		return -GPUQ_EPARAM;
+	*ret_call = (struct op_call){.op = pipeline_op(e->pipeline), .in = {x}, .out = {x}};
+	*ret_work = (struct graph_work){.call = ret_call, .pipeline = e->pipeline};
+	return 0;
 }
 
 void engine_stats(const struct engine *e, struct engine_stats *ret_stats)
@@ -617,6 +631,113 @@ static void test_refused_sessions(void **state)
 	world_stop(&w);
 }
 
+/* --- Wishes for captures ------------------------------------------------------------------- */
+
+static const struct wire_shape good_shape = {
+	.model = HANDLE,
+	.kind = WIRE_SHAPE_GENERATE,
+	.tokens = 1,
+	.batch = 1,
+	.rows = 1,
+	.context = 8,
+};
+
+static void submit_shape(struct rig_client *c, uint64_t user_data, const struct wire_shape *shape)
+{
+	const struct wire_sqe sqe = entry(c, WIRE_OP_SHAPE, user_data, 0, shape, sizeof(*shape));
+
+	rig_submit(c, &sqe);
+}
+
+static void shape_refused(struct rig_client *c, struct wire_shape shape, int status, uint32_t blame)
+{
+	submit_shape(c, 1, &shape);
+	const struct wire_cqe cqe = rig_complete(c);
+	expect(&cqe, status, blame);
+}
+
+static void shapes_world_start(struct world *w)
+{
+	world_start(w);
+	w->engine.pipeline = rig_pipeline(&w->rig);
+}
+
+static void shapes_world_stop(struct world *w)
+{
+	graphs_release(w->rig.graphs, w->engine.pipeline);
+	rig_stop(&w->rig);
+}
+
+static void test_refused_shapes(void **state)
+{
+	struct rig_client c, old;
+	struct wire_shape shape;
+	struct wire_sqe sqe;
+	struct world w;
+
+	shapes_world_start(&w);
+	rig_open(&w.rig, &c, 0, 0, WIRE_ABI);
+#define REFUSED(change, status, blame)                   \
+	do {                                             \
+		shape = good_shape;                      \
+		change;                                  \
+		shape_refused(&c, shape, status, blame); \
+	} while (0)
+	REFUSED((void)0, 0, 0);
+	REFUSED(shape.model = HANDLE + 1, -GPUQ_EMODEL, 0);
+	REFUSED(shape.model = HANDLE + (1u << 16), -GPUQ_EMODEL, 0);
+	REFUSED(shape.model = UINT32_MAX, -GPUQ_EMODEL, 0);
+	REFUSED(shape.kind = 0, -GPUQ_EPARAM, PARAM(0));
+	REFUSED(shape.kind = WIRE_SHAPE_GENERATE + 1, -GPUQ_EPARAM, PARAM(0));
+	REFUSED(shape.context = 0, -GPUQ_EPARAM, PARAM(5));
+	REFUSED(shape.reserved = 1, -EINVAL, 0);
+#undef REFUSED
+	sqe = entry(&c, WIRE_OP_SHAPE, 0, 0, &good_shape, sizeof(good_shape) - 8);
+	rig_submit(&c, &sqe);
+	assert_int_equal(rig_complete(&c).status, -GPUQ_EARGS);
+	sqe = entry(&c, WIRE_OP_SHAPE, 0, open_session(&c), &good_shape, sizeof(good_shape));
+	rig_submit(&c, &sqe);
+	assert_int_equal(rig_complete(&c).status, -EINVAL);
+	rig_open(&w.rig, &old, 1, 0, 3);
+	submit_shape(&old, 0, &good_shape);
+	assert_int_equal(rig_complete(&old).status, -GPUQ_EOPCODE);
+	rig_close(&old);
+	rig_close(&c);
+	remove_model(&w, false, DISPATCH_MODEL_REMOVED);
+	shapes_world_stop(&w);
+}
+
+/* A model is not gone while a capture of it is waited for, and nobody waits for long. */
+static void test_model_removed_under_wishes(void **state)
+{
+	struct wire_shape shape = good_shape;
+	struct rig_client c;
+	struct world w;
+
+	shapes_world_start(&w);
+	rig_open(&w.rig, &c, 0, 0, WIRE_ABI);
+	graphs_quiet_begin(w.rig.graphs);
+	for (uint32_t i = 0; i < 3; i++) {
+		shape.context = 8 + i;
+		submit_shape(&c, i, &shape);
+	}
+	await(&c.channel->stats->in_flight, 3);
+	struct wire_sqe cancel = rig_entry(&c, WIRE_OP_CANCEL, 10);
+	cancel.target = 1;
+	rig_submit(&c, &cancel);
+	for (uint32_t i = 0; i < 2; i++) {
+		const struct wire_cqe cqe = rig_complete(&c);
+		assert_int_equal(cqe.status, cqe.user_data == 10 ? 0 : -ECANCELED);
+	}
+	dispatch_remove_model(w.rig.dispatch, &w.model, false);
+	for (uint32_t i = 0; i < 2; i++)
+		assert_int_equal(rig_complete(&c).status, -GPUQ_EMODEL);
+	assert_int_equal(rig_next_event(&w.rig).type, DISPATCH_MODEL_REMOVED);
+	graphs_quiet_end(w.rig.graphs);
+	rig_close(&c);
+	shapes_world_stop(&w);
+}
+
 /* --- Order, cancellation ------------------------------------------------------------------- */
 
 /* What a session has no room for waits with its channel, and what is behind it, too. */
@@ -821,6 +942,8 @@ int main(void)
 		HARNESS_TEST(test_refused_steps),
 		HARNESS_TEST(test_refused_generations),
 		HARNESS_TEST(test_refused_sessions),
+		HARNESS_TEST(test_refused_shapes),
+		HARNESS_TEST(test_model_removed_under_wishes),
 		HARNESS_TEST(test_order),
 		HARNESS_TEST(test_cancel),
 		HARNESS_TEST(test_channel_removed),
