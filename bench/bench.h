@@ -43,6 +43,7 @@ struct bench {
 	const char *shape;		/* of language models: see llm_shapes */
 	const char *weights;		/* "bf16" or "int8" */
 	const char *folder;		/* where the model lies; NULL: made for the time being */
+	const char *tokens, *out;	/* of bench_values(): a list, and a folder */
 	const char *gpuqd_arguments[3]; /* more of them; NULL ends the list */
 	bool many_cpus;			/* gpuqd may use all CPUs */
 	const char *command;		/* this program's command line */
@@ -349,5 +350,6 @@ int bench_decode(struct bench *b);
 int bench_prefill(struct bench *b);
 int bench_load(struct bench *b);
 int bench_generate(struct bench *b); /* only where the feature `text` is built */
+int bench_values(struct bench *b);
 
 #endif

@@ -181,6 +181,7 @@ static void stage_close(struct stage *s)
 
 static int stage_open(struct bench *b, struct stage *s)
 {
+	const struct model_options options = llm_options(b);
 	int e = llm_folder_open(b, &s->folder);
 
 	if (e < 0)
@@ -188,7 +189,7 @@ static int stage_open(struct bench *b, struct stage *s)
 	e = llm_daemon_start(b, &s->folder, &s->daemon);
 	s->started = e == 0;
 	if (e == 0)
-		e = llm_local_open(b, s->folder.fd, llm_is_int8(b), cpus_count(), &s->local);
+		e = llm_local_open(b, s->folder.fd, &options, cpus_count(), &s->local);
 	if (e == 0)
 		e = llm_remote_open(&s->daemon, &s->remote);
 	s->speakers[0] = (struct speaker){local_step, local_restart, s->local, 0, 0};

@@ -474,13 +474,14 @@ static int measure_crowds(struct bench *b, const struct daemon *d)
 static int measure_with_daemon(
 	struct bench *b, const struct llm_folder *folder, const struct daemon *d)
 {
+	const struct model_options options = llm_options(b);
 	struct llm_local *local = NULL;
 	int e = find_unit(d);
 
 	if (e < 0)
 		return fail(e, "a row of logits");
 	report_line("temperatures are in units of %.3g\n", (double)shared.unit);
-	e = llm_local_open(b, folder->fd, llm_is_int8(b), cpus_count(), &local);
+	e = llm_local_open(b, folder->fd, &options, cpus_count(), &local);
 	if (e == 0)
 		e = measure_policies(b, d, local);
 	llm_local_close(local);

@@ -7,6 +7,7 @@
 #define GPUQ_BENCH_LLM_H
 
 #include "bench/bench.h"
+#include "models/model.h"
 
 #include <string.h>
 
@@ -47,13 +48,23 @@ static inline bool llm_is_int8(const struct bench *b)
 	return strcmp(b->weights, "int8") == 0;
 }
 
+/* With --weights, and room for the texts of these measurements. */
+static inline struct model_options llm_options(const struct bench *b)
+{
+	return (struct model_options){
+		.quant = llm_is_int8(b) ? WEIGHT_INT8 : WEIGHT_AS_IS,
+		.kv_blocks = LLM_KV_BLOCKS,
+	};
+}
+
 /* --- llm_local.c: a model in this process, which plays dispatch ----------------------------- */
 
 struct llm_local;
 
 /* Loads a folder; so many threads of the CPU device compute. 0 or a told error. */
-int llm_local_open(
-	struct bench *b, int dir_fd, bool int8, uint32_t workers, struct llm_local **ret_local);
+int llm_local_open(struct bench *b, int dir_fd, const struct model_options *options,
+	uint32_t workers, struct llm_local **ret_local);
+const struct model *llm_local_model(const struct llm_local *l);
 void llm_local_close(struct llm_local *l); /* NULL is fine */
 
 /*

@@ -68,12 +68,10 @@ static int open_graphs(struct llm_local *l)
 	return e;
 }
 
-static int open_engine(struct llm_local *l, int dir_fd, bool int8)
+static int open_engine(struct llm_local *l, int dir_fd, const struct model_options *options)
 {
-	const struct model_options options = {
-		.quant = int8 ? WEIGHT_INT8 : WEIGHT_AS_IS, .kv_blocks = LLM_KV_BLOCKS};
 	struct model_why why = {""};
-	int e = model_load(l->device, l->graphs, dir_fd, &options, NULL, &l->model, &why);
+	int e = model_load(l->device, l->graphs, dir_fd, options, NULL, &l->model, &why);
 
 	if (e < 0) {
 		complain(e, "loading the model: %s", why.text);
@@ -98,8 +96,8 @@ static int open_engine(struct llm_local *l, int dir_fd, bool int8)
 	return e;
 }
 
-int llm_local_open(
-	struct bench *b, int dir_fd, bool int8, uint32_t workers, struct llm_local **ret_local)
+int llm_local_open(struct bench *b, int dir_fd, const struct model_options *model, uint32_t workers,
+	struct llm_local **ret_local)
 {
 	struct llm_local *l = calloc(1, sizeof(*l));
 	char why[192] = "";
@@ -122,7 +120,7 @@ int llm_local_open(
 	if (e == 0)
 		e = open_graphs(l);
 	if (e == 0)
-		e = open_engine(l, dir_fd, int8);
+		e = open_engine(l, dir_fd, model);
 	if (e < 0) {
 		llm_local_close(l);
 		return e;
@@ -143,6 +141,11 @@ void llm_local_close(struct llm_local *l)
 	if (l->wake_fd >= 0)
 		close(l->wake_fd);
 	free(l);
+}
+
+const struct model *llm_local_model(const struct llm_local *l)
+{
+	return l->model;
 }
 
 int llm_local_restart(struct llm_local *l)

@@ -18,6 +18,7 @@ struct subcommand {
 	const char *target; /* NULL when it has none */
 	bool one_cpu;	    /* makes sense with a single CPU too */
 	bool apart;	    /* not part of `all` */
+	bool no_summary;    /* measures nothing */
 };
 
 static int bench_all(struct bench *b);
@@ -62,6 +63,9 @@ static const struct subcommand subcommands[] = {
 		"Hugging Face's",
 		true, true},
 #endif
+	{"values", bench_values,
+		"writes what a model's layers make of --tokens to --out, as .npy; measures nothing",
+		NULL, true, true, true},
 	{"all", bench_all,
 		"all of the above but death, memory, attention and those of models; one summary",
 		NULL, false, true},
@@ -99,6 +103,8 @@ enum {
 	OPT_SHAPE,
 	OPT_WEIGHTS,
 	OPT_FOLDER,
+	OPT_TOKENS,
+	OPT_OUT,
 };
 
 static const struct option long_options[] = {
@@ -115,6 +121,8 @@ static const struct option long_options[] = {
 	{"shape", required_argument, NULL, OPT_SHAPE},
 	{"weights", required_argument, NULL, OPT_WEIGHTS},
 	{"folder", required_argument, NULL, OPT_FOLDER},
+	{"tokens", required_argument, NULL, OPT_TOKENS},
+	{"out", required_argument, NULL, OPT_OUT},
 	{"help", no_argument, NULL, 'h'},
 	{"version", no_argument, NULL, 'V'},
 	{NULL, 0, NULL, 0},
@@ -145,7 +153,10 @@ static void print_help(void)
 	       "  --trace FILE    graphs: a timeline that Perfetto and chrome://tracing open\n"
 	       "  --shape NAME    models: 1b (Llama-3.2-1B), 135m, 15m, tiny (135m)\n"
 	       "  --weights TYPE  models: bf16 or int8 (bf16)\n"
-	       "  --folder DIR    keeps the random weights there for the next time\n"
+	       "  --folder DIR    keeps the random weights there for the next time; values: the "
+	       "model\n"
+	       "  --tokens LIST   values: the text, such as 1,2,3\n"
+	       "  --out DIR       values: the folder for the files\n"
 	       "  -h, --help      this text\n"
 	       "  -V, --version   version\n\n"
 	       "Exit status: 0 measured (whether or not targets were met), 1 failed, 2 usage.\n");
@@ -195,6 +206,12 @@ static int take_llm_option(struct bench *b, int option, const char *value)
 			: usage("weights are bf16 or int8, not", value);
 	case OPT_FOLDER:
 		b->folder = value;
+		return 0;
+	case OPT_TOKENS:
+		b->tokens = value;
+		return 0;
+	case OPT_OUT:
+		b->out = value;
 		return 0;
 	default:
 		fprintf(stderr, "see gpuq-bench --help\n");
@@ -312,7 +329,8 @@ static int run_subcommand(struct bench *b, const struct subcommand *s, const cha
 	machine_print(machine);
 	b->rows = json_array();
 	int r = s->run(b);
-	report_summary(b);
+	if (!s->no_summary)
+		report_summary(b);
 	if (json_path != NULL) {
 		int w = report_write(b, machine, json_path);
 		if (w < 0)

@@ -13,7 +13,7 @@
  *	logits = linear(rmsnorm(x))
  *	what the kind of step makes of the logits
  *
- * Inner tensors are f32, whatever the weights are. Their names begin with the layer's number.
+ * Inner tensors are f32, whatever the weights are. Their names are those of models/trace.h.
  */
 #include "models/model_impl.h"
 
@@ -40,6 +40,7 @@ struct builder {
 	const struct model *model;
 	const struct model_weights *weights;
 	uint32_t layer;
+	bool in_layer; /* not before or behind them */
 	bool full;
 	uint32_t n_inputs, n_outputs, n_constants, n_inner, n_steps;
 	struct wire_pipeline_tensor external[GPUQ_MAX_TENSORS];
@@ -137,7 +138,10 @@ static uint16_t add_inner(struct builder *b, const char *what, uint32_t dtype)
 		b->full = true;
 		return NONE;
 	}
-	snprintf(name, sizeof(name), "%u.%s", b->layer, what);
+	if (b->in_layer)
+		snprintf(name, sizeof(name), "layer.%u.%s", b->layer, what);
+	else
+		snprintf(name, sizeof(name), "%s", what);
 	set_tensor(&b->inner[b->n_inner], name, dtype, 0, NULL);
 	return (uint16_t)(INNER + b->n_inner++);
 }
@@ -318,7 +322,7 @@ static uint16_t add_attention_block(struct builder *b, uint16_t x)
 	static const struct matrix o = {"o", WEIGHT_O, 1, WEIGHT_O_BIAS};
 	const uint16_t cache = add_cache(b);
 	const uint16_t projected = add_inner(b, "qkv", GPUQ_F32);
-	const uint16_t y = add_inner(b, "attention", GPUQ_F32);
+	const uint16_t y = add_inner(b, "attended", GPUQ_F32);
 	const uint16_t normed = add_norm(b, "attention_norm", WEIGHT_ATTENTION_NORM, x);
 	uint16_t q;
 
@@ -334,8 +338,8 @@ static uint16_t add_mlp_block(struct builder *b, uint16_t x)
 	static const struct matrix gate_up = {"gate_up", WEIGHT_GATE, 2, WEIGHT_GATE_BIAS};
 	static const struct matrix down = {"down", WEIGHT_DOWN, 1, WEIGHT_DOWN_BIAS};
 	const uint16_t gates = add_inner(b, "gate_up", GPUQ_F32);
-	const uint16_t activated = add_inner(b, "activated", GPUQ_F32);
-	const uint16_t y = add_inner(b, "mlp", GPUQ_F32);
+	const uint16_t activated = add_inner(b, "mlp", GPUQ_F32);
+	const uint16_t y = add_inner(b, "out", GPUQ_F32);
 	struct wire_pipeline_step *swiglu;
 
 	add_linear(b, &gate_up, add_norm(b, "mlp_norm", WEIGHT_MLP_NORM, x), NONE, gates);
@@ -417,9 +421,11 @@ static void add_all(struct builder *b, enum model_step kind)
 	add_inputs(b, kind);
 	add_outputs(b, kind);
 	x = add_lookup(b, "embedding", MODEL_TOKENS, add_weight(b, "table", WEIGHT_EMBEDDING));
+	b->in_layer = true;
 	for (; b->layer < b->model->config.layers; b->layer++)
 		x = add_layer(b, x);
-	/* What follows the layers; weights of the model are asked for as those of layer 0. */
+	b->in_layer = false;
+	/* Weights of the model are asked for as those of layer 0. */
 	b->layer = 0;
 	add_head(b, kind, x);
 }

@@ -60,7 +60,7 @@ static void test_help_names_every_subcommand(void **state)
 {
 	const char *const args[] = {"--help"};
 	const char *const names[] = {"floor", "ring", "null", "sleep", "pipeline", "op", "idle",
-		"death", "graphs", "memory", "decode", "prefill", "load", "all"};
+		"death", "graphs", "memory", "decode", "prefill", "load", "values", "all"};
 	struct harness_output output = run(args, 1);
 
 	assert_int_equal(output.status, 0);
@@ -463,6 +463,50 @@ static void test_load_reads_what_it_wrote(void **state)
 	assert_memory_equal(&st[0].st_mtim, &st[1].st_mtim, sizeof(st[0].st_mtim));
 }
 
+/* The least of what a .npy file of f32 [rows, columns] may have. */
+static void assert_file(const char *folder, const char *name, uint64_t rows, uint64_t columns)
+{
+	char path[300];
+	struct stat st;
+
+	snprintf(path, sizeof(path), "%s/%s.npy", folder, name);
+	if (stat(path, &st) < 0)
+		fail_msg("there is no %s", path);
+	assert_true((uint64_t)st.st_size >= 4 * rows * columns + 64);
+}
+
+static void test_values_are_written(void **state)
+{
+	char folder[200], out[250], model[300];
+	const char *const args[] = {
+		"values", model, "--tokens=1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17", out};
+	const char *const bad_token[] = {"values", model, "--tokens=1,173", out};
+	const char *const no_list[] = {"values", model, "--tokens=1,,2", out};
+	struct harness_output output;
+
+	snprintf(model, sizeof(model), "--folder=%s", harness_source("tests/parity/data/qwen3"));
+	snprintf(folder, sizeof(folder), "%s/values", harness_tmpdir());
+	snprintf(out, sizeof(out), "--out=%s", folder);
+	output = run(args, 4);
+	assert_int_equal(output.status, 0);
+	assert_non_null(strstr(output.out, "25 values of 17 tokens"));
+	harness_output_free(&output);
+	assert_file(folder, "tokens", 17, 1);
+	assert_file(folder, "embedding", 17, 48);
+	assert_file(folder, "layer.0.q", 17, 4 * 32);
+	assert_file(folder, "layer.1.k", 17, 2 * 32);
+	assert_file(folder, "layer.1.out", 17, 48);
+	assert_file(folder, "logits", 17, 173);
+	output = run(bad_token, 4);
+	assert_int_equal(output.status, 1);
+	assert_non_null(strstr(output.err, "tokens 0 to 172"));
+	harness_output_free(&output);
+	output = run(no_list, 4);
+	assert_int_equal(output.status, 1);
+	assert_non_null(strstr(output.err, "'1,,2' is no list"));
+	harness_output_free(&output);
+}
+
 int main(void)
 {
 	static const struct harness_test tests[] = {
@@ -480,6 +524,7 @@ int main(void)
 		HARNESS_TEST_LONG(test_decode_serves_one_and_many, 120),
 		HARNESS_TEST_LONG(test_generate_writes_by_all_policies, 120),
 		HARNESS_TEST_LONG(test_load_reads_what_it_wrote, 60),
+		HARNESS_TEST(test_values_are_written),
 	};
 
 	return harness_run("bench", tests, sizeof(tests) / sizeof(tests[0]));

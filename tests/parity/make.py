@@ -13,12 +13,11 @@ import argparse
 import json
 import os
 import shutil
+import sys
 
 import torch
 import transformers
 from safetensors.torch import save_file
-from transformers.models.llama import modeling_llama
-from transformers.models.qwen3 import modeling_qwen3
 
 LONG = 300  # crosses blocks of 16 tokens, chunks of 256 and every window
 # Where the logits of the long text are kept: the ends of blocks, windows and chunks.
@@ -156,9 +155,10 @@ def greedy_of(model, text):
     return text[-GREEDY:], least
 
 
-def values_of(model, module, text):
-    """What the layers pass on, by name: layer.N.NAME, and norm, the last one's output."""
+def values_of(model, text):
+    """What the layers pass on, by name: embedding, layer.N.NAME, and norm, which is the last."""
     found, hooks = {}, []
+    module = sys.modules[type(model).__module__]
     kept = module.eager_attention_forward
 
     def keep(name, x):
@@ -181,8 +181,9 @@ def values_of(model, module, text):
             layer.register_forward_hook(
                 lambda m, args, out, n=n: keep(
                     f"layer.{n}.out", out[0] if isinstance(out, tuple) else out))]
-    hooks.append(model.model.norm.register_forward_hook(
-        lambda m, args, out: keep("norm", out)))
+    for name, part in (("embedding", model.model.embed_tokens), ("norm", model.model.norm)):
+        hooks.append(part.register_forward_hook(
+            lambda m, args, out, name=name: keep(name, out)))
     module.eager_attention_forward = attention
     logits_of(model, text)
     module.eager_attention_forward = kept
@@ -215,8 +216,7 @@ def expect(case, folder):
             rows = logits_of(m, text)
             out[f"{name}.{n}"] = (rows[POSITIONS] if n == LONG else rows).contiguous()
     if case.values:
-        out.update(values_of(model, modeling_llama if case.kind == "llama" else modeling_qwen3,
-                             texts[1]))
+        out.update(values_of(model, texts[1]))
     double = logits_of(model.double(), texts[2])[POSITIONS]
     off = (out[f"logits.{LONG}"] - double).norm() / double.norm()
     return out, told + f"{off:.1e} from the same in double, logits' deviation {double.std():.2f}"

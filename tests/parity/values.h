@@ -7,8 +7,8 @@
 #include "tests/parity/expected.h"
 
 /*
- * Runs the model's pipeline on text.8, step by step, on this thread, and fails the test at the
- * first result that is not near the expected one.
+ * Traces the model on text.8, and fails the test at the first value that is not near the expected
+ * one.
  */
 void values_check(const struct expected *e, const struct model *model);
 
