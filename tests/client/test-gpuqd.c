@@ -320,8 +320,8 @@ static void test_the_device_process_dies(void **state)
 	usleep(10000);
 	kill(device_process(rig.daemon), SIGKILL);
 	c = await(&rig, 1);
-	/* What is slow on a CPU has ended by then on a GPU. */
-	if (!harness_on_gpu() || c.status != 0)
+	/* What is slow on two CPUs has ended by then on a GPU, and may have on many. */
+	if (c.status != 0)
 		assert_int_equal(c.status, -GPUQ_EDEVICE);
 	assert_int_equal(gpuq_alive(rig.g), 0);
 	/* The connection, the channel and its calls live on. */

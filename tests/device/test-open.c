@@ -70,8 +70,6 @@ static void test_list(void **state)
 	uint32_t n = device_list(devices, LISTED);
 
 	assert_in_range(n, 2, LISTED);
-	if (devices[1].status == 0)
-		harness_keep_fds();
 	assert_string_equal(devices[0].kind, "cpu");
 	assert_int_equal(devices[0].status, 0);
 	assert_true(strlen(devices[0].name) > 0);
@@ -88,6 +86,9 @@ static void test_list(void **state)
 			print_message("%s: %s\n", devices[i].kind, devices[i].why);
 		}
 	}
+	/* A driver keeps some. */
+	if (devices[1].status == 0)
+		harness_keep_fds();
 	assert_int_equal(device_list(devices, 1), 1);
 }
 

@@ -218,7 +218,8 @@ static void states_of_the_daemon_are_told_apart(void **state)
 	update(&m, SECOND_NS);
 	assert_int_equal(m.daemon.liveness, TOP_STARTING);
 	s.stats.header->state = WIRE_SERVING;
-	s.stats.header->heartbeat_ns -= 60 * SECOND_NS;
+	/* The machine may have started less than a minute ago. */
+	s.stats.header->heartbeat_ns = 1;
 	update(&m, SECOND_NS);
 	assert_int_equal(m.daemon.liveness, TOP_SILENT);
 	assert_non_null(strstr(top_headline(&m.daemon, line, sizeof(line)), "no sign of life"));
