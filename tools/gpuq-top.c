@@ -25,7 +25,8 @@ struct options {
 
 static const char help[] =
 	"Usage: gpuq-top [OPTION]...\n"
-	"A live view of gpuqd: devices, clients, channels, operators. It reads the statistics "
+	"A live view of gpuqd: devices, clients, channels, models, operators. It reads the "
+	"statistics "
 	"that\n"
 	"gpuqd keeps in shared memory, costs gpuqd nothing, and shows the last state of a dead "
 	"one.\n"

@@ -148,6 +148,9 @@ static int read_tables(int fd, struct snapshot *s)
 		r = table_read(fd, h->channels_offset, h->max_channels, h->channel_bytes,
 			offsetof(struct stats_channel, queue_hist), &s->channels);
 	if (r == 0)
+		r = table_read(fd, h->models_offset, h->max_models, h->model_bytes, h->model_bytes,
+			&s->models);
+	if (r == 0)
 		r = table_read(fd, h->ops_offset, h->max_ops, h->op_bytes,
 			offsetof(struct stats_op, execute_hist), &s->ops);
 	return r;
@@ -272,8 +275,8 @@ void snapshot_free(struct snapshot *snapshot)
 {
 	if (snapshot == NULL)
 		return;
-	struct snapshot_table *const tables[] = {
-		&snapshot->devices, &snapshot->clients, &snapshot->channels, &snapshot->ops};
+	struct snapshot_table *const tables[] = {&snapshot->devices, &snapshot->clients,
+		&snapshot->channels, &snapshot->models, &snapshot->ops};
 	for (size_t i = 0; i < sizeof(tables) / sizeof(tables[0]); i++) {
 		free(tables[i]->records);
 		free(tables[i]->rows);

@@ -13,7 +13,7 @@
 struct snapshot_table {
 	uint32_t n;
 	uint32_t *records; /* number of each in the object */
-	void *rows;	   /* struct stats_device, stats_client, stats_channel, stats_op, _graph */
+	void *rows;	   /* struct stats_device, _client, _channel, _model, _op */
 };
 
 struct snapshot {
@@ -23,7 +23,7 @@ struct snapshot {
 	uint64_t clock_ns; /* the same moment on gpuqd's clock, that of the times in the records */
 	uint64_t realtime_ns; /* the same moment, CLOCK_REALTIME */
 	bool process_exists;  /* a process has the number of gpuqd's control process */
-	struct snapshot_table devices, clients, channels, ops;
+	struct snapshot_table devices, clients, channels, models, ops;
 };
 
 #define SNAPSHOT_PLACES_MAX 3

@@ -3,6 +3,7 @@
 #include "tools/top_model.h"
 
 #include "shm/clock.h"
+#include "shm/proto.h"
 #include "tools/top_table.h"
 
 #include <errno.h>
@@ -331,6 +332,66 @@ static bool client_shown(const struct update *u, uint32_t i)
 	return c->state != STATS_CLIENT_DEAD || u->clock_ns < c->ended_ns + TOP_DEAD_SHOWN_NS;
 }
 
+/* --- Language models ----------------------------------------------------------------------- */
+
+static void llm_state(struct top_llm *row, const struct stats_model *m)
+{
+	switch (m->state) {
+	case MSG_MODEL_LOADING:
+		return set_state(row->state, &row->mark, "loading", TOP_WARN);
+	case MSG_MODEL_READY:
+		return set_state(row->state, &row->mark, "ready", TOP_PLAIN);
+	case MSG_MODEL_FAILED:
+		return set_state(row->state, &row->mark, "failed", TOP_BAD);
+	default:
+		return set_state(row->state, &row->mark, "unloading", TOP_WARN);
+	}
+}
+
+static double kv_percent(const struct stats_model *m)
+{
+	const double idle = (double)m->kv_free_blocks + (double)m->kv_cached_blocks;
+
+	return m->kv_blocks > 0 ? 100 * (1 - idle / (double)m->kv_blocks) : NAN;
+}
+
+static void make_llm(const struct update *u, uint32_t i, struct top_llm *row)
+{
+	const struct stats_model *m = (const struct stats_model *)u->now->models.rows + i;
+	const struct stats_model *b = u->before == NULL
+		? NULL
+		: row_before(&u->before->models, u->now->models.records[i], sizeof(*b));
+
+	if (b != NULL && b->handle != m->handle)
+		b = NULL;
+	*row = (struct top_llm){
+		.sessions = m->sessions,
+		.max_sessions = m->max_sessions,
+		.bytes = m->bytes,
+		.loaded_bytes = m->loaded_bytes,
+		.total_bytes = m->total_bytes,
+		.max_tokens = m->max_tokens,
+		.kv_blocks = m->kv_blocks,
+		.kv_free_blocks = m->kv_free_blocks,
+		.kv_cached_blocks = m->kv_cached_blocks,
+		.prompt_tokens = m->prompt_tokens,
+		.computed_tokens = m->computed_tokens,
+		.shared_tokens = m->shared_tokens,
+		.generated_tokens = m->generated_tokens,
+		.steps = m->steps,
+		.rows = m->rows,
+		.evictions = m->evictions,
+		.preemptions = m->preemptions,
+		.token_rate =
+			rate_of(u, m->computed_tokens, b == NULL ? NULL : &b->computed_tokens),
+		.step_rate = rate_of(u, m->steps, b == NULL ? NULL : &b->steps),
+		.kv_percent = kv_percent(m),
+	};
+	llm_state(row, m);
+	TAKE_TEXT(row->name, m->name);
+	TAKE_TEXT(row->architecture, m->architecture);
+}
+
 /* --- Operators ----------------------------------------------------------------------------- */
 
 static void make_op(const struct update *u, uint32_t i, struct top_op *row)
@@ -494,7 +555,7 @@ static int make_rows(struct update *u)
 {
 	const struct snapshot *s = u->now;
 	const struct snapshot_table *const records[TOP_TABLES] = {
-		&s->devices, &s->clients, &s->channels, &s->ops};
+		&s->devices, &s->clients, &s->channels, &s->models, &s->ops};
 
 	for (int i = 0; i < TOP_TABLES; i++) {
 		/* + 1: no rows is not out of memory */
@@ -505,6 +566,7 @@ static int make_rows(struct update *u)
 	MAKE_ROWS(u, TOP_DEVICES, &s->devices, struct top_device, make_device, always_shown);
 	MAKE_ROWS(u, TOP_CLIENTS, &s->clients, struct top_client, make_client, client_shown);
 	MAKE_ROWS(u, TOP_CHANNELS, &s->channels, struct top_channel, make_channel, channel_shown);
+	MAKE_ROWS(u, TOP_MODELS, &s->models, struct top_llm, make_llm, always_shown);
 	MAKE_ROWS(u, TOP_OPS, &s->ops, struct top_op, make_op, always_shown);
 	return 0;
 }

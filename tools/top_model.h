@@ -80,6 +80,17 @@ struct top_channel {
 	struct top_latency queue, execute;
 };
 
+/* A language model. */
+struct top_llm {
+	enum top_mark mark;
+	char name[GPUQ_NAME_MAX], state[TOP_STATE_MAX], architecture[GPUQ_NAME_MAX];
+	uint64_t sessions, max_sessions, bytes, loaded_bytes, total_bytes, max_tokens;
+	uint64_t kv_blocks, kv_free_blocks, kv_cached_blocks;
+	uint64_t prompt_tokens, computed_tokens, shared_tokens, generated_tokens, steps, rows;
+	uint64_t evictions, preemptions;
+	double token_rate, step_rate, kv_percent; /* of the blocks, in texts of sessions */
+};
+
 struct top_op {
 	enum top_mark mark;
 	char name[GPUQ_NAME_MAX];
@@ -94,7 +105,7 @@ struct top_rows {
 };
 
 /* The tables, in the order in which they are shown; top_tables[] describes them. */
-enum top_table_number { TOP_DEVICES, TOP_CLIENTS, TOP_CHANNELS, TOP_OPS, TOP_TABLES };
+enum top_table_number { TOP_DEVICES, TOP_CLIENTS, TOP_CHANNELS, TOP_MODELS, TOP_OPS, TOP_TABLES };
 
 struct top_model {
 	struct top_daemon daemon;

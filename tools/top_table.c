@@ -91,6 +91,32 @@ static const struct column channel_columns[] = {
 	{NULL, "rescues", COLUMN_COUNT, FIELD(top_channel, rescues)},
 };
 
+static const struct column llm_columns[] = {
+	{"MODEL", "name", COLUMN_TEXT, FIELD(top_llm, name), 16, 0, true},
+	{"STATE", "state", COLUMN_TEXT, FIELD(top_llm, state), 9, 4},
+	{"SESSNS", "sessions", COLUMN_COUNT, FIELD(top_llm, sessions), 6},
+	{"TOKENS", "computed_tokens", COLUMN_COUNT, FIELD(top_llm, computed_tokens), 7, 2},
+	{"TOK/s", "token_rate_per_s", COLUMN_RATE, FIELD(top_llm, token_rate), 7},
+	{"STEP/s", "step_rate_per_s", COLUMN_RATE, FIELD(top_llm, step_rate), 7, 1},
+	{"KV", "kv_percent", COLUMN_PERCENT, FIELD(top_llm, kv_percent), 4},
+	{"MEM", "bytes", COLUMN_BYTES, FIELD(top_llm, bytes), 5, 3},
+	{NULL, "architecture", COLUMN_TEXT, FIELD(top_llm, architecture)},
+	{NULL, "max_sessions", COLUMN_COUNT, FIELD(top_llm, max_sessions)},
+	{NULL, "max_tokens", COLUMN_COUNT, FIELD(top_llm, max_tokens)},
+	{NULL, "loaded_bytes", COLUMN_BYTES, FIELD(top_llm, loaded_bytes)},
+	{NULL, "total_bytes", COLUMN_BYTES, FIELD(top_llm, total_bytes)},
+	{NULL, "kv_blocks", COLUMN_COUNT, FIELD(top_llm, kv_blocks)},
+	{NULL, "kv_free_blocks", COLUMN_COUNT, FIELD(top_llm, kv_free_blocks)},
+	{NULL, "kv_cached_blocks", COLUMN_COUNT, FIELD(top_llm, kv_cached_blocks)},
+	{NULL, "prompt_tokens", COLUMN_COUNT, FIELD(top_llm, prompt_tokens)},
+	{NULL, "shared_tokens", COLUMN_COUNT, FIELD(top_llm, shared_tokens)},
+	{NULL, "generated_tokens", COLUMN_COUNT, FIELD(top_llm, generated_tokens)},
+	{NULL, "steps", COLUMN_COUNT, FIELD(top_llm, steps)},
+	{NULL, "rows", COLUMN_COUNT, FIELD(top_llm, rows)},
+	{NULL, "evictions", COLUMN_COUNT, FIELD(top_llm, evictions)},
+	{NULL, "preemptions", COLUMN_COUNT, FIELD(top_llm, preemptions)},
+};
+
 static const struct column op_columns[] = {
 	{"OPERATOR", "name", COLUMN_TEXT, FIELD(top_op, name), 16, 0, true},
 	{"CALLS", "calls", COLUMN_COUNT, FIELD(top_op, calls), 7, 1},
@@ -134,6 +160,7 @@ const struct table top_tables[TOP_TABLES] = {
 	[TOP_DEVICES] = TABLE("devices", "devices", top_device, device_columns),
 	[TOP_CLIENTS] = TABLE("clients", "clients", top_client, client_columns),
 	[TOP_CHANNELS] = TABLE("channels", "channels", top_channel, channel_columns),
+	[TOP_MODELS] = TABLE("models", "models", top_llm, llm_columns),
 	[TOP_OPS] = TABLE("ops", "operators", top_op, op_columns),
 };
 

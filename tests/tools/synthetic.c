@@ -3,6 +3,7 @@
 #include "tests/tools/synthetic.h"
 
 #include "shm/clock.h"
+#include "shm/proto.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -71,6 +72,21 @@ static void fill_channel(struct synthetic *s, uint32_t i)
 	s->stats.clients[c->client].channels++;
 }
 
+static void fill_model(struct synthetic *s)
+{
+	struct stats_model *m = &s->stats.models[1];
+
+	snprintf(m->name, sizeof(m->name), "small");
+	snprintf(m->architecture, sizeof(m->architecture), "llama");
+	m->handle = 1;
+	m->bytes = 5000000;
+	m->sessions = 3;
+	m->kv_blocks = 100;
+	m->kv_free_blocks = 60;
+	m->kv_cached_blocks = 15;
+	m->state = MSG_MODEL_READY;
+}
+
 int synthetic_create(
 	struct synthetic *ret, const char *socket_path, uint32_t clients, uint32_t channels)
 {
@@ -81,6 +97,7 @@ int synthetic_create(
 			.channels = channels + 4,
 			.ops = 4,
 			.graphs = 64,
+			.models = 2,
 			.captures = 64},
 		&s.stats, &s.fd);
 
@@ -97,6 +114,7 @@ int synthetic_create(
 		snprintf(s.stats.ops[i].name, GPUQ_NAME_MAX, "%s", ops[i]);
 		s.stats.ops[i].state = 1;
 	}
+	fill_model(&s);
 	*ret = s;
 	return 0;
 }
@@ -119,6 +137,8 @@ void synthetic_traffic(struct synthetic *s, uint64_t n, uint64_t queue_ns, uint6
 		s->stats.devices[0].completed += n;
 		s->stats.devices[0].busy_ns += n * execute_ns;
 	}
+	s->stats.models[1].computed_tokens += n;
+	s->stats.models[1].steps += n / 2;
 	s->stats.header->heartbeat_ns = clock_monotonic_ns();
 }
 

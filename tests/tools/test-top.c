@@ -90,6 +90,38 @@ static void first_snapshot_shows_totals_and_no_rates(void **state)
 	synthetic_destroy(&s);
 }
 
+static const struct top_llm *llm(const struct top_model *m)
+{
+	assert_int_equal(m->rows[TOP_MODELS].n, 1);
+	return m->rows[TOP_MODELS].rows;
+}
+
+static void models_have_rates(void **state)
+{
+	struct top_model m = {0};
+
+	start(1, 1);
+	synthetic_traffic(&s, 100, 500, 7000);
+	update(&m, 0);
+	assert_string_equal(llm(&m)->name, "small");
+	assert_string_equal(llm(&m)->state, "ready");
+	assert_int_equal(llm(&m)->sessions, 3);
+	assert_int_equal(llm(&m)->computed_tokens, 100);
+	assert_true(llm(&m)->kv_percent == 25);
+	assert_true(isnan(llm(&m)->token_rate));
+	synthetic_traffic(&s, 40, 500, 7000);
+	update(&m, 2000000000);
+	assert_true(fabs(llm(&m)->token_rate - 20) < 1e-9);
+	assert_true(fabs(llm(&m)->step_rate - 10) < 1e-9);
+	/* Another model in its place. */
+	s.stats.models[1].handle++;
+	synthetic_traffic(&s, 40, 500, 7000);
+	update(&m, 2000000000);
+	assert_true(isnan(llm(&m)->token_rate));
+	top_model_finish(&m);
+	synthetic_destroy(&s);
+}
+
 static void differences_are_of_the_interval(void **state)
 {
 	struct top_model m = {0};
@@ -486,6 +518,7 @@ int main(void)
 {
 	static const struct harness_test tests[] = {
 		HARNESS_TEST(first_snapshot_shows_totals_and_no_rates),
+		HARNESS_TEST(models_have_rates),
 		HARNESS_TEST(differences_are_of_the_interval),
 		HARNESS_TEST(reused_records_start_anew),
 		HARNESS_TEST(clients_have_states),
