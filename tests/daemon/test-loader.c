@@ -46,7 +46,7 @@ static struct models *new_models(struct rig *rig, struct stats_model *stats)
 
 static struct known_model *load(struct models *m, uint32_t handle, int dir_fd)
 {
-	const struct devlink_msg msg = {.type = DEVLINK_MODEL, .handle = handle};
+	const struct devlink_msg msg = {.type = DEVLINK_MODEL, .handle = handle, .name = "m"};
 
 	assert_int_equal(models_load(m, &msg, dir_fd), 0);
 	return models_find(m, handle);
