@@ -199,18 +199,28 @@ static int stage_open(struct bench *b, struct stage *s)
 	return e;
 }
 
+/* What is measured: answers of so many tokens, by all who answer. */
+struct task {
+	const char *name;
+	uint32_t tokens;
+	uint64_t preset; /* answers, unless --samples says otherwise */
+	int (*run)(void *, const struct clock_line *, uint64_t *, uint64_t);
+	uint32_t llama_steps, llama_prompts;
+	bool crowds; /* also of many clients at once */
+};
+
 /* Both take turns; *ret_per_s is how often a second the client of gpuqd is answered. */
-static int measure(struct bench *b, struct stage *s, const char *title, uint64_t preset,
-	int (*run)(void *, const struct clock_line *, uint64_t *, uint64_t), double *ret_per_s)
+static int measure(struct bench *b, struct stage *s, const struct task *t, const char *title,
+	double *ret_per_s)
 {
 	struct contender set[2] = {
-		{.name = "engine in this process", .state = &s->speakers[0], .run = run},
-		{.name = "client of gpuqd", .state = &s->speakers[1], .run = run},
+		{.name = "engine in this process", .state = &s->speakers[0], .run = t->run},
+		{.name = "client of gpuqd", .state = &s->speakers[1], .run = t->run},
 	};
 	int e;
 
 	for (uint32_t i = 0; i < 2; i++)
-		set[i].per_round = per_round_at_most(b, preset, ROUNDS);
+		set[i].per_round = per_round_at_most(b, t->preset, ROUNDS);
 	e = contenders_measure(b, set, 2, ROUNDS);
 	if (e == 0) {
 		report_table(b, title, "engine", set, 2);
@@ -253,44 +263,51 @@ static int measure_crowds(struct bench *b, const struct stage *s)
 	return e;
 }
 
-int bench_decode(struct bench *b)
+static int run_task(struct bench *b, const struct task *t, const char *title)
 {
 	struct stage s = {.folder = {.fd = -1}};
-	char title[96];
 	double per_s = 0;
 	int e = stage_open(b, &s);
 
 	if (e < 0)
 		return e;
-	snprintf(title, sizeof(title), "decode %s %s, %u tokens after %u", b->shape, b->weights,
-		LLM_DECODED, LLM_CONTEXT);
-	e = measure(b, &s, title, DECODE_STEPS, decode, &per_s);
-	if (e == 0) {
+	e = measure(b, &s, t, title, &per_s);
+	per_s *= t->tokens;
+	if (e == 0)
 		report_line("client of gpuqd: %.2f tokens/s\n", per_s);
+	if (e == 0 && t->crowds)
 		e = measure_crowds(b, &s);
-	}
 	stage_close(&s);
 	if (e == 0)
-		compare_llama(b, "decode", per_s, DECODE_STEPS, 0);
+		compare_llama(b, t->name, per_s, t->llama_steps, t->llama_prompts);
 	return e;
+}
+
+int bench_decode(struct bench *b)
+{
+	static const struct task task = {.name = "decode",
+		.tokens = 1,
+		.preset = DECODE_STEPS,
+		.run = decode,
+		.llama_steps = DECODE_STEPS,
+		.crowds = true};
+	char title[96];
+
+	snprintf(title, sizeof(title), "decode %s %s, %u tokens after %u", b->shape, b->weights,
+		LLM_DECODED, LLM_CONTEXT);
+	return run_task(b, &task, title);
 }
 
 int bench_prefill(struct bench *b)
 {
-	struct stage s = {.folder = {.fd = -1}};
+	static const struct task task = {.name = "prefill",
+		.tokens = PROMPT_TOKENS,
+		.preset = PROMPTS,
+		.run = prefill,
+		.llama_prompts = PROMPTS / 2};
 	char title[96];
-	double per_s = 0;
-	int e = stage_open(b, &s);
 
-	if (e < 0)
-		return e;
 	snprintf(title, sizeof(title), "prefill %s %s, %u tokens", b->shape, b->weights,
 		PROMPT_TOKENS);
-	e = measure(b, &s, title, PROMPTS, prefill, &per_s);
-	stage_close(&s);
-	if (e == 0) {
-		report_line("client of gpuqd: %.1f tokens/s\n", per_s * PROMPT_TOKENS);
-		compare_llama(b, "prefill", per_s * PROMPT_TOKENS, 0, PROMPTS / 2);
-	}
-	return e;
+	return run_task(b, &task, title);
 }
