@@ -79,20 +79,7 @@ static int show(struct gpuq *gpuq, bool json)
 
 static int run(struct invocation *v, int argc, char **argv)
 {
-	static const struct option longs[] = {
-		{"json", no_argument, NULL, 'j'}, COMMAND_LONGS, {NULL}};
-	struct gpuq *gpuq;
-	bool json = false;
-
-	while (command_option(v, argc, argv, "j" COMMAND_SHORTS, longs) == 'j')
-		json = true;
-	if (optind < argc)
-		return complain_usage("unexpected argument '%s'", argv[optind]);
-	if (command_connect(v, false, &gpuq) < 0)
-		return EXIT_FAIL;
-	int code = show(gpuq, json);
-	gpuq_disconnect(gpuq);
-	return code;
+	return command_list(v, argc, argv, show);
 }
 
 const struct command command_devices = {

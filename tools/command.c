@@ -53,3 +53,22 @@ int command_fail(void)
 	complain("%s", gpuq_error_detail());
 	return EXIT_FAIL;
 }
+
+int command_list(
+	struct invocation *v, int argc, char **argv, int (*list)(struct gpuq *gpuq, bool json))
+{
+	static const struct option longs[] = {
+		{"json", no_argument, NULL, 'j'}, COMMAND_LONGS, {NULL}};
+	struct gpuq *gpuq;
+	bool json = false;
+
+	while (command_option(v, argc, argv, "j" COMMAND_SHORTS, longs) == 'j')
+		json = true;
+	if (optind < argc)
+		return complain_usage("unexpected argument '%s'", argv[optind]);
+	if (command_connect(v, false, &gpuq) < 0)
+		return EXIT_FAIL;
+	int code = list(gpuq, json);
+	gpuq_disconnect(gpuq);
+	return code;
+}

@@ -69,6 +69,10 @@ int command_connect(const struct invocation *v, bool admin, struct gpuq **ret_gp
  */
 int command_await_model(struct gpuq *gpuq, const char *name, struct gpuq_model_info *ret_info);
 
+/* The whole run of a command that only lists, as one JSON document where that is asked for. */
+int command_list(
+	struct invocation *v, int argc, char **argv, int (*list)(struct gpuq *gpuq, bool json));
+
 /* Complains about a failed call of the library: its detail. Returns EXIT_FAIL. */
 int command_fail(void);
 
