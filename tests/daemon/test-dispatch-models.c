@@ -261,11 +261,13 @@ static void world_model(struct world *w)
 	assert_ptr_equal(event.model, &w->model);
 }
 
-static void world_start(struct world *w)
+/* A model, and a client of it. */
+static void world_start(struct world *w, struct rig_client *c)
 {
 	memset(w, 0, sizeof(*w));
 	rig_start(&w->rig);
 	world_model(w);
+	rig_open(&w->rig, c, 0, 0, WIRE_ABI);
 }
 
 static void remove_model(struct world *w, bool force, enum dispatch_event_type type)
@@ -276,9 +278,10 @@ static void remove_model(struct world *w, bool force, enum dispatch_event_type t
 	assert_ptr_equal(event.model, &w->model);
 }
 
-/* Everything that sessions had is back. */
-static void world_stop(struct world *w)
+/* The last client goes; everything that sessions had is back. */
+static void world_stop(struct world *w, struct rig_client *last)
 {
+	rig_close(last);
 	remove_model(w, false, DISPATCH_MODEL_REMOVED);
 	assert_int_equal(w->engine.n_open, 0);
 	assert_int_equal(w->engine.n_queued, 0);
@@ -399,8 +402,7 @@ static void test_results(void **state)
 	struct rig_client c;
 	struct world w;
 
-	world_start(&w);
-	rig_open(&w.rig, &c, 0, 0, WIRE_ABI);
+	world_start(&w, &c);
 	uint32_t session = open_session(&c);
 	memcpy(c.arena + TOKENS, &(int32_t[]){7, 8, 9}, 12);
 	struct wire_cqe cqe = run_step(&c, session, &step);
@@ -427,8 +429,7 @@ static void test_results(void **state)
 		.logits_offset = WIRE_NOWHERE};
 	cqe = run_step(&c, session, &step);
 	expect(&cqe, 0, 0);
-	rig_close(&c);
-	world_stop(&w);
+	world_stop(&w, &c);
 }
 
 static void test_sessions(void **state)
@@ -439,8 +440,7 @@ static void test_sessions(void **state)
 	struct wire_cqe cqe;
 	struct world w;
 
-	world_start(&w);
-	rig_open(&w.rig, &c, 0, 0, WIRE_ABI);
+	world_start(&w, &c);
 	rig_open(&w.rig, &other, 1, 0, WIRE_ABI);
 	uint32_t session = open_session(&c);
 	cqe = run_step(&c, session, &good_step);
@@ -468,8 +468,7 @@ static void test_sessions(void **state)
 	assert_true(open_session(&c) != session);
 	assert_int_equal(w.engine.n_open, 2);
 	rig_close(&other);
-	rig_close(&c);
-	world_stop(&w);
+	world_stop(&w, &c);
 }
 
 static void test_limits(void **state)
@@ -480,8 +479,7 @@ static void test_limits(void **state)
 	struct rig_client c, other;
 	struct world w;
 
-	world_start(&w);
-	rig_open(&w.rig, &c, 0, 0, WIRE_ABI);
+	world_start(&w, &c);
 	for (uint32_t i = 0; i < RIG_CLIENT_SESSIONS; i++)
 		sessions[i] = open_session(&c);
 	assert_int_equal(act(&c, 0, more), -GPUQ_ELIMIT);
@@ -498,8 +496,7 @@ static void test_limits(void **state)
 	assert_int_equal(w.accounts[1].used_blocks, 0);
 	assert_int_equal(close_session(&c, sessions[1]), 0);
 	(void)open_session(&c);
-	rig_close(&c);
-	world_stop(&w);
+	world_stop(&w, &c);
 }
 
 /* --- What is refused ----------------------------------------------------------------------- */
@@ -514,8 +511,7 @@ static void test_refused_steps(void **state)
 	struct wire_cqe cqe;
 	struct world w;
 
-	world_start(&w);
-	rig_open(&w.rig, &c, 0, 0, WIRE_ABI);
+	world_start(&w, &c);
 	uint32_t session = open_session(&c);
 #define REFUSED(change, error, blame)            \
 	do {                                     \
@@ -551,8 +547,7 @@ static void test_refused_steps(void **state)
 	memcpy(c.arena + TOKENS, &(int32_t){-1}, 4);
 	cqe = run_step(&c, session, &good_step);
 	expect(&cqe, -GPUQ_ETOKEN, INPUT(0));
-	rig_close(&c);
-	world_stop(&w);
+	world_stop(&w, &c);
 }
 
 static void test_refused_generations(void **state)
@@ -561,8 +556,7 @@ static void test_refused_generations(void **state)
 	struct wire_cqe cqe;
 	struct world w;
 
-	world_start(&w);
-	rig_open(&w.rig, &c, 0, 0, WIRE_ABI);
+	world_start(&w, &c);
 	uint32_t session = open_session(&c);
 #define REFUSED(change, error, blame)                   \
 	do {                                            \
@@ -583,8 +577,7 @@ static void test_refused_generations(void **state)
 	REFUSED(g.out_offset = OUT + 2, -GPUQ_EALIGN, OUTPUT(0));
 	REFUSED(g.n_generate = UINT32_MAX, -GPUQ_EBOUNDS, OUTPUT(0));
 #undef REFUSED
-	rig_close(&c);
-	world_stop(&w);
+	world_stop(&w, &c);
 }
 
 static void test_refused_sessions(void **state)
@@ -594,8 +587,7 @@ static void test_refused_sessions(void **state)
 	struct wire_sqe sqe;
 	struct world w;
 
-	world_start(&w);
-	rig_open(&w.rig, &c, 0, 0, WIRE_ABI);
+	world_start(&w, &c);
 	uint32_t session = open_session(&c);
 	assert_int_equal(act(&c, session, order), -EINVAL);
 	order.model = HANDLE + 1;
@@ -627,8 +619,7 @@ static void test_refused_sessions(void **state)
 	order = (struct wire_session){.action = WIRE_SESSION_OPEN, .model = HANDLE};
 	assert_int_equal(act(&old, 0, order), -GPUQ_EOPCODE);
 	rig_close(&old);
-	rig_close(&c);
-	world_stop(&w);
+	world_stop(&w, &c);
 }
 
 /* --- Wishes for captures ------------------------------------------------------------------- */
@@ -656,9 +647,9 @@ static void shape_refused(struct rig_client *c, struct wire_shape shape, int sta
 	expect(&cqe, status, blame);
 }
 
-static void shapes_world_start(struct world *w)
+static void shapes_world_start(struct world *w, struct rig_client *c)
 {
-	world_start(w);
+	world_start(w, c);
 	w->engine.pipeline = rig_pipeline(&w->rig);
 }
 
@@ -675,8 +666,7 @@ static void test_refused_shapes(void **state)
 	struct wire_sqe sqe;
 	struct world w;
 
-	shapes_world_start(&w);
-	rig_open(&w.rig, &c, 0, 0, WIRE_ABI);
+	shapes_world_start(&w, &c);
 #define REFUSED(change, status, blame)                   \
 	do {                                             \
 		shape = good_shape;                      \
@@ -714,8 +704,7 @@ static void test_model_removed_under_wishes(void **state)
 	struct rig_client c;
 	struct world w;
 
-	shapes_world_start(&w);
-	rig_open(&w.rig, &c, 0, 0, WIRE_ABI);
+	shapes_world_start(&w, &c);
 	graphs_quiet_begin(w.rig.graphs);
 	for (uint32_t i = 0; i < 3; i++) {
 		shape.context = 8 + i;
@@ -749,8 +738,7 @@ static void test_order(void **state)
 	struct rig_client c;
 	struct world w;
 
-	world_start(&w);
-	rig_open(&w.rig, &c, 0, 0, WIRE_ABI);
+	world_start(&w, &c);
 	uint32_t session = open_session(&c);
 	hold(&w, true);
 	for (uint32_t i = 0; i < N; i++)
@@ -767,8 +755,7 @@ static void test_order(void **state)
 		assert_true(cqe.status == 0 || cqe.user_data >= ENGINE_MAX_QUEUED);
 	}
 	assert_int_equal(w.engine.n_open, 0);
-	rig_close(&c);
-	world_stop(&w);
+	world_stop(&w, &c);
 }
 
 static int cancel(struct rig_client *c, uint64_t target)
@@ -789,8 +776,7 @@ static void test_cancel(void **state)
 	struct rig_client c;
 	struct world w;
 
-	world_start(&w);
-	rig_open(&w.rig, &c, 0, 0, WIRE_ABI);
+	world_start(&w, &c);
 	uint32_t session = open_session(&c);
 	hold(&w, true);
 	for (uint32_t i = 0; i < 3; i++)
@@ -806,8 +792,7 @@ static void test_cancel(void **state)
 	for (uint32_t i = 0; i < 2; i++)
 		cancelled += rig_complete(&c).status == -ECANCELED;
 	assert_true(cancelled <= 1);
-	rig_close(&c);
-	world_stop(&w);
+	world_stop(&w, &c);
 }
 
 /* --- Ends ---------------------------------------------------------------------------------- */
@@ -818,8 +803,7 @@ static void test_channel_removed(void **state)
 	struct rig_client c, other;
 	struct world w;
 
-	world_start(&w);
-	rig_open(&w.rig, &c, 0, 0, WIRE_ABI);
+	world_start(&w, &c);
 	rig_open(&w.rig, &other, 1, 0, WIRE_ABI);
 	uint32_t session = open_session(&c), theirs = open_session(&other);
 	hold(&w, true);
@@ -832,8 +816,7 @@ static void test_channel_removed(void **state)
 	assert_int_equal(w.engine.n_queued, 1);
 	hold(&w, false);
 	assert_int_equal(rig_complete(&other).status, 0);
-	rig_close(&other);
-	world_stop(&w);
+	world_stop(&w, &other);
 }
 
 static void test_model_removed(void **state)
@@ -842,8 +825,7 @@ static void test_model_removed(void **state)
 	struct wire_cqe cqe;
 	struct world w;
 
-	world_start(&w);
-	rig_open(&w.rig, &c, 0, 0, WIRE_ABI);
+	world_start(&w, &c);
 	uint32_t session = open_session(&c), idle = open_session(&c);
 	remove_model(&w, false, DISPATCH_MODEL_BUSY);
 	cqe = run_step(&c, session, &good_step);
@@ -870,8 +852,7 @@ static void test_model_removed(void **state)
 	uint32_t again = open_session(&c);
 	cqe = run_step(&c, again, &good_step);
 	expect(&cqe, 0, 0);
-	rig_close(&c);
-	world_stop(&w);
+	world_stop(&w, &c);
 }
 
 /* A dispatcher that died with sessions: what it had under way is lost, its handles mean nothing. */
@@ -881,8 +862,7 @@ static void test_successor(void **state)
 	struct wire_cqe cqe;
 	struct world w;
 
-	world_start(&w);
-	rig_open(&w.rig, &c, 0, 0, WIRE_ABI);
+	world_start(&w, &c);
 	uint32_t session = open_session(&c);
 	hold(&w, true);
 	submit_step(&c, session, 9);
@@ -899,8 +879,7 @@ static void test_successor(void **state)
 	assert_true(again != session);
 	cqe = run_step(&c, session, &good_step);
 	expect(&cqe, -GPUQ_ESESSION, 0);
-	rig_close(&c);
-	world_stop(&w);
+	world_stop(&w, &c);
 }
 
 static void test_device_failed(void **state)
@@ -909,8 +888,7 @@ static void test_device_failed(void **state)
 	struct wire_cqe cqe;
 	struct world w;
 
-	world_start(&w);
-	rig_open(&w.rig, &c, 0, 0, WIRE_ABI);
+	world_start(&w, &c);
 	uint32_t session = open_session(&c);
 	hold(&w, true);
 	for (uint32_t i = 0; i < ENGINE_MAX_QUEUED + 2; i++)
@@ -929,8 +907,7 @@ static void test_device_failed(void **state)
 	world_model(&w);
 	rig_reopen(&c);
 	(void)open_session(&c);
-	rig_close(&c);
-	world_stop(&w);
+	world_stop(&w, &c);
 }
 
 int main(void)
