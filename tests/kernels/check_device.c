@@ -22,6 +22,7 @@
 #include "kernels/launch.h"
 #include "kernels/linear/linear.h"
 #include "kernels/paged_attention/paged_attention.h"
+#include "tests/kernels/check.h"
 #include "tests/kernels/llm_trial.h"
 #include "tests/kernels/trial.h"
 #include "tests/kernels/verify.h"
@@ -641,13 +642,6 @@ static void open_device(struct checker *c, const char *kind)
 	must(device_stream_create(c->device, DEVICE_PRIORITY_NORMAL, &c->stream), "stream");
 }
 
-static uint64_t fresh_seed(void)
-{
-	const char *given = getenv("GPUQ_TEST_SEED");
-
-	return given != NULL ? strtoull(given, NULL, 0) : clock_monotonic_ns() & 0xffffffff;
-}
-
 static int usage(FILE *to)
 {
 	fprintf(to,
@@ -662,24 +656,22 @@ static bool is_plain(const struct op *op)
 	return op == &op_gemv_batched || op == &op_softmax || op == &op_price_vectors;
 }
 
-static bool check_all(struct checker *c, char **names, uint64_t seed, uint64_t trials, bool large)
+struct run {
+	struct checker *checker;
+	uint64_t trials;
+	bool large;
+};
+
+static bool check_op(void *state, const struct op *op)
 {
-	bool ok = true;
+	const struct run *r = state;
 
-	for (; ok && *names != NULL; names++) {
-		const struct op *op = op_find(*names, NULL);
-
-		if (op == NULL) {
-			fprintf(stderr, "check_device: no operator %s\n", *names);
-			return false;
-		}
-		c->is_llm = !is_plain(op);
-		printf("%s: %" PRIu64 "%s, --seed %" PRIu64 "\n", op->name, trials,
-			large ? " times each large shape" : " random calls", seed);
-		fflush(stdout);
-		ok = large ? check_large(c, op, seed, trials) : check_random(c, op, seed, trials);
-	}
-	return ok;
+	r->checker->is_llm = !is_plain(op);
+	printf("%s: %" PRIu64 "%s, --seed %" PRIu64 "\n", op->name, r->trials,
+		r->large ? " times each large shape" : " random calls", check_running.seed);
+	fflush(stdout);
+	return r->large ? check_large(r->checker, op, check_running.seed, r->trials)
+			: check_random(r->checker, op, check_running.seed, r->trials);
 }
 
 int main(int argc, char **argv)
@@ -688,36 +680,36 @@ int main(int argc, char **argv)
 		{"seed", required_argument, NULL, 's'}, {"trials", required_argument, NULL, 'n'},
 		{"large", no_argument, NULL, 'l'}, {"help", no_argument, NULL, 'h'}, {0}};
 	const char *kind = getenv("GPUQ_TEST_DEVICE");
-	uint64_t seed = fresh_seed(), trials = DEFAULT_TRIALS;
 	struct checker c = {0};
-	bool large = false, ok;
-	int option;
+	struct run r = {.checker = &c, .trials = DEFAULT_TRIALS};
+	int option, status;
 
+	check_running.seed = check_fresh_seed();
 	while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
 		if (option == 'd')
 			kind = optarg;
 		else if (option == 's')
-			seed = strtoull(optarg, NULL, 0);
+			check_running.seed = strtoull(optarg, NULL, 0);
 		else if (option == 'n')
-			trials = strtoull(optarg, NULL, 0);
+			r.trials = strtoull(optarg, NULL, 0);
 		else if (option == 'l')
-			large = true;
+			r.large = true;
 		else
 			return usage(option == 'h' ? stdout : stderr);
 	}
 	if (optind == argc)
 		return usage(stderr);
 	if (getenv("GPUQ_TEST_SHORT") != NULL)
-		trials = large ? 1 : trials < SHORT_TRIALS ? trials : SHORT_TRIALS;
+		r.trials = r.large ? 1 : r.trials < SHORT_TRIALS ? r.trials : SHORT_TRIALS;
 	open_device(&c, kind != NULL ? kind : "cpu");
 	open_places(&c);
 	trial_create(&c.trial);
 	llm_trial_create(&c.llm);
-	ok = check_all(&c, argv + optind, seed, trials, large);
+	status = check_operators(argv + optind, check_op, &r);
 	trial_destroy(&c.trial);
 	llm_trial_destroy(&c.llm);
 	device_stream_destroy(c.stream);
 	close_places(&c);
 	device_close(c.device);
-	return ok ? 0 : 1;
+	return status;
 }

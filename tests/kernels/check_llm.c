@@ -9,35 +9,17 @@
  * The seed is printed and is also read from GPUQ_TEST_SEED. Exits with 1 at the first failure.
  */
 #include "kernels/isa.h"
+#include "tests/kernels/check.h"
 #include "tests/kernels/llm_trial.h"
 
 #include <getopt.h>
 #include <inttypes.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
-#include <unistd.h>
 
 #define DEFAULT_TRIALS 3000
 #define MAX_PIECES 5
-
-/* For the report of a fault, which cannot be handed the trial. */
-static const char *running_op;
-static uint64_t running_seed, running_trial;
-
-static void on_fault(int signo)
-{
-	char line[200];
-	const int n = snprintf(line, sizeof(line),
-		"%s: seed %" PRIu64 ", trial %" PRIu64 ", %s: touched memory beside its tensors\n",
-		running_op, running_seed, running_trial, isa_name(isa_selected()));
-
-	if (write(STDERR_FILENO, line, (size_t)n) < 0)
-		_exit(2);
-	_exit(1);
-}
 
 static void print_tensors(const struct op_tensor *specs, const struct tensor *tensors, uint32_t n)
 {
@@ -175,7 +157,7 @@ static bool failed(const struct llm_trial *t, const char *form, const char *what
 	const struct op *op = t->call.op;
 
 	fprintf(stderr, "%s: seed %" PRIu64 ", trial %" PRIu64 ", %s: %s\n ", op->name,
-		running_seed, running_trial, form, what);
+		check_running.seed, check_running.trial, form, what);
 	print_tensors(op->inputs, t->call.in, op->n_inputs);
 	print_tensors(op->outputs, t->call.out, op->n_outputs);
 	fprintf(stderr, "\n");
@@ -184,7 +166,7 @@ static bool failed(const struct llm_trial *t, const char *form, const char *what
 
 static bool check_trial(struct llm_trial *t, const struct op *op)
 {
-	struct random rng = {running_seed + running_trial * 0x2545f4914f6cdd1du};
+	struct random rng = {check_running.seed + check_running.trial * 0x2545f4914f6cdd1du};
 	char what[200];
 
 	llm_trial_fill(t, op, &rng);
@@ -200,58 +182,38 @@ static bool check_trial(struct llm_trial *t, const struct op *op)
 	return true;
 }
 
-static bool check_op(const struct op *op, uint64_t seed, uint64_t trials)
+static bool check_op(void *trials, const struct op *op)
 {
+	const uint64_t count = *(const uint64_t *)trials;
 	struct llm_trial t;
 	bool ok = true;
 
-	running_op = op->name;
-	running_seed = seed;
-	printf("%s: %" PRIu64 " random calls, --seed %" PRIu64 "\n", op->name, trials, seed);
+	printf("%s: %" PRIu64 " random calls, --seed %" PRIu64 "\n", op->name, count,
+		check_running.seed);
 	fflush(stdout);
 	llm_trial_create(&t);
-	for (running_trial = 0; ok && running_trial < trials; running_trial++)
+	for (check_running.trial = 0; ok && check_running.trial < count; check_running.trial++)
 		ok = check_trial(&t, op);
 	llm_trial_destroy(&t);
 	return ok;
-}
-
-static uint64_t fresh_seed(void)
-{
-	const char *given = getenv("GPUQ_TEST_SEED");
-	struct timespec now;
-
-	if (given != NULL)
-		return strtoull(given, NULL, 0);
-	clock_gettime(CLOCK_REALTIME, &now);
-	return ((uint64_t)now.tv_sec << 20 ^ (uint64_t)now.tv_nsec) & 0xffffffff;
 }
 
 int main(int argc, char **argv)
 {
 	static const struct option options[] = {{"seed", required_argument, NULL, 's'},
 		{"trials", required_argument, NULL, 'n'}, {0}};
-	uint64_t seed = fresh_seed(), trials = DEFAULT_TRIALS;
+	uint64_t trials = DEFAULT_TRIALS;
 	int option;
 
+	check_running.seed = check_fresh_seed();
 	while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
 		if (option == 's')
-			seed = strtoull(optarg, NULL, 0);
+			check_running.seed = strtoull(optarg, NULL, 0);
 		else if (option == 'n')
 			trials = strtoull(optarg, NULL, 0);
 		else
 			return 2;
 	}
-	signal(SIGSEGV, on_fault);
-	for (int i = optind; i < argc; i++) {
-		const struct op *op = op_find(argv[i], NULL);
-
-		if (op == NULL) {
-			fprintf(stderr, "check_llm: no operator %s\n", argv[i]);
-			return 2;
-		}
-		if (!check_op(op, seed, trials))
-			return 1;
-	}
-	return 0;
+	check_report_faults();
+	return check_operators(argv + optind, check_op, &trials);
 }

@@ -9,25 +9,19 @@
  * The seed is printed and is also read from GPUQ_TEST_SEED. Exits with 1 at the first failure.
  */
 #include "kernels/isa.h"
+#include "tests/kernels/check.h"
 #include "tests/kernels/time_ops.h"
 #include "tests/kernels/trial.h"
 #include "tests/kernels/verify.h"
 
 #include <getopt.h>
 #include <inttypes.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
-#include <unistd.h>
 
 #define DEFAULT_TRIALS 10000
 #define MAX_PIECES 6
-
-/* For the report of a fault, which cannot be handed the trial. */
-static const char *running_op;
-static uint64_t running_seed, running_trial;
 
 static void print_call(FILE *to, const struct op_call *call)
 {
@@ -42,18 +36,6 @@ static void print_call(FILE *to, const struct op_call *call)
 		fprintf(to, "] at %p;", t->data);
 	}
 	fprintf(to, " %s %s\n", call->op->outputs[0].name, dtype_name(call->out[0].dtype));
-}
-
-static void on_fault(int signo)
-{
-	char line[200];
-	const int n = snprintf(line, sizeof(line),
-		"%s: seed %" PRIu64 ", trial %" PRIu64 ", %s: touched memory beside its tensors\n",
-		running_op, running_seed, running_trial, isa_name(isa_selected()));
-
-	if (write(STDERR_FILENO, line, (size_t)n) < 0)
-		_exit(2);
-	_exit(1);
 }
 
 struct piece {
@@ -155,12 +137,11 @@ static bool check_form(struct trial *t, struct random *rng, char *what, size_t w
 	return false;
 }
 
-static bool check_trial(struct trial *t, const struct op *op, uint64_t seed, uint64_t trial)
+static bool check_trial(struct trial *t, const struct op *op)
 {
-	struct random rng = {seed + trial * 0x2545f4914f6cdd1du};
+	struct random rng = {check_running.seed + check_running.trial * 0x2545f4914f6cdd1du};
 	char what[200];
 
-	running_trial = trial;
 	trial_fill(t, op, &rng);
 	trial_reference(t);
 	for (enum isa isa = ISA_BASE; isa < ISA_COUNT; isa++) {
@@ -170,41 +151,30 @@ static bool check_trial(struct trial *t, const struct op *op, uint64_t seed, uin
 		if (check_form(t, &rng, what, sizeof(what)))
 			continue;
 		fprintf(stderr, "%s: seed %" PRIu64 ", trial %" PRIu64 ", %s: %s\n ", op->name,
-			seed, trial, isa_name(isa), what);
+			check_running.seed, check_running.trial, isa_name(isa), what);
 		print_call(stderr, &t->call);
 		return false;
 	}
 	return true;
 }
 
-static bool check_op(const struct op *op, uint64_t seed, uint64_t trials)
+static bool check_op(void *trials, const struct op *op)
 {
+	const uint64_t count = *(const uint64_t *)trials;
 	struct trial t;
 	bool ok = true;
 
-	running_op = op->name;
-	running_seed = seed;
-	printf("%s: %" PRIu64 " random calls, --seed %" PRIu64 ":", op->name, trials, seed);
+	printf("%s: %" PRIu64 " random calls, --seed %" PRIu64 ":", op->name, count,
+		check_running.seed);
 	for (enum isa isa = ISA_BASE; isa < ISA_COUNT; isa++)
 		printf(" %s%s", isa_supported(isa) ? "" : "no ", isa_name(isa));
 	printf("\n");
 	fflush(stdout);
 	trial_create(&t);
-	for (uint64_t i = 0; ok && i < trials; i++)
-		ok = check_trial(&t, op, seed, i);
+	for (check_running.trial = 0; ok && check_running.trial < count; check_running.trial++)
+		ok = check_trial(&t, op);
 	trial_destroy(&t);
 	return ok;
-}
-
-static uint64_t fresh_seed(void)
-{
-	const char *given = getenv("GPUQ_TEST_SEED");
-	struct timespec now;
-
-	if (given != NULL)
-		return strtoull(given, NULL, 0);
-	clock_gettime(CLOCK_REALTIME, &now);
-	return ((uint64_t)now.tv_sec << 20 ^ (uint64_t)now.tv_nsec) & 0xffffffff;
 }
 
 static int usage(FILE *to)
@@ -220,12 +190,13 @@ int main(int argc, char **argv)
 	static const struct option options[] = {{"seed", required_argument, NULL, 's'},
 		{"trials", required_argument, NULL, 'n'}, {"time", no_argument, NULL, 't'},
 		{"help", no_argument, NULL, 'h'}, {0}};
-	uint64_t seed = fresh_seed(), trials = DEFAULT_TRIALS;
+	uint64_t trials = DEFAULT_TRIALS;
 	int option;
 
+	check_running.seed = check_fresh_seed();
 	while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
 		if (option == 's')
-			seed = strtoull(optarg, NULL, 0);
+			check_running.seed = strtoull(optarg, NULL, 0);
 		else if (option == 'n')
 			trials = strtoull(optarg, NULL, 0);
 		else if (option == 't')
@@ -235,16 +206,6 @@ int main(int argc, char **argv)
 	}
 	if (optind == argc)
 		return usage(stderr);
-	signal(SIGSEGV, on_fault);
-	for (int i = optind; i < argc; i++) {
-		const struct op *op = op_find(argv[i], NULL);
-
-		if (op == NULL) {
-			fprintf(stderr, "check_ops: no operator %s\n", argv[i]);
-			return 2;
-		}
-		if (!check_op(op, seed, trials))
-			return 1;
-	}
-	return 0;
+	check_report_faults();
+	return check_operators(argv + optind, check_op, &trials);
 }
