@@ -181,15 +181,5 @@ V_INLINE void run(
 
 void dot_run(const struct dot_rows *d, const struct dot_out *out, uint64_t count, uint32_t dtype)
 {
-	switch (dtype) {
-	case GPUQ_F32:
-		run(d, out, count, GPUQ_F32);
-		break;
-	case GPUQ_F16:
-		run(d, out, count, GPUQ_F16);
-		break;
-	default:
-		run(d, out, count, GPUQ_BF16);
-		break;
-	}
+	V_WITH_DTYPE(dtype, run(d, out, count, DTYPE));
 }

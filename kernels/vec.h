@@ -311,6 +311,25 @@ V_INLINE uint64_t v_size(uint32_t dtype)
 	return dtype == GPUQ_F32 ? 4 : 2;
 }
 
+/*
+ * Runs a statement in which DTYPE is a dtype, f32, f16 or bf16, as a constant: of what it inlines
+ * there is a form for each, without choices in its loops.
+ */
+#define V_WITH_DTYPE(dtype, statement)                 \
+	do {                                           \
+		switch (dtype) {                       \
+			V_DTYPE_(GPUQ_F32, statement)  \
+			V_DTYPE_(GPUQ_F16, statement)  \
+			V_DTYPE_(GPUQ_BF16, statement) \
+		}                                      \
+	} while (0)
+#define V_DTYPE_(constant, statement)        \
+	case constant: {                     \
+		enum { DTYPE = (constant) }; \
+		statement;                   \
+		break;                       \
+	}
+
 /* VL elements of the dtype at p as floats. */
 V_INLINE vf v_load(const void *p, uint32_t dtype)
 {

@@ -258,15 +258,5 @@ V_INLINE void gemv(const struct op_call *call, uint64_t begin, uint64_t end, uin
 void ISA_PASTE(gemv_batched_cpu, KERNELS_ISA)(
 	const struct op_call *call, uint64_t begin, uint64_t end)
 {
-	switch (call->in[0].dtype) {
-	case GPUQ_F32:
-		gemv(call, begin, end, GPUQ_F32);
-		break;
-	case GPUQ_F16:
-		gemv(call, begin, end, GPUQ_F16);
-		break;
-	default:
-		gemv(call, begin, end, GPUQ_BF16);
-		break;
-	}
+	V_WITH_DTYPE(call->in[0].dtype, gemv(call, begin, end, DTYPE));
 }

@@ -50,17 +50,7 @@ V_INLINE void store_head(const struct append *a, const float *x, uint64_t elemen
 
 static void store_any(const struct append *a, const float *x, uint64_t element)
 {
-	switch (a->call->in[APPEND_CACHE].dtype) {
-	case GPUQ_F32:
-		store_head(a, x, element, GPUQ_F32);
-		break;
-	case GPUQ_F16:
-		store_head(a, x, element, GPUQ_F16);
-		break;
-	default:
-		store_head(a, x, element, GPUQ_BF16);
-		break;
-	}
+	V_WITH_DTYPE(a->call->in[APPEND_CACHE].dtype, store_head(a, x, element, DTYPE));
 }
 
 static void append_row(const struct append *a, struct turns *turns, uint64_t n)

@@ -42,15 +42,6 @@ void ISA_PASTE(rope_cpu, KERNELS_ISA)(const struct op_call *call, uint64_t begin
 {
 	const bool wide = call->out[0].dtype == GPUQ_F32;
 
-	switch (call->in[0].dtype) {
-	case GPUQ_F32:
-		positions(call, begin, end, GPUQ_F32, GPUQ_F32);
-		break;
-	case GPUQ_F16:
-		positions(call, begin, end, GPUQ_F16, wide ? GPUQ_F32 : GPUQ_F16);
-		break;
-	default:
-		positions(call, begin, end, GPUQ_BF16, wide ? GPUQ_F32 : GPUQ_BF16);
-		break;
-	}
+	V_WITH_DTYPE(
+		call->in[0].dtype, positions(call, begin, end, DTYPE, wide ? GPUQ_F32 : DTYPE));
 }

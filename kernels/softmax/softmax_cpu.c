@@ -135,15 +135,5 @@ void ISA_PASTE(softmax_cpu, KERNELS_ISA)(const struct op_call *call, uint64_t be
 {
 	const bool wide = call->out[0].dtype == GPUQ_F32;
 
-	switch (call->in[0].dtype) {
-	case GPUQ_F32:
-		rows(call, begin, end, GPUQ_F32, GPUQ_F32);
-		break;
-	case GPUQ_F16:
-		rows(call, begin, end, GPUQ_F16, wide ? GPUQ_F32 : GPUQ_F16);
-		break;
-	default:
-		rows(call, begin, end, GPUQ_BF16, wide ? GPUQ_F32 : GPUQ_BF16);
-		break;
-	}
+	V_WITH_DTYPE(call->in[0].dtype, rows(call, begin, end, DTYPE, wide ? GPUQ_F32 : DTYPE));
 }

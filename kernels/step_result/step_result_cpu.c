@@ -226,15 +226,5 @@ V_INLINE void rows(const struct op_call *call, uint64_t begin, uint64_t end, uin
 void ISA_PASTE(step_result_cpu, KERNELS_ISA)(
 	const struct op_call *call, uint64_t begin, uint64_t end)
 {
-	switch (call->in[STEP_LOGITS].dtype) {
-	case GPUQ_F32:
-		rows(call, begin, end, GPUQ_F32);
-		break;
-	case GPUQ_F16:
-		rows(call, begin, end, GPUQ_F16);
-		break;
-	default:
-		rows(call, begin, end, GPUQ_BF16);
-		break;
-	}
+	V_WITH_DTYPE(call->in[STEP_LOGITS].dtype, rows(call, begin, end, DTYPE));
 }
