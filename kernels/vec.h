@@ -27,9 +27,14 @@
 
 /*
  * Before a loop over registers: unrolled completely, or the array that they are would be memory.
- * V_ROLLED is for a loop whose unrolling would only make the code large.
+ * V_ROLLED is for a loop whose unrolling would only make the code large. KERNELS_ROLLED is for
+ * sanitizers: what they add to each access takes minutes to compile when every loop is unrolled,
+ * and checks the same accesses when none is.
  */
-#ifdef __clang__
+#if defined(KERNELS_ROLLED)
+#define V_UNROLL
+#define V_ROLLED
+#elif defined(__clang__)
 #define V_UNROLL _Pragma("clang loop unroll(full)")
 #define V_ROLLED _Pragma("clang loop unroll(disable)")
 #else
