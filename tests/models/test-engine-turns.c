@@ -81,7 +81,7 @@ static void chunks_keep_the_pace_of_decoding(void **state)
 static struct ask *step_at_the_gate(struct engine_session *s)
 {
 	static const int32_t token = 3;
-	const uint64_t seen = fake_seen.steps;
+	const uint64_t seen = shm_load_acquire(&fake_seen.steps);
 	struct ask *a = ask_step(s, &token, 1, 1);
 
 	rig_gate(1);
@@ -249,7 +249,7 @@ static void who_waits_for_room_costs_nothing(void **state)
 		rig_turn(rig);
 	assert_int_equal(copied[0], 1);
 	fake_count(rig->engine->tokens, 70, 1);
-	const uint64_t steps = fake_seen.steps;
+	const uint64_t steps = shm_load_acquire(&fake_seen.steps);
 	rig_await_steps(rig, steps + 20);
 	assert_false(a->done);
 	assert_int_equal(copied[0], 70);
