@@ -696,6 +696,7 @@ static int start_models(struct link *l, struct clock_line clock)
 		.kv_blocks_per_client = l->start.kv_blocks_per_client,
 		.kv_blocks_per_user = l->start.kv_blocks_per_user,
 		.kv_bucket = l->start.kv_bucket,
+		.few_shapes = !is_cpu(l),
 		.prefill_chunk = l->start.prefill_chunk,
 	};
 

@@ -115,6 +115,7 @@ static int make_engine(struct models *m, struct known_model *k)
 		.max_batch = BATCH,
 		.chunk_tokens = m->o.prefill_chunk,
 		.bucket_tokens = m->o.kv_bucket,
+		.few_shapes = m->o.few_shapes,
 		.gather_percent = GATHER_PERCENT,
 		.pace_percent = PACE_PERCENT,
 	};

@@ -54,6 +54,7 @@ struct models_options {
 	uint32_t max_models, max_clients, max_sessions;
 	uint64_t kv_bytes;
 	uint32_t kv_blocks_per_client, kv_blocks_per_user, kv_bucket, prefill_chunk;
+	bool few_shapes; /* see models/engine.h */
 };
 
 struct models;

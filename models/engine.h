@@ -20,9 +20,11 @@
  * ENGINE_MAX_PASSED_OVER steps of others.
  *
  * Shapes: numbers of tokens, sessions and rows are exact; contexts are rounded up to multiples of
- * bucket_tokens, which makes graphs repeat. A step whose shape is not captured is launched kernel
- * by kernel; after a decode step, captures of the next batch size and the next bucket are wished
- * for.
+ * bucket_tokens, which makes graphs repeat. Where captures are dear (few_shapes) decode steps are
+ * for 1, 2, 3, 4, 6, 8, 12, 16, 24, .. sessions, of which the last may be nobody's, and contexts of
+ * more than eight buckets have four lengths for each doubling. A step whose shape is not captured
+ * is launched kernel by kernel; after a decode step, captures of the next batch size and the next
+ * bucket are wished for.
  *
  * KV blocks (kv.h). Equal openings of sessions of one salt are computed once. When blocks run out,
  * idle sessions lose theirs, then those whose request came later or is of lower priority; what was
@@ -87,13 +89,14 @@ struct engine_options {
 	uint32_t max_batch;	  /* 1 .. ENGINE_MAX_BATCH */
 	uint32_t chunk_tokens;	  /* at least 1; 256 is usual */
 	uint32_t bucket_tokens;	  /* at least 1: graphs of exact lengths; 64 is usual */
+	bool few_shapes;	  /* rather than exact ones: see above */
 	uint32_t gather_percent;  /* 10 is usual */
 	uint32_t pace_percent;	  /* 200 is usual; 0: chunks have chunk_tokens in any case */
 };
 
 /*
  * What makes the shape of a step: see enum model_input. A step's context is rounded up to
- * bucket_tokens, and ids to a power of two.
+ * bucket_tokens, and ids to a power of two; see few_shapes.
  */
 struct engine_shape {
 	enum model_step kind;
@@ -252,6 +255,12 @@ bool engine_busy(const struct engine *engine);
  * wake_fd, or a new request can change anything.
  */
 uint64_t engine_wake_ns(const struct engine *engine);
+
+/*
+ * When the step that runs is likely to end, by how long the last of its kind took; UINT64_MAX when
+ * none runs, or that is not known.
+ */
+uint64_t engine_due_ns(const struct engine *engine);
 
 /* The device has failed: everything ends with -GPUQ_EDEVICE, and nothing is taken any more. */
 void engine_fail(struct engine *engine);

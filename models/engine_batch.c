@@ -255,8 +255,10 @@ static void finish_shape(struct engine *e)
 		if (r->kind == ENGINE_STEP && r->n_ids > ids)
 			ids = r->n_ids;
 	}
+	step->n_tokens = step->shape.tokens;
 	step->shape.sessions = step->n_parts;
 	step->shape.rows = step->n_rows > 0 ? step->n_rows : 1;
+	step->is_plain = engine_round_sessions(e, &step->shape);
 	step->shape.context = engine_context(e, tokens);
 	step->shape.ids = engine_ids(ids);
 }
@@ -307,6 +309,18 @@ static void fill_row(struct engine *e, const struct engine_session *s, uint32_t 
 		b->ids[row * n_ids + i] = i < r->n_ids ? s->ids[i] : -1;
 }
 
+/* A token that is written to block 0, and its answer. */
+static void fill_nobody(struct engine_buffers *b, uint32_t at, uint32_t columns, uint32_t n_ids)
+{
+	b->tokens[at] = b->positions[at] = 0;
+	b->rows[at] = b->last[at] = (int32_t)at;
+	b->temperatures[at] = 1;
+	b->seeds[2 * at] = b->seeds[2 * at + 1] = 0;
+	memset(b->table + (uint64_t)at * columns, 0, columns * sizeof(*b->table));
+	for (uint32_t i = 0; i < n_ids; i++)
+		b->ids[at * n_ids + i] = -1;
+}
+
 static void fill(struct engine *e)
 {
 	const struct engine_step *step = &e->step;
@@ -327,6 +341,8 @@ static void fill(struct engine *e)
 				part->first + skipped + j);
 		at += part->n_tokens;
 	}
+	for (; at < step->shape.tokens; at++)
+		fill_nobody(&e->buffers, at, columns, step->shape.ids);
 }
 
 static uint32_t priority_of(const struct engine_step *step)
@@ -455,7 +471,7 @@ static void launched(struct engine *e)
 	e->last_was_decode = step->is_decode;
 	e->n_steps++;
 	e->stats.steps[shape->kind]++;
-	e->stats.computed_tokens += shape->tokens;
+	e->stats.computed_tokens += step->n_tokens;
 	turn->served[step->is_decode] = e->n_steps;
 	if (step->is_decode) {
 		turn->steps++;
@@ -471,7 +487,7 @@ static void launched(struct engine *e)
 		s->decode_kind = shape->kind;
 		s->decode_step = step->is_decode ? turn->steps : 0;
 	}
-	if (shape->tokens == shape->sessions && shape->tokens == step->n_rows)
+	if (step->is_plain)
 		engine_wish_next(e, shape, step->work.priority);
 }
 
@@ -544,7 +560,7 @@ static void measure(struct engine *e, uint64_t now_ns)
 	struct engine_turn *turn = &e->turns[step->shape.kind];
 
 	if (!step->is_decode) {
-		e->token_ns = took_ns / step->shape.tokens + 1;
+		e->token_ns = took_ns / step->n_tokens + 1;
 		hist_add(e->stats.chunk_hist, HIST_STATS_BITS, took_ns);
 		return;
 	}

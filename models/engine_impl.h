@@ -74,7 +74,8 @@ struct engine_step {
 	bool is_decode;
 	struct engine_shape shape;
 	struct engine_part parts[ENGINE_MAX_BATCH];
-	uint32_t n_parts, n_rows; /* shape.rows is at least 1 */
+	uint32_t n_parts, n_rows, n_tokens; /* the shape may have more */
+	bool is_plain;			    /* a token and an answer each */
 	struct kv_copy copies[ENGINE_MAX_BATCH];
 	uint32_t n_copies;
 	uint64_t looked_up; /* tokens, in the cache */
@@ -259,6 +260,12 @@ void engine_buffers_destroy(struct engine *e);
 
 /* The context of a shape for sequences of so many tokens. */
 uint32_t engine_context(const struct engine *e, uint32_t tokens);
+
+/*
+ * Whether each session of the shape has a token and an answer. Then there may be more of them
+ * afterwards.
+ */
+bool engine_round_sessions(const struct engine *e, struct engine_shape *s);
 uint32_t engine_table_columns(uint32_t context);
 
 /* The ids of a shape for rows that name so many: some more or less do not make another shape. */

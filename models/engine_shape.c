@@ -8,6 +8,7 @@
 #include <time.h>
 
 #define ALIGN 256u
+#define FEW_BUCKETS 8u	     /* of one length; longer ones beyond */
 #define COMPLETION_WISHES 3u /* the first; before them: the step, copies of blocks and of rows */
 
 static uint64_t round_up(uint64_t n, uint64_t to)
@@ -85,10 +86,35 @@ void engine_buffers_destroy(struct engine *e)
 
 uint32_t engine_context(const struct engine *e, uint32_t tokens)
 {
-	const uint64_t context = round_up(tokens, e->options.bucket_tokens);
 	const uint64_t most = (uint64_t)e->max_blocks * KV_BLOCK_TOKENS;
+	uint64_t bucket = e->options.bucket_tokens, context;
 
+	/* Buckets of one token are wanted as they are. */
+	while (e->options.few_shapes && bucket > 1 && tokens > FEW_BUCKETS * bucket)
+		bucket *= 2;
+	context = round_up(tokens, bucket);
 	return (uint32_t)(context < most ? context : most);
+}
+
+static uint32_t round_sessions(const struct engine *e, uint32_t sessions)
+{
+	uint32_t n = 1;
+
+	if (!e->options.few_shapes)
+		return sessions;
+	while (n < sessions)
+		n *= 2;
+	if (n >= 4 && sessions <= n / 4 * 3)
+		n = n / 4 * 3;
+	return n < e->options.max_batch ? n : e->options.max_batch;
+}
+
+bool engine_round_sessions(const struct engine *e, struct engine_shape *s)
+{
+	if (s->tokens != s->sessions || s->tokens != s->rows)
+		return false;
+	s->tokens = s->sessions = s->rows = round_sessions(e, s->sessions);
+	return true;
 }
 
 uint32_t engine_table_columns(uint32_t context)
@@ -204,6 +230,7 @@ int engine_precapture_init(const struct engine *e, const struct engine_shape *s,
 	*ret_bad = find_bad(e, s);
 	if (*ret_bad < SHAPE_MEMBERS)
 		return -GPUQ_EPARAM;
+	engine_round_sessions(e, &shape);
 	shape.context = engine_context(e, s->context);
 	shape.ids = engine_ids(s->ids);
 	engine_call_init(e, &shape, ret_call);
@@ -252,8 +279,8 @@ void engine_wish_next(struct engine *e, const struct engine_shape *shape, uint32
 	longer.context = engine_context(e, shape->context + 1);
 	if (longer.context > shape->context)
 		wish(e, &longer, priority);
-	more.tokens = more.sessions = more.rows = shape->rows + 1;
-	if (more.rows <= e->options.max_batch)
+	more.tokens = more.sessions = more.rows = round_sessions(e, shape->rows + 1);
+	if (more.rows > shape->rows)
 		wish(e, &more, priority);
 }
 

@@ -44,7 +44,8 @@ struct way {
 	uint32_t piece; /* tokens of a request */
 	uint32_t neighbours;
 	uint32_t opening; /* so many tokens are there already, without answers */
-	bool bully;	  /* between two pieces another session takes all blocks */
+	bool few_shapes;
+	bool bully; /* between two pieces another session takes all blocks */
 };
 
 static const struct way ways[] = {
@@ -56,6 +57,12 @@ static const struct way ways[] = {
 		.bucket_tokens = 64,
 		.piece = 1,
 		.neighbours = NEIGHBOURS},
+	{.name = "beside others in few shapes",
+		.chunk_tokens = 64,
+		.bucket_tokens = 16,
+		.piece = 1,
+		.neighbours = NEIGHBOURS,
+		.few_shapes = true},
 	{.name = "in pieces beside others",
 		.chunk_tokens = 33,
 		.bucket_tokens = 1,
@@ -100,6 +107,7 @@ static void start(struct setting *s, const struct way *way)
 		.max_batch = 16,
 		.chunk_tokens = way->chunk_tokens,
 		.bucket_tokens = way->bucket_tokens,
+		.few_shapes = way->few_shapes,
 		.gather_percent = 50,
 	};
 

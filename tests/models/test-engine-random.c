@@ -253,13 +253,15 @@ static void operate(uint32_t i)
 		assert_int_equal(engine_session_tokens(t->session), t->n);
 }
 
-static void thousands_of_operations(void **state)
+static void operations_with(bool few_shapes)
 {
 	const uint32_t n = OPERATIONS / harness_slowness();
 	struct engine_stats stats;
 
 	rig = engine_rig_prepare(BLOCKS, NULL);
 	rig->options.pace_percent = 200;
+	rig->options.few_shapes = few_shapes;
+	rig->options.max_batch = few_shapes ? 8 : rig->options.max_batch;
 	engine_rig_start(rig);
 	for (uint32_t i = 0; i < CLIENTS; i++)
 		clients[i].max_blocks = i == 0 ? UINT32_MAX : 15 + 8 * i;
@@ -286,9 +288,22 @@ static void thousands_of_operations(void **state)
 	engine_rig_free(rig);
 }
 
+static void thousands_of_operations(void **state)
+{
+	operations_with(false);
+}
+
+static void the_same_with_few_shapes(void **state)
+{
+	operations_with(true);
+}
+
 int main(void)
 {
-	static const struct harness_test tests[] = {HARNESS_TEST_LONG(thousands_of_operations, 60)};
+	static const struct harness_test tests[] = {
+		HARNESS_TEST_LONG(thousands_of_operations, 60),
+		HARNESS_TEST_LONG(the_same_with_few_shapes, 60),
+	};
 
-	return harness_run("models-engine-random", tests, 1);
+	return harness_run("models-engine-random", tests, sizeof(tests) / sizeof(tests[0]));
 }

@@ -151,6 +151,46 @@ static void sessions_share_a_step(void **state)
 	engine_rig_free(rig);
 }
 
+/* Five sessions in a step that six share, which is nobody's sixth. */
+static void steps_of_few_shapes(void **state)
+{
+	struct engine_rig *rig = engine_rig_prepare(64, NULL);
+	struct engine_session *s[6];
+	struct ask *a[6];
+	int32_t text[FAKE_MAX_TEXT], token = 5;
+
+	rig->options.few_shapes = true;
+	rig->options.max_batch = 7;
+	engine_rig_start(rig);
+	for (uint32_t i = 0; i < 6; i++) {
+		s[i] = rig_session(rig);
+		a[i] = ask_step(s[i], &token, 1, 1);
+	}
+	rig_gate(1);
+	ask_submit(rig, a[0]);
+	rig_await_steps(rig, 1);
+	for (uint32_t i = 1; i < 6; i++)
+		ask_submit(rig, a[i]);
+	rig_gate(0);
+	rig_await_steps(rig, 2);
+	assert_int_equal(fake_seen.sessions, 6);
+	assert_int_equal(fake_seen.tokens, 6);
+	assert_int_equal(fake_seen.rows, 6);
+	for (uint32_t i = 0; i < 6; i++) {
+		assert_int_equal(ask_await(rig, a[i]), 0);
+		assert_int_equal(ask_check(a[i], text, 0), 1);
+		ask_free(a[i]);
+	}
+	assert_int_equal(stats_of(rig).computed_tokens, 6);
+	/* Of 16 tokens there would be nine buckets. */
+	text[0] = token;
+	(void)rig_advance(rig, s[0], text, 1, 8 * 16);
+	assert_int_equal(fake_seen.context, 10 * 16);
+	for (uint32_t i = 0; i < 6; i++)
+		engine_session_close(s[i]);
+	engine_rig_free(rig);
+}
+
 /* All kinds, chunks and long drafts at once; each gets its own. */
 static void mixed_work_side_by_side(void **state)
 {
@@ -772,6 +812,7 @@ int main(void)
 		HARNESS_TEST(generated_in_parts_or_at_once),
 		HARNESS_TEST(generation_stops_at_the_end_of_a_text),
 		HARNESS_TEST(sessions_share_a_step),
+		HARNESS_TEST(steps_of_few_shapes),
 		HARNESS_TEST(mixed_work_side_by_side),
 		HARNESS_TEST(those_of_the_last_step_are_awaited),
 		HARNESS_TEST(latecomers_are_forgotten),
