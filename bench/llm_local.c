@@ -20,6 +20,7 @@
 #define SCRATCH_BYTES (64u << 20)
 #define LANES 2u
 #define SPIN_NS 50000u /* as gpuqd polls before it sleeps */
+#define DUE_NS 250000u
 
 struct llm_local {
 	struct bench *b;
@@ -155,15 +156,30 @@ int llm_local_restart(struct llm_local *l)
 	return engine_session_open(l->engine, &l->client, 0, &l->session);
 }
 
-/* Sleeps until the device rings, as dispatch does when it has polled for a while. */
+/*
+ * How long to sleep for the device to ring, as dispatch does when it has polled for a while; 0: a
+ * step is about to end.
+ */
+static int sleep_ms(const struct llm_local *l)
+{
+	const uint64_t due_ns = engine_due_ns(l->engine), now_ns = clock_now_ns(&l->b->clock);
+
+	if (due_ns == UINT64_MAX || now_ns >= due_ns + DUE_NS)
+		return 10;
+	return now_ns + DUE_NS >= due_ns ? 0 : (int)((due_ns - DUE_NS - now_ns) / 1000000);
+}
+
 static void await_ring(struct llm_local *l)
 {
 	struct pollfd p = {.fd = l->wake_fd, .events = POLLIN};
+	const int ms = sleep_ms(l);
 	uint64_t count;
 
+	if (ms == 0)
+		return;
 	device_sleep_prepare(l->device, true);
 	if (!engine_poll(l->engine) && engine_wake_ns(l->engine) == UINT64_MAX)
-		(void)poll(&p, 1, 10);
+		(void)poll(&p, 1, ms);
 	device_sleep_prepare(l->device, false);
 	if (read(l->wake_fd, &count, sizeof(count)) < 0)
 		return; /* it had not rung */

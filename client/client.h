@@ -113,8 +113,9 @@ struct gpuq_channel {
 	uint32_t device, spin_cpus;
 	uint32_t id, generation;
 	uint64_t rescues;
-	struct wait wait; /* the lengths of its stages, and what it has learned */
-	void *segment;	  /* a page of our own lies before it: see notice.c */
+	struct wait wait;  /* the lengths of its stages, and what it has learned */
+	uint64_t usual_ns; /* how long the last wait took that was too long for them; 0: none yet */
+	void *segment;	   /* a page of our own lies before it: see notice.c */
 	uint64_t segment_bytes;
 	bool noticed; /* a thread of ours holds its word */
 	uint8_t *arena_base;

@@ -15,6 +15,12 @@
  */
 #define SPIN_NS 30000ull
 #define YIELD_NS 60000ull
+/*
+ * Waits in a row are often of one length: for the steps of a language model, say. Where the last
+ * long one ended this one is likely to end too, and the time around it is spent awake if there is
+ * a CPU for that: a timer and a bell are late by up to 100 us each.
+ */
+#define DUE_NS 150000ull
 /* A sleeper looks again after this, in case its bell was lost. */
 #define SLICE_NS (200 * NS_PER_MS)
 /* A bell that is merely late rings within this: its ringer was off the CPU. */
@@ -97,10 +103,11 @@ static void check_rescue(struct gpuq_channel *ch)
 }
 
 /*
- * Sleeps until the bell rings, `ns` at most. The bell is silenced before the next sleep and not
+ * Sleeps until the bell rings, `ns` at most; `early`: what is waited for goes on being waited for
+ * awake then. The bell is silenced before the next sleep and not
  * after this one: nothing must stand between waking up and the completion.
  */
-static void doze(struct gpuq_channel *ch, uint64_t ns)
+static void doze(struct gpuq_channel *ch, uint64_t ns, bool early)
 {
 	const struct timespec slice = {
 		.tv_sec = (time_t)(ns / NS_PER_S),
@@ -115,7 +122,9 @@ static void doze(struct gpuq_channel *ch, uint64_t ns)
 	if (ring_sleep_prepare(&ch->cq, 1) != 0 || channel_gone(ch))
 		return;
 	int r = ppoll(&p, 1, &slice, NULL);
-	if (r == 0)
+	if (r == 0 && early)
+		ch->bell_rung = true; /* it may, while nobody sleeps */
+	else if (r == 0)
 		check_rescue(ch);
 	else if (r > 0 && (p.revents & POLLIN) != 0)
 		ch->bell_rung = true;
@@ -145,11 +154,20 @@ static uint64_t shorter(uint64_t a_ns, uint64_t b_ns)
 	return a_ns < b_ns ? a_ns : b_ns;
 }
 
+/* How long to sleep for what is likely to come about when the last long wait ended; 0: not now. */
+static uint64_t doze_ns(const struct gpuq_channel *ch, uint64_t waited_ns)
+{
+	if (ch->usual_ns == 0 || waited_ns >= ch->usual_ns + DUE_NS || !may_spin(ch))
+		return SLICE_NS;
+	return waited_ns + DUE_NS < ch->usual_ns ? ch->usual_ns - DUE_NS - waited_ns : 0;
+}
+
 /* Waits until it is worth a look. 0 or -ETIMEDOUT. */
 static int wait_until(struct gpuq_channel *ch, const struct timer *t)
 {
 	uint64_t spin_ns = shorter(SPIN_NS, t->timeout_ns);
 	struct wait *w = &ch->wait;
+	bool is_long = false;
 
 	wait_reset(w);
 	w->spin_ns = spin_ns;
@@ -161,8 +179,13 @@ static int wait_until(struct gpuq_channel *ch, const struct timer *t)
 		if (left_ns == 0)
 			return fail_plain(-ETIMEDOUT,
 				"nothing completed in time; everything stays in flight");
-		doze(ch, shorter(left_ns, SLICE_NS));
+		const uint64_t ns = doze_ns(ch, t->timeout_ns - left_ns);
+		is_long = true;
+		if (ns > 0)
+			doze(ch, shorter(left_ns, ns), ns < SLICE_NS);
 	}
+	if (is_long)
+		ch->usual_ns = t->timeout_ns - timer_left_ns(ch, t);
 	wait_done(w);
 	return 0;
 }

@@ -25,6 +25,7 @@
 #define PARK_NS 1000000u     /* an idle channel stays in the scan this long */
 #define KEEP_ACTIVE 4u	     /* so few channels stay in it until dispatch sleeps */
 #define YIELD_NS 100000u     /* yields this long after spinning, before it sleeps */
+#define DUE_NS 250000u	     /* a step that ends so soon is waited for awake */
 #define RESCUE_NS 100000000u /* between two rescue polls, asleep or not */
 #define EXPIRE_NS 1000000u   /* between two looks for deadlines that have passed */
 #define HINT_NS 1000000000u  /* a hint that is not proved by then was none */
@@ -101,7 +102,7 @@ static void wait_no_more(struct dispatch *d, struct channel *ch)
 	ch->waiting = false;
 }
 
-static void activate(struct dispatch *d, struct channel *ch, uint64_t now_ns)
+void dispatch_activate(struct dispatch *d, struct channel *ch, uint64_t now_ns)
 {
 	ch->suspect = false;
 	/* Whether it still is shows when it is looked at; it is not parked before that. */
@@ -164,7 +165,7 @@ static void let_go(struct dispatch *d, struct channel *ch, uint64_t now_ns)
 	slot_hold_queue(d, ch, false);
 	shm_store_relaxed(&ch->stats->held_ns, 0);
 	shm_count(&d->stats->false_hints, 1);
-	activate(d, ch, now_ns);
+	dispatch_activate(d, ch, now_ns);
 }
 
 /*
@@ -225,7 +226,7 @@ static void on_add(struct dispatch *d, struct channel *ch, bool recover)
 	d->n_channels++;
 	ch->drain_at = ch->sq.cons;
 	/* Its doorbell may have rung before it was watched: it starts in the scan. */
-	activate(d, ch, clock_now_ns(&d->o.clock));
+	dispatch_activate(d, ch, clock_now_ns(&d->o.clock));
 	tell(d, DISPATCH_ADDED, ch);
 	if (ch->state == CHANNEL_POISONED)
 		poison(d, ch);
@@ -283,7 +284,7 @@ static void on_drain(struct dispatch *d)
 		if (ch == NULL)
 			continue;
 		ch->drain_at = ring_refresh(&ch->sq) > 0 ? ch->sq.prod : ch->sq.cons;
-		activate(d, ch, now_ns);
+		dispatch_activate(d, ch, now_ns);
 	}
 }
 
@@ -366,7 +367,7 @@ static void after_slots_freed(struct dispatch *d)
 	for (; ch != NULL; ch = next) {
 		next = TAILQ_NEXT(ch, wait_link);
 		if (ch->state == CHANNEL_OPEN)
-			activate(d, ch, now_ns);
+			dispatch_activate(d, ch, now_ns);
 		else if (ch->in_flight == 0)
 			finish_removal(d, ch);
 	}
@@ -406,7 +407,7 @@ static void take_doorbells(struct dispatch *d, int timeout_ms)
 		}
 		struct channel *ch = d->channels[events[i].data.u64];
 		if (ch != NULL)
-			activate(d, ch, now_ns);
+			dispatch_activate(d, ch, now_ns);
 		shm_count(&d->stats->doorbells, 1);
 	}
 }
@@ -454,11 +455,11 @@ static void rescue(struct dispatch *d, uint64_t now_ns)
 		if (r == 0) {
 			ch->suspect = false;
 		} else if (ch->blocked || r < 0) {
-			activate(d, ch, now_ns);
+			dispatch_activate(d, ch, now_ns);
 		} else if (ch->suspect) {
 			shm_count(&d->stats->rescues, 1);
 			shm_count(&ch->stats->rescues, 1);
-			activate(d, ch, now_ns);
+			dispatch_activate(d, ch, now_ns);
 		} else {
 			ch->suspect = true;
 		}
@@ -506,23 +507,45 @@ static bool anything_done(struct dispatch *d)
 		(d->n_stepping > 0 && model_run(d));
 }
 
-/* How long there is nothing to do that rings no bell. */
-static int sleep_ms(const struct dispatch *d)
+/*
+ * A step is likely to end within the time that falling asleep, the device's bell and being woken
+ * take together. One that is late is waited for asleep.
+ */
+static bool is_due(const struct dispatch *d)
+{
+	const uint64_t due_ns = d->n_stepping > 0 ? model_due_ns(d) : UINT64_MAX;
+	const uint64_t now_ns = due_ns == UINT64_MAX ? 0 : clock_now_ns(&d->o.clock);
+
+	return due_ns != UINT64_MAX && now_ns + DUE_NS >= due_ns && now_ns < due_ns + DUE_NS;
+}
+
+/* Until when a step can be waited for asleep; UINT64_MAX: for as long as it takes. */
+static uint64_t doze_end_ns(const struct dispatch *d, uint64_t now_ns)
+{
+	const uint64_t due_ns = model_due_ns(d);
+
+	return due_ns == UINT64_MAX || due_ns < now_ns + DUE_NS ? UINT64_MAX : due_ns - DUE_NS;
+}
+
+/* How long there is nothing to do that rings no bell, or whose bell would come late. */
+static int sleep_ms(const struct dispatch *d, bool may_watch)
 {
 	static const uint64_t naps_ns[NAPS + 1] = {1000000u, 3000000u, RESCUE_NS};
 	uint64_t most_ns = d->n_deadlines > 0 ? EXPIRE_NS : naps_ns[d->naps];
 	uint64_t wake_ns = d->n_stepping > 0 ? model_wake_ns(d) : UINT64_MAX;
-	uint64_t now_ns = wake_ns == UINT64_MAX ? 0 : clock_now_ns(&d->o.clock);
+	uint64_t now_ns = d->n_stepping > 0 ? clock_now_ns(&d->o.clock) : 0;
 
+	if (may_watch && d->n_stepping > 0 && doze_end_ns(d, now_ns) < wake_ns)
+		wake_ns = doze_end_ns(d, now_ns);
 	if (wake_ns <= now_ns)
 		return 0;
 	return (int)((wake_ns - now_ns < most_ns ? wake_ns - now_ns : most_ns) / 1000000);
 }
 
-static void sleep_until_wanted(struct dispatch *d)
+static void sleep_until_wanted(struct dispatch *d, bool may_watch)
 {
 	/* A gather window is over sooner than falling asleep takes. */
-	if (sleep_ms(d) == 0)
+	if (sleep_ms(d, may_watch) == 0)
 		return;
 	while (d->n_active > 0) {
 		if (!park(d, d->n_active - 1))
@@ -535,7 +558,7 @@ static void sleep_until_wanted(struct dispatch *d)
 	device_sleep_prepare(d->o.device, true);
 	if (!anything_done(d)) {
 		shm_count(&d->stats->sleeps, 1);
-		take_doorbells(d, sleep_ms(d));
+		take_doorbells(d, sleep_ms(d, may_watch));
 	}
 	device_sleep_prepare(d->o.device, false);
 	if (d->naps < NAPS) {
@@ -593,8 +616,11 @@ static void *dispatch_main(void *arg)
 			continue;
 		}
 		bool may_spin = shm_load_relaxed_u32(&d->page->runnable) <= d->cpus;
+		bool may_watch = may_spin && d->o.poll_us > 0;
 		if (!wait_round(&wait, may_spin, &d->o.clock)) {
-			sleep_until_wanted(d);
+			if (may_watch && is_due(d))
+				continue;
+			sleep_until_wanted(d, may_watch);
 			wait_reset(&wait);
 		}
 	}

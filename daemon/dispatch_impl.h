@@ -121,6 +121,9 @@ void dispatch_tell_pipeline(struct dispatch *d, struct known_pipeline *pipeline)
 void dispatch_tell_model(
 	struct dispatch *d, struct known_model *model, enum dispatch_event_type type);
 
+/* Looks at its queue in each round from now on, until it has been idle for a while. */
+void dispatch_activate(struct dispatch *d, struct channel *ch, uint64_t now_ns);
+
 /*
  * The channel's client has ended, it seems: until that is proved, or for a second, nothing of it
  * is taken or started.
@@ -220,6 +223,9 @@ bool model_run(struct dispatch *d);
 
 /* When model_run() may have something to do that rings no bell; UINT64_MAX: never. */
 uint64_t model_wake_ns(const struct dispatch *d);
+
+/* When the first of the steps on the device is likely to end; see engine_due_ns(). */
+uint64_t model_due_ns(const struct dispatch *d);
 
 /* The channel ends: what its sessions have comes back. */
 void model_sessions_close(struct dispatch *d, struct channel *ch);

@@ -363,16 +363,27 @@ bool model_run(struct dispatch *d)
 	return progress;
 }
 
-uint64_t model_wake_ns(const struct dispatch *d)
+static uint64_t earliest_ns(
+	const struct dispatch *d, uint64_t (*moment_ns)(const struct engine *engine))
 {
 	const struct known_model *m;
-	uint64_t wake_ns = UINT64_MAX;
+	uint64_t earliest_ns = UINT64_MAX;
 
 	TAILQ_FOREACH (m, &d->serving, polled) {
-		uint64_t at_ns = m->in_flight > 0 ? engine_wake_ns(m->engine) : UINT64_MAX;
-		wake_ns = at_ns < wake_ns ? at_ns : wake_ns;
+		uint64_t at_ns = m->in_flight > 0 ? moment_ns(m->engine) : UINT64_MAX;
+		earliest_ns = at_ns < earliest_ns ? at_ns : earliest_ns;
 	}
-	return wake_ns;
+	return earliest_ns;
+}
+
+uint64_t model_wake_ns(const struct dispatch *d)
+{
+	return earliest_ns(d, engine_wake_ns);
+}
+
+uint64_t model_due_ns(const struct dispatch *d)
+{
+	return earliest_ns(d, engine_due_ns);
 }
 
 /* --- Models -------------------------------------------------------------------------------- */

@@ -141,6 +141,9 @@ static void slot_complete(
 		slot->ledger->cq_at = ch->cq.prod;
 		channel_post(ch, &cqe);
 		channel_flush(ch);
+		/* Who is answered is likely to go on at once, sooner than a doorbell is heard. */
+		if (!ch->active)
+			dispatch_activate(d, ch, clock_now_ns(&d->o.clock));
 	}
 	if (!slot->capture && slot->kind != SLOT_SESSION)
 		count_operator(d, ch, slot->call.op, status, cqe.queued_ns, cqe.executed_ns);

@@ -188,6 +188,16 @@ static bool is_stuck(const struct engine_copying *c)
 	return c->count > 0 && !c->signaled;
 }
 
+uint64_t engine_due_ns(const struct engine *e)
+{
+	const struct engine_step *step = &e->step;
+	const uint64_t likely_ns =
+		step->is_decode ? e->turns[step->shape.kind].took_ns : e->token_ns * step->n_tokens;
+
+	return step->state != STEP_RUNNING || likely_ns == 0 ? UINT64_MAX
+							     : step->started_ns + likely_ns;
+}
+
 uint64_t engine_wake_ns(const struct engine *e)
 {
 	const enum engine_step_state state = e->step.state;

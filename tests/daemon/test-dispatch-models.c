@@ -205,6 +205,11 @@ struct engine_request *engine_take_done(struct engine *e)
 	return take(&e->done);
 }
 
+uint64_t engine_due_ns(const struct engine *e)
+{
+	return UINT64_MAX;
+}
+
 uint64_t engine_wake_ns(const struct engine *e)
 {
 	return UINT64_MAX;

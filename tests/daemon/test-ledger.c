@@ -228,6 +228,10 @@ struct engine_request *engine_take_done(struct engine *engine)
 	return NULL;
 }
 
+uint64_t engine_due_ns(const struct engine *e)
+{
+	return UINT64_MAX;
+}
 uint64_t engine_wake_ns(const struct engine *engine)
 {
 	return UINT64_MAX;
