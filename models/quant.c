@@ -2,10 +2,15 @@
 /* quant.c: the loops are plain ones over small arrays, so that the compiler vectorises them. */
 #include "models/quant.h"
 
+#include "device/tensor.h"
 #include "kernels/element.h"
+
+#include <assert.h>
+#include <pthread.h>
 
 #define CHUNK 1024u /* elements that stay in the first cache between the passes */
 #define LEAST 0x1p-100f
+#define LEAST_SHARE 65536u /* elements for which a thread is worth its start */
 #define INFINITE_BITS 0x7f800000u
 /* Adding it leaves the sum's last bit with weight 1: rounding to a whole number, ties to even. */
 #define ROUNDER 0x1.8p23f
@@ -84,4 +89,66 @@ int quant_rows(const void *data, uint32_t dtype, uint64_t rows, uint64_t columns
 		round_row(data, dtype, begin, end, max == 0 ? 0 : 127 / max, ret_q + begin);
 	}
 	return 0;
+}
+
+/* --- By several threads --------------------------------------------------------------------- */
+
+struct share {
+	const void *data;
+	uint32_t dtype;
+	uint64_t rows, columns;
+	int8_t *q;
+	float *scales;
+	int err;
+	bool started;
+	pthread_t thread;
+};
+
+static void *quant_share(void *arg)
+{
+	struct share *s = arg;
+
+	s->err = quant_rows(s->data, s->dtype, s->rows, s->columns, s->q, s->scales);
+	return NULL;
+}
+
+/* Where there is no thread to be had the calling one does it. */
+static void start_share(struct share *s)
+{
+	s->started = pthread_create(&s->thread, NULL, quant_share, s) == 0;
+	if (!s->started)
+		(void)quant_share(s);
+}
+
+int quant_rows_together(uint32_t threads, const void *data, uint32_t dtype, uint64_t rows,
+	uint64_t columns, int8_t *ret_q, float *ret_scales)
+{
+	const uint64_t most = rows * columns / LEAST_SHARE;
+	struct share shares[QUANT_MAX_THREADS];
+	int err = 0;
+
+	assert(threads >= 1 && threads <= QUANT_MAX_THREADS);
+	if (threads > most)
+		threads = most == 0 ? 1 : (uint32_t)most;
+	for (uint32_t i = threads; i-- > 0;) {
+		const uint64_t first = rows * i / threads;
+
+		shares[i] = (struct share){
+			.data = (const char *)data + first * columns * dtype_size(dtype),
+			.dtype = dtype,
+			.rows = rows * (i + 1) / threads - first,
+			.columns = columns,
+			.q = ret_q + first * columns,
+			.scales = ret_scales + first,
+		};
+		if (i > 0)
+			start_share(&shares[i]);
+	}
+	(void)quant_share(&shares[0]);
+	for (uint32_t i = 0; i < threads; i++) {
+		if (shares[i].started)
+			pthread_join(shares[i].thread, NULL);
+		err = err == 0 ? shares[i].err : err;
+	}
+	return err;
 }

@@ -20,4 +20,13 @@
 int quant_rows(const void *data, uint32_t dtype, uint64_t rows, uint64_t columns, int8_t *ret_q,
 	float *ret_scales);
 
+#define QUANT_MAX_THREADS 16u
+
+/*
+ * The same, to the last bit, by so many threads, this one among them, as long as there is enough
+ * for each; 1 .. QUANT_MAX_THREADS.
+ */
+int quant_rows_together(uint32_t threads, const void *data, uint32_t dtype, uint64_t rows,
+	uint64_t columns, int8_t *ret_q, float *ret_scales);
+
 #endif

@@ -3,6 +3,7 @@
 #include "models/weights.h"
 
 #include "models/quant.h"
+#include "shm/wait.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -326,7 +327,8 @@ const struct weight *model_weight(
 /* Several readings that look like one to whoever watches. */
 struct reading {
 	const struct safetensors *files;
-	void *scratch; /* WEIGHTS_PIECE_BYTES, where something is quantised */
+	void *scratch;	  /* WEIGHTS_PIECE_BYTES, where something is quantised */
+	uint32_t threads; /* that do so */
 	const struct model_watch *watch;
 	uint64_t done_bytes, total_bytes;
 	struct model_why *why;
@@ -368,6 +370,9 @@ static int start_reading(
 		r->total_bytes += held(w, i) == NULL ? 0 : w->of[i].from->bytes;
 	if (w->quant == WEIGHT_AS_IS)
 		return 0;
+	r->threads = wait_shared_cpus();
+	if (r->threads > QUANT_MAX_THREADS)
+		r->threads = QUANT_MAX_THREADS;
 	r->scratch = malloc(WEIGHTS_PIECE_BYTES);
 	return r->scratch != NULL ? 0 : model_fail(r->why, -ENOMEM, "no memory to read weights");
 }
@@ -391,7 +396,8 @@ static int read_rows(struct reading *r, const struct weight *weight, uint64_t fi
 	int err = read_parts(r, &part, 1);
 
 	if (err == 0)
-		err = quant_rows(r->scratch, weight->from->dtype, n, weight->dims[1], q, scales);
+		err = quant_rows_together(
+			r->threads, r->scratch, weight->from->dtype, n, weight->dims[1], q, scales);
 	if (err == -EDOM)
 		return model_fail(r->why, err, "%s has an element that is infinite or no number",
 			weight->from->name);

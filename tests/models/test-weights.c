@@ -265,6 +265,37 @@ static void odd_rows(void **state)
 	assert_int_equal(quant_rows(data, GPUQ_F32, 1, 4, q, &scale), -EDOM);
 }
 
+/* However many threads share the rows, which no number of them divides. */
+static void threads_make_no_difference(void **state)
+{
+	enum { MANY = 331, WIDE = 997, N = MANY * WIDE };
+	float *data = malloc(N * sizeof(*data));
+	int8_t *alone = malloc(N), *shared = malloc(N);
+	float scales[2][MANY];
+
+	assert_true(data != NULL && alone != NULL && shared != NULL);
+	for (uint32_t i = 0; i < N; i++)
+		data[i] = (float)random_unit(&rng) - 0.5f;
+	assert_int_equal(quant_rows(data, GPUQ_F32, MANY, WIDE, alone, scales[0]), 0);
+	for (uint32_t threads = 1; threads <= QUANT_MAX_THREADS; threads++) {
+		memset(shared, 1, N);
+		memset(scales[1], 0, sizeof(scales[1]));
+		assert_int_equal(
+			quant_rows_together(threads, data, GPUQ_F32, MANY, WIDE, shared, scales[1]),
+			0);
+		assert_memory_equal(shared, alone, N);
+		assert_memory_equal(scales[1], scales[0], sizeof(scales[0]));
+	}
+	/* Few rows, and a bad element in anybody's share. */
+	assert_int_equal(quant_rows_together(4, data, GPUQ_F32, 1, N, shared, scales[1]), 0);
+	data[(MANY - 1) * WIDE] = NAN;
+	assert_int_equal(
+		quant_rows_together(4, data, GPUQ_F32, MANY, WIDE, shared, scales[1]), -EDOM);
+	free(shared);
+	free(alone);
+	free(data);
+}
+
 static bool count_bytes(void *context, uint64_t done_bytes, uint64_t total_bytes)
 {
 	uint64_t *last = context;
@@ -371,6 +402,7 @@ int main(void)
 		HARNESS_TEST(some_extras_are_ignored),
 		HARNESS_TEST(rows_stay_within_the_bound),
 		HARNESS_TEST(odd_rows),
+		HARNESS_TEST(threads_make_no_difference),
 		HARNESS_TEST(a_model_in_8_bits),
 		HARNESS_TEST(a_large_head_in_8_bits),
 	};
