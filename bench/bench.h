@@ -282,6 +282,19 @@ int ipc_contender(struct contender *c, enum ipc_kind kind, uint64_t gap_ns);
 /* -ENOENT when the machine has no ZeroMQ. */
 int zmq_contender(struct contender *c);
 
+/* --- child.c ------------------------------------------------------------------------------- */
+
+/* Runs a program, looked for in PATH, and returns the JSON that it prints; NULL: none. */
+json_t *child_json(const char *const *argv);
+
+/* --- fio.c --------------------------------------------------------------------------------- */
+
+/*
+ * Has fio read a file, from the page cache or from the disk: how much it read, of whole blocks, and
+ * how long that took by its own account. -ENOENT: there is no fio; -EIO: it could not read so.
+ */
+int fio_read(const char *path, bool from_disk, uint64_t *ret_bytes, uint64_t *ret_ns);
+
 /* --- python.c ------------------------------------------------------------------------------ */
 
 /*

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * load.c: how fast the weights of a model come into the device's memory, beside read() of the same
- * bytes into the same kind of memory, both out of the page cache; and how long gpuqd takes from its
- * start to the first token.
+ * load.c: how fast the weights of a model come into the device's memory: out of the page cache,
+ * beside read() of the same bytes into the same kind of memory; and from the disk, beside fio. And
+ * how long gpuqd takes from its start to the first token.
  */
 #include "bench/llm.h"
 
@@ -10,20 +10,24 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #define ROUNDS 5u
 #define READ_BYTES ((size_t)1 << 20)
 
-/* Both contenders' state. */
+/* What all contenders share. */
 struct loading {
 	struct raw *raw;
 	struct safetensors *files;
 	struct model_weights *weights;
+	char path[300]; /* of the file */
 	int fd;
 	uint64_t file_bytes;
+	bool from_disk; /* the file is not in the page cache when a reading begins */
 };
 
 static int read_plain(const struct loading *l, char *memory)
@@ -52,16 +56,24 @@ static int read_weights(const struct loading *l, void *memory)
 	return e;
 }
 
+/* Forgets what the page cache has of the file, which has been written out. */
+static void make_cold(const struct loading *l)
+{
+	if (l->from_disk)
+		(void)posix_fadvise(l->fd, 0, 0, POSIX_FADV_DONTNEED);
+}
+
 static int timed(const struct loading *l, bool plain, const struct clock_line *clock,
 	uint64_t *ret_ns, uint64_t n)
 {
 	const uint64_t bytes = plain ? l->file_bytes : model_weights_bytes(l->weights);
 
 	for (uint64_t i = 0; i < n; i++) {
-		const uint64_t start_ns = clock_now_ns(clock);
 		void *memory;
-		int e = raw_alloc(l->raw, DEVICE_WORK, bytes, &memory);
 
+		make_cold(l);
+		const uint64_t start_ns = clock_now_ns(clock);
+		int e = raw_alloc(l->raw, DEVICE_WORK, bytes, &memory);
 		if (e < 0)
 			return e;
 		e = plain ? read_plain(l, memory) : read_weights(l, memory);
@@ -69,6 +81,23 @@ static int timed(const struct loading *l, bool plain, const struct clock_line *c
 		raw_free(l->raw, DEVICE_WORK, memory);
 		if (e < 0)
 			return e;
+	}
+	return 0;
+}
+
+/* For as many bytes as the file has. */
+static int run_fio(void *state, const struct clock_line *clock, uint64_t *ret_ns, uint64_t n)
+{
+	const struct loading *l = state;
+	uint64_t bytes, ns;
+
+	(void)clock;
+	for (uint64_t i = 0; i < n; i++) {
+		int e = fio_read(l->path, l->from_disk, &bytes, &ns);
+
+		if (e < 0)
+			return e;
+		ret_ns[i] = (uint64_t)((double)ns * (double)l->file_bytes / (double)bytes);
 	}
 	return 0;
 }
@@ -92,51 +121,137 @@ static void loading_close(struct loading *l)
 		close(l->fd);
 }
 
-static int loading_open(struct bench *b, int dir_fd, struct loading *l)
+static int plan(struct bench *b, int dir_fd, struct loading *l)
 {
 	struct model_config config;
 	struct model_why why = {""};
+	const enum weight_quant quant = llm_is_int8(b) ? WEIGHT_INT8 : WEIGHT_AS_IS;
+	int e = model_config_load(dir_fd, &config, &why);
+
+	if (e == 0)
+		e = safetensors_open(dir_fd, &l->files, &why);
+	if (e == 0)
+		e = model_weights_plan(&config, l->files, quant, &l->weights, &why);
+	if (e < 0)
+		complain(e, "the model: %s", why.text);
+	return e;
+}
+
+static int loading_open(struct bench *b, const struct llm_folder *folder, struct loading *l)
+{
 	struct stat st;
 	int e = raw_open(b, &l->raw);
 
 	if (e < 0)
 		return e;
-	l->fd = openat(dir_fd, "model.safetensors", O_RDONLY | O_CLOEXEC);
-	e = l->fd < 0 || fstat(l->fd, &st) < 0 ? -errno : 0;
-	if (e == 0)
-		e = model_config_load(dir_fd, &config, &why);
-	if (e == 0)
-		e = safetensors_open(dir_fd, &l->files, &why);
-	if (e == 0)
-		e = model_weights_plan(&config, l->files, WEIGHT_AS_IS, &l->weights, &why);
-	if (e < 0)
-		complain(e, "the model: %s", why.text);
+	snprintf(l->path, sizeof(l->path), "%s/model.safetensors", folder->path);
+	l->fd = open(l->path, O_RDONLY | O_CLOEXEC);
+	if (l->fd < 0 || fstat(l->fd, &st) < 0) {
+		e = -errno;
+		complain(e, "%s", l->path);
+		return e;
+	}
+	l->file_bytes = (uint64_t)st.st_size;
+	return plan(b, folder->fd, l);
+}
+
+/* The first contender, and the weights. */
+static void report_speed(struct bench *b, const struct loading *l, const struct contender *than,
+	const struct contender *weights, const char *from, bool judged)
+{
+	const double than_ns = series_typical_ns(&than->series);
+	const double weights_ns = series_typical_ns(&weights->series);
+
+	report_line("weights: %.2f GB/s, %s: %.2f GB/s\n", (double)l->file_bytes / weights_ns,
+		than->name, (double)l->file_bytes / than_ns);
+	if (judged)
+		report_check_at_least(b, than_ns / weights_ns, 0.9,
+			"load %s %s from the %s: speed, of %s's", b->shape, b->weights, from,
+			than->name);
 	else
-		l->file_bytes = (uint64_t)st.st_size;
+		report_figure(b, than_ns / weights_ns, "load %s %s from the %s: speed, of %s's",
+			b->shape, b->weights, from, than->name);
+}
+
+/*
+ * fio reads the same megabyte of memory full again and again, which stays in the processor's cache;
+ * weights, like read() here, go to memory of their own: only that comparison is judged.
+ */
+static int measure_cached(struct bench *b, struct loading *l, bool has_fio)
+{
+	struct contender set[3] = {
+		{.name = "read()", .state = l, .run = run_plain, .per_round = 1},
+		{.name = "weights", .state = l, .run = run_weights, .per_round = 1},
+		{.name = "fio", .state = l, .run = run_fio, .per_round = 1},
+	};
+	const uint32_t n = has_fio ? 3 : 2;
+	int e = contenders_measure(b, set, n, ROUNDS);
+
+	if (e == 0) {
+		report_table(b, "load, from the page cache", "read()", set, n);
+		report_speed(b, l, &set[0], &set[1], "page cache", !llm_is_int8(b));
+		if (has_fio)
+			report_speed(b, l, &set[2], &set[1], "page cache", false);
+	}
+	contenders_free(set, n);
 	return e;
 }
 
-static int measure_weights(struct bench *b, int dir_fd)
+/* The page cache can be told to forget the file: it does not where the file is nowhere else. */
+static bool can_be_cold(const struct loading *l)
 {
-	struct loading l = {.fd = -1};
+	unsigned char there = 1;
+	void *map = mmap(NULL, l->file_bytes, PROT_READ, MAP_SHARED, l->fd, 0);
+
+	if (map == MAP_FAILED)
+		return false;
+	(void)fdatasync(l->fd);
+	(void)posix_fadvise(l->fd, 0, 0, POSIX_FADV_DONTNEED);
+	if (mincore(map, 1, &there) < 0)
+		there = 1;
+	munmap(map, l->file_bytes);
+	return (there & 1) == 0;
+}
+
+static int measure_cold(struct bench *b, struct loading *l, bool has_fio)
+{
+	const bool direct = has_fio;
 	struct contender set[2] = {
-		{.name = "read()", .state = &l, .run = run_plain, .per_round = 1},
-		{.name = "weights", .state = &l, .run = run_weights, .per_round = 1},
+		{.name = direct ? "fio" : "read()",
+			.state = l,
+			.run = direct ? run_fio : run_plain,
+			.per_round = 1},
+		{.name = "weights", .state = l, .run = run_weights, .per_round = 1},
 	};
-	int e = loading_open(b, dir_fd, &l);
 
-	if (e == 0)
-		e = contenders_measure(b, set, 2, ROUNDS);
+	if (!can_be_cold(l)) {
+		report_line("not measured from the disk: the file is in memory only\n");
+		return 0;
+	}
+	l->from_disk = true;
+	int e = contenders_measure(b, set, 2, ROUNDS);
 	if (e == 0) {
-		const double plain_ns = series_typical_ns(&set[0].series);
-		const double weights_ns = series_typical_ns(&set[1].series);
-
-		report_table(b, "load, from the page cache", "read()", set, 2);
-		report_line("weights: %.2f GB/s\n", (double)l.file_bytes / weights_ns);
-		report_check_at_least(
-			b, plain_ns / weights_ns, 0.9, "load %s: speed, of read()'s", b->shape);
+		report_table(b, "load, from the disk", set[0].name, set, 2);
+		report_speed(b, l, &set[0], &set[1], "disk", !llm_is_int8(b));
 	}
 	contenders_free(set, 2);
+	return e;
+}
+
+static int measure_weights(struct bench *b, const struct llm_folder *folder)
+{
+	struct loading l = {.fd = -1};
+	uint64_t bytes, ns;
+	int e = loading_open(b, folder, &l);
+	const bool has_fio = e == 0 && fio_read(l.path, false, &bytes, &ns) == 0;
+
+	if (e == 0 && !has_fio)
+		report_line(
+			"no comparison with fio: it is not installed, or cannot read %s\n", l.path);
+	if (e == 0)
+		e = measure_cached(b, &l, has_fio);
+	if (e == 0)
+		e = measure_cold(b, &l, has_fio);
 	loading_close(&l);
 	return e;
 }
@@ -171,7 +286,7 @@ int bench_load(struct bench *b)
 
 	if (e < 0)
 		return e;
-	e = measure_weights(b, folder.fd);
+	e = measure_weights(b, &folder);
 	cpus_free();
 	if (e == 0)
 		e = measure_start(b, &folder);

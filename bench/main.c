@@ -54,8 +54,8 @@ static const struct subcommand subcommands[] = {
 		"gpuqd adds <= 2 %; >= llama.cpp's tokens/s on the same CPUs", true, true},
 	{"prefill", bench_prefill, "prompts of 256 tokens, likewise", ">= llama.cpp's tokens/s",
 		true, true},
-	{"load", bench_load, "a model's weights into memory, beside read(); gpuqd's first token",
-		">= 90 % of read()", true, true},
+	{"load", bench_load, "a model's weights into memory, beside read() and fio; first token",
+		">= 90 % of read() from the page cache, of fio from the disk", true, true},
 #ifdef GPUQ_TEXT
 	{"generate", bench_generate,
 		"texts through gpuqd: tokenizer, sampling, first token, 32 policies at once",
