@@ -51,39 +51,6 @@ struct attention {
 
 /* --- What is measured ---------------------------------------------------------------------- */
 
-static void read_piece(const char *data, uint64_t bytes)
-{
-	/* Eight chains: more than the latency of an addition. */
-	typedef uint64_t words __attribute__((vector_size(16)));
-	words sums[8] = {0};
-
-	for (uint64_t at = 0; at + sizeof(sums) <= bytes; at += sizeof(sums)) {
-		for (uint32_t i = 0; i < 8; i++)
-			sums[i] += ((const words *)(data + at))[i];
-	}
-	for (uint32_t i = 1; i < 8; i++)
-		sums[0] += sums[i];
-	__asm__ volatile("" : : "m"(sums[0]));
-}
-
-static void read_cpu(
-	const void *shape, const struct device_args *args, uint64_t begin, uint64_t end)
-{
-	for (uint64_t i = begin; i < end; i++)
-		read_piece((const char *)args->pointers[0] + i * PIECE, PIECE);
-}
-
-/* Pieces of the first half to the second. */
-static void copy_cpu(
-	const void *shape, const struct device_args *args, uint64_t begin, uint64_t end)
-{
-	for (uint64_t i = begin; i < end; i++)
-		memcpy((char *)args->pointers[1] + i * PIECE,
-			(const char *)args->pointers[0] + i * PIECE, PIECE);
-}
-
-static const struct device_code read_code = {"read", read_cpu}, copy_code = {"copy", copy_cpu};
-
 /* Each launch is seen to its end by a wait that leaves the CPU to the workers. */
 static int launch(
 	struct attention *a, const struct device_kernel *kernel, const struct device_args *args)
@@ -97,8 +64,8 @@ static int read_trip(void *state)
 {
 	struct attention *a = state;
 	const struct device_args args = {.pointers = {a->data[1]}};
-	const struct device_kernel kernel = {
-		.code = &read_code, .units = a->cache_bytes / PIECE, .predicted_ns = UINT64_MAX};
+	const struct bandwidth all = {a->cache_bytes, PIECE};
+	const struct device_kernel kernel = bandwidth_kernel(&all, false);
 
 	return launch(a, &kernel, &args);
 }
@@ -107,15 +74,14 @@ static int read_trip(void *state)
 static int copy_trip(void *state)
 {
 	struct attention *a = state;
-	const uint64_t half = a->cache_bytes / 2 / PIECE * PIECE;
-	const struct device_args args = {.pointers = {a->data[1], (char *)a->data[1] + half}};
-	const struct device_kernel kernel = {
-		.code = &copy_code, .units = half / PIECE, .predicted_ns = UINT64_MAX};
+	const struct bandwidth half = {a->cache_bytes / 2 / PIECE * PIECE, PIECE};
+	const struct device_args args = {.pointers = {a->data[1], (char *)a->data[1] + half.bytes}};
+	const struct device_kernel kernel = bandwidth_kernel(&half, true);
 	int r;
 
 	if (a->is_cpu)
 		return launch(a, &kernel, &args);
-	r = device_copy(a->stream, args.pointers[1], args.pointers[0], half);
+	r = device_copy(a->stream, args.pointers[1], args.pointers[0], half.bytes);
 	return r == 0 ? device_stream_wait(a->stream) : r;
 }
 

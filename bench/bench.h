@@ -282,6 +282,25 @@ int ipc_contender(struct contender *c, enum ipc_kind kind, uint64_t gap_ns);
 /* -ENOENT when the machine has no ZeroMQ. */
 int zmq_contender(struct contender *c);
 
+/* --- bandwidth.c --------------------------------------------------------------------------- */
+
+/* So many bytes, in units of a piece, from pointers[0], or from there to pointers[1]. */
+struct bandwidth {
+	uint64_t bytes, piece;
+};
+
+/* Reads or copies on the CPU device; keeps a pointer to `b` until it is launched. */
+struct device_kernel bandwidth_kernel(const struct bandwidth *b, bool copies);
+
+/* --- blas.c -------------------------------------------------------------------------------- */
+
+/* Looks for OpenBLAS, which then uses so many threads. -ENOENT: there is none. */
+int blas_open(uint32_t threads);
+
+/* y = x times the transposed w: x [rows, inputs], w [outputs, inputs], y [rows, outputs]. */
+void blas_linear(
+	const float *x, const float *w, float *y, uint64_t rows, uint64_t outputs, uint64_t inputs);
+
 /* --- child.c ------------------------------------------------------------------------------- */
 
 /* Runs a program, looked for in PATH, and returns the JSON that it prints; NULL: none. */
@@ -359,6 +378,7 @@ int bench_death(struct bench *b);
 int bench_graphs(struct bench *b);
 int bench_memory(struct bench *b);
 int bench_attention(struct bench *b);
+int bench_linear(struct bench *b);
 int bench_decode(struct bench *b);
 int bench_prefill(struct bench *b);
 int bench_load(struct bench *b);

@@ -60,7 +60,8 @@ static void test_help_names_every_subcommand(void **state)
 {
 	const char *const args[] = {"--help"};
 	const char *const names[] = {"floor", "ring", "null", "sleep", "pipeline", "op", "idle",
-		"death", "graphs", "memory", "decode", "prefill", "load", "values", "all"};
+		"death", "graphs", "memory", "linear", "decode", "prefill", "load", "values",
+		"all"};
 	struct harness_output output = run(args, 1);
 
 	assert_int_equal(output.status, 0);
@@ -463,6 +464,23 @@ static void test_load_reads_what_it_wrote(void **state)
 	assert_memory_equal(&st[0].st_mtim, &st[1].st_mtim, sizeof(st[0].st_mtim));
 }
 
+/* Every matrix in every type. */
+static void test_linear_knows_all_matrices(void **state)
+{
+	static const char *const titles[] = {"qkv [128, 64] f32, m = 1: bytes/s over read",
+		"o [64, 64] f16, m = 2: bytes/s over read",
+		"gate_up [256, 64] bf16, m = 8: bytes/s over read",
+		"down [64, 128] int8, m = 1: bytes/s over read",
+		"head [2048, 64] int8, m = 8: bytes/s over read"};
+	const char *const args[] = {"linear", "--shape=tiny", "--samples=100"};
+	struct harness_output output = run(args, 3);
+
+	assert_int_equal(output.status, 0);
+	for (size_t i = 0; i < sizeof(titles) / sizeof(titles[0]); i++)
+		assert_non_null(strstr(output.out, titles[i]));
+	harness_output_free(&output);
+}
+
 /* The least of what a .npy file of f32 [rows, columns] may have. */
 static void assert_file(const char *folder, const char *name, uint64_t rows, uint64_t columns)
 {
@@ -524,6 +542,7 @@ int main(void)
 		HARNESS_TEST_LONG(test_decode_serves_one_and_many, 120),
 		HARNESS_TEST_LONG(test_generate_writes_by_all_policies, 120),
 		HARNESS_TEST_LONG(test_load_reads_what_it_wrote, 60),
+		HARNESS_TEST_LONG(test_linear_knows_all_matrices, 120),
 		HARNESS_TEST(test_values_are_written),
 	};
 
