@@ -8,6 +8,7 @@
 
 #include <llama.h>
 
+#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,6 +19,8 @@
 #define PROMPTS 16u
 #define PROMPT_TOKENS 256u
 #define CROWD_S 3.0
+#define TURNS 5u /* quiet and beside captures */
+#define TURN_S 1.0
 
 /* --- Who answers ---------------------------------------------------------------------------- */
 
@@ -263,6 +266,64 @@ static int measure_crowds(struct bench *b, const struct stage *s)
 	return e;
 }
 
+/*
+ * The pace of one client, alone and while another has shapes captured, in turns as long as there
+ * are new ones. Returns how many turns, or a negative error.
+ */
+static int take_turns(const struct stage *s, struct llm_captures *captures, double ratios[TURNS])
+{
+	struct llm_crowd quiet, beside;
+	uint64_t made = 0, before;
+
+	for (uint32_t i = 0; i < TURNS; i++) {
+		progress("beside captures, %u of %u", i + 1, TURNS);
+		int e = llm_crowd(&s->daemon, 1, TURN_S, llm_speak_steps, &quiet);
+		if (e == 0)
+			e = llm_captures_start(captures, &s->daemon);
+		if (e < 0)
+			return e;
+		e = llm_crowd(&s->daemon, 1, TURN_S, llm_speak_steps, &beside);
+		before = made;
+		made = llm_captures_stop(captures);
+		if (e < 0 || made == before)
+			return e < 0 ? e : (int)i;
+		ratios[i] = (double)beside.p99_ns / (double)quiet.p99_ns;
+		report_line("quiet: p50 %.2f ms, p99 %.2f; beside %llu captures: %.2f, %.2f\n",
+			1e-6 * (double)quiet.p50_ns, 1e-6 * (double)quiet.p99_ns,
+			(unsigned long long)(made - before), 1e-6 * (double)beside.p50_ns,
+			1e-6 * (double)beside.p99_ns);
+	}
+	return (int)TURNS;
+}
+
+static int by_size(const void *a, const void *b)
+{
+	const double x = *(const double *)a, y = *(const double *)b;
+
+	return (x > y) - (x < y);
+}
+
+static int measure_captures(struct bench *b, const struct stage *s)
+{
+	struct llm_captures *captures = NULL;
+	double ratios[TURNS];
+	int n = llm_captures_open(&captures);
+
+	report_line("\n");
+	if (n == 0)
+		n = take_turns(s, captures, ratios);
+	llm_captures_close(captures);
+	if (n <= 0) {
+		complain(n == 0 ? -ENODATA : n, "captures beside decoding were not measured");
+		return n == 0 ? -ENODATA : n;
+	}
+	qsort(ratios, (size_t)n, sizeof(ratios[0]), by_size);
+	/* With fewer CPUs than parties a capture takes time from everyone. */
+	report_check_if(b, cpus_count() >= 4, ratios[n / 2], 1.1,
+		"decode %s %s: p99 between tokens, beside captures / quiet", b->shape, b->weights);
+	return 0;
+}
+
 static int run_task(struct bench *b, const struct task *t, const char *title)
 {
 	struct stage s = {.folder = {.fd = -1}};
@@ -277,6 +338,8 @@ static int run_task(struct bench *b, const struct task *t, const char *title)
 		report_line("client of gpuqd: %.2f tokens/s\n", per_s);
 	if (e == 0 && t->crowds)
 		e = measure_crowds(b, &s);
+	if (e == 0 && t->crowds)
+		e = measure_captures(b, &s);
 	stage_close(&s);
 	if (e == 0)
 		compare_llama(b, t->name, per_s, t->llama_steps, t->llama_prompts);

@@ -115,4 +115,17 @@ llm_speak llm_speak_steps;
 int llm_crowd(const struct daemon *d, uint32_t n, double seconds, llm_speak *speak,
 	struct llm_crowd *ret_crowd);
 
+/* --- llm_captures.c: captures beside others' steps ------------------------------------------ */
+
+struct llm_captures;
+
+int llm_captures_open(struct llm_captures **ret_captures); /* 0 or a negative error */
+void llm_captures_close(struct llm_captures *c);	   /* NULL is fine */
+
+/* A process has shapes captured that nobody had before, one after another. 0 or a negative error. */
+int llm_captures_start(struct llm_captures *c, const struct daemon *d);
+
+/* Returns how many there have been since llm_captures_open(). */
+uint64_t llm_captures_stop(struct llm_captures *c);
+
 #endif
