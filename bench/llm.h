@@ -122,7 +122,7 @@ struct llm_captures;
 int llm_captures_open(struct llm_captures **ret_captures); /* 0 or a negative error */
 void llm_captures_close(struct llm_captures *c);	   /* NULL is fine */
 
-/* A process has shapes captured that nobody had before, one after another. 0 or a negative error. */
+/* A process has shapes captured that nobody had before. 0 or a negative error. */
 int llm_captures_start(struct llm_captures *c, const struct daemon *d);
 
 /* Returns how many there have been since llm_captures_open(). */
