@@ -245,7 +245,7 @@ struct gpuq_sampling {
 
 /* What a sampler wants of the next step. */
 struct gpuq_sampler_want {
-	bool full_row;	       /* less cannot do */
+	bool full_row;	       /* less cannot do, or seldom did of late */
 	float temperature;     /* that lse and entropy are of */
 	uint32_t n_candidates; /* 0 to 64 */
 	uint32_t n_ids;	       /* 0 to 256 */

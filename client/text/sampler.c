@@ -158,6 +158,15 @@ static uint32_t candidates_wanted(const struct gpuq_sampler *s)
 	return most;
 }
 
+/*
+ * Whether to begin with the full row. Where candidates mostly do not tell, to ask for them first
+ * costs a second step for most tokens.
+ */
+static bool wants_row(const struct gpuq_sampler *s)
+{
+	return plan_needs_row(s) || (!s->plan.closed && s->row_share > 0.5f);
+}
+
 int gpuq_sampler_want(struct gpuq_sampler *sampler, struct gpuq_sampler_want *ret_want)
 {
 	const float temperature = sampler->policy.temperature;
@@ -166,7 +175,7 @@ int gpuq_sampler_want(struct gpuq_sampler *sampler, struct gpuq_sampler_want *re
 
 	if (r < 0)
 		return r;
-	if (plan_needs_row(sampler))
+	if (wants_row(sampler))
 		*ret_want = (struct gpuq_sampler_want){.full_row = true, .temperature = 1};
 	else
 		*ret_want = (struct gpuq_sampler_want){
@@ -248,6 +257,19 @@ static double logprob_of(const struct list *l, const struct entry *e)
 	return list_log_weight(l, e->logit) - log((l->total.lo + l->total.hi) / 2);
 }
 
+/* Of a full row that was asked for at once it is a guess: a token of the tail is none of them. */
+static void note_draw(struct gpuq_sampler *s, bool full, const struct entry *e)
+{
+	const bool tail = e - s->list.entries >= (ptrdiff_t)SAMPLER_CANDIDATES;
+	const bool needed = s->undecided || (full && tail);
+
+	s->row_share += ((needed ? 1 : 0) - s->row_share) / 16;
+	s->undecided = false;
+	s->n_drawn++;
+	s->stats.draws++;
+	s->stats.full_rows += full;
+}
+
 int64_t gpuq_sampler_draw(
 	struct gpuq_sampler *sampler, const struct gpuq_row *row, double *ret_logprob)
 {
@@ -264,12 +286,11 @@ int64_t gpuq_sampler_draw(
 		r = list_of_candidates(sampler, row);
 		if (r == 0)
 			r = choose(sampler, u, &e);
+		sampler->undecided = r == -EAGAIN;
 	}
 	if (r < 0)
 		return r;
-	sampler->n_drawn++;
-	sampler->stats.draws++;
-	sampler->stats.full_rows += full;
+	note_draw(sampler, full, e);
 	if (ret_logprob != NULL)
 		*ret_logprob = logprob_of(&sampler->list, e);
 	return e->id;

@@ -91,6 +91,8 @@ struct gpuq_sampler {
 	float *row;	  /* the logits after all changes; -inf where forbidden */
 	size_t n_row;	  /* how many of them may be drawn */
 	uint64_t n_drawn; /* since the last reset: which random number is next */
+	bool undecided;	  /* the candidates of this draw did not tell */
+	float row_share;  /* of the last draws: how many candidates do not tell, 0 to 1 */
 	struct gpuq_sampler_stats stats;
 };
 

@@ -269,6 +269,28 @@ static void test_candidates_and_names_are_all(void **state)
 	gpuq_sampler_destroy(s);
 }
 
+/* Where candidates seldom tell, the row is asked for first; and not for ever. */
+static void test_learns_to_ask_for_the_row(void **state)
+{
+	const struct gpuq_sampling sampling = {.temperature = 1, .seed = 3};
+	struct gpuq_sampler *s = rig_sampler(&sampling, 1000);
+	float flat[1000] = {0}, peaked[1000] = {[5] = 30};
+	uint32_t asked = 0;
+
+	assert_false(want_of(s).full_row);
+	for (int i = 0; i < 100; i++) {
+		asked += want_of(s).full_row;
+		rig_draw(s, flat, 1000, 64, NULL);
+	}
+	assert_true(asked > 60);
+	assert_true(want_of(s).full_row);
+	for (int i = 0; i < 40; i++)
+		assert_int_equal(rig_draw(s, peaked, 1000, 64, NULL), 5);
+	assert_false(want_of(s).full_row);
+	assert_true(full_rows(s) < 140);
+	gpuq_sampler_destroy(s);
+}
+
 static void refuse_row(struct gpuq_sampler *s, const struct gpuq_row *row, const char *part)
 {
 	assert_int_equal(gpuq_sampler_draw(s, row, NULL), -EINVAL);
@@ -623,6 +645,7 @@ int main(void)
 		HARNESS_TEST(test_penalty_outside_the_candidates),
 		HARNESS_TEST(test_decides_without_the_row),
 		HARNESS_TEST(test_candidates_and_names_are_all),
+		HARNESS_TEST(test_learns_to_ask_for_the_row),
 		HARNESS_TEST(test_bad_rows_are_refused),
 		HARNESS_TEST(test_useless_statistics),
 		HARNESS_TEST(test_cancellation_asks_for_the_row),
