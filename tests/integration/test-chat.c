@@ -7,7 +7,6 @@
 #include "tests/integration/writing.h"
 
 #include <errno.h>
-#include <math.h>
 #include <poll.h>
 #include <pty.h>
 #include <stdio.h>
@@ -228,11 +227,10 @@ static void test_pipe(void **state)
 {
 	struct written_text first, second;
 	char expected[2 * sizeof(first.bytes) + 4], options[64], more[128];
-	struct gpuq_logit_bias no_zero = {.bias = -INFINITY}; /* it would end a string here */
 	struct writing w;
 
 	writing_start(&w, &chatml);
-	no_zero.id = (uint32_t)gpuq_tokenizer_find(w.tokenizer, "\u0100", 2);
+	const struct gpuq_logit_bias no_zero = writing_no_zero(&w);
 	snprintf(options, sizeof(options), "--temp 0 -n 24 --bias %u=-inf", no_zero.id);
 	struct gpuq_chat *c = open_chat(&w,
 		(struct gpuq_writer_options){.sampling = {.n_biases = 1, .biases = &no_zero}},

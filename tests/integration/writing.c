@@ -5,6 +5,7 @@
 #include "tests/models/random-model.h"
 #include "tests/models/rig.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -97,6 +98,15 @@ struct gpuq_writer *writing_open(struct writing *w, struct gpuq_writer_options o
 	if (gpuq_writer_create(w->client.ch, &o, &writer) < 0)
 		fail_msg("%s", gpuq_error_detail());
 	return writer;
+}
+
+struct gpuq_logit_bias writing_no_zero(const struct writing *w)
+{
+	static const char zero[] = "\u0100"; /* as the byte alphabet writes it */
+	int64_t id = gpuq_tokenizer_find(w->tokenizer, zero, strlen(zero));
+
+	assert_true(id >= 0);
+	return (struct gpuq_logit_bias){.id = (uint32_t)id, .bias = -INFINITY};
 }
 
 static void add(struct written_text *t, const char *bytes, size_t n)

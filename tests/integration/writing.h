@@ -35,6 +35,9 @@ void writing_stop(struct writing *w);
 /* A writer for the model; o's model and tokenizer are filled in. */
 struct gpuq_writer *writing_open(struct writing *w, struct gpuq_writer_options o);
 
+/* Forbids the byte 0, which would end a string of the test's; other chances are as before. */
+struct gpuq_logit_bias writing_no_zero(const struct writing *w);
+
 /* A text, and its tokens. */
 struct written_text {
 	uint32_t tokens[WRITING_LENGTH];

@@ -395,11 +395,11 @@ static double mass_before(const float *logits, const double *p, uint32_t n, uint
 
 static void expect_promised_draws(struct rig_random *r)
 {
-	static float logits[RIG_VOCABULARY];
-	static double p[RIG_VOCABULARY];
+	static float logits[LARGE];
+	static double p[LARGE];
 	static struct some nothing;
 	struct gpuq_logit_bias own[8];
-	const uint32_t n = 1 + rig_below(r, RIG_VOCABULARY);
+	const uint32_t n = 1 + rig_below(r, LARGE);
 	struct gpuq_sampling policy = make_policy(r, n, own, &nothing);
 
 	policy.n_biases = 0;
