@@ -13,7 +13,10 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <signal.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #define LENGTH WRITING_LENGTH
 
@@ -468,6 +471,68 @@ static void test_command_refusals(void **state)
 	writing_stop(&w);
 }
 
+/* A reader that has had enough ends it without a word. */
+static void test_closed_pipe(void **state)
+{
+	struct harness_output out;
+	struct writing w;
+
+	writing_start(&w, &gpt2);
+	const char *const argv[] = {"sh", "-c",
+		"\"$1\" generate -m small -p x -n 900 --ignore-eos | head -c 3; echo end", "sh",
+		harness_program("tools/gpuq"), NULL};
+	harness_exec(argv, &out);
+	assert_int_equal(out.status, 0);
+	assert_non_null(strstr(out.out, "end"));
+	assert_string_equal(out.err, "");
+	harness_output_free(&out);
+	writing_stop(&w);
+}
+
+/* Starts a text that would take long, and waits until some of it is there. */
+static pid_t start_long_text(int *ret_fd)
+{
+	const char *gpuq = harness_program("tools/gpuq");
+	const char *const argv[] = {
+		gpuq, "generate", "-m", "small", "-p", "x", "-n", "16000", "--ignore-eos", NULL};
+	char bytes[16];
+	int fds[2];
+
+	assert_int_equal(pipe(fds), 0);
+	pid_t pid = fork();
+	assert_true(pid >= 0);
+	if (pid == 0) {
+		dup2(fds[1], STDOUT_FILENO);
+		execv(gpuq, (char *const *)argv);
+		_exit(127);
+	}
+	close(fds[1]);
+	assert_true(read(fds[0], bytes, sizeof(bytes)) > 0);
+	*ret_fd = fds[0];
+	return pid;
+}
+
+static void test_interrupt(void **state)
+{
+	const struct writing_model long_gpt2 = {.tokenizer = "gpt2", .max_tokens = 16384};
+	char bytes[4096], last = 0;
+	struct writing w;
+	int fd, status;
+	ssize_t n;
+
+	writing_start(&w, &long_gpt2);
+	pid_t pid = start_long_text(&fd);
+	assert_int_equal(kill(pid, SIGINT), 0);
+	while ((n = read(fd, bytes, sizeof(bytes))) > 0)
+		last = bytes[n - 1];
+	close(fd);
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFEXITED(status));
+	assert_int_equal(WEXITSTATUS(status), 130);
+	assert_int_equal(last, '\n');
+	writing_stop(&w);
+}
+
 /* A policy of one's own: client/examples. */
 static void test_lipogram(void **state)
 {
@@ -503,6 +568,8 @@ int main(void)
 		HARNESS_TEST(test_beside_operators),
 		HARNESS_TEST(test_command),
 		HARNESS_TEST(test_command_refusals),
+		HARNESS_TEST(test_closed_pipe),
+		HARNESS_TEST(test_interrupt),
 		HARNESS_TEST(test_lipogram),
 	};
 
