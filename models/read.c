@@ -3,18 +3,26 @@
  * read.c: tensors from files to memory through an io_uring. Each read is cut into chunks; DEPTH of
  * them are in flight, done by the kernel's workers, so that copying out of the page cache and
  * clearing new pages use more than one CPU.
+ *
+ * What is read ahead from the disk depends on what was last read by way of the same open file: each
+ * of the chunks in flight has one of its own, or they would spoil each other's.
  */
 #include "models/safetensors_impl.h"
 
 #include <assert.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <liburing.h>
+#include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #define DEPTH 8u
 #define CHUNK_BYTES (4u << 20)
 
 struct chunk {
+	int fd; /* its own of `opened`; -1: none */
+	uint32_t opened;
 	uint32_t file;
 	uint32_t bytes; /* 0: not in flight */
 	uint64_t offset;
@@ -34,13 +42,30 @@ struct reader {
 	struct model_why *why;
 };
 
+/* Another open file of the chunk's, or the one that all share where there is none to be had. */
+static int fd_of(const struct reader *r, struct chunk *chunk)
+{
+	const int shared = r->files->files[chunk->file].fd;
+	char link[32];
+
+	if (chunk->fd >= 0 && chunk->opened != chunk->file) {
+		close(chunk->fd);
+		chunk->fd = -1;
+	}
+	if (chunk->fd < 0) {
+		snprintf(link, sizeof(link), "/proc/self/fd/%d", shared);
+		chunk->fd = open(link, O_RDONLY | O_CLOEXEC);
+		chunk->opened = chunk->file;
+	}
+	return chunk->fd >= 0 ? chunk->fd : shared;
+}
+
 static void submit(struct reader *r, struct chunk *chunk)
 {
 	struct io_uring_sqe *sqe = io_uring_get_sqe(&r->ring);
 
 	assert(sqe != NULL); /* as many as chunks */
-	io_uring_prep_read(
-		sqe, r->files->files[chunk->file].fd, chunk->to, chunk->bytes, chunk->offset);
+	io_uring_prep_read(sqe, fd_of(r, chunk), chunk->to, chunk->bytes, chunk->offset);
 	io_uring_sqe_set_flags(sqe, IOSQE_ASYNC);
 	io_uring_sqe_set_data(sqe, chunk);
 }
@@ -56,12 +81,10 @@ static bool next_chunk(struct reader *r, struct chunk *ret_chunk)
 		return false;
 	const struct safetensors_read *read = &r->reads[r->next];
 	uint64_t left = read->bytes - r->next_bytes;
-	*ret_chunk = (struct chunk){
-		.file = read->tensor->file,
-		.bytes = left < CHUNK_BYTES ? (uint32_t)left : CHUNK_BYTES,
-		.offset = read->tensor->offset + read->skip_bytes + r->next_bytes,
-		.to = (uint8_t *)read->to + r->next_bytes,
-	};
+	ret_chunk->file = read->tensor->file;
+	ret_chunk->bytes = left < CHUNK_BYTES ? (uint32_t)left : CHUNK_BYTES;
+	ret_chunk->offset = read->tensor->offset + read->skip_bytes + r->next_bytes;
+	ret_chunk->to = (uint8_t *)read->to + r->next_bytes;
 	r->next_bytes += ret_chunk->bytes;
 	return true;
 }
@@ -152,7 +175,13 @@ int safetensors_read(const struct safetensors *files, const struct safetensors_r
 			reads[i].bytes <= reads[i].tensor->bytes - reads[i].skip_bytes);
 		r.total_bytes += reads[i].bytes;
 	}
+	for (uint32_t i = 0; i < DEPTH; i++)
+		r.chunks[i].fd = -1;
 	err = read_all(&r, watch);
 	io_uring_queue_exit(&r.ring);
+	for (uint32_t i = 0; i < DEPTH; i++) {
+		if (r.chunks[i].fd >= 0)
+			close(r.chunks[i].fd);
+	}
 	return err;
 }
