@@ -293,6 +293,7 @@ static void test_an_older_gpuqd(void **state)
 	struct gpuq_present_info present;
 	struct gpuq_graph_info graph;
 	struct gpuq_pipeline *p = NULL;
+	const struct gpuq_model_shape shape = {.batch = 1, .context = 1};
 	struct rig rig;
 
 	fake->control->abi = 2;
@@ -304,6 +305,8 @@ static void test_an_older_gpuqd(void **state)
 	assert_int_equal(gpuq_graphs(rig.g, 0, 0, &graph, 1), -GPUQ_EABI);
 	assert_int_equal(gpuq_present_info(rig.g, 0, &present), -GPUQ_EABI);
 	assert_int_equal(gpuq_precapture(rig.ch, call, 1), -GPUQ_EABI);
+	assert_int_equal(gpuq_capture_create(rig.ch, "model", &shape, &call), -GPUQ_EABI);
+	assert_detail("captures of a model's steps need version 4");
 	assert_int_equal(gpuq_admin_capture(rig.g, 0, true), -GPUQ_EABI);
 	assert_int_equal(gpuq_admin_evict(rig.g, 0, 0), -GPUQ_EABI);
 	assert_int_equal(gpuq_in_flight(rig.ch), 0);
