@@ -276,11 +276,10 @@ int device_launch(struct device_stream *stream, const struct device_kernel *kern
 int device_inline(
 	struct device *device, const struct device_kernel *kernel, const struct device_args *args)
 {
-	int r;
+	int r = enter(device, FAULT_LAUNCH_INLINE);
 
-	if (device->driver->launch_inline == NULL)
-		return -EOPNOTSUPP;
-	r = enter(device, FAULT_LAUNCH_INLINE);
+	if (r == 0 && device->driver->launch_inline == NULL)
+		r = -EOPNOTSUPP;
 	if (r == 0 && args->completion == NULL)
 		r = -EINVAL;
 	return leave(device, r < 0 ? r : device->driver->launch_inline(device, kernel, args));

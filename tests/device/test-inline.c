@@ -251,6 +251,49 @@ static void test_pauses(void **state)
 	rig_close(&rig);
 }
 
+/* --- Failures that are made up, where there is no inline stream too ----------------------- */
+
+static struct device_args open_faulty(struct rig *rig, struct affine *a, const char *faults)
+{
+	rig_open(rig, faults);
+	numbers_init(a);
+	rig->cells[0] = rig->cells[1] = rig->cells[2] = 1;
+	return numbers_args(rig, 0, &rig->cells[0], &rig->cells[1], &rig->cells[2], &rig->cells[3]);
+}
+
+static void test_fails_once(void **state)
+{
+	struct affine a;
+	struct rig rig;
+	const struct device_args args = open_faulty(&rig, &a, "launch_inline:1=ENOMEM");
+
+	assert_int_equal(device_inline(rig.device, &a.kernel, &args), -ENOMEM);
+	assert_float_equal(rig.cells[3], RIG_POISON, 0);
+	if (rig.cuda) {
+		must_take(&rig, &a.kernel, &args);
+		rig_await(&rig, 0, args.value);
+		assert_float_equal(rig.cells[3], 2, 0);
+	} else {
+		assert_int_equal(device_inline(rig.device, &a.kernel, &args), -EOPNOTSUPP);
+	}
+	rig_check_usable(&rig);
+	rig_close(&rig);
+}
+
+static void test_fails_for_good(void **state)
+{
+	struct affine a;
+	struct rig rig;
+	const struct device_args args = open_faulty(&rig, &a, "launch_inline:1=GPUQ_EDEVICE");
+
+	for (uint32_t i = 0; i < 2; i++)
+		assert_int_equal(device_inline(rig.device, &a.kernel, &args), -GPUQ_EDEVICE);
+	assert_int_equal(device_check(rig.device), -GPUQ_EDEVICE);
+	assert_float_equal(rig.cells[3], RIG_POISON, 0);
+	assert_int_equal(rig.words[0].word, 0);
+	rig_close(&rig);
+}
+
 int main(void)
 {
 	static const struct harness_test tests[] = {
@@ -262,6 +305,8 @@ int main(void)
 		HARNESS_TEST(test_too_large),
 		HARNESS_TEST(test_beside_memory),
 		HARNESS_TEST(test_pauses),
+		HARNESS_TEST(test_fails_once),
+		HARNESS_TEST(test_fails_for_good),
 	};
 
 	return harness_run("device-inline", tests, sizeof(tests) / sizeof(tests[0]));
