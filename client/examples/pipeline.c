@@ -69,7 +69,7 @@ static void check_row(const float *x, const float *p)
 			die("probability %g should be %g", p[k], expected[k] / sum);
 }
 
-/* Asks for the graph ahead of time and waits for it. */
+/* Asks for the graph ahead of time and waits for it. Without one the shape is served, too. */
 static void capture(struct gpuq_channel *ch, struct gpuq_call *call)
 {
 	struct gpuq_completion c;
@@ -77,7 +77,9 @@ static void capture(struct gpuq_channel *ch, struct gpuq_call *call)
 
 	if (gpuq_precapture(ch, call, 0) < 0 || gpuq_wait(ch, &c, 1, GPUQ_FOREVER) < 0)
 		die("%s", gpuq_error_detail());
-	if (c.status < 0)
+	if (c.status == -GPUQ_ECAPTURE)
+		printf("pipeline: %s\n", gpuq_explain(call, &c, text, sizeof(text)));
+	else if (c.status < 0)
 		die("%s", gpuq_explain(call, &c, text, sizeof(text)));
 }
 

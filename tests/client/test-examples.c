@@ -112,6 +112,23 @@ static void test_pipeline(void **state)
 	harness_daemon_destroy(d);
 }
 
+static void test_pipeline_without_a_graph(void **state)
+{
+	static const char *const args[] = {
+		"--device", "cpu", "--test-faults", "capture_end:1+=EIO", NULL};
+	struct harness_daemon *d = harness_daemon_start(args);
+	const char *argv[] = {harness_program("client/pipeline"), SECONDS, NULL};
+	struct harness_output output;
+
+	harness_exec(argv, &output);
+	assert_int_equal(output.status, 0);
+	assert_non_null(strstr(output.out, "the shape could not be captured"));
+	assert_non_null(strstr(output.out, "pipeline: every probability is right\n"));
+	assert_non_null(strstr(output.out, " 2 kernels, 0 of "));
+	harness_output_free(&output);
+	harness_daemon_destroy(d);
+}
+
 static void test_four_producers_at_once(void **state)
 {
 	struct harness_daemon *d = harness_daemon_start(NULL);
@@ -157,6 +174,7 @@ int main(void)
 		HARNESS_TEST(test_score),
 		HARNESS_TEST(test_classify),
 		HARNESS_TEST(test_pipeline),
+		HARNESS_TEST(test_pipeline_without_a_graph),
 		HARNESS_TEST(test_four_producers_at_once),
 		HARNESS_TEST(test_without_gpuqd),
 		HARNESS_TEST(test_spoilt_files),
