@@ -254,6 +254,7 @@ const struct command command_graphs = {
 		"      --resume        capture again\n"
 		"      --evict ID|all  drop the graph of one shape, or all that are not pinned\n"
 		"\n"
-		"Operators that the CPU device computes on the spot have no graph: not listed.\n",
+		"Operators that the CPU device computes on the spot have no graph: not listed.\n"
+		"To have graphs captured ahead: gpuq run --capture, and gpuq precapture.\n",
 	.run = run,
 };
