@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* call.c: calls: an operator's arguments, written into the arena once and submitted often. */
 #include "client/client.h"
+#include "shm/failpoint.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -142,6 +143,7 @@ int call_new(struct gpuq_channel *ch, uint16_t opcode, const void *block, size_t
 		return r;
 	}
 	memcpy(data, block, bytes);
+	FAILPOINT("client.block");
 	call->channel = ch;
 	call->opcode = opcode;
 	call->args = (uint64_t)((uint8_t *)data - ch->arena_base) | bytes << 32;

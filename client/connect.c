@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* connect.c: finding gpuqd, the handshake, and the end of a connection. */
 #include "client/client.h"
+#include "shm/failpoint.h"
 #include "shm/segment.h"
 #include "shm/wait.h"
 
@@ -208,6 +209,7 @@ static int connect_once(
 	g->timeout_ns = options->timeout_ns > 0 ? options->timeout_ns : DEFAULT_TIMEOUT_NS;
 	g->shared_cpus = wait_shared_cpus();
 	int r = reach(g, paths);
+	FAILPOINT("client.connected");
 	if (r == 0)
 		r = shake_hands(g, options->name);
 	if (r < 0) {

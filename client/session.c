@@ -5,6 +5,7 @@
  * its serial number and cleaned up after.
  */
 #include "client/client.h"
+#include "shm/failpoint.h"
 
 #include <fcntl.h>
 #include <poll.h>
@@ -312,13 +313,16 @@ static int request_with(struct gpuq *g, struct msg_header *request, int fd,
 	request->magic = MSG_MAGIC;
 	request->serial = ++g->serial;
 	r = transmit_with(g, request, fd);
+	FAILPOINT_OF("client.sent", request->type);
 	if (r < 0 && r != -EPIPE && r != -ECONNRESET) {
 		r = fail(r, "sending to gpuqd at %s: %s", g->path, strerror(-r));
 	} else {
 		/* After EPIPE gpuqd's last words may still be there to read. */
 		r = await(g, request->serial, ret_answer);
+		FAILPOINT_OF("client.answered", request->type);
 		if (r == 0)
 			r = check_answer(g, ret_answer, &want);
+		FAILPOINT_OF("client.acknowledged", request->type);
 	}
 	pthread_mutex_unlock(&g->lock);
 	return r;

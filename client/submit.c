@@ -6,6 +6,7 @@
  * cq_entries in flight, so gpuqd always has room to complete.
  */
 #include "client/client.h"
+#include "shm/failpoint.h"
 #include "shm/segment.h"
 
 /* Why nothing can be submitted, when channel_shut() says so. */
@@ -79,9 +80,13 @@ static inline void publish(struct gpuq_channel *ch, const struct cursor *at)
 {
 	ch->sq.prod = at->index;
 	ch->n_free = at->n_free;
+	FAILPOINT("client.entry");
 	ring_publish(&ch->sq);
-	if (ring_wake_wanted(&ch->sq))
+	FAILPOINT("client.published");
+	if (ring_wake_wanted(&ch->sq)) {
 		bell_ring_eventfd(ch->doorbell_fd);
+		FAILPOINT("client.rung");
+	}
 }
 
 int gpuq_submit(struct gpuq_channel *ch, const struct gpuq_submission *submissions, uint32_t n)
@@ -192,7 +197,9 @@ int submit_reap(struct gpuq_channel *ch, struct gpuq_completion *ret_completions
 	}
 	ch->cq.cons = at.index;
 	ch->n_free = at.n_free;
+	FAILPOINT("client.copied");
 	ring_release(&ch->cq);
+	FAILPOINT("client.released");
 	if (__builtin_expect(done == 0, 0)) {
 		channel_poison(ch);
 		return channel_end(ch);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* wait.c: taking completions, and waiting for them without burning what others need. */
 #include "client/client.h"
+#include "shm/failpoint.h"
 #include "shm/segment.h"
 #include "shm/wait.h"
 
@@ -121,6 +122,7 @@ static void doze(struct gpuq_channel *ch, uint64_t ns, bool early)
 	}
 	if (ring_sleep_prepare(&ch->cq, 1) != 0 || channel_gone(ch))
 		return;
+	FAILPOINT("client.wish");
 	int r = ppoll(&p, 1, &slice, NULL);
 	if (r == 0 && early)
 		ch->bell_rung = true; /* it may, while nobody sleeps */

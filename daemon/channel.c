@@ -2,6 +2,7 @@
 /* channel.c: taking a channel over, its account in the ledger, and its end. */
 #include "daemon/channel.h"
 
+#include "shm/failpoint.h"
 #include "shm/segment.h"
 
 #include <assert.h>
@@ -128,14 +129,19 @@ static void count_completions(struct channel *ch)
 
 void channel_flush(struct channel *ch)
 {
+	FAILPOINT("dispatch.written");
 	ledger_commit(ch);
+	FAILPOINT("dispatch.committed");
 	/* In this order: a client that sees a completion finds its entry's slot free. */
 	ring_release(&ch->sq);
+	FAILPOINT("dispatch.released");
 	if (ch->cq.prod == ch->cq.published)
 		return;
 	ring_publish(&ch->cq);
+	FAILPOINT("dispatch.published");
 	if (ring_wake_wanted(&ch->cq))
 		bell_ring_pipe(ch->pipe_fd);
+	FAILPOINT("dispatch.rung");
 	count_completions(ch);
 }
 

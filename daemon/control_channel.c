@@ -2,6 +2,7 @@
 /* Channels in the control process: memory and bells are made here, and taken back here. */
 #include "daemon/control.h"
 #include "daemon/log.h"
+#include "shm/failpoint.h"
 #include "shm/atomics.h"
 #include "shm/segment.h"
 
@@ -367,6 +368,7 @@ void channel_allocated(struct control *c, struct channel *ch, int result)
 {
 	int r = result == -ENOSPC ? -ENOMEM : result;
 
+	FAILPOINT("control.segment_made");
 	if (r >= 0 && ch->closing) {
 		channel_punch(c, ch);
 		return;

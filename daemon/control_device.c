@@ -2,6 +2,7 @@
 /* The device process, seen from the control process: started, told, replaced when it ends. */
 #include "daemon/control.h"
 #include "daemon/log.h"
+#include "shm/failpoint.h"
 #include "shm/atomics.h"
 
 #include <errno.h>
@@ -109,7 +110,10 @@ static void device_receive(struct control *c)
 
 int device_send(struct control *c, const struct devlink_msg *m, const int *fds, uint32_t n_fds)
 {
-	return packet_send(c->device.link_fd, m, sizeof(*m), fds, n_fds);
+	FAILPOINT_OF("control.telling", m->type);
+	int r = packet_send(c->device.link_fd, m, sizeof(*m), fds, n_fds);
+	FAILPOINT_OF("control.told", m->type);
+	return r;
 }
 
 int device_check_request(const struct control *c, uint32_t device, char text[MSG_TEXT_MAX])
@@ -407,10 +411,12 @@ void device_received(struct control *c, int result)
 
 	if (result > 0) {
 		d->in_fd = in_fd(d);
-		if (result == (int)sizeof(d->in))
+		if (result == (int)sizeof(d->in)) {
+			FAILPOINT_OF("control.heard", d->in.type);
 			device_message(c, &d->in);
-		else
+		} else {
 			log_error("the device process sent a message of %d bytes", result);
+		}
 		if (d->in_fd >= 0)
 			close(d->in_fd);
 		device_receive(c);

@@ -8,6 +8,7 @@
 
 #include "daemon/dispatch.h"
 #include "daemon/log.h"
+#include "shm/failpoint.h"
 #include "shm/segment.h"
 #include "shm/wait.h"
 
@@ -62,8 +63,10 @@ struct link {
 static void send_msg(const struct devlink_msg *msg)
 {
 	/* The control process reads promptly; when it is gone, serve() sees the end of the link. */
+	FAILPOINT_OF("device.answering", msg->type);
 	if (send(DEVLINK_FD_LINK, msg, sizeof(*msg), MSG_NOSIGNAL) < 0)
 		shutdown(DEVLINK_FD_LINK, SHUT_RDWR);
+	FAILPOINT_OF("device.answered", msg->type);
 }
 
 /* The same with a descriptor. */
@@ -86,8 +89,10 @@ static void send_fd(const struct devlink_msg *msg, int fd)
 	c->cmsg_type = SCM_RIGHTS;
 	c->cmsg_len = CMSG_LEN(sizeof(fd));
 	memcpy(CMSG_DATA(c), &fd, sizeof(fd));
+	FAILPOINT_OF("device.answering", msg->type);
 	if (sendmsg(DEVLINK_FD_LINK, &h, MSG_NOSIGNAL) < 0)
 		shutdown(DEVLINK_FD_LINK, SHUT_RDWR);
+	FAILPOINT_OF("device.answered", msg->type);
 }
 
 static void answer(enum devlink_type type, uint32_t channel, uint32_t generation)
@@ -484,6 +489,7 @@ static void on_buffer_removed(struct link *l, struct buffer *b)
 
 static void __attribute__((noreturn)) end_failed(void)
 {
+	FAILPOINT("device.failed");
 	(void)fail_because("the device has failed, with what ran on it", "");
 	_exit(EXIT_FAILURE);
 }
@@ -877,6 +883,7 @@ static void serve(struct link *l)
 			continue;
 		if (!receive(&msg, fds, &n))
 			return;
+		FAILPOINT_OF("device.told", msg.type);
 		on_message(l, &msg, fds, n);
 	}
 }

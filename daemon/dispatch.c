@@ -11,6 +11,7 @@
  * counted, since a well-behaved client never causes that.
  */
 #include "daemon/dispatch_impl.h"
+#include "shm/failpoint.h"
 #include "shm/robust.h"
 #include "shm/wait.h"
 
@@ -556,6 +557,7 @@ static void sleep_until_wanted(struct dispatch *d, bool may_watch)
 		d->naps = 0;
 	d->napped_at = shm_load_relaxed(&d->stats->consumed);
 	device_sleep_prepare(d->o.device, true);
+	FAILPOINT("dispatch.wish");
 	if (!anything_done(d)) {
 		shm_count(&d->stats->sleeps, 1);
 		take_doorbells(d, sleep_ms(d, may_watch));
@@ -576,6 +578,7 @@ static void fail(struct dispatch *d)
 	uint64_t count;
 
 	dispatch_lose_all(d);
+	FAILPOINT("dispatch.lost_all");
 	tell(d, DISPATCH_FAILED, NULL);
 	while (!d->stop) {
 		if (!mailbox_take(&d->in, &mail)) {

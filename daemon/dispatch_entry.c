@@ -2,6 +2,7 @@
 /* What happens to one submission until it runs or is refused. */
 #include "daemon/dispatch_impl.h"
 #include "daemon/validate.h"
+#include "shm/failpoint.h"
 
 /* So many entries ahead their cache lines are asked for: they lie in the client's cache. */
 #define PREFETCH_ENTRIES 8
@@ -33,7 +34,9 @@ static void run_inline(struct dispatch *d, struct channel *ch, const struct wire
 	};
 
 	channel_note_inline(ch, sqe->user_data);
+	FAILPOINT("dispatch.noted");
 	call->op->cpu(call, 0, call->op->units(call));
+	FAILPOINT("dispatch.executed");
 	cqe.executed_ns = clock_now_ns(&d->o.clock) - now_ns;
 	channel_post(ch, &cqe);
 	/* Others in this batch may take long: what is done is shown at once. */
@@ -197,6 +200,7 @@ int dispatch_channel_pass(struct dispatch *d, struct channel *ch)
 			return space;
 		shm_copy_in(
 			&sqe, &ch->sqes[ring_slot(ch->sq.cons, ch->sq.entries)], sizeof(sqe) / 8);
+		FAILPOINT_OF("dispatch.copied", sqe.opcode);
 		if (space == 0 || !take_entry(d, ch, &sqe, now_ns)) {
 			ch->blocked = true;
 			break;

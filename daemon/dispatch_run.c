@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* What waits for its turn, goes to the graph cache, a copy stream or an engine, and ends. */
 #include "daemon/dispatch_impl.h"
+#include "shm/failpoint.h"
 
 struct slot *slot_take(struct dispatch *d, struct channel *ch)
 {
@@ -382,7 +383,9 @@ static bool launch(struct dispatch *d, struct channel *ch)
 	}
 	if (slot->kind == SLOT_SESSION) {
 		slot_dequeue(d, slot);
-		slot_complete(d, slot, model_session_act(d, slot), now_ns, now_ns);
+		int status = model_session_act(d, slot);
+		FAILPOINT_OF("dispatch.session", slot->order.action);
+		slot_complete(d, slot, status, now_ns, now_ns);
 		return true;
 	}
 	int r = slot_give(d, slot);
@@ -398,6 +401,7 @@ static bool launch(struct dispatch *d, struct channel *ch)
 	}
 	slot->started_ns = now_ns;
 	keep(d, slot);
+	FAILPOINT_OF("dispatch.launched", slot->kind);
 	/* Channels of one priority take turns. */
 	if (!TAILQ_EMPTY(&ch->queue))
 		requeue(d, ch, false);
@@ -497,6 +501,7 @@ static void finish(struct dispatch *d, struct slot *slot)
 	d->failed |= status == -GPUQ_EDEVICE;
 	if (slot->kind == SLOT_SHAPE)
 		status = model_shape_ended(d, slot, status);
+	FAILPOINT_OF("dispatch.ended", slot->kind);
 	slot_complete(d, slot, status, start_ns, end_ns);
 }
 

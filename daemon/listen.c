@@ -2,6 +2,7 @@
 /* The sockets' place in the file system, and the lock that guards it. */
 #include "daemon/listen.h"
 
+#include "shm/failpoint.h"
 #include "shm/proto.h"
 #include "shm/stats.h"
 
@@ -181,10 +182,12 @@ int listener_open(struct listener *l, const char *path, mode_t mode, char error[
 		return r;
 	}
 	r = lock_take(l, error);
+	FAILPOINT("control.locked");
 	if (r == 0)
 		r = listen_at(l->path, mode, &l->fd, error);
 	if (r == 0)
 		r = listen_at(l->admin_path, 0600, &l->admin_fd, error);
+	FAILPOINT("control.bound");
 	if (r < 0)
 		listener_close(l);
 	return r;

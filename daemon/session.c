@@ -2,6 +2,7 @@
 /* Connections: who may come in, how messages leave, and how a session ends. */
 #include "daemon/control.h"
 #include "daemon/log.h"
+#include "shm/failpoint.h"
 #include "shm/atomics.h"
 
 #include <errno.h>
@@ -79,7 +80,9 @@ bool session_send(struct control *c, struct session *s, void *msg, uint16_t type
 	if (s->state == SESSION_CLOSING)
 		return false;
 	header_fill(msg, type, bytes, serial);
+	FAILPOINT_OF("control.answering", type);
 	int r = packet_send(s->fd, msg, bytes, fds, n_fds);
+	FAILPOINT_OF("control.answered", type);
 	if (r == 0)
 		return true;
 	/* It has hung up, and may have said goodbye before: reading on will tell. */

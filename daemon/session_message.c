@@ -2,6 +2,7 @@
 /* What clients say: every message of shm/proto.h is checked here, then answered. */
 #include "daemon/control.h"
 #include "daemon/log.h"
+#include "shm/failpoint.h"
 #include "kernels/op.h"
 #include "shm/atomics.h"
 
@@ -317,6 +318,7 @@ void session_message(struct control *c, struct session *s, uint32_t bytes)
 		session_broke_protocol(c, s, 0, "a packet that is not a message of gpuq");
 		return;
 	}
+	FAILPOINT_OF("control.asked", h->type);
 	/* Fields that an older client does not know of are zero. */
 	memset(s->packet + bytes, 0, MSG_MAX - bytes);
 	for (size_t i = 0; i < sizeof(messages) / sizeof(messages[0]); i++) {

@@ -5,6 +5,7 @@
  */
 #include "shm/stats.h"
 
+#include "shm/failpoint.h"
 #include "shm/segment.h"
 
 #include <errno.h>
@@ -185,9 +186,11 @@ int stats_create(const char *socket_path, const struct stats_sizes *sizes, struc
 	int fd = shm_open(name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0640);
 	if (fd < 0)
 		return -errno;
+	FAILPOINT("control.stats_made");
 	r = -posix_fallocate(fd, 0, (off_t)plan.total_bytes);
 	if (r == 0)
 		r = stats_format(fd, &plan, socket_path, ret_stats);
+	FAILPOINT("control.stats_formatted");
 	if (r < 0) {
 		shm_unlink(name);
 		close(fd);

@@ -52,8 +52,7 @@ static void test_usage(void **state)
 static void test_a_fault_is_told(void **state)
 {
 	setenv("GPUQ_TEST_FAULTS", "work:200=GPUQ_EDEVICE", 1);
-	expect((const char *const[]){"--kills=1000", "--bound=60", NULL}, 1,
-		"the device process ended");
+	expect((const char *const[]){"--kills=1000", "--bound=60", NULL}, 1, "WRONG: client");
 	unsetenv("GPUQ_TEST_FAULTS");
 }
 
