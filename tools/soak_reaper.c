@@ -360,8 +360,10 @@ void soak_reap(struct soak *s)
 		reap_until(s, 0, WARM_UP_NS);
 		end_all(s);
 	}
-	sleep_us(200000);
-	s->before = world_read(s->daemon.pid, &s->daemon.stats);
+	do {
+		sleep_us(10 * LOOK_US);
+		s->before = world_read(s->daemon.pid, &s->daemon.stats);
+	} while (!over(s) && (s->before.clients > 0 || s->before.dying > 0));
 	s->ends = s->steady_rescues = 0;
 	s->start_ns = clock_monotonic_ns();
 	while (!over(s) && (s->killed < s->kills || wants_more(s))) {

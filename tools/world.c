@@ -106,8 +106,6 @@ struct world world_read(pid_t control_pid, const struct stats *s)
 {
 	const struct stats_header *h = s->header;
 	struct world w = {
-		.control = look_at_process(control_pid),
-		.device = look_at_process((pid_t)s->devices[0].pid),
 		.clients = shm_load_relaxed(&h->clients),
 		.channels = shm_load_relaxed(&h->channels),
 		.segment_bytes = shm_load_relaxed(&h->segment_bytes),
@@ -122,6 +120,9 @@ struct world world_read(pid_t control_pid, const struct stats *s)
 		.poisoned = shm_load_relaxed(&s->devices[0].poisoned),
 	};
 
+	for (uint32_t i = 0; i < h->max_clients; i++)
+		w.dying += shm_load_acquire_u32(&s->clients[i].state) == STATS_CLIENT_DEAD &&
+			shm_load_acquire(&s->clients[i].reclaimed_ns) == 0;
 	for (uint32_t i = 0; i < h->max_channels; i++)
 		w.in_flight += shm_load_relaxed(&s->channels[i].in_flight);
 	for (uint32_t i = 0; i < h->max_models; i++) {
@@ -133,6 +134,9 @@ struct world world_read(pid_t control_pid, const struct stats *s)
 			shm_load_relaxed(&m->kv_free_blocks) -
 			shm_load_relaxed(&m->kv_cached_blocks);
 	}
+	/* Afterwards: what is gone by then is gone from here too. */
+	w.control = look_at_process(control_pid);
+	w.device = look_at_process((pid_t)s->devices[0].pid);
 	return w;
 }
 
@@ -150,12 +154,12 @@ bool world_is_back(const struct world *now, const struct world *before, uint64_t
 {
 	return process_is_back(&now->control, &before->control, slack_kib) &&
 		process_is_back(&now->device, &before->device, slack_kib) &&
-		now->clients == before->clients && now->channels == before->channels &&
-		now->segment_bytes == before->segment_bytes && now->buffers == before->buffers &&
-		now->buffer_bytes == before->buffer_bytes && now->pipelines == before->pipelines &&
-		now->sessions == before->sessions && now->kv_used == before->kv_used &&
-		now->in_flight <= before->in_flight && now->queued <= before->queued &&
-		now->executing <= before->executing;
+		now->dying <= before->dying && now->clients == before->clients &&
+		now->channels == before->channels && now->segment_bytes == before->segment_bytes &&
+		now->buffers == before->buffers && now->buffer_bytes == before->buffer_bytes &&
+		now->pipelines == before->pipelines && now->sessions == before->sessions &&
+		now->kv_used == before->kv_used && now->in_flight <= before->in_flight &&
+		now->queued <= before->queued && now->executing <= before->executing;
 }
 
 static int describe_process(

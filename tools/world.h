@@ -23,6 +23,7 @@ struct world {
 	struct world_process control, device;
 	/* Statistics. */
 	uint64_t clients, channels, segment_bytes;
+	uint64_t dying; /* clients that have ended and of which something is left */
 	uint64_t buffers, buffer_bytes, pipelines, sessions;
 	uint64_t kv_used; /* blocks that are neither free nor kept for equal openings */
 	uint64_t in_flight, queued, executing;
