@@ -21,6 +21,8 @@
 #define PROMPT_BYTES 400u
 #define FIRST_TOKENS 9u /* how often the first one is waited for */
 #define FUSED 32u
+#define MAX_CONTEXT 256u /* tokens of a text and its prompt */
+#define SHARES 4096u	 /* tokens of which that is kept */
 #define CROWD_S 3.0
 #define CROWD_ROUNDS 3u
 
@@ -49,6 +51,8 @@ struct writing {
 	struct gpuq_writer *writer;
 	uint32_t left; /* tokens of this text */
 	struct gpuq_sampler_stats stats;
+	double outside[SHARES]; /* of tokens' time: the share outside the device */
+	uint32_t n_outside;
 };
 
 static void writing_end_text(struct writing *w)
@@ -137,6 +141,9 @@ static int write_tokens(void *state, const struct clock_line *clock, uint64_t *r
 			return fail(e, "a text");
 		ret_ns[i] = clock_now_ns(clock) - start_ns;
 		w->left--;
+		if (w->n_outside < SHARES)
+			w->outside[w->n_outside++] =
+				1 - (double)written.executed_ns / (double)ret_ns[i];
 	}
 	return 0;
 }
@@ -216,6 +223,53 @@ static int find_unit(const struct daemon *d)
 	return e < 0 ? e : 0;
 }
 
+/* --- Graphs ahead ---------------------------------------------------------------------------- */
+
+/* Waits until a shape is captured; one that no step has is none to wait for. */
+static int capture(struct gpuq_channel *channel, const struct gpuq_model_shape *shape)
+{
+	struct gpuq_completion done;
+	struct gpuq_call *wish;
+	int e = gpuq_capture_create(channel, LLM_NAME, shape, &wish);
+
+	if (e < 0)
+		return e;
+	const struct gpuq_submission s = {.call = wish};
+	e = gpuq_submit(channel, &s, 1);
+	if (e >= 0)
+		e = gpuq_wait(channel, &done, 1, GPUQ_FOREVER);
+	if (e >= 0 && done.status != -GPUQ_EPARAM)
+		e = done.status;
+	gpuq_call_destroy(wish);
+	return e < 0 ? e : 0;
+}
+
+/*
+ * A step that has no graph yet is launched kernel by kernel, part of which counts as outside the
+ * device: so all that one writer's tokens need is captured before they are timed.
+ */
+static int capture_steps(const struct daemon *d)
+{
+	struct writing w = {.daemon = d};
+	int e = writing_connect(&w);
+
+	progress("capturing the steps of one session");
+	for (uint32_t context = 64; context <= MAX_CONTEXT && e == 0; context += 64) {
+		const struct gpuq_model_shape logits = {
+			.kind = GPUQ_SHAPE_LOGITS, .batch = 1, .context = context};
+
+		e = capture(w.client.channel, &logits);
+		for (uint32_t ids = 1; ids <= 256 && e == 0; ids *= 2) {
+			const struct gpuq_model_shape named = {
+				.batch = 1, .context = context, .ids = ids};
+
+			e = capture(w.client.channel, &named);
+		}
+	}
+	writing_close(&w);
+	return e;
+}
+
 /* --- What a token costs ---------------------------------------------------------------------- */
 
 static const struct policy {
@@ -270,39 +324,53 @@ static int step_engine(void *state, const struct clock_line *clock, uint64_t *re
 	return 0;
 }
 
-static void report_policies(struct bench *b, const struct contender *set, const struct writing *w)
+static int compare_doubles(const void *a, const void *b)
+{
+	const double x = *(const double *)a, y = *(const double *)b;
+
+	return (x > y) - (x < y);
+}
+
+/* The token's own step is in both, so a busy machine disturbs it less than two rows. */
+static double median_outside(struct writing *w)
+{
+	qsort(w->outside, w->n_outside, sizeof(*w->outside), compare_doubles);
+	return w->outside[w->n_outside / 2];
+}
+
+static void report_policies(struct bench *b, const struct contender *set, struct writing *w)
 {
 	const bool judged = strcmp(b->shape, "1b") == 0 && strncmp(b->device, "cpu", 3) == 0;
-	const double engine_ns = series_typical_ns(&set[0].series);
 	const double greedy_ns = series_typical_ns(&set[1].series);
-
 	json_t *rows = json_array();
+	double worst = 0;
 
-	report_line("%-28s %12s %12s %10s\n", "", "ms a token", "of greedy's", "full rows");
+	report_line("%-28s %12s %12s %10s %10s\n", "", "ms a token", "of greedy's", "full rows",
+		"outside");
 	for (uint32_t i = 0; i < N_POLICIES; i++) {
 		const double ns = series_typical_ns(&set[1 + i].series);
+		const double outside = 100 * median_outside(&w[i]);
 
-		report_line("%-28s %12.3f %12.3f %9.1f%%\n", policies[i].name, 1e-6 * ns,
+		worst = outside > worst ? outside : worst;
+		report_line("%-28s %12.3f %12.3f %9.1f%% %9.1f%%\n", policies[i].name, 1e-6 * ns,
 			ns / greedy_ns,
-			100.0 * (double)w[i].stats.full_rows / (double)w[i].stats.draws);
+			100.0 * (double)w[i].stats.full_rows / (double)w[i].stats.draws, outside);
 		json_array_append_new(rows,
-			json_pack("{s:s, s:f, s:I, s:I}", "name", policies[i].name, "token_ns", ns,
-				"draws", (json_int_t)w[i].stats.draws, "full_rows",
+			json_pack("{s:s, s:f, s:f, s:I, s:I}", "name", policies[i].name, "token_ns",
+				ns, "outside_percent", outside, "draws",
+				(json_int_t)w[i].stats.draws, "full_rows",
 				(json_int_t)w[i].stats.full_rows));
 	}
 	report_json(b, "policies", rows);
-	report_check_if(b, judged, 100 * (1 - engine_ns / greedy_ns), 3,
-		"generate %s %s: percent of a token spent outside the device, greedy", b->shape,
-		b->weights);
-	report_check_if(b, judged, 100 * (1 - engine_ns / series_typical_ns(&set[3].series)), 3,
-		"generate %s %s: percent of a token spent outside the device, top_k 40", b->shape,
-		b->weights);
+	report_check_if(b, judged, worst, 3,
+		"generate %s %s: percent of a token spent outside the device, worst policy",
+		b->shape, b->weights);
 }
 
 static int measure_policies(struct bench *b, const struct daemon *d, struct llm_local *local)
 {
 	struct engine engine = {.local = local};
-	struct writing w[N_POLICIES];
+	static struct writing w[N_POLICIES];
 	struct contender set[1 + N_POLICIES] = {
 		{.name = "engine in this process", .state = &engine, .run = step_engine}};
 	char title[96];
@@ -330,13 +398,6 @@ static int measure_policies(struct bench *b, const struct daemon *d, struct llm_
 }
 
 /* --- The first token, and fused steps -------------------------------------------------------- */
-
-static int compare_doubles(const void *a, const void *b)
-{
-	const double x = *(const double *)a, y = *(const double *)b;
-
-	return (x > y) - (x < y);
-}
 
 /* From a prompt's text to the first token's. */
 static int measure_first(struct bench *b, const struct daemon *d)
@@ -480,6 +541,9 @@ static int measure_with_daemon(
 
 	if (e < 0)
 		return fail(e, "a row of logits");
+	e = capture_steps(d);
+	if (e < 0)
+		return fail(e, "graphs of the model's steps");
 	report_line("temperatures are in units of %.3g\n", (double)shared.unit);
 	e = llm_local_open(b, folder->fd, &options, cpus_count(), &local);
 	if (e == 0)

@@ -388,6 +388,8 @@ struct gpuq_written {
 	double logprob;	  /* as gpuq_sampler_draw() gives it */
 	const char *text; /* what has become certain, until the next call; may be nothing */
 	size_t bytes;
+	/* What the requests for it took on the device; fused, a request's first token has all. */
+	uint64_t executed_ns;
 };
 
 /*

@@ -40,6 +40,7 @@ struct gpuq_writer {
 	} fused;
 	bool (*cancelled)(void *context);
 	void *cancel_context;
+	uint64_t executed_ns; /* for the next token */
 	enum gpuq_writer_end end;
 };
 
@@ -168,6 +169,7 @@ static int run(struct gpuq_writer *w, struct gpuq_call *call)
 		return r;
 	if (done.status < 0)
 		return text_fail(done.status, "%s", gpuq_explain(call, &done, why, sizeof(why)));
+	w->executed_ns += done.executed_ns;
 	return done.status;
 }
 
@@ -418,6 +420,7 @@ int gpuq_writer_next(struct gpuq_writer *w, struct gpuq_written *ret_written)
 		return 0;
 	if (w->last == NO_ID)
 		return text_fail(-EINVAL, "there is no text yet to go on with");
+	w->executed_ns = 0;
 	token = w->fused.most > 0 ? take_fused(w, &logprob) : draw(w, &logprob);
 	if (token < 0)
 		return (int)token;
@@ -431,7 +434,8 @@ int gpuq_writer_next(struct gpuq_writer *w, struct gpuq_written *ret_written)
 	*ret_written = (struct gpuq_written){.token = (uint32_t)token,
 		.logprob = logprob,
 		.text = certain_text(w),
-		.bytes = w->text.n};
+		.bytes = w->text.n,
+		.executed_ns = w->executed_ns};
 	return 1;
 }
 

@@ -436,6 +436,8 @@ static void test_generate_writes_by_all_policies(void **state)
 
 		assert_true(draws > 0);
 		assert_true(json_real_value(json_object_get(row, "token_ns")) > 0);
+		const double outside = json_real_value(json_object_get(row, "outside_percent"));
+		assert_true(outside > 0 && outside < 100);
 		assert_in_range(rows, i == 7 ? draws : 0, i == 0 ? 0 : draws);
 	}
 	json_decref(root);

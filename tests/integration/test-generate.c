@@ -6,6 +6,7 @@
  *	TEST_SEED=N   weights; printed (writing.c)
  */
 #include "tests/integration/children.h"
+#include "shm/clock.h"
 #include "tests/integration/writing.h"
 
 #include <errno.h>
@@ -316,8 +317,10 @@ static void test_cancelled(void **state)
 	struct gpuq_writer *writer = writing_open(&w, o);
 	assert_true(gpuq_writer_read(writer, "The cat", 7, 0) > 0);
 	for (uint32_t i = 0; i < 2; i++) {
+		const uint64_t start_ns = clock_monotonic_ns();
 		assert_int_equal(gpuq_writer_next(writer, &written), 1);
 		assert_int_equal(written.token, whole.tokens[i]);
+		assert_in_range(written.executed_ns, 1, clock_monotonic_ns() - start_ns);
 	}
 	assert_int_equal(gpuq_writer_next(writer, &written), -ECANCELED);
 	assert_int_equal(gpuq_writer_next(writer, &written), -ECANCELED);
