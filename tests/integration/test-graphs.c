@@ -2,7 +2,7 @@
 /*
  * test-graphs.c: what is captured, seen and steered from outside: promotion, captures ahead of
  * time, stop, resume, eviction, who sees what, the hot list over a restart, and faults: no memory,
- * captures that fail, and a device that breaks in the middle of a replay.
+ * captures that fail, a device that breaks in the middle of a replay, and clients killed there.
  */
 #include "shm/clock.h"
 #include "tests/integration/children.h"
@@ -558,6 +558,85 @@ static void test_a_fault_while_nothing_runs(void **state)
 	stop(&rig);
 }
 
+/* --- Clients that die ----------------------------------------------------------------------- */
+
+#define LONG_B 64u
+#define LONG_I 1024u
+#define LONG_O 512u
+#define DOOMED 16u
+
+static struct gpuq_tensor in_buffer(
+	const struct gpuq_buf *buf, uint64_t offset, uint32_t rows, uint32_t columns)
+{
+	return (struct gpuq_tensor){.dtype = GPUQ_F32,
+		.rank = 2,
+		.dims = {rows, columns},
+		.buffer = buf,
+		.offset = offset};
+}
+
+/* Keeps replays in flight whose tensors all lie in a buffer, until it is killed. */
+static void replaying_main(struct child *child)
+{
+	const struct gpuq_buf_options options = {.bytes = 4u << 20};
+	struct gpuq_buf *buf;
+	struct client c;
+
+	client_open(&c, NULL);
+	struct gpuq_pipeline *p = classify_register(c.g, "classify");
+	assert_int_equal(gpuq_buf_alloc(c.g, &options, &buf), 0);
+	const struct gpuq_tensor in[] = {
+		in_buffer(buf, 0, LONG_B, LONG_I), in_buffer(buf, 1u << 20, LONG_O, LONG_I)};
+	const struct gpuq_tensor out = in_buffer(buf, 3u << 20, LONG_B, LONG_O);
+	struct classify job = {.ch = c.ch};
+	assert_int_equal(gpuq_pipeline_call_create(c.ch, p, in, 2, &out, 1, &job.call), 0);
+	assert_int_equal(gpuq_precapture(c.ch, job.call, 0), 0);
+	assert_int_equal(classify_wait(c.ch).status, 0);
+	for (uint64_t k = 0;; k++) {
+		classify_submit(&job, k);
+		if (k >= 8) {
+			child_say_ready(child);
+			assert_int_equal(classify_wait(c.ch).status, 0);
+		}
+	}
+}
+
+/* Their buffers go when the graphs that use them have ended, and nobody else feels it. */
+static void test_clients_killed_in_replays(void **state)
+{
+	/* Only what is asked for is captured: no graph for a second lane. */
+	static const char *const args[] = {"--graph-promote-uses", "1000000", NULL};
+	struct world before;
+	struct rig rig;
+
+	start(&rig, args);
+	struct classify job = job_of(&rig, 3);
+	assert_int_equal(precapture(&rig, &job), 0);
+	before = world_look(rig.daemon);
+	for (uint32_t k = 0; k < DOOMED; k++) {
+		struct child child = {.run = replaying_main, .number = k};
+		child_start(&child);
+		child_await_ready(&child);
+		usleep((useconds_t)random_below(&rig.rng, 20000));
+		child_kill(&child);
+		child_free(&child);
+		classify_run(&job, &rig.rng);
+		if (k == 0) {
+			/* The graph of the first one stays; after that nothing is left behind. */
+			raw_await(world_look(rig.daemon).in_flight == 0 &&
+				world_look(rig.daemon).clients == before.clients);
+			usleep(100000);
+			before = world_look(rig.daemon);
+		}
+	}
+	world_await(rig.daemon, &before);
+	const struct gpuq_graph_info info = look(rig.c.g, LONG_B);
+	assert_int_equal(info.state, GPUQ_GRAPH_CAPTURED);
+	assert_true(info.hits >= DOOMED);
+	assert_int_equal(count_restarts(&rig), 0);
+	stop(&rig);
+}
+
 int main(void)
 {
 	static const struct harness_test tests[] = {
@@ -576,6 +655,7 @@ int main(void)
 		HARNESS_TEST(test_a_fault_at_a_launch),
 		HARNESS_TEST(test_a_fault_in_a_capture),
 		HARNESS_TEST(test_a_fault_while_nothing_runs),
+		HARNESS_TEST(test_clients_killed_in_replays),
 	};
 
 	return harness_run("graphs", tests, sizeof(tests) / sizeof(tests[0]));
