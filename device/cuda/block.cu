@@ -10,12 +10,14 @@ static_assert(WORDS <= 32, "one warp copies it");
 
 static __global__ void bring_block(const __grid_constant__ struct cuda_bring bring)
 {
+	cuda_begin();
 	if (threadIdx.x < WORDS)
 		((uint64_t *)bring.to)[threadIdx.x] = ((const uint64_t *)&bring.block)[threadIdx.x];
 }
 
 static __global__ void signal_end(const __grid_constant__ struct cuda_completion completion)
 {
+	cuda_begin();
 	cuda_complete(completion);
 }
 
@@ -47,29 +49,30 @@ void cuda_bring_node(
 	ret_params->kernelParams = value;
 }
 
-int cuda_blank_graph(uint32_t nodes, cudaGraph_t *ret_graph, cudaGraphNode_t *ret_head)
+int cuda_blank_graph(const struct cuda_target *to, uint32_t nodes, cudaGraph_t *ret_graph,
+	cudaGraphNode_t *ret_head)
 {
 	struct cuda_bring nowhere = {};
-	cudaGraphNode_t node, last = NULL;
-	cudaKernelNodeParams params;
-	cudaGraph_t graph;
-	cudaError_t err = cudaGraphCreate(&graph, 0);
-	void *value;
+	cudaGraph_t graph = NULL;
+	void *values[] = {&nowhere};
+	size_t count = 1;
+	int r = cuda_error(cudaStreamBeginCapture(to->stream, cudaStreamCaptureModeThreadLocal));
+	int end;
 
-	if (err != cudaSuccess)
-		return cuda_error(err);
-	cuda_bring_node(&nowhere, &value, &params);
-	for (uint32_t i = 0; i < nodes && err == cudaSuccess; i++) {
-		err = cudaGraphAddKernelNode(&node, graph, &last, i > 0, &params);
-		if (i == 0)
-			*ret_head = node;
-		last = node;
-	}
-	if (err != cudaSuccess)
-		cudaGraphDestroy(graph);
-	else
+	if (r < 0)
+		return r;
+	for (uint32_t i = 0; i < nodes && r == 0; i++)
+		r = cuda_run(to, (const void *)bring_block, 1, 32, values);
+	end = cuda_error(cudaStreamEndCapture(to->stream, &graph));
+	if (r == 0)
+		r = end;
+	if (r == 0)
+		r = cuda_error(cudaGraphGetRootNodes(graph, ret_head, &count));
+	if (r == 0)
 		*ret_graph = graph;
-	return cuda_error(err);
+	else if (graph != NULL)
+		cuda_error(cudaGraphDestroy(graph));
+	return r;
 }
 
 int cuda_signal(const struct cuda_args *args, const struct cuda_target *to)

@@ -21,8 +21,12 @@ struct cuda_bring {
 
 int cuda_bring(const struct cuda_bring *bring, cudaStream_t stream);
 
-/* A sequence of kernels that are to be set or updated to others. */
-int cuda_blank_graph(uint32_t nodes, cudaGraph_t *ret_graph, cudaGraphNode_t *ret_head);
+/*
+ * A sequence of kernels that are to be set or updated to others, recorded as `to` says in its
+ * stream. What is updated keeps its edges, so they are the same as in other recordings.
+ */
+int cuda_blank_graph(const struct cuda_target *to, uint32_t nodes, cudaGraph_t *ret_graph,
+	cudaGraphNode_t *ret_head);
 
 /* A node's parameters with which it brings this; both are read until the node has been set. */
 void cuda_bring_node(

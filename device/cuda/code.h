@@ -71,6 +71,8 @@ struct cuda_launcher {
 struct cuda_target {
 	cudaStream_t stream;
 	struct cuda_launcher *launchers; /* CUDA_LAUNCHERS of the stream's; NULL in a capture */
+	/* Each kernel may be started before the one before it has ended: cuda_begin(). */
+	bool programmatic;
 };
 
 struct cuda_command;
@@ -106,7 +108,10 @@ extern const uint32_t cuda_codes_count;
 /* Completes the launch of args when all before it in the stream has ended: a kernel of its own. */
 int cuda_signal(const struct cuda_args *args, const struct cuda_target *to);
 
-/* Launches a kernel; blocks and threads are in one dimension. */
+/*
+ * Launches a kernel, which begins with cuda_begin() (signal.cuh); blocks and threads are in one
+ * dimension.
+ */
 int cuda_run(const struct cuda_target *to, const void *kernel, uint32_t blocks, uint32_t threads,
 	void **args);
 

@@ -168,6 +168,13 @@ void cuda_recording_keep_whole(struct cuda_stream *s)
 	recording_of(s)->whole = true;
 }
 
+bool cuda_recording_overlaps(struct cuda_stream *s)
+{
+	const struct cuda_recording *rec = recording_of(s);
+
+	return rec->device->programmatic && !rec->whole;
+}
+
 int cuda_capture_begin(struct device_stream *stream)
 {
 	struct cuda_stream *s = cuda_stream(stream);

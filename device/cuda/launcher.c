@@ -9,12 +9,13 @@
 
 int cuda_launchers_create(struct cuda_launcher *launchers, cudaStream_t stream)
 {
+	const struct cuda_target to = {.stream = stream};
 	int r = 0;
 
 	for (uint32_t i = 0; i < CUDA_LAUNCHERS && r == 0; i++) {
 		struct cuda_launcher *l = &launchers[i];
 
-		r = cuda_blank_graph(1, &l->graph, &l->node);
+		r = cuda_blank_graph(&to, 1, &l->graph, &l->node);
 		if (r == 0)
 			r = cuda_error(cudaGraphInstantiate(&l->exec, l->graph, 0));
 		if (r == 0)
@@ -55,6 +56,20 @@ static struct cuda_launcher *find(
 	return l;
 }
 
+/* In a recording; nodes behind one another, or behind what is no kernel, are then as ever. */
+static int launch_programmatic(cudaStream_t stream, const struct cudaKernelNodeParams *params)
+{
+	cudaLaunchAttribute attribute = {.id = cudaLaunchAttributeProgrammaticStreamSerialization,
+		.val.programmaticStreamSerializationAllowed = 1};
+	const cudaLaunchConfig_t config = {.gridDim = params->gridDim,
+		.blockDim = params->blockDim,
+		.stream = stream,
+		.attrs = &attribute,
+		.numAttrs = 1};
+
+	return cuda_error(cudaLaunchKernelExC(&config, params->func, params->kernelParams));
+}
+
 int cuda_run(const struct cuda_target *to, const void *kernel, uint32_t blocks, uint32_t threads,
 	void **args)
 {
@@ -65,6 +80,8 @@ int cuda_run(const struct cuda_target *to, const void *kernel, uint32_t blocks, 
 	struct cuda_launcher *l = NULL;
 	int r;
 
+	if (to->programmatic)
+		return launch_programmatic(to->stream, &params);
 	if (to->launchers != NULL)
 		l = find(to->launchers, kernel, blocks, threads);
 	if (l == NULL)

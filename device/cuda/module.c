@@ -180,6 +180,16 @@ static int check_code(const struct cudaDeviceProp *prop, char why[WHY_MAX])
 	return -GPUQ_ENODEV;
 }
 
+/* From compute capability 9.0 on, for which there is then code of its own. */
+static bool may_overlap(int ordinal)
+{
+	int major = 0;
+
+	return cuda_error(cudaDeviceGetAttribute(
+		       &major, cudaDevAttrComputeCapabilityMajor, ordinal)) == 0 &&
+		major >= 9;
+}
+
 static void format_uuid(const cudaUUID_t *uuid, char *ret_text, size_t bytes)
 {
 	int n = snprintf(ret_text, bytes, "GPU-");
@@ -395,6 +405,7 @@ static int open_device(const struct device_options *options, uint32_t ordinal,
 	d->base.options = *options;
 	d->base.options.kind = d->base.options.faults = NULL;
 	d->ordinal = (int)ordinal;
+	d->programmatic = may_overlap((int)ordinal);
 	pthread_mutex_init(&d->lock, NULL);
 	cuda_enter(&d->base);
 	r = set_up(d);

@@ -88,7 +88,8 @@ struct cuda_slab;
 struct cuda_device {
 	struct device base;
 	int ordinal;
-	cudaStream_t aux; /* zeroes memory and is asked for faults; never captures */
+	bool programmatic; /* kernels of a recording overlap their predecessors' ends */
+	cudaStream_t aux;  /* zeroes memory and is asked for faults; never captures */
 	int priorities[3];
 	struct cuda_ended *ended; /* CUDA_MAX_STREAMS */
 	struct cuda_inline inline_stream;
@@ -228,6 +229,9 @@ int cuda_recording_next(struct cuda_stream *s);
 
 /* What the stream records stays in one piece from here on: other streams may join. */
 void cuda_recording_keep_whole(struct cuda_stream *s);
+
+/* Kernels of what the stream records may overlap: they follow each other in one stream. */
+bool cuda_recording_overlaps(struct cuda_stream *s);
 
 /* The block and the scratch of a kernel that the stream records. -ENOMEM. */
 int cuda_recording_args(struct cuda_stream *s, struct cuda_args *ret_args);

@@ -144,12 +144,13 @@ int cuda_shell_get(struct cuda_device *d, cudaGraph_t graph, struct cuda_shell *
 	return r == -GPUQ_EDEVICE ? r : shell_create(d, graph, nodes, ret_shell);
 }
 
-static int stock(struct cuda_device *d, uint32_t nodes, uint32_t count)
+static int stock(
+	struct cuda_device *d, const struct cuda_target *to, uint32_t nodes, uint32_t count)
 {
 	struct cuda_shell *shell;
 	cudaGraphNode_t head;
 	cudaGraph_t graph;
-	int r = cuda_blank_graph(nodes, &graph, &head);
+	int r = cuda_blank_graph(to, nodes, &graph, &head);
 
 	if (r < 0)
 		return r;
@@ -164,9 +165,14 @@ static int stock(struct cuda_device *d, uint32_t nodes, uint32_t count)
 
 int cuda_shells_stock(struct cuda_device *d)
 {
-	int r = stock(d, CUDA_PIECE_NODES, STOCK_PIECES);
+	struct cuda_target to = {.programmatic = d->programmatic};
+	int r = cuda_error(cudaStreamCreateWithFlags(&to.stream, cudaStreamNonBlocking));
 
+	if (r < 0)
+		return r;
+	r = stock(d, &to, CUDA_PIECE_NODES, STOCK_PIECES);
 	for (uint32_t nodes = 1; nodes < CUDA_PIECE_NODES && r == 0; nodes++)
-		r = stock(d, nodes, STOCK_ENDS);
+		r = stock(d, &to, nodes, STOCK_ENDS);
+	cuda_error(cudaStreamDestroy(to.stream));
 	return r;
 }

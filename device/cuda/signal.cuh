@@ -28,6 +28,20 @@ static inline struct cuda_completion cuda_completion(
 		args->watch, kernel->signal ? &args->scratch->arrived : NULL};
 }
 
+/*
+ * In a recording each kernel may be started while the one before it still runs (cuda_run()), so
+ * that its blocks are in their places when that ends: before this it touches nothing but constants.
+ * The next one may be started from here on. Each kernel comes to this in every block, else one of
+ * them would end too early and the wait for it would not be one for those before it.
+ */
+static __device__ inline void cuda_begin(void)
+{
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+	asm volatile("griddepcontrol.launch_dependents;");
+	asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 static __device__ inline void cuda_store_release(uint64_t *to, uint64_t value)
 {
 	asm volatile("st.release.sys.global.u64 [%0], %1;" ::"l"(__cvta_generic_to_global(to)),

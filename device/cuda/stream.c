@@ -218,7 +218,10 @@ static int command_done(struct cuda_stream *s, bool signal, int r)
 /* What the stream records must be launched in it. */
 static struct cuda_target target(struct cuda_stream *s)
 {
-	return (struct cuda_target){s->stream, s->base.capture == NULL ? s->launchers : NULL};
+	const bool recorded = s->base.capture != NULL;
+
+	return (struct cuda_target){
+		s->stream, recorded ? NULL : s->launchers, recorded && cuda_recording_overlaps(s)};
 }
 
 static const struct cuda_code *find_code(const char *name)

@@ -24,6 +24,7 @@ template <typename T>
 __global__ void BOUNDS(ROWS_THREADS) argmax_rows(const __grid_constant__ struct argmax_task task,
 	struct cuda_scratch *scratch, const __grid_constant__ struct cuda_completion done)
 {
+	cuda_begin();
 	const struct rows_part part = rows_part_of(task.cut);
 	const T *x = (const T *)arg_pointer(done.block, task.x);
 	const bool aligned = aligned_16(x, NULL) && task.cut.n % vec_elements<T> == 0;

@@ -15,6 +15,7 @@ template <typename T, bool SHARED, uint32_t ROWS>
 __global__ void BOUNDS(MAX_THREADS) dot_short(const __grid_constant__ struct dot_task task,
 	uint32_t shift, const __grid_constant__ struct cuda_completion done)
 {
+	cuda_begin();
 	dot_short_block<T, SHARED, ROWS>(task, shift, done.block, blockIdx.x);
 	cuda_complete(done);
 }
@@ -122,6 +123,7 @@ __global__ void BOUNDS(THREADS)
 	dot_long(const __grid_constant__ struct dot_task task, struct dot_cut cut,
 		struct cuda_scratch *scratch, const __grid_constant__ struct cuda_completion done)
 {
+	cuda_begin();
 	const T *base = (const T *)arg_pointer(done.block, task.rows);
 	const T *vecs = (const T *)arg_pointer(done.block, task.vecs);
 	const T *biases = task.has_bias ? (const T *)arg_pointer(done.block, task.bias) : NULL;

@@ -21,6 +21,7 @@ template <typename T>
 __global__ void BOUNDS(THREADS) embedding_rows(const __grid_constant__ struct embedding_task task,
 	const __grid_constant__ struct cuda_completion done)
 {
+	cuda_begin();
 	const int32_t *tokens = (const int32_t *)arg_pointer(done.block, task.tokens);
 	const T *table = (const T *)arg_pointer(done.block, task.table);
 	const eight_rows<T> y(arg_pointer(done.block, task.y), task.n, task.wide);

@@ -163,6 +163,7 @@ __global__ void __launch_bounds__(THREADS, PER < 4 ? 1 : 2)
 	gemv_tile(const __grid_constant__ struct gemv_task task,
 		const __grid_constant__ struct cuda_completion done)
 {
+	cuda_begin();
 	__shared__ __align__(16) struct tile_memory<PER> memory;
 	const T *x = (const T *)arg_pointer(done.block, task.x);
 	const T *w = (const T *)arg_pointer(done.block, task.w);
@@ -203,6 +204,7 @@ template <typename T>
 __global__ void BOUNDS(SHORT_THREADS) gemv_short(const __grid_constant__ struct gemv_task task,
 	const __grid_constant__ struct cuda_completion done)
 {
+	cuda_begin();
 	__shared__ __align__(16) struct short_memory memory;
 
 	gemv_short_block<T>(task, done.block, blockIdx.x, memory);
@@ -216,6 +218,7 @@ template <typename T>
 __global__ void BOUNDS(THREADS)
 	spread_bias(const T *bias, float *y, uint64_t outputs, uint32_t blocks_in_row)
 {
+	cuda_begin();
 	const uint64_t row = blockIdx.x / blocks_in_row;
 	const uint64_t output = (uint64_t)(blockIdx.x % blocks_in_row) * THREADS + threadIdx.x;
 

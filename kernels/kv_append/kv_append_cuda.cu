@@ -111,6 +111,7 @@ template <typename T>
 __global__ void BOUNDS(THREADS) append_row(const __grid_constant__ struct append_task task,
 	const __grid_constant__ struct cuda_completion done)
 {
+	cuda_begin();
 	__shared__ struct turn turns[KV_MAX_COLUMNS / 2];
 	__shared__ int64_t slot; /* where the row's first key goes; -1: nowhere */
 	const uint64_t n = blockIdx.x, groups = task.kv.groups, columns = task.kv.columns;

@@ -179,6 +179,7 @@ __global__ void __launch_bounds__(THREADS, 2)
 	linear_rows(const __grid_constant__ struct linear_task task,
 		const __grid_constant__ struct cuda_completion done)
 {
+	cuda_begin();
 	constexpr uint32_t ROWS = GROUPS * MMA_ROWS;
 	__shared__ float sums[WARPS][ROWS][MMA_OUTPUTS];
 	const uint32_t warp = threadIdx.x / WARP, tiles = WARPS / task.slices;
@@ -299,6 +300,7 @@ template <typename T, typename X, uint32_t GROUPS>
 __global__ void BOUNDS(THREADS) linear_tiles(const __grid_constant__ struct linear_task task,
 	const __grid_constant__ struct cuda_completion done)
 {
+	cuda_begin();
 	__shared__ struct linear_inputs<GROUPS, mma_parts<X>> inputs;
 	const uint64_t tile = (uint64_t)(blockIdx.x / task.row_slices) * WARPS + threadIdx.x / WARP;
 	const struct linear_place place = {

@@ -483,6 +483,7 @@ __global__ void __launch_bounds__(THREADS, 2)
 	attention(const __grid_constant__ struct attention_task task, struct cuda_scratch *scratch,
 		const __grid_constant__ struct cuda_completion done)
 {
+	cuda_begin();
 	__shared__ struct attention_memory memory;
 
 	if (aligned_16(arg_pointer(done.block, task.cache), NULL) && task.kv.columns % EIGHT == 0)

@@ -129,6 +129,7 @@ template <typename T>
 __global__ void BOUNDS(THREADS) rmsnorm_rows(const __grid_constant__ struct rmsnorm_task task,
 	const __grid_constant__ struct cuda_completion done)
 {
+	cuda_begin();
 	const uint64_t from = blockIdx.x * task.n, step = THREADS * EIGHT;
 	const struct rmsnorm_row<T> row = row_of<T>(task, done.block, from);
 	const char *weight = arg_pointer(done.block, task.weight);

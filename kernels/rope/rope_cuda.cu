@@ -22,6 +22,7 @@ template <typename T>
 __global__ void BOUNDS(THREADS) rope_position(const __grid_constant__ struct rope_task task,
 	const __grid_constant__ struct cuda_completion done)
 {
+	cuda_begin();
 	__shared__ struct turn turns[PAIRS];
 	const int32_t *positions = (const int32_t *)arg_pointer(done.block, task.positions);
 	const T *x = (const T *)arg_pointer(done.block, task.x);

@@ -129,6 +129,7 @@ __global__ void BOUNDS(ROWS_THREADS)
 	sample_greatest(const __grid_constant__ struct sample_task task,
 		struct cuda_scratch *scratch, const struct device_args *block)
 {
+	cuda_begin();
 	const struct rows_part part = rows_part_of(task.cut);
 	const uint64_t first = part_first<T>(task, block, part);
 
@@ -228,6 +229,7 @@ template <typename T>
 __global__ void BOUNDS(ROWS_THREADS) sample_rows(const __grid_constant__ struct sample_task task,
 	struct cuda_scratch *scratch, const __grid_constant__ struct cuda_completion done)
 {
+	cuda_begin();
 	const struct rows_part part = rows_part_of(task.cut);
 	const struct sample_row r = row_of<T>(task, scratch, done.block, part);
 	const T *logits = (const T *)arg_pointer(done.block, task.logits) + part.row * task.cut.n;

@@ -23,6 +23,7 @@ __global__ void BOUNDS(COUNT == 0 ? BLOCK_MAX : COUNT)
 	softmax_kept(const __grid_constant__ struct softmax_task task, uint32_t shift,
 		const __grid_constant__ struct cuda_completion done)
 {
+	cuda_begin();
 	softmax_kept_block<T, ITEMS, COUNT>(task, shift, done.block, blockIdx.x);
 	cuda_complete(done);
 }
@@ -69,6 +70,7 @@ template <typename T>
 __global__ void BOUNDS(BLOCK) softmax_long(const __grid_constant__ struct softmax_task task,
 	const __grid_constant__ struct cuda_completion done)
 {
+	cuda_begin();
 	const uint64_t begin = blockIdx.x * task.n;
 	const T *row = (const T *)arg_pointer(done.block, task.x) + begin;
 	char *y = arg_pointer(done.block, task.y);

@@ -376,6 +376,7 @@ template <typename T>
 __global__ void BOUNDS(ROWS_THREADS) step_rows(const __grid_constant__ struct step_task task,
 	struct cuda_scratch *scratch, const __grid_constant__ struct cuda_completion done)
 {
+	cuda_begin();
 	__shared__ struct step_memory memory;
 	__shared__ double temperature;
 	const struct rows_part part = rows_part_of(task.cut);

@@ -33,6 +33,7 @@ template <typename T>
 __global__ void BOUNDS(THREADS) swiglu_rows(const __grid_constant__ struct swiglu_task task,
 	const __grid_constant__ struct cuda_completion done)
 {
+	cuda_begin();
 	const T *gates = (const T *)arg_pointer(done.block, task.gate);
 	const T *ups = task.apart ? (const T *)arg_pointer(done.block, task.up) : gates + task.n;
 	const eight_rows<T> y(arg_pointer(done.block, task.y), task.n, task.wide);

@@ -1,0 +1,630 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * decode-kernels: where the time of a decode step goes on a GPU, without gpuq around it.
+ *
+ *   decode-kernels [--batch N] [--context N] [--layers N] [--only NAME]
+ *
+ * The operators of one step of a Llama of Llama-3.2-1B's shape in bf16, as models/llama.c puts them
+ * together, one new token for each of N sequences that have `context` tokens with it. First each
+ * operator by itself: a graph of its launches for all layers, so that the weights come from memory,
+ * beside a kernel that only reads as many bytes. Then the whole step as graphs of some nodes each,
+ * with and without kernels that start before their predecessors have ended. All of them must
+ * compute the same bits.
+ */
+#include "kernels/cuda/arg.cuh"
+#include "kernels/cuda/codes.h"
+
+#include <getopt.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+extern "C" {
+#include "kernels/ops.h"
+#include "kernels/paged_attention/paged_attention.h"
+}
+
+#define MAX_LAYERS 32u
+#define MAX_STEPS (9u * MAX_LAYERS + 8u)
+#define BLOCK KV_TOKENS
+#define REPLAYS 20
+#define MAX_GRAPHS 64u
+
+enum {
+	VOCAB = 128256,
+	HIDDEN = 2048,
+	HEADS = 32,
+	KV_HEADS = 8,
+	COLUMNS = 64,
+	INNER = 8192,
+	TOP_K = 64,
+};
+
+struct step {
+	const char *name;
+	const struct cuda_code *code;
+	struct op_launch launch;
+	uint64_t bytes; /* that it must read */
+};
+
+struct rig {
+	cudaStream_t stream;
+	struct cuda_scratch *scratch;
+	uint64_t batch, context, layers;
+	struct step steps[MAX_STEPS];
+	uint32_t n_steps;
+	const char *weights; /* the largest, for reading */
+	uint64_t weight_bytes;
+};
+
+/* --- What stands in for the device -------------------------------------------------------- */
+
+extern "C" int cuda_error(cudaError_t err)
+{
+	return err == cudaSuccess ? 0 : -EIO;
+}
+
+static void check(int err, const char *what)
+{
+	if (err == 0 && cudaPeekAtLastError() == cudaSuccess)
+		return;
+	fprintf(stderr, "decode-kernels: %s: %d, %s\n", what, err,
+		cudaGetErrorString(cudaPeekAtLastError()));
+	exit(1);
+}
+
+#define CHECK(call) check((call) == cudaSuccess ? 0 : -1, #call)
+
+extern "C" int cuda_run(const struct cuda_target *to, const void *kernel, uint32_t blocks,
+	uint32_t threads, void **args)
+{
+	cudaLaunchAttribute attribute = {};
+	cudaLaunchConfig_t config = {};
+
+	attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+	attribute.val.programmaticStreamSerializationAllowed = 1;
+	config.gridDim = blocks;
+	config.blockDim = threads;
+	config.stream = to->stream;
+	config.attrs = &attribute;
+	config.numAttrs = to->programmatic ? 1 : 0;
+	return cuda_error(cudaLaunchKernelExC(&config, kernel, args));
+}
+
+extern "C" int cuda_signal(const struct cuda_args *args, const struct cuda_target *to)
+{
+	return -EOPNOTSUPP;
+}
+
+static void launch(const struct rig *rig, const struct step *step, bool programmatic)
+{
+	struct device_kernel kernel = {};
+	struct cuda_args args = {};
+	const struct cuda_target to = {rig->stream, NULL, programmatic};
+
+	kernel.shape = &step->launch;
+	args.scratch = rig->scratch;
+	check(step->code->launch(&kernel, &args, &to), step->name);
+}
+
+/* --- Tensors ------------------------------------------------------------------------------ */
+
+/* Bits of ordinary numbers: bf16s, or floats whose lower halves are others of them. */
+static __global__ void fill(uint16_t *data, uint64_t count, uint32_t seed)
+{
+	const uint64_t stride = (uint64_t)gridDim.x * blockDim.x;
+
+	for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += stride) {
+		uint32_t hash = ((uint32_t)i ^ (uint32_t)(i >> 32) ^ seed) * 0x9e3779b1u;
+
+		hash = (hash ^ hash >> 15) * 0x85ebca77u;
+		hash ^= hash >> 13;
+		/* 2^-6 to 2^-5, either sign. */
+		data[i] = (uint16_t)(0x3c80u | (hash & 0x807fu));
+	}
+}
+
+static uint64_t bytes_of(const struct tensor *t)
+{
+	uint64_t elements, bytes;
+
+	check(tensor_size(t, &elements, &bytes), "tensor_size");
+	return bytes;
+}
+
+static struct tensor make(uint32_t dtype, uint32_t rank, uint64_t a, uint64_t b, uint64_t c = 1,
+	uint64_t d = 1, uint64_t e = 1)
+{
+	struct tensor t = {};
+	const uint64_t dims[] = {a, b, c, d, e};
+	static uint32_t seed;
+
+	t.dtype = dtype;
+	t.rank = rank;
+	memcpy(t.dims, dims, rank * sizeof(dims[0]));
+	CHECK(cudaMalloc(&t.data, bytes_of(&t)));
+	fill<<<1024, 256>>>((uint16_t *)t.data, bytes_of(&t) / 2, ++seed);
+	CHECK(cudaGetLastError());
+	return t;
+}
+
+static struct tensor make_i32(uint32_t rank, uint64_t a, uint64_t b, const int32_t *values)
+{
+	struct tensor t = make(GPUQ_I32, rank, a, b);
+
+	CHECK(cudaMemcpy(t.data, values, bytes_of(&t), cudaMemcpyHostToDevice));
+	return t;
+}
+
+/* --- The step ----------------------------------------------------------------------------- */
+
+static struct op_call call_of(const struct op *op)
+{
+	struct op_call call = {};
+
+	call.op = op;
+	for (uint32_t i = 0; i < op->n_params; i++) {
+		if (op->params[i].type == GPUQ_PARAM_I64)
+			call.params[i].i64 = (int64_t)op->params[i].preset;
+		else
+			call.params[i].f64 = op->params[i].preset;
+	}
+	return call;
+}
+
+/* Adds a step, whose first outputs get memory where they have none. */
+static struct tensor add(struct rig *rig, const char *name, const struct cuda_code *code,
+	struct op_call *call, uint64_t bytes, uint32_t out_dtype = GPUQ_F32)
+{
+	struct step *step = &rig->steps[rig->n_steps++];
+	uint32_t arg;
+
+	if (rig->n_steps > MAX_STEPS)
+		check(-ENOSPC, "too many steps");
+	if (call->out[0].dtype == 0) {
+		call->out[0].dtype = out_dtype;
+		call->out[0].rank = UINT32_MAX;
+	}
+	check(op_check(call, &arg), name);
+	for (uint32_t i = 0; i < call->op->n_outputs; i++) {
+		struct tensor *t = &call->out[i];
+
+		if (tensor_present(t) && t->data == NULL)
+			CHECK(cudaMalloc(&t->data, bytes_of(t) + 1));
+	}
+	step->name = name;
+	step->code = code;
+	step->bytes = bytes;
+	step->launch.call = *call;
+	memset(step->launch.in, OP_FIXED, sizeof(step->launch.in));
+	memset(step->launch.out, OP_FIXED, sizeof(step->launch.out));
+	memset(step->launch.params, OP_FIXED, sizeof(step->launch.params));
+	return call->out[0];
+}
+
+static struct tensor add_linear(struct rig *rig, const char *name, struct tensor x,
+	uint64_t outputs, uint64_t inputs, const struct tensor *residual)
+{
+	struct op_call call = call_of(&op_linear);
+
+	call.in[0] = x;
+	call.in[1] = make(GPUQ_BF16, 2, outputs, inputs);
+	if (residual != NULL)
+		call.in[4] = *residual;
+	if (outputs * inputs * 2 > rig->weight_bytes) {
+		rig->weights = (const char *)call.in[1].data;
+		rig->weight_bytes = outputs * inputs * 2;
+	}
+	return add(rig, name, &linear_cuda, &call, outputs * inputs * 2);
+}
+
+static struct tensor add_norm(struct rig *rig, const char *name, struct tensor x)
+{
+	struct op_call call = call_of(&op_rmsnorm);
+
+	call.in[0] = x;
+	call.in[1] = make(GPUQ_BF16, 1, HIDDEN, 1);
+	return add(rig, name, &rmsnorm_cuda, &call, 0);
+}
+
+static struct tensor add_lookup(
+	struct rig *rig, const char *name, struct tensor which, struct tensor table)
+{
+	struct op_call call = call_of(&op_embedding);
+
+	call.in[0] = which;
+	call.in[1] = table;
+	return add(rig, name, &embedding_cuda, &call, 0);
+}
+
+struct inputs {
+	struct tensor tokens, positions, rows, table, context, last;
+};
+
+static void set_param(struct op_call *call, const char *name, double value)
+{
+	uint32_t i = 0;
+
+	while (strcmp(call->op->params[i].name, name) != 0)
+		i++;
+	if (call->op->params[i].type == GPUQ_PARAM_I64)
+		call->params[i].i64 = (int64_t)value;
+	else
+		call->params[i].f64 = value;
+}
+
+static struct tensor add_attention(struct rig *rig, const struct inputs *in, struct tensor qkv)
+{
+	const uint64_t blocks = rig->batch * ((rig->context + BLOCK - 1) / BLOCK) + 1;
+	const struct tensor cache = make(GPUQ_BF16, 5, blocks, 2, KV_HEADS, BLOCK, COLUMNS);
+	struct op_call append = call_of(&op_kv_append), call = call_of(&op_paged_attention);
+	const struct tensor dims[] = {qkv, in->positions, in->rows, in->table, cache};
+	struct tensor *parts = &call.out[ATTENTION_PARTS];
+
+	memcpy(append.in, dims, sizeof(dims));
+	set_param(&append, "theta", 500000);
+	set_param(&append, "scaling", 2);
+	set_param(&append, "factor", 32);
+	set_param(&append, "low_freq_factor", 1);
+	set_param(&append, "high_freq_factor", 4);
+	set_param(&append, "original_length", 8192);
+	call.in[ATTENTION_Q] = add(rig, "kv_append", &kv_append_cuda, &append, 0);
+	call.in[ATTENTION_CACHE] = cache;
+	call.in[ATTENTION_TABLE] = in->table;
+	call.in[ATTENTION_POSITIONS] = in->positions;
+	call.in[ATTENTION_ROWS] = in->rows;
+	call.in[ATTENTION_CONTEXT] = in->context;
+	parts->dtype = GPUQ_F32;
+	parts->rank = UINT32_MAX;
+	return add(rig, "attention", &paged_attention_cuda, &call,
+		rig->batch * rig->context * 2 * KV_HEADS * COLUMNS * 2);
+}
+
+static struct tensor add_layer(
+	struct rig *rig, const struct inputs *in, struct tensor x, bool is_last)
+{
+	struct op_call swiglu = call_of(&op_swiglu);
+	struct tensor y = add_norm(rig, "norm", x);
+
+	y = add_linear(rig, "qkv", y, (HEADS + 2 * KV_HEADS) * COLUMNS, HIDDEN, NULL);
+	y = add_attention(rig, in, y);
+	x = add_linear(rig, "o", y, HIDDEN, HEADS * COLUMNS, &x);
+	if (is_last)
+		x = add_lookup(rig, "last", in->last, x);
+	swiglu.in[0] = add_linear(
+		rig, "gate_up", add_norm(rig, "norm", x), 2 * (uint64_t)INNER, HIDDEN, NULL);
+	y = add(rig, "swiglu", &swiglu_cuda, &swiglu, 0);
+	return add_linear(rig, "down", y, HIDDEN, INNER, &x);
+}
+
+static struct inputs make_inputs(const struct rig *rig)
+{
+	const uint64_t n = rig->batch, columns = (rig->context + BLOCK - 1) / BLOCK;
+	int32_t *values = (int32_t *)calloc(n * columns, sizeof(*values));
+	struct inputs in;
+
+	for (uint64_t i = 0; i < n; i++)
+		values[i] = (int32_t)(i * 977 % VOCAB);
+	in.tokens = make_i32(1, n, 1, values);
+	for (uint64_t i = 0; i < n; i++)
+		values[i] = (int32_t)i;
+	in.rows = make_i32(1, n, 1, values);
+	in.last = in.rows;
+	for (uint64_t i = 0; i < n; i++)
+		values[i] = (int32_t)rig->context - 1;
+	in.positions = make_i32(1, n, 1, values);
+	/* Blocks lie anywhere: an odd step through a power of two, those too many left out. */
+	uint64_t mask = 1, at = 0;
+
+	while (mask < n * columns)
+		mask *= 2;
+	for (uint64_t i = 0; i < n * columns; at = (at + 0x9e3779b1u) & (mask - 1)) {
+		if (at < n * columns)
+			values[i++] = (int32_t)at + 1;
+	}
+	in.table = make_i32(2, n, columns, values);
+	in.context = make(GPUQ_U8, 1, columns * BLOCK, 1);
+	free(values);
+	return in;
+}
+
+static void make_step(struct rig *rig)
+{
+	const struct inputs in = make_inputs(rig);
+	const struct tensor table = make(GPUQ_BF16, 2, VOCAB, HIDDEN);
+	struct op_call result = call_of(&op_step_result);
+	struct tensor x = add_lookup(rig, "embedding", in.tokens, table);
+
+	for (uint64_t i = 0; i < rig->layers; i++)
+		x = add_layer(rig, &in, x, i + 1 == rig->layers);
+	result.in[0] = add_linear(rig, "head", add_norm(rig, "norm", x), VOCAB, HIDDEN, NULL);
+	set_param(&result, "K", TOP_K);
+	result.out[0].dtype = GPUQ_F32;
+	result.out[1].dtype = GPUQ_I32;
+	result.out[2].dtype = GPUQ_F32;
+	for (uint32_t i = 0; i < 3; i++)
+		result.out[i].rank = UINT32_MAX;
+	add(rig, "step_result", &step_result_cuda, &result, 0);
+}
+
+/* --- Timing ------------------------------------------------------------------------------- */
+
+struct graphs {
+	cudaGraphExec_t execs[MAX_GRAPHS];
+	uint32_t count;
+	double instantiate_us, update_us; /* of all of them; update: to itself; -1: refused */
+};
+
+static double now_us(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return 1e6 * (double)now.tv_sec + 1e-3 * (double)now.tv_nsec;
+}
+
+static void finish_graph(struct rig *rig, struct graphs *graphs)
+{
+	cudaGraphExecUpdateResultInfo info;
+	cudaGraphExec_t exec;
+	cudaGraph_t graph;
+	double begin_us;
+
+	CHECK(cudaStreamEndCapture(rig->stream, &graph));
+	begin_us = now_us();
+	CHECK(cudaGraphInstantiate(&exec, graph, 0));
+	CHECK(cudaGraphUpload(exec, rig->stream));
+	graphs->instantiate_us += now_us() - begin_us;
+	begin_us = now_us();
+	if (cudaGraphExecUpdate(exec, graph, &info) != cudaSuccess) {
+		cudaGetLastError();
+		graphs->update_us = -1;
+	} else if (graphs->update_us >= 0) {
+		graphs->update_us += now_us() - begin_us;
+	}
+	CHECK(cudaGraphDestroy(graph));
+	graphs->execs[graphs->count++] = exec;
+}
+
+/* Steps that are called `name`, or all (NULL), in graphs of so many nodes. */
+static struct graphs record(struct rig *rig, const char *name, bool programmatic, uint32_t nodes)
+{
+	struct graphs graphs = {};
+	uint32_t recorded = 0;
+
+	for (uint32_t i = 0; i < rig->n_steps; i++) {
+		if (name != NULL && strcmp(rig->steps[i].name, name) != 0)
+			continue;
+		if (recorded % nodes == 0)
+			CHECK(cudaStreamBeginCapture(
+				rig->stream, cudaStreamCaptureModeThreadLocal));
+		launch(rig, &rig->steps[i], programmatic);
+		if (++recorded % nodes == 0)
+			finish_graph(rig, &graphs);
+	}
+	if (recorded % nodes != 0)
+		finish_graph(rig, &graphs);
+	return graphs;
+}
+
+static void launch_graphs(const struct rig *rig, const struct graphs *graphs)
+{
+	for (uint32_t i = 0; i < graphs->count; i++)
+		CHECK(cudaGraphLaunch(graphs->execs[i], rig->stream));
+}
+
+static void destroy_graphs(struct graphs *graphs)
+{
+	while (graphs->count > 0)
+		CHECK(cudaGraphExecDestroy(graphs->execs[--graphs->count]));
+}
+
+/* One run's time, among several that follow each other; the least of some such measurements. */
+template <typename F> static double time_us(struct rig *rig, F run_once)
+{
+	cudaEvent_t begin, end;
+	float ms, best_ms = INFINITY;
+
+	CHECK(cudaEventCreate(&begin));
+	CHECK(cudaEventCreate(&end));
+	for (uint32_t i = 0; i < 6; i++) {
+		CHECK(cudaEventRecord(begin, rig->stream));
+		for (uint32_t j = 0; j < REPLAYS; j++)
+			run_once();
+		CHECK(cudaEventRecord(end, rig->stream));
+		CHECK(cudaEventSynchronize(end));
+		CHECK(cudaEventElapsedTime(&ms, begin, end));
+		best_ms = i == 0 ? INFINITY : fminf(best_ms, ms);
+	}
+	CHECK(cudaEventDestroy(begin));
+	CHECK(cudaEventDestroy(end));
+	return 1e3 * best_ms / REPLAYS;
+}
+
+/* --- Reading ------------------------------------------------------------------------------ */
+
+#define READ_THREADS 512u
+#define READ_LOADS 8u
+
+static __global__ void __launch_bounds__(READ_THREADS, 2)
+	read_all(const uint4 *data, uint64_t count, uint32_t *sum)
+{
+	const uint64_t stride = (uint64_t)gridDim.x * READ_THREADS;
+	uint32_t own = 0;
+
+	for (uint64_t i = (uint64_t)blockIdx.x * READ_THREADS + threadIdx.x; i < count;
+		i += stride * READ_LOADS) {
+		uint4 loaded[READ_LOADS];
+
+#pragma unroll
+		for (uint32_t l = 0; l < READ_LOADS; l++)
+			loaded[l] = data[min(i + l * stride, count - 1)];
+#pragma unroll
+		for (uint32_t l = 0; l < READ_LOADS; l++)
+			own ^= loaded[l].x ^ loaded[l].y ^ loaded[l].z ^ loaded[l].w;
+	}
+	if (own == 0x12345678)
+		*sum = own;
+}
+
+/* A read of as many bytes, one launch among several in one graph that read different ones. */
+static double time_read_us(struct rig *rig, uint64_t bytes)
+{
+	const uint64_t places = rig->weight_bytes / bytes, count = min(places, (uint64_t)16);
+	uint32_t *sum = &rig->scratch->arrived;
+	double best_us = INFINITY;
+
+	for (uint32_t blocks = 132; blocks <= 528 && count > 0; blocks *= 2) {
+		cudaGraphExec_t exec;
+		cudaGraph_t graph;
+
+		CHECK(cudaStreamBeginCapture(rig->stream, cudaStreamCaptureModeThreadLocal));
+		for (uint64_t i = 0; i < count; i++)
+			read_all<<<blocks, READ_THREADS, 0, rig->stream>>>(
+				(const uint4 *)(rig->weights + i * (places / count) * bytes),
+				bytes / 16, sum);
+		CHECK(cudaStreamEndCapture(rig->stream, &graph));
+		CHECK(cudaGraphInstantiate(&exec, graph, 0));
+		CHECK(cudaGraphDestroy(graph));
+		best_us = fmin(best_us, time_us(rig, [&] {
+			CHECK(cudaGraphLaunch(exec, rig->stream));
+		}) / (double)count);
+		CHECK(cudaGraphExecDestroy(exec));
+	}
+	return best_us;
+}
+
+/* --- What is said ------------------------------------------------------------------------- */
+
+static void time_operator(struct rig *rig, const char *name)
+{
+	const struct step *step = NULL;
+	uint32_t count = 0;
+	double us[2];
+
+	for (uint32_t i = 0; i < rig->n_steps; i++) {
+		if (strcmp(rig->steps[i].name, name) == 0) {
+			step = &rig->steps[i];
+			count++;
+		}
+	}
+	for (uint32_t p = 0; p < 2; p++) {
+		struct graphs graphs = record(rig, name, p == 1, MAX_STEPS);
+
+		us[p] = time_us(rig, [&] { launch_graphs(rig, &graphs); }) / count;
+		destroy_graphs(&graphs);
+	}
+	printf("%-12s %5u %10.2f %10.2f", name, count, us[0], us[1]);
+	if (step->bytes > 0) {
+		const double read_us = time_read_us(rig, min(step->bytes, rig->weight_bytes)) *
+			fmax(1, (double)step->bytes / (double)rig->weight_bytes);
+
+		printf(" %10.2f %8.2f %10.0f %8.2f", (double)step->bytes / 1e6, read_us,
+			(double)step->bytes / us[1] / 1e3, us[1] / read_us);
+	}
+	printf("\n");
+	fflush(stdout);
+}
+
+static void time_operators(struct rig *rig, const char *only)
+{
+	printf("%-12s %5s %10s %10s %10s %8s %10s %8s\n", "operator", "times", "us each",
+		"overlapped", "MB read", "read us", "GB/s", "of read");
+	for (uint32_t i = 0; i < rig->n_steps; i++) {
+		const char *name = rig->steps[i].name;
+		bool seen = only != NULL && strcmp(only, name) != 0;
+
+		for (uint32_t j = 0; j < i; j++)
+			seen = seen || strcmp(rig->steps[j].name, name) == 0;
+		if (!seen)
+			time_operator(rig, name);
+	}
+}
+
+/* The bits of all the last results. */
+static uint64_t hash_results(const struct rig *rig)
+{
+	uint64_t hash = 0xcbf29ce484222325u;
+
+	for (uint32_t s = rig->n_steps - 2; s < rig->n_steps; s++) {
+		const struct op_call *call = &rig->steps[s].launch.call;
+
+		for (uint32_t i = 0; i < call->op->n_outputs; i++) {
+			const uint64_t bytes =
+				tensor_present(&call->out[i]) ? bytes_of(&call->out[i]) : 0;
+			uint32_t *host = (uint32_t *)malloc(bytes + 1);
+
+			CHECK(cudaMemcpy(host, call->out[i].data, bytes, cudaMemcpyDeviceToHost));
+			CHECK(cudaMemset(call->out[i].data, 0xff, bytes));
+			for (uint64_t w = 0; w < bytes / 4; w++)
+				hash = (hash ^ host[w]) * 0x100000001b3u;
+			free(host);
+		}
+	}
+	return hash;
+}
+
+static bool time_steps(struct rig *rig)
+{
+	const uint32_t pieces[] = {MAX_STEPS, 64, 32, 16, 8};
+	uint64_t first = 0, bytes = 0;
+	bool same = true;
+
+	for (uint32_t i = 0; i < rig->n_steps; i++)
+		bytes += rig->steps[i].bytes;
+	printf("\n%-12s %6s %10s %10s %14s %10s\n", "whole step", "nodes", "us", "GB/s",
+		"instantiate us", "update us");
+	for (uint32_t i = 0; i < 10; i++) {
+		struct graphs graphs = record(rig, NULL, i % 2 == 1, pieces[i / 2]);
+		const double us = time_us(rig, [&] { launch_graphs(rig, &graphs); });
+		const uint64_t hash = hash_results(rig);
+
+		first = i == 0 ? hash : first;
+		same = same && hash == first;
+		printf("%-12s %6u %10.1f %10.0f %14.0f %10.0f%s\n",
+			i % 2 == 1 ? "overlapped" : "one by one", min(pieces[i / 2], rig->n_steps),
+			us, (double)bytes / us / 1e3, graphs.instantiate_us, graphs.update_us,
+			hash == first ? "" : "  OTHER BITS");
+		fflush(stdout);
+		destroy_graphs(&graphs);
+	}
+	return same;
+}
+
+int main(int argc, char **argv)
+{
+	static const struct option options[] = {{"batch", required_argument, NULL, 'b'},
+		{"context", required_argument, NULL, 'c'}, {"layers", required_argument, NULL, 'l'},
+		{"only", required_argument, NULL, 'o'}, {}};
+	static struct rig rig;
+	const char *only = NULL;
+	int option;
+
+	rig.batch = 1;
+	rig.context = 128;
+	rig.layers = 16;
+	while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
+		if (option == '?' ||
+			(option != 'o' && (strtoul(optarg, NULL, 10) == 0 || atol(optarg) < 1)))
+			return 2;
+		if (option == 'o')
+			only = optarg;
+		else
+			*(option == 'b'			? &rig.batch
+					: option == 'c' ? &rig.context
+							: &rig.layers) = strtoul(optarg, NULL, 10);
+	}
+	if (rig.layers > MAX_LAYERS)
+		return 2;
+	CHECK(cudaStreamCreateWithFlags(&rig.stream, cudaStreamNonBlocking));
+	CHECK(cudaMalloc(&rig.scratch, sizeof(*rig.scratch)));
+	CHECK(cudaMemset(rig.scratch, 0, sizeof(*rig.scratch)));
+	for (uint32_t i = 0; i < cuda_codes_count; i++)
+		check(cuda_codes[i]->touch(), cuda_codes[i]->name);
+	make_step(&rig);
+	CHECK(cudaDeviceSynchronize());
+	printf("batch %lu, context %lu, %lu layers\n", (unsigned long)rig.batch,
+		(unsigned long)rig.context, (unsigned long)rig.layers);
+	time_operators(&rig, only);
+	return only != NULL || time_steps(&rig) ? 0 : 1;
+}
