@@ -157,7 +157,6 @@ static void set_shapes(struct op_call *call, const struct shape *s, uint64_t blo
 			{.dtype = GPUQ_F32, .rank = UINT32_MAX}}};
 }
 
-/* The cache and what goes with the queries are the device's; indices are the host's. */
 static int allocate(struct attention *a, const struct op_call *call)
 {
 	int r = 0;
@@ -169,8 +168,7 @@ static int allocate(struct attention *a, const struct op_call *call)
 
 		if (!tensor_present(t) || tensor_size(t, &elements, &bytes) != 0)
 			continue;
-		r = device_alloc(a->device, t->dtype == GPUQ_I32 ? DEVICE_PINNED : DEVICE_WORK,
-			bytes, &a->data[i]);
+		r = device_alloc(a->device, DEVICE_WORK, bytes, &a->data[i]);
 		/* An ordinary number in every type. */
 		if (r == 0 && t->dtype != GPUQ_I32)
 			r = device_fill(a->stream, a->data[i], 0x3c, bytes);
@@ -190,11 +188,16 @@ static int prepare(struct attention *a, const struct shape *s)
 	int r = op_check(&call, &arg);
 	if (r == 0)
 		r = allocate(a, &call);
+	if (r == 0)
+		r = device_copy(a->stream, a->data[2], table, sizeof(table));
+	if (r == 0)
+		r = device_copy(a->stream, a->data[3], positions, sizeof(positions));
+	if (r == 0)
+		r = device_copy(a->stream, a->data[4], rows, sizeof(rows));
+	if (r == 0)
+		r = device_stream_wait(a->stream);
 	if (r < 0)
 		return r;
-	memcpy(a->data[2], table, sizeof(table));
-	memcpy(a->data[3], positions, sizeof(positions));
-	memcpy(a->data[4], rows, sizeof(rows));
 	op_launch_init(&a->launch, &call);
 	op_args(&a->args, &call);
 	memcpy(a->args.pointers, a->data, sizeof(a->args.pointers));
@@ -204,9 +207,7 @@ static int prepare(struct attention *a, const struct shape *s)
 static void attention_close(struct attention *a)
 {
 	for (uint32_t i = 0; i < GPUQ_MAX_TENSORS; i++) {
-		if (a->data[i] != NULL)
-			device_free(a->device, i >= 2 && i <= 4 ? DEVICE_PINNED : DEVICE_WORK,
-				a->data[i]);
+		device_free(a->device, DEVICE_WORK, a->data[i]);
 	}
 	device_stream_destroy(a->stream);
 	device_close(a->device);

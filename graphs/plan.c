@@ -25,6 +25,7 @@ struct planning {
 	uint32_t n_inputs, n_external;
 	uint32_t n_living;
 	uint32_t last_reader[PIPELINE_MAX_TENSORS];
+	bool constant[PIPELINE_MAX_TENSORS]; /* and never written */
 	struct tensor tensors[PIPELINE_MAX_TENSORS];
 	struct living living[PIPELINE_MAX_TENSORS]; /* by begin */
 };
@@ -162,8 +163,11 @@ static int plan_step(struct planning *p, uint32_t number, uint32_t *ret_blame)
 	memset(launch->in, OP_FIXED, sizeof(launch->in));
 	memset(launch->out, OP_FIXED, sizeof(launch->out));
 	memset(launch->params, OP_FIXED, sizeof(launch->params));
-	for (uint32_t i = 0; i < step->op->n_inputs; i++)
+	for (uint32_t i = 0; i < step->op->n_inputs; i++) {
 		launch->in[i] = pointer_of(p, step->in[i]);
+		if (step->in[i] != WIRE_PIPELINE_NONE && p->constant[step->in[i]])
+			launch->constants |= 1u << i;
+	}
 	for (uint32_t i = 0; i < step->op->n_outputs; i++)
 		launch->out[i] = pointer_of(p, step->out[i]);
 	return place_outputs(p, number, &launch->call);
@@ -176,6 +180,21 @@ static void find_last_readers(struct planning *p)
 		for (uint32_t j = 0; j < p->steps[i].op->n_inputs; j++) {
 			if (p->steps[i].in[j] != WIRE_PIPELINE_NONE)
 				p->last_reader[p->steps[i].in[j]] = i;
+		}
+	}
+}
+
+/* Before any inner tensor has a place: only constants have addresses then. */
+static void find_constants(struct planning *p)
+{
+	for (uint32_t i = p->n_external; i < p->n_tensors; i++)
+		p->constant[i] = p->tensors[i].data != NULL;
+	for (uint32_t i = 0; i < p->n_steps; i++) {
+		const struct pipeline_step *step = &p->steps[i];
+
+		for (uint32_t j = 0; j < step->op->n_inputs; j++) {
+			if (step->op->inputs[j].in_out && step->in[j] != WIRE_PIPELINE_NONE)
+				p->constant[step->in[j]] = false;
 		}
 	}
 }
@@ -207,6 +226,7 @@ static int plan_pipeline(struct planning *p, const struct pipeline *pipeline,
 	p->n_inputs = call->op->n_inputs;
 	p->n_external = call->op->n_inputs + call->op->n_outputs;
 	find_last_readers(p);
+	find_constants(p);
 	err = allocate(p->n_steps, &p->plan);
 	if (err == 0)
 		err = take_call(p, call, ret_blame);

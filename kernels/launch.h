@@ -19,6 +19,8 @@ struct op_launch {
 	uint8_t in[GPUQ_MAX_INPUTS]; /* index in device_args.pointers, or OP_FIXED */
 	uint8_t out[GPUQ_MAX_OUTPUTS];	 /* likewise */
 	uint8_t params[GPUQ_MAX_PARAMS]; /* index in device_args.scalars, or OP_FIXED */
+	/* Bit i: input i is fixed and nothing in the sequence writes it: it may be read early. */
+	uint32_t constants;
 };
 
 /* The code of an operator of op_table, for all its shapes. Its name is the operator's. */

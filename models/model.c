@@ -3,6 +3,7 @@
 #include "models/model_impl.h"
 
 #include "graphs/plan.h"
+#include "kernels/paged_attention/paged_attention.h"
 #include "models/upload.h"
 
 #include <assert.h>
@@ -242,13 +243,13 @@ static int plan_weights(struct loading *l, int dir_fd)
 	return err == 0 ? size_cache(m, l->why) : err;
 }
 
-/* The call of a step as large as any may be. */
-static void largest_call(const struct model *m, const struct pipeline *p, struct tensor *tensors,
-	struct op_call *call)
+/* The call of a step as large as any of so many tokens may be. */
+static void largest_call(const struct model *m, const struct pipeline *p, uint64_t n,
+	struct tensor *tensors, struct op_call *call)
 {
 	const uint64_t blocks =
 		((uint64_t)m->options.max_session_tokens + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS;
-	const uint64_t n = m->options.step_tokens, r = m->options.step_rows;
+	const uint64_t r = m->options.step_rows;
 	const uint64_t rows[MODEL_INPUTS] = {[MODEL_TOKENS] = n,
 		[MODEL_POSITIONS] = n,
 		[MODEL_ROWS] = n,
@@ -269,20 +270,24 @@ static void largest_call(const struct model *m, const struct pipeline *p, struct
 	call->in[MODEL_TABLE].dims[1] = blocks;
 }
 
+/* Steps of few tokens may need more: their attention is split. */
 static int size_scratch(struct loading *l)
 {
 	struct tensor *tensors = calloc(PIPELINE_MAX_TENSORS, sizeof(*tensors));
 	struct model *m = l->model;
+	const uint64_t most = m->options.step_tokens;
+	const uint64_t few = most < ATTENTION_PARTS_ROWS ? most : ATTENTION_PARTS_ROWS;
 	int err = tensors == NULL ? -ENOMEM : 0;
 
-	for (uint32_t i = 0; i < MODEL_STEPS && err == 0; i++) {
+	for (uint32_t i = 0; i < 2 * MODEL_STEPS && err == 0; i++) {
+		struct pipeline *p = l->made[i / 2];
 		struct plan *plan = NULL;
 		struct op_call call;
 		uint32_t blame;
 
-		largest_call(m, l->made[i], tensors, &call);
+		largest_call(m, p, i % 2 == 0 ? most : few, tensors, &call);
 		/* Any address does: the plan is only measured. */
-		err = plan_create(l->made[i], &call, m->memory, NULL, &plan, &blame);
+		err = plan_create(p, &call, m->memory, NULL, &plan, &blame);
 		if (err == 0 && plan->scratch_bytes > m->scratch_bytes)
 			m->scratch_bytes = plan->scratch_bytes;
 		plan_destroy(plan);

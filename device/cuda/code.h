@@ -71,7 +71,7 @@ struct cuda_launcher {
 struct cuda_target {
 	cudaStream_t stream;
 	struct cuda_launcher *launchers; /* CUDA_LAUNCHERS of the stream's; NULL in a capture */
-	/* Each kernel may be started before the one before it has ended: cuda_begin(). */
+	/* Each kernel may be started before the one before it has ended: cuda_await(). */
 	bool programmatic;
 };
 
@@ -109,7 +109,7 @@ extern const uint32_t cuda_codes_count;
 int cuda_signal(const struct cuda_args *args, const struct cuda_target *to);
 
 /*
- * Launches a kernel, which begins with cuda_begin() (signal.cuh); blocks and threads are in one
+ * Launches a kernel, which calls cuda_await() (signal.cuh); blocks and threads are in one
  * dimension.
  */
 int cuda_run(const struct cuda_target *to, const void *kernel, uint32_t blocks, uint32_t threads,

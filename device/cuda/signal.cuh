@@ -30,16 +30,32 @@ static inline struct cuda_completion cuda_completion(
 
 /*
  * In a recording each kernel may be started while the one before it still runs (cuda_run()), so
- * that its blocks are in their places when that ends: before this it touches nothing but constants.
- * The next one may be started from here on. Each kernel comes to this in every block, else one of
- * them would end too early and the wait for it would not be one for those before it.
+ * that its blocks are in their places when that ends. The next one may be started from here on, in
+ * all blocks.
  */
-static __device__ inline void cuda_begin(void)
+static __device__ inline void cuda_let_next(void)
 {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
 	asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+
+/*
+ * All kernels before this one have ended. Before that it touches nothing but constants. Each thread
+ * of each kernel comes here: one that ended earlier than its predecessor would end the wait of its
+ * successor for both.
+ */
+static __device__ inline void cuda_await(void)
+{
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
 	asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
+}
+
+static __device__ inline void cuda_begin(void)
+{
+	cuda_let_next();
+	cuda_await();
 }
 
 static __device__ inline void cuda_store_release(uint64_t *to, uint64_t value)

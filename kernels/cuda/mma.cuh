@@ -77,20 +77,103 @@ static __device__ inline float without_upper_half(float v)
 	return (v - __uint_as_float(__float_as_uint(v) & 0xffff0000u)) * MMA_PLACE;
 }
 
+/* Two elements' parts. */
+template <uint32_t PARTS>
+__device__ inline void split_two(float low, float high, uint32_t parts[PARTS])
+{
+#pragma unroll
+	for (uint32_t part = 0; part < PARTS; part++) {
+		parts[part] = upper_halves(low, high);
+		low = without_upper_half(low);
+		high = without_upper_half(high);
+	}
+}
+
 template <typename T>
 __device__ inline struct mma_words<mma_parts<T>> mma_split(const struct mma_own<T> &own) {
 	struct mma_words<mma_parts<T>> words;
 
 #pragma unroll
 	for (uint32_t i = 0; i < MMA_OWN / 2; i++) {
-		float low = to_float(((const T *)own.bits)[2 * i]);
-		float high = to_float(((const T *)own.bits)[2 * i + 1]);
+		uint32_t parts[mma_parts<T>];
 
+		split_two<mma_parts<T>>(to_float(((const T *)own.bits)[2 * i]),
+			to_float(((const T *)own.bits)[2 * i + 1]), parts);
 #pragma unroll
-		for (uint32_t part = 0; part < mma_parts<T>; part++) {
-			words.of[part][i] = upper_halves(low, high);
-			low = without_upper_half(low);
-			high = without_upper_half(high);
+		for (uint32_t part = 0; part < mma_parts<T>; part++)
+			words.of[part][i] = parts[part];
+	}
+	return words;
+}
+
+/* bf16s are what they are made of. */
+template <>
+__device__ inline struct mma_words<1> mma_split<__nv_bfloat16>(
+	const struct mma_own<__nv_bfloat16> &own) {
+	const uint4 &a = own.bits[0], &b = own.bits[1];
+
+	return {{{a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w}}};
+}
+
+/* --- A row alone -------------------------------------------------------------------------- */
+
+/* A lane's two of the inputs of a step: from 2 lane on. */
+struct mma_pair {
+	float low, high;
+};
+
+/* `left` are from the step's first one on; `aligned`: 8 bytes at a time. */
+template <typename X>
+__device__ inline struct mma_pair mma_load_pair(const X *step, uint64_t left, bool aligned)
+{
+	const uint32_t at = threadIdx.x % WARP * 2;
+
+	if constexpr (sizeof(X) == sizeof(float)) {
+		if (aligned && left >= MMA_STEP) {
+			const float2 loaded = *(const float2 *)(step + at);
+
+			return {loaded.x, loaded.y};
+		}
+	}
+	return {at < left ? to_float(step[at]) : 0, at + 1 < left ? to_float(step[at + 1]) : 0};
+}
+
+/* What the lanes of a warp have split for each other. */
+template <uint32_t PARTS> struct mma_shared {
+	uint32_t words[PARTS][MMA_STEP / 2];
+};
+
+/*
+ * As mma_split() where there is one row, which is four lanes': all split two of its inputs each,
+ * and the four take them. The other lanes' rows are zeros.
+ */
+template <typename X>
+__device__ inline struct mma_words<mma_parts<X>> mma_split_alone(
+	struct mma_shared<mma_parts<X>> &shared, const struct mma_pair &pair) {
+	constexpr uint32_t PARTS = mma_parts<X>;
+	const uint32_t lane = threadIdx.x % WARP;
+	struct mma_words<PARTS> words = {
+	};
+	uint32_t parts[PARTS];
+
+	split_two<PARTS>(pair.low, pair.high, parts);
+	__syncwarp(); /* what was there has been taken */
+#pragma unroll
+	for (uint32_t part = 0; part < PARTS; part++)
+		shared.words[part][lane] = parts[part];
+	__syncwarp();
+	if (lane < 4) {
+#pragma unroll
+		for (uint32_t i = 0; i < PARTS * 2; i++) {
+			const uint4 taken =
+				*(const uint4 *)&shared
+					 .words[i / 2][lane * (MMA_OWN / 2) + i % 2 * 4];
+			uint32_t *to = &words.of[i / 2][i % 2 * 4];
+
+			to[0] = taken.x;
+			to[1] = taken.y;
+			to[2] = taken.z;
+			to[3] = taken.w;
 		}
 	}
 	return words;

@@ -111,12 +111,23 @@ template <typename T>
 __global__ void BOUNDS(THREADS) append_row(const __grid_constant__ struct append_task task,
 	const __grid_constant__ struct cuda_completion done)
 {
-	cuda_begin();
 	__shared__ struct turn turns[KV_MAX_COLUMNS / 2];
 	__shared__ int64_t slot; /* where the row's first key goes; -1: nowhere */
 	const uint64_t n = blockIdx.x, groups = task.kv.groups, columns = task.kv.columns;
 	const uint32_t half = (uint32_t)columns / 2, warp = threadIdx.x / WARP;
 	const uint64_t block = groups * KV_TOKENS * columns; /* from keys to values */
+
+	cuda_let_next();
+	if (!turn_params_known(task.turns))
+		cuda_await();
+
+	/* Takes as long as a trip to memory. */
+	const double frequency = threadIdx.x < half
+		? turn_frequency(turn_params_of(task.turns, done.block), threadIdx.x, columns)
+		: 0;
+
+	cuda_await();
+
 	const float *x = (const float *)arg_pointer(done.block, task.qkv) +
 		n * (task.heads + 2 * groups) * columns;
 	float *q = (float *)arg_pointer(done.block, task.q) + n * task.heads * columns;
@@ -125,9 +136,7 @@ __global__ void BOUNDS(THREADS) append_row(const __grid_constant__ struct append
 		index_at((const int32_t *)arg_pointer(done.block, task.positions), n);
 
 	if (threadIdx.x < half)
-		turns[threadIdx.x] = turn_of((double)position *
-			turn_frequency(
-				turn_params_of(task.turns, done.block), threadIdx.x, columns));
+		turns[threadIdx.x] = turn_of((double)position * frequency);
 	if (threadIdx.x == THREADS - 1) {
 		const int64_t found = position < 0
 			? -1

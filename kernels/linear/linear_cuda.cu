@@ -3,7 +3,7 @@
  * linear in CUDA. A warp takes 16 outputs and up to 32 rows of x, on the tensor cores, with floats
  * as exact sums of bf16s (kernels/cuda/mma.cuh): so weights are read once for all these rows,
  * straight into the registers that need them, and cost no more for 8 rows than for one. Where
- * outputs are few, up to 8 warps of a block share 16 of them, each with a slice of the inputs'
+ * outputs are few, up to 16 warps of a block share 16 of them, each with a slice of the inputs'
  * steps, and add up what they have.
  *
  * More rows go in tiles of 32 or 64 rows and 128 outputs: the warps of a block share the bf16s of
@@ -11,12 +11,12 @@
  * Blocks with the same weights run side by side and find them in the cache.
  *
  * No product passes through more than 4 additions of the cores, which cut off below 2^-24, then
- * those to a compensated sum, 8 between warps, the bias and the residual. The order of all that
+ * those to a compensated sum, 16 between warps, the bias and the residual. The order of all that
  * depends on the numbers of inputs and outputs alone, so fixed_order is how it always is. An output
  * that comes out as NaN or infinity is computed once more, in double.
  *
- * What it takes on an H200: the bytes of the weights over 4 TB/s for up to 32 rows of bf16 or i8,
- * and 2 us at least; from there on 6 N I O over some 400 TFLOP/s (f16: 10 N I O, f32: 12 N I O).
+ * What it takes for few rows is 1.3 to 1.4 times what reading the weights takes
+ * (docs/cuda-notes.md); many rows are 6 N I O operations of bf16s (f16: 10 N I O, f32: 12 N I O).
  */
 #include "kernels/cuda/arg.cuh"
 #include "kernels/cuda/codes.h"
@@ -29,6 +29,7 @@ extern "C" {
 
 #define THREADS 256u
 #define WARPS (THREADS / WARP)
+#define MAX_SLICES (2 * WARPS)
 
 struct linear_task {
 	struct arg x, w, scales, bias, residual, y;
@@ -37,6 +38,7 @@ struct linear_task {
 	uint32_t slices;     /* warps that share outputs */
 	uint32_t bias_dtype; /* 0: none */
 	bool scaled, added, wide;
+	bool early; /* weights may be read before the kernels before this one have ended */
 };
 
 /* Where a block and a warp of it work. */
@@ -51,11 +53,15 @@ template <typename T> struct linear_weights {
 	struct mma_own<T> top, bottom;
 };
 
+/* Steps of a warp whose weights are under way, besides those that were split, as registers allow. */
+template <typename T> constexpr uint32_t linear_ahead = mma_parts<T> > 1 ? 1 : 2;
+
 /* What the lanes of a warp read, from input 16 (lane % 4) on. */
 template <typename T, typename X> struct linear_reader {
 	const T *top, *bottom;
-	const X *x;	  /* of the block's first row */
-	uint64_t n, rows; /* rows from there on */
+	const X *x; /* the block's first row */
+	uint64_t n, steps;
+	uint64_t rows; /* from there on */
 	bool w_aligned, x_aligned;
 
 	__device__ inline uint64_t valid(uint64_t step) const
@@ -75,16 +81,23 @@ template <typename T, typename X> struct linear_reader {
 	inputs(uint64_t step, uint32_t i) const {
 		const uint64_t row = i * MMA_ROWS + threadIdx.x % WARP / 4;
 
-		return mma_load(
-			x + row * n + step * MMA_STEP, row < rows ? valid(step) : 0, x_aligned);
+		return mma_load(x + row * n + step * MMA_STEP + threadIdx.x % 4 * MMA_OWN,
+			row < rows ? valid(step) : 0, x_aligned);
+	}
+
+	/* Of the only row. */
+	__device__ inline struct mma_pair
+	pair(uint64_t step) const
+	{
+		return mma_load_pair(x + step * MMA_STEP, n - step * MMA_STEP, x_aligned);
 	}
 };
 
+/* Its weights; inputs are for find_inputs(). */
 template <typename T, typename X>
-__device__ inline struct linear_reader<T, X> reader_of(const struct linear_task &task,
-	const struct device_args *block, const struct linear_place &place, uint64_t tile) {
+__device__ inline struct linear_reader<T, X> reader_of(
+	const struct linear_task &task, const struct device_args *block, uint64_t tile) {
 	const T *w = (const T *)arg_pointer(block, task.w);
-	const X *x = (const X *)arg_pointer(block, task.x);
 	const uint64_t output = tile * MMA_OUTPUTS + threadIdx.x % WARP / 4;
 	const uint32_t own = threadIdx.x % 4 * MMA_OWN;
 	struct linear_reader<T, X> r;
@@ -92,44 +105,102 @@ __device__ inline struct linear_reader<T, X> reader_of(const struct linear_task 
 	/* Outputs beyond the last repeat it; nobody asks for their sums. */
 	r.top = w + min(output, task.outputs - 1) * task.n + own;
 	r.bottom = w + min(output + 8, task.outputs - 1) * task.n + own;
-	r.x = x + place.row * task.n + own;
 	r.n = task.n;
-	r.rows = task.rows - place.row;
+	r.steps = task.n / MMA_STEP + (task.n % MMA_STEP != 0);
 	r.w_aligned = aligned_16(w, NULL) && task.n % (16 / sizeof(T)) == 0;
-	r.x_aligned = aligned_16(x, NULL) && task.n % (16 / sizeof(X)) == 0;
 	return r;
 }
 
-/* The sums of this warp's steps. */
+template <typename T, typename X>
+__device__ inline void find_inputs(struct linear_reader<T, X> *r, const struct linear_task &task,
+	const struct device_args *block, const struct linear_place &place)
+{
+	const X *x = (const X *)arg_pointer(block, task.x);
+
+	r->x = x + place.row * task.n;
+	r->rows = task.rows - place.row;
+	r->x_aligned = aligned_16(x, NULL) && task.n % (16 / sizeof(X)) == 0;
+}
+
+/* The products of a step, whose inputs of the first group are there. */
+template <typename T, typename X, uint32_t GROUPS>
+__device__ inline void add_step(const struct linear_reader<T, X> &r, uint64_t step,
+	const struct mma_words<mma_parts<T>> &top, const struct mma_words<mma_parts<T>> &bottom,
+	const struct mma_words<mma_parts<X>> &first, struct total totals[GROUPS][4])
+{
+#pragma unroll
+	for (uint32_t i = 0; i < GROUPS; i++) {
+		float c[4];
+
+		if (i > 0 && i * MMA_ROWS >= r.rows)
+			break;
+		mma_step(c, top, bottom, i == 0 ? first : mma_split(r.inputs(step, i)));
+#pragma unroll
+		for (uint32_t j = 0; j < 4; j++)
+			total_add(&totals[i][j], c[j]);
+	}
+}
+
+/* Inputs of the first group: of the next step, where there is one group only, or of this one. */
+template <typename T, typename X, uint32_t GROUPS> struct linear_inputs_ahead {
+	struct mma_pair pair;
+	struct mma_own<X> own;
+	bool alone;
+
+	__device__ inline void load(const struct linear_reader<T, X> &r, uint64_t step)
+	{
+		if (GROUPS > 1 || step >= r.steps)
+			return;
+		if (alone)
+			pair = r.pair(step);
+		else
+			own = r.inputs(step, 0);
+	}
+
+	__device__ inline struct mma_words<mma_parts<X>> take(const struct linear_reader<T, X> &r,
+		uint64_t step, struct mma_shared<mma_parts<X>> &shared) const {
+		if constexpr (GROUPS > 1)
+			return mma_split(r.inputs(step, 0));
+		else
+			return alone ? mma_split_alone<X>(shared, pair) : mma_split(own);
+	}
+};
+
+/* The sums of this warp's steps, the first of whose weights are on their way. */
 template <typename T, typename X, uint32_t GROUPS>
 __device__ inline void add_steps(const struct linear_reader<T, X> &r, uint32_t slice,
-	uint32_t slices, struct total totals[GROUPS][4])
+	uint32_t slices, struct linear_weights<T> ahead[linear_ahead<T>],
+	struct mma_shared<mma_parts<X>> &shared, struct total totals[GROUPS][4])
 {
-	const uint64_t steps = r.n / MMA_STEP + (r.n % MMA_STEP != 0);
-	struct linear_weights<T> next;
+	constexpr uint32_t AHEAD = linear_ahead<T>;
+	constexpr bool SPLIT = mma_parts<T> != 1;
+	struct linear_inputs_ahead<T, X, GROUPS> inputs = {
+		.alone = r.rows == 1
+	};
 
-	if (slice < steps)
-		next = r.weights(slice);
+	inputs.load(r, slice);
 #pragma unroll 1
-	for (uint64_t step = slice; step < steps; step += slices) {
-		const struct linear_weights<T> now = next;
-
-		if (step + slices < steps)
-			next = r.weights(step + slices);
-
-		const struct mma_words<mma_parts<T>> top = mma_split(now.top);
-		const struct mma_words<mma_parts<T>> bottom = mma_split(now.bottom);
-
+	for (uint64_t first = slice; first < r.steps; first += AHEAD * slices) {
 #pragma unroll
-		for (uint32_t i = 0; i < GROUPS; i++) {
-			float c[4];
+		for (uint32_t i = 0; i < AHEAD; i++) {
+			const uint64_t step = first + i * slices, after = step + AHEAD * slices;
 
-			if (i > 0 && i * MMA_ROWS >= r.rows)
+			if (step >= r.steps)
 				break;
-			mma_step(c, top, bottom, mma_split(r.inputs(step, i)));
-#pragma unroll
-			for (uint32_t j = 0; j < 4; j++)
-				total_add(&totals[i][j], c[j]);
+
+			const struct mma_words<mma_parts<T>> top = mma_split(ahead[i].top);
+			const struct mma_words<mma_parts<T>> bottom = mma_split(ahead[i].bottom);
+
+			/* As soon as there are registers: what is split is elsewhere. */
+			if (SPLIT && after < r.steps)
+				ahead[i] = r.weights(after);
+
+			const struct mma_words<mma_parts<X>> x = inputs.take(r, step, shared);
+
+			inputs.load(r, step + slices);
+			add_step<T, X, GROUPS>(r, step, top, bottom, x, totals);
+			if (!SPLIT && after < r.steps)
+				ahead[i] = r.weights(after);
 		}
 	}
 }
@@ -175,27 +246,42 @@ __device__ inline void write_output(const struct linear_task &task, const struct
 }
 
 template <typename T, typename X, uint32_t GROUPS>
-__global__ void __launch_bounds__(THREADS, 2)
+__global__ void __launch_bounds__(MAX_SLICES *WARP, 1)
 	linear_rows(const __grid_constant__ struct linear_task task,
 		const __grid_constant__ struct cuda_completion done)
 {
-	cuda_begin();
 	constexpr uint32_t ROWS = GROUPS * MMA_ROWS;
-	__shared__ float sums[WARPS][ROWS][MMA_OUTPUTS];
-	const uint32_t warp = threadIdx.x / WARP, tiles = WARPS / task.slices;
+	__shared__ float sums[MAX_SLICES][ROWS][MMA_OUTPUTS];
+	__shared__ __align__(16) struct mma_shared<mma_parts<X>>
+		shared[GROUPS == 1 ? MAX_SLICES : 1];
+	const uint32_t warp = threadIdx.x / WARP, tiles = blockDim.x / WARP / task.slices;
 	const struct linear_place place = {(uint64_t)(blockIdx.x / task.row_slices) * tiles,
 		(uint64_t)(blockIdx.x % task.row_slices) * ROWS, warp % task.slices};
+	struct linear_weights<T> ahead[linear_ahead<T>];
 	struct total totals[GROUPS][4] = {};
 
+	cuda_let_next();
+	if (!task.early)
+		cuda_await();
+
+	struct linear_reader<T, X> r =
+		reader_of<T, X>(task, done.block, place.tile + warp / task.slices);
+
+#pragma unroll
+	for (uint32_t i = 0; i < linear_ahead<T>; i++) {
+		if (place.slice + i * task.slices < r.steps)
+			ahead[i] = r.weights(place.slice + i * task.slices);
+	}
+	cuda_await();
+	find_inputs(&r, task, done.block, place);
 	add_steps<T, X, GROUPS>(
-		reader_of<T, X>(task, done.block, place, place.tile + warp / task.slices),
-		place.slice, task.slices, totals);
+		r, place.slice, task.slices, ahead, shared[GROUPS == 1 ? warp : 0], totals);
 #pragma unroll
 	for (uint32_t i = 0; i < GROUPS * 4; i++)
 		sums[warp][i / 4 * MMA_ROWS + mma_row(i % 4)][mma_output(i % 4)] =
 			totals[i / 4][i % 4].sum;
 	__syncthreads();
-	for (uint32_t i = threadIdx.x; i < tiles * ROWS * MMA_OUTPUTS; i += THREADS) {
+	for (uint32_t i = threadIdx.x; i < tiles * ROWS * MMA_OUTPUTS; i += blockDim.x) {
 		const uint32_t tile = i / (ROWS * MMA_OUTPUTS);
 		const uint32_t row = i / MMA_OUTPUTS % ROWS, output = i % MMA_OUTPUTS;
 		const uint64_t at = (place.tile + tile) * MMA_OUTPUTS + output;
@@ -257,14 +343,13 @@ template <typename T, typename X, uint32_t GROUPS>
 __device__ inline void add_tile(const struct linear_reader<T, X> &r, uint32_t slices,
 	struct linear_inputs<GROUPS, mma_parts<X>> &inputs, float sums[GROUPS][4])
 {
-	const uint64_t steps = r.n / MMA_STEP + (r.n % MMA_STEP != 0);
 	const uint32_t warp = threadIdx.x / WARP;
 	struct total totals[GROUPS][4] = {};
 	struct linear_weights<T> next = r.weights(0);
 	struct mma_own<X> next_x = r.inputs(0, min(warp, GROUPS - 1));
 
 #pragma unroll 1
-	for (uint64_t step = 0, after; step < steps; step = after) {
+	for (uint64_t step = 0, after; step < r.steps; step = after) {
 		const struct mma_words<mma_parts<T>> top = mma_split(next.top);
 		const struct mma_words<mma_parts<T>> bottom = mma_split(next.bottom);
 
@@ -272,8 +357,8 @@ __device__ inline void add_tile(const struct linear_reader<T, X> &r, uint32_t sl
 		if (warp < GROUPS)
 			inputs.store(warp, mma_split(next_x));
 		__syncthreads();
-		after = step_after(step, steps, slices);
-		if (after < steps) {
+		after = step_after(step, r.steps, slices);
+		if (after < r.steps) {
 			next = r.weights(after);
 			next_x = r.inputs(after, min(warp, GROUPS - 1));
 		}
@@ -286,7 +371,7 @@ __device__ inline void add_tile(const struct linear_reader<T, X> &r, uint32_t sl
 			for (uint32_t j = 0; j < 4; j++)
 				total_add(&totals[i][j], c[j]);
 		}
-		if (step + slices < steps)
+		if (step + slices < r.steps)
 			continue;
 #pragma unroll
 		for (uint32_t i = 0; i < GROUPS * 4; i++) {
@@ -300,15 +385,18 @@ template <typename T, typename X, uint32_t GROUPS>
 __global__ void BOUNDS(THREADS) linear_tiles(const __grid_constant__ struct linear_task task,
 	const __grid_constant__ struct cuda_completion done)
 {
-	cuda_begin();
 	__shared__ struct linear_inputs<GROUPS, mma_parts<X>> inputs;
 	const uint64_t tile = (uint64_t)(blockIdx.x / task.row_slices) * WARPS + threadIdx.x / WARP;
 	const struct linear_place place = {
 		tile, (uint64_t)(blockIdx.x % task.row_slices) * GROUPS * MMA_ROWS, 0};
 	float sums[GROUPS][4] = {};
 
-	add_tile<T, X, GROUPS>(
-		reader_of<T, X>(task, done.block, place, tile), task.slices, inputs, sums);
+	cuda_begin();
+
+	struct linear_reader<T, X> r = reader_of<T, X>(task, done.block, tile);
+
+	find_inputs(&r, task, done.block, place);
+	add_tile<T, X, GROUPS>(r, task.slices, inputs, sums);
 #pragma unroll
 	for (uint32_t i = 0; i < GROUPS * 4; i++) {
 		const uint64_t row = place.row + i / 4 * MMA_ROWS + mma_row(i % 4);
@@ -324,13 +412,14 @@ __global__ void BOUNDS(THREADS) linear_tiles(const __grid_constant__ struct line
 
 /*
  * How many warps share outputs: enough to keep the machine busy, then as few as that each has 16
- * steps. Not a matter of the rows, whose bits must not depend on each other.
+ * steps. Where there is but one block for a multiprocessor it has as many warps as two. Not a
+ * matter of the rows, whose bits must not depend on each other.
  */
 static uint32_t slices_for(uint64_t outputs, uint64_t n)
 {
 	const uint64_t tiles = blocks_of(outputs, MMA_OUTPUTS), steps = blocks_of(n, MMA_STEP);
 	const uint64_t busy = 2 * WARPS * machine_processors();
-	uint32_t slices = WARPS;
+	uint32_t slices = tiles <= machine_processors() ? MAX_SLICES : WARPS;
 
 	while (slices > 1 &&
 		(steps < slices || (tiles * (slices / 2) >= busy && steps < 16 * slices)))
@@ -354,10 +443,11 @@ template <typename T, typename X, uint32_t GROUPS>
 static int launch_rows(
 	struct linear_task *task, const struct cuda_completion &done, const struct cuda_target *to)
 {
-	const uint32_t blocks = cut(task, GROUPS * MMA_ROWS, WARPS / task->slices);
+	const uint32_t warps = max(WARPS, task->slices);
+	const uint32_t blocks = cut(task, GROUPS * MMA_ROWS, warps / task->slices);
 
 	return blocks == 0 ? -EOPNOTSUPP
-			   : run(to, linear_rows<T, X, GROUPS>, blocks, THREADS, *task, done);
+			   : run(to, linear_rows<T, X, GROUPS>, blocks, warps * WARP, *task, done);
 }
 
 template <typename T>
@@ -413,6 +503,7 @@ static struct linear_task make_task(const struct op_launch *op, const struct cud
 	task.n = in[LINEAR_W].dims[1];
 	task.wide = y->dtype == GPUQ_F32;
 	task.slices = slices_for(task.outputs, task.n);
+	task.early = (op->constants & 1u << LINEAR_W) != 0;
 	return task;
 }
 

@@ -5,15 +5,15 @@
  *
  *   q [N,H,D] f32, cache [P,2,G,16,D], table [S,L] i32, positions [N] i32, rows [N] i32,
  *   context [C] u8, params scale (f64, 0: 1/sqrt(D)), window (i64, 0: none)
- *   -> y [N,H,D] f32, parts [N,H,ceil(C/256),D+2] f32 (optional)
+ *   -> y [N,H,D] f32, parts [N,H,ceil(C/256),D+2] f32 (optional; [0,...] where N > 64)
  *   y[n,h] = sum_j softmax_j(scale q[n,h] . k_j) v_j, over the tokens j <= positions[n] of
  *   sequence rows[n], with a window those with j > positions[n] - window
  *   k_j and v_j: those of head h / (H/G) in slot j % 16 of block table[rows[n],j/16]
  *
  * The bytes of `context` are never read, so it may have no data: its length C is a bound on the
  * tokens that a row can see, and makes calls with other bounds other shapes. `parts` is working
- * memory of devices that split long contexts; what is in it afterwards means nothing, and the form
- * for the CPU leaves it alone.
+ * memory of devices that split long contexts, which they need not do where rows are many; what is
+ * in it afterwards means nothing, and the form for the CPU leaves it alone.
  *
  * D is 1 to 256, H a multiple of G. The cache is f32, f16 or bf16. A token at a position from C
  * or 16 L on, or whose block is outside 0..P-1, is as if it were not there; nor is anything for a
@@ -52,7 +52,7 @@ static int infer_context(struct op_call *call, uint32_t *ret_arg)
 	if (!tensor_present(parts))
 		return 0;
 	parts->rank = 4;
-	parts->dims[0] = q->dims[0];
+	parts->dims[0] = q->dims[0] <= ATTENTION_PARTS_ROWS ? q->dims[0] : 0;
 	parts->dims[1] = q->dims[1];
 	parts->dims[2] =
 		context->dims[0] / ATTENTION_PART + (context->dims[0] % ATTENTION_PART != 0);

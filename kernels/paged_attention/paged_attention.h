@@ -17,9 +17,10 @@ enum attention_input {
 enum attention_output { ATTENTION_Y, ATTENTION_PARTS };
 enum attention_param { ATTENTION_SCALE, ATTENTION_WINDOW };
 
-#define ATTENTION_PART 256  /* positions of a part in the output `parts` */
-#define ATTENTION_ITEMS 64  /* query heads that a unit of the CPU form takes at once, */
-#define ATTENTION_SUMS 8192 /* as long as they have no more columns in all */
+#define ATTENTION_PART 256	/* positions of a part in the output `parts`, */
+#define ATTENTION_PARTS_ROWS 64 /* which more rows than these do not have */
+#define ATTENTION_ITEMS 64	/* query heads that a unit of the CPU form takes at once, */
+#define ATTENTION_SUMS 8192	/* as long as they have no more columns in all */
 
 /* Tokens of a sequence that a row sees: begin..end-1, or none: both are 0. */
 struct attention_span {

@@ -8,11 +8,10 @@
  * own, and the last one of a row adds them up, in the same order with the same roundings: so the
  * bits of a row depend neither on that nor on other rows.
  *
- * A team of lanes has a token, eight columns each. What it takes: the bytes of the keys and values
- * over the bandwidth, from some 100 blocks on; 8 items cost about as many multiplications as the
- * multiprocessors can do meanwhile, so prompts are bound by these: 4 C H D for each row, at some
- * 15 to 20 TFLOP/s on an H200. One row of 1000 positions: two trips to memory for each of three
- * phases, 8 us.
+ * A team of lanes has a token, eight columns each. Where a block has one row of heads of a usual
+ * size, attention_row.cuh does the same sooner. What that takes is in docs/cuda-notes.md; 8 items
+ * cost about as many multiplications as the multiprocessors can do while memory is read, so prompts
+ * are bound by these: 4 C H D for each row.
  */
 #include "kernels/cuda/codes.h"
 #include "kernels/cuda/eight.cuh"
@@ -27,6 +26,7 @@ extern "C" {
 #define MAX_ITEMS 8u
 #define PART ATTENTION_PART
 #define PART_BLOCKS (PART / KV_TOKENS)
+#define LINE 128u /* bytes that memory delivers at once */
 #define ROOM 512u /* floats of a warp in what is added up between warps */
 
 /* Tokens under way in a team, as registers allow. */
@@ -52,13 +52,20 @@ struct item {
 };
 
 /* What the threads of a block share. */
-struct attention_memory {
+struct __align__(16) attention_memory
+{
 	float scores[MAX_ITEMS][PART]; /* then their weights */
-	float adding[WARPS][ROOM];
+	union {
+		float adding[WARPS][ROOM];
+		struct {
+			float keeps[MAX_ITEMS][PART], totals[MAX_ITEMS][PART]; /* of parts */
+		};
+	};
 	float sums[MAX_ITEMS][KV_MAX_COLUMNS];
 	float greatest[MAX_ITEMS], total[MAX_ITEMS];	       /* of the parts so far */
 	float part_greatest[MAX_ITEMS], part_total[MAX_ITEMS]; /* total 0: it sees nothing of it */
 	float keep[MAX_ITEMS], take[MAX_ITEMS]; /* factors of the sums so far and of the part's */
+	float greatest_of[WARPS][MAX_ITEMS];	/* attention_row.cuh's */
 	int64_t blocks[PART_BLOCKS];
 	struct item items[MAX_ITEMS];
 	bool last;
@@ -159,20 +166,39 @@ template <typename T, bool ALIGNED> struct reader {
 	uint64_t group, first;		     /* position of the part */
 	uint32_t team, teams, column, valid; /* columns from there on, 0 to 8 */
 
-	/* Zeros for a token that nobody sees. */
-	__device__ inline struct eight load(
+	/* NULL for a token that nobody sees. */
+	__device__ inline const T *find(
 		const struct attention_memory &m, enum kv_part part, uint32_t t) const
 	{
 		const int64_t block = m.blocks[min(t, PART - 1) / KV_TOKENS];
 		const bool wanted =
 			t < PART && block >= 0 && first + t >= run.begin && first + t < run.until;
-		struct eight e = {};
 
 		if (!wanted || valid == 0)
-			return e;
-		const T *p = cache + kv_begin(kv, (uint64_t)block, part, group) +
+			return NULL;
+		return cache + kv_begin(kv, (uint64_t)block, part, group) +
 			t % KV_TOKENS * kv.columns + column;
+	}
 
+	/* What will be loaded soon: one lane asks for a line of the cache. */
+	__device__ inline void prefetch(
+		const struct attention_memory &m, enum kv_part part, uint32_t t) const
+	{
+		const T *p = column * sizeof(T) % LINE == 0 ? find(m, part, t) : NULL;
+
+		if (p != NULL)
+			asm volatile("prefetch.global.L2 [%0];" ::"l"(p));
+	}
+
+	/* Zeros for a token that nobody sees. */
+	__device__ inline struct eight load(
+		const struct attention_memory &m, enum kv_part part, uint32_t t) const
+	{
+		const T *p = find(m, part, t);
+		struct eight e = {};
+
+		if (p == NULL)
+			return e;
 		if constexpr (ALIGNED)
 			return eight_load(p, EIGHT, true);
 		else
@@ -201,6 +227,9 @@ __device__ inline void make_scores(struct attention_memory &m, const struct read
 #pragma unroll
 		for (uint32_t s = 0; s < STEPS; s++)
 			keys[s] = r.load(m, KV_KEYS, from + s * r.teams);
+#pragma unroll
+		for (uint32_t s = 0; s < STEPS; s++)
+			r.prefetch(m, KV_VALUES, from + s * r.teams);
 #pragma unroll
 		for (uint32_t s = 0; s < STEPS; s++) {
 			float dots[ITEMS] = {};
@@ -392,30 +421,101 @@ __device__ inline void attend_split(struct attention_memory &m, const struct att
 	}
 }
 
+/*
+ * The factors of parts first..first+count-1 of all items, a warp for each: of the sums so far, of
+ * the part's, and its total. Maxima are the same in any order, so each lane has a part.
+ */
+static __device__ inline void find_all_factors(struct attention_memory &m,
+	const struct attention_task &task, float *parts, uint32_t first, uint32_t count)
+{
+	const uint32_t i = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+	/* What attend_part() leaves there is of this block's part. */
+	float before = first == 0 ? -INFINITY : m.greatest[i];
+
+	if (!m.items[i].there)
+		return;
+	for (uint32_t p = lane; p - lane < count; p += WARP) {
+		const float *part = part_of(task, parts, m.items[i], first + min(p, count - 1));
+		const float total = p < count ? __ldcg(&part[1]) : 0;
+		const float greatest = total != 0 ? __ldcg(&part[0]) : -INFINITY;
+		float both = fmaxf(before, greatest), so_far;
+
+		for (uint32_t d = 1; d < WARP; d *= 2) {
+			const float other = __shfl_up_sync(ALL_LANES, both, d);
+
+			both = lane >= d ? fmaxf(both, other) : both;
+		}
+		so_far = __shfl_up_sync(ALL_LANES, both, 1);
+		so_far = lane == 0 ? before : so_far;
+		before = __shfl_sync(ALL_LANES, both, WARP - 1);
+		if (p < count) {
+			m.keeps[i][p] = expf(so_far - both);
+			m.scores[i][p] = expf(greatest - both);
+			m.totals[i][p] = total;
+		}
+	}
+	if (lane == 0)
+		m.greatest[i] = before;
+}
+
+/* Adds these parts of one column of an item. */
+static __device__ inline void add_parts(const struct attention_memory &m, uint32_t i,
+	const float *at, uint64_t stride, uint32_t count, float *sum, float *total)
+{
+#pragma unroll 8
+	for (uint32_t p = 0; p < count; p++) {
+		const float of_part = __ldcg(at + p * stride);
+
+		if (m.totals[i][p] == 0)
+			continue;
+		*total = fmaf(m.totals[i][p], m.scores[i][p], *total * m.keeps[i][p]);
+		*sum = fold(*sum, m.keeps[i][p], of_part, m.scores[i][p]);
+	}
+}
+
 /* Adds up the parts of all items, as one block would have done. */
 static __device__ inline void join_splits(
 	struct attention_memory &m, const struct attention_task &task, float *parts, float *y)
 {
-	const uint64_t columns = task.kv.columns;
+	constexpr uint32_t OWN = MAX_ITEMS * KV_MAX_COLUMNS / THREADS;
+	const uint32_t columns = (uint32_t)task.kv.columns;
+	float sums[OWN] = {}, totals[OWN] = {};
 
-	for (uint64_t c = threadIdx.x; c < MAX_ITEMS * columns; c += THREADS) {
-		const struct item &item = m.items[c / columns];
-		float greatest = -INFINITY, total = 0, sum = 0;
+	for (uint32_t first = 0; first < task.splits; first += PART) {
+		const uint32_t count = min(PART, task.splits - first);
 
-		if (!item.there)
-			continue;
-		for (uint32_t p = 0; p < task.splits; p++) {
-			const float *part = part_of(task, parts, item, p);
-			const float part_total = __ldcg(&part[1]);
-			float keep, take;
+		__syncthreads();
+		find_all_factors(m, task, parts, first, count);
+		__syncthreads();
+#pragma unroll
+		for (uint32_t o = 0; o < OWN; o++) {
+			const uint32_t c = o * THREADS + threadIdx.x, i = c / columns;
 
-			if (part_total == 0)
-				continue;
-			find_factors(&greatest, &total, __ldcg(&part[0]), part_total, &keep, &take);
-			sum = fold(sum, keep, __ldcg(&part[2 + c % columns]), take);
+			if (c < MAX_ITEMS * columns && m.items[i].there)
+				add_parts(m, i,
+					part_of(task, parts, m.items[i], first) + 2 + c % columns,
+					columns + 2, count, &sums[o], &totals[o]);
 		}
-		y[item.query * columns + c % columns] = total == 0 ? 0 : sum / total;
 	}
+#pragma unroll
+	for (uint32_t o = 0; o < OWN; o++) {
+		const uint32_t c = o * THREADS + threadIdx.x, i = c / columns;
+
+		if (c < MAX_ITEMS * columns && m.items[i].there)
+			y[m.items[i].query * columns + c % columns] =
+				totals[o] == 0 ? 0 : sums[o] / totals[o];
+	}
+}
+
+/* True in the last block of those that share a place, when all have left their parts. */
+static __device__ inline bool came_last(
+	struct attention_memory &m, struct cuda_scratch *scratch, uint32_t place, uint32_t splits)
+{
+	__syncthreads();
+	if (threadIdx.x == 0)
+		m.last = cuda_last_of(&scratch->tickets[place], splits);
+	__syncthreads();
+	return m.last;
 }
 
 /* All parts of all items. */
@@ -470,10 +570,7 @@ __device__ inline void attend(struct attention_memory &m, const struct attention
 		return;
 	}
 	attend_split<T, ITEMS, ALIGNED>(m, task, block, r, scale, split);
-	if (threadIdx.x == 0)
-		m.last = cuda_last_of(&scratch->tickets[place], task.splits);
-	__syncthreads();
-	if (m.last)
+	if (came_last(m, scratch, place, task.splits))
 		join_splits(m, task, (float *)arg_pointer(block, task.parts),
 			(float *)arg_pointer(block, task.y));
 }
@@ -493,12 +590,15 @@ __global__ void __launch_bounds__(THREADS, 2)
 	cuda_complete(done);
 }
 
+#include "kernels/paged_attention/attention_row.cuh"
+
 /* --- Launching ---------------------------------------------------------------------------- */
 
 /* How the call is cut into blocks; their number. */
 static uint64_t cut(struct attention_task *task, const struct tensor *parts)
 {
-	const uint64_t splits = tensor_present(parts) ? parts->dims[2] : 1;
+	const uint64_t splits =
+		tensor_present(parts) && parts->dims[0] == task->n ? parts->dims[2] : 1;
 	uint64_t places;
 
 	task->chunk = min(task->shared, MAX_ITEMS);
@@ -538,6 +638,22 @@ static struct attention_task make_task(const struct op_launch *op, const struct 
 	return task;
 }
 
+typedef void (*form)(struct attention_task, struct cuda_scratch *, struct cuda_completion);
+
+/* One row for a block goes a faster way where heads are of a usual size. */
+template <typename T> static form form_for(const struct attention_task &task)
+{
+	const void *cache = arg_known(task.cache);
+	const uint64_t columns = task.kv.columns;
+	const bool usual = task.tile == 1 && cache != NULL && (uintptr_t)cache % 16 == 0;
+
+	if (usual && columns == 64 && task.chunk <= 4)
+		return task.chunk == 1 ? attention_row<T, 1, 8> : attention_row<T, 4, 8>;
+	if (usual && columns == 128 && task.chunk <= 4)
+		return task.chunk == 1 ? attention_row<T, 1, 16> : attention_row<T, 4, 16>;
+	return task.tile * task.chunk <= 4 ? attention<T, 4> : attention<T, 8>;
+}
+
 static int launch(const struct device_kernel *kernel, const struct cuda_args *args,
 	const struct cuda_target *to)
 {
@@ -554,18 +670,20 @@ static int launch(const struct device_kernel *kernel, const struct cuda_args *ar
 	if (blocks > INT_MAX)
 		return -EOPNOTSUPP;
 	return with_type(op->call.in[ATTENTION_CACHE].dtype, [&](auto type) {
-		using T = decltype(type);
-
-		return run(to, task.tile * task.chunk <= 4 ? attention<T, 4> : attention<T, 8>,
-			(uint32_t)blocks, THREADS, task, args->scratch, done);
+		return run(to, form_for<decltype(type)>(task), (uint32_t)blocks, THREADS, task,
+			args->scratch, done);
 	});
 }
 
 template <typename T> static int touch_type(void)
 {
-	const int err = touch_kernel(attention<T, 4>);
+	static const form forms[] = {attention<T, 4>, attention<T, 8>, attention_row<T, 1, 8>,
+		attention_row<T, 4, 8>, attention_row<T, 1, 16>, attention_row<T, 4, 16>};
+	int err = 0;
 
-	return err != 0 ? err : touch_kernel(attention<T, 8>);
+	for (size_t i = 0; i < sizeof(forms) / sizeof(forms[0]) && err == 0; i++)
+		err = touch_kernel(forms[i]);
+	return err;
 }
 
 static int touch(void)

@@ -23,6 +23,7 @@ struct rmsnorm_task {
 	uint64_t rows, n;
 	uint32_t weight_dtype;
 	bool added; /* there is a residual */
+	bool early; /* weights may be read before the kernels before this one have ended */
 	bool y_wide, sum_wide;
 };
 
@@ -129,10 +130,26 @@ template <typename T>
 __global__ void BOUNDS(THREADS) rmsnorm_rows(const __grid_constant__ struct rmsnorm_task task,
 	const __grid_constant__ struct cuda_completion done)
 {
-	cuda_begin();
 	const uint64_t from = blockIdx.x * task.n, step = THREADS * EIGHT;
-	const struct rmsnorm_row<T> row = row_of<T>(task, done.block, from);
+
+	cuda_let_next();
+	if (!task.early)
+		cuda_await();
+
 	const char *weight = arg_pointer(done.block, task.weight);
+	struct eight weights[KEPT];
+
+#pragma unroll
+	for (uint32_t k = 0; k < KEPT; k++) {
+		const uint64_t at = k * step + threadIdx.x * EIGHT;
+
+		weights[k] = {};
+		if (at < task.n)
+			weights[k] = weights_at(weight, task.weight_dtype, at, task.n);
+	}
+	cuda_await();
+
+	const struct rmsnorm_row<T> row = row_of<T>(task, done.block, from);
 	const eight_rows<T> y(arg_pointer(done.block, task.y), task.n, task.y_wide);
 	const double eps = arg_f64(done.block, task.eps);
 	struct eight kept[KEPT];
@@ -159,10 +176,7 @@ __global__ void BOUNDS(THREADS) rmsnorm_rows(const __grid_constant__ struct rmsn
 		const uint64_t at = k * step + threadIdx.x * EIGHT;
 
 		if (at < task.n)
-			y.store(from + at,
-				normalised(kept[k],
-					weights_at(weight, task.weight_dtype, at, task.n), factor),
-				task.n - at);
+			y.store(from + at, normalised(kept[k], weights[k], factor), task.n - at);
 	}
 	for (uint64_t at = KEPT * step + threadIdx.x * EIGHT; at < task.n; at += step)
 		y.store(from + at,
@@ -192,6 +206,7 @@ static int launch(const struct device_kernel *kernel, const struct cuda_args *ar
 	task.rows = tensor_rows(&in[0]);
 	task.n = tensor_columns(&in[0]);
 	task.weight_dtype = in[1].dtype;
+	task.early = (op->constants & 1u << 1) != 0;
 	task.y_wide = out[0].dtype == GPUQ_F32;
 	task.sum_wide = out[1].dtype == GPUQ_F32;
 	if (task.rows == 0 || task.n == 0)

@@ -36,6 +36,17 @@ static inline struct turn_args turn_args_of(
 	return turns;
 }
 
+/* Without the parameter block, which is there only when all kernels before have ended. */
+static __device__ inline bool turn_params_known(const struct turn_args &args)
+{
+	bool known = true;
+
+#pragma unroll
+	for (uint32_t i = 0; i < ROPE_N_PARAMS; i++)
+		known = known && args.params[i].index == OP_FIXED;
+	return known;
+}
+
 static __device__ inline struct turn_params turn_params_of(
 	const struct turn_args &args, const struct device_args *block)
 {

@@ -4,13 +4,10 @@
  * sums of exponentials, and the row's last block puts them together.
  *
  * A part is read twice, the second time from the cache. The first time each thread finds the first
- * of its own logits. The K-th first of those is a bound: K logits reach it, and hardly more do that
- * are not among the K first, so the second time those that reach it fit a small buffer, which is
- * sorted. Where they do not fit, as in a row of equal logits, further readings find the very K-th
- * first, by 8 bits of the keys in each.
- *
- * What it takes on an H200 for K = 64: 64 rows of 128256 in f32 (33 MB): 8 us for the first
- * reading, 6 for the second, 2 each for the bound, the sort and the last block. One row: 8 us.
+ * of its own logits. Some of those give a bound: K logits reach it, and a few times K others, so
+ * the second time those that reach it fit a small buffer, which is sorted. Where they do not fit,
+ * as in a row of equal logits, the K-th first of the threads' own is the bound; and where that does
+ * not help either, further readings find the very K-th first, by 8 bits of the keys in each.
  */
 #include "kernels/cuda/codes.h"
 #include "kernels/cuda/rows.cuh"
@@ -24,6 +21,7 @@ extern "C" {
 #define DIGITS 256u
 #define FEW 16u /* exponentials that are added up in a float */
 #define NO_THRESHOLD 0
+#define RANKED 512u /* keys at most */
 
 /* What a part leaves behind its keys: sums of exp(t) and t exp(t) beside its own greatest. */
 struct step_sums {
@@ -121,6 +119,34 @@ __device__ inline uint64_t kth_first(struct step_memory &m, uint32_t k, Each eac
 	return found;
 }
 
+/* The greatest of a warp's keys, in all lanes. */
+static __device__ inline uint64_t warp_greatest(uint64_t key)
+{
+	for (uint32_t d = WARP / 2; d > 0; d /= 2)
+		key = max(key, (uint64_t)__shfl_xor_sync(ALL_LANES, key, d));
+	return key;
+}
+
+/*
+ * A bound that k of the threads' keys reach, and a few more: the least of the j-th first of the
+ * warps all whose lanes have a key, where these have k keys together. NO_THRESHOLD: they have not.
+ */
+static __device__ inline uint64_t warps_bound(uint64_t own, uint32_t k)
+{
+	const bool full = __all_sync(ALL_LANES, own != 0);
+	const uint32_t warps = (uint32_t)__syncthreads_count(full) / WARP;
+	uint64_t first = warp_greatest(own);
+
+	if (warps * WARP < k)
+		return NO_THRESHOLD;
+	for (uint32_t j = 1; j * warps < k; j++) {
+		own = own == first ? 0 : own;
+		first = warp_greatest(own);
+	}
+	return block_combine<ROWS_THREADS>(full ? first : UINT64_MAX, UINT64_MAX,
+		[](uint64_t a, uint64_t b) { return a < b ? a : b; });
+}
+
 /* --- The buffer --------------------------------------------------------------------------- */
 
 /* Descending; zeros fill it up to a power of two. By bitonic merges. */
@@ -148,6 +174,35 @@ static __device__ inline void sort_keys(struct step_memory &m, uint32_t count)
 			__syncthreads();
 		}
 	}
+}
+
+/* Descending, by how many are greater: few are sooner counted than sorted. None comes twice. */
+static __device__ inline void rank_keys(struct step_memory &m, uint32_t count)
+{
+	uint32_t lanes = 1, rank = 0;
+
+	while (lanes < WARP && count * lanes * 2 <= ROWS_THREADS)
+		lanes *= 2;
+
+	const uint32_t i = threadIdx.x / lanes;
+	const uint64_t key = i < count ? m.keys[i] : 0;
+
+	for (uint32_t j = threadIdx.x % lanes; j < count; j += lanes)
+		rank += m.keys[j] > key;
+	for (uint32_t d = lanes / 2; d > 0; d /= 2)
+		rank += __shfl_xor_sync(ALL_LANES, rank, d);
+	__syncthreads();
+	if (i < count && threadIdx.x % lanes == 0)
+		m.keys[rank] = key;
+	__syncthreads();
+}
+
+static __device__ inline void order_keys(struct step_memory &m, uint32_t count)
+{
+	if (count <= RANKED)
+		rank_keys(m, count);
+	else
+		sort_keys(m, count);
 }
 
 /*
@@ -246,9 +301,15 @@ __device__ inline struct step_sums find_first(
 	const uint64_t own = rows_thread_first(p.row, p.part.begin, p.part.end, p.aligned);
 	const uint32_t wanted = (uint32_t)min((uint64_t)k, p.part.end - p.part.begin);
 	struct step_sums sums = {.greatest = key_value(block_greatest<ROWS_THREADS>(own))};
-	uint64_t bound = kth_first(m, k, [&](auto f) { f(own); });
+	uint64_t bound = warps_bound(own, k);
 
+	if (bound == NO_THRESHOLD)
+		bound = kth_first(m, k, [&](auto f) { f(own); });
 	collect(m, p, bound, &sums);
+	if (m.count > BUFFER) {
+		bound = kth_first(m, k, [&](auto f) { f(own); });
+		collect(m, p, bound, &sums);
+	}
 	if (m.count > BUFFER) {
 		bound = kth_first(m, k,
 			[&](auto f) { p.each([&](float v, uint64_t i) { f(key_of(v, i)); }); });
@@ -260,7 +321,7 @@ __device__ inline struct step_sums find_first(
 	__syncthreads();
 	if (m.count < wanted)
 		fill_missing(m, p.part, wanted);
-	sort_keys(m, m.count);
+	order_keys(m, m.count);
 	return sums;
 }
 
@@ -349,16 +410,29 @@ static __device__ inline struct step_sums join_sums(const struct step_task &task
 	return all;
 }
 
-/* Brings the keys of all parts of a row together in the buffer, sorted. */
+/*
+ * Brings the keys of all parts of a row together in the buffer, sorted: those that reach the least
+ * of their j-th first, j being as many as that these are K together.
+ */
 static __device__ inline void join_keys(struct step_memory &m, const struct step_task &task,
 	struct cuda_scratch *scratch, uint32_t row)
 {
-	const uint32_t count = task.cut.parts * task.k;
+	const uint32_t parts = task.cut.parts, lane = threadIdx.x % WARP;
+	const uint32_t j = (task.k + parts - 1) / parts;
+	uint64_t bound = ~__ldcg(left_by(task, scratch, row, min(lane, parts - 1)) + j - 1);
 
-	for (uint32_t i = threadIdx.x; i < count; i += ROWS_THREADS)
-		m.keys[i] = __ldcg(left_by(task, scratch, row, i / task.k) + i % task.k);
+	bound = max(~warp_greatest(bound), (uint64_t)1);
+	if (threadIdx.x == 0)
+		m.count = 0;
 	__syncthreads();
-	sort_keys(m, count);
+	for (uint32_t i = threadIdx.x; i < parts * task.k; i += ROWS_THREADS) {
+		const uint64_t key = __ldcg(left_by(task, scratch, row, i / task.k) + i % task.k);
+
+		if (key >= bound)
+			m.keys[atomicAdd(&m.count, 1u)] = key;
+	}
+	__syncthreads();
+	order_keys(m, m.count);
 }
 
 static __device__ inline double temperature_of(

@@ -5,6 +5,7 @@
  */
 #include "tests/harness.h"
 
+#include "graphs/plan.h"
 #include "tests/graphs/rig.h"
 
 #include <sched.h>
@@ -34,14 +35,31 @@ static void free_weights(float *w)
 	assert_int_equal(munmap(w, BYTES), 0);
 }
 
+/* Tensors of other ranks than definition_tensor() makes. */
+static void definition_vector(struct definition *d, const char *name, uint64_t n)
+{
+	struct wire_pipeline_tensor *t = &d->tensors[definition_tensor(d, name, GPUQ_I32, n, 0)];
+
+	t->rank = 1;
+}
+
+static void definition_cache(struct definition *d, const char *name)
+{
+	static const uint64_t dims[] = {2, 2, 1, 16, 16};
+	struct wire_pipeline_tensor *t = &d->tensors[definition_tensor(d, name, GPUQ_F32, 0, 0)];
+
+	t->rank = 5;
+	memcpy(t->dims, dims, sizeof(dims));
+}
+
 /* x -> gemv with the one matrix -> softmax -> gemv with the other -> y */
-static struct definition *weighted(void)
+static struct definition *weighted_of(uint64_t columns)
 {
 	struct definition *d = definition_new("weighted", 1, 1);
-	const uint16_t x = definition_tensor(d, "x", GPUQ_F32, 4, COLUMNS);
+	const uint16_t x = definition_tensor(d, "x", GPUQ_F32, 4, columns);
 	const uint16_t y = definition_tensor(d, "y", GPUQ_F32, 0, 0);
-	const uint16_t w1 = definition_tensor(d, "w1", GPUQ_F32, COLUMNS, COLUMNS);
-	const uint16_t w2 = definition_tensor(d, "w2", GPUQ_F32, COLUMNS, COLUMNS);
+	const uint16_t w1 = definition_tensor(d, "w1", GPUQ_F32, columns, columns);
+	const uint16_t w2 = definition_tensor(d, "w2", GPUQ_F32, columns, columns);
 	const uint16_t hidden = definition_tensor(d, "hidden", GPUQ_F32, 0, 0);
 	const uint16_t gates = definition_tensor(d, "gates", GPUQ_F32, 0, 0);
 
@@ -49,6 +67,11 @@ static struct definition *weighted(void)
 	definition_step(d, "softmax", hidden, WIRE_PIPELINE_NONE, gates);
 	definition_step(d, "gemv_batched", gates, w2, y);
 	return d;
+}
+
+static struct definition *weighted(void)
+{
+	return weighted_of(COLUMNS);
 }
 
 static int create(struct definition *d, float *weights, struct pipeline **ret_pipeline, char *why)
@@ -99,6 +122,72 @@ static void test_constants_are_no_inputs(void **state)
 	pipeline_unref(twin);
 	free(d);
 	free_weights(weights);
+}
+
+/* Kernels may read them early. */
+static void test_constants_may_be_read_early(void **state)
+{
+	static char place[256] __attribute__((aligned(256)));
+	struct definition *d = weighted_of(512);
+	void *constants[] = {place, place + 16};
+	struct op_call call = {0};
+	const struct plan_kernel *k;
+	char why[PIPELINE_MAX_WHY];
+	struct pipeline *p;
+	struct plan *plan;
+	uint32_t blame;
+
+	definition_pack(d);
+	assert_int_equal(pipeline_create_internal(d->blob, d->bytes, constants, 2, &p, why), 0);
+	call.op = pipeline_op(p);
+	call.in[0] = (struct tensor){.dtype = GPUQ_F32, .rank = 2, .dims = {4, 512}};
+	call.out[0] = (struct tensor){.dtype = GPUQ_F32, .rank = UINT32_MAX};
+	assert_int_equal(plan_create(p, &call, place, NULL, &plan, &blame), 0);
+	k = plan->kernels;
+	assert_int_equal(k[0].launch.constants, 1u << 1);
+	assert_int_equal(k[1].launch.constants, 0);
+	assert_int_equal(k[2].launch.constants, 1u << 1);
+	plan_destroy(plan);
+	pipeline_unref(p);
+	free(d);
+}
+
+/* What a step writes is no constant to those that read it. */
+static void test_constants_that_are_written(void **state)
+{
+	static char place[256] __attribute__((aligned(256)));
+	struct definition *d = definition_new("cached", 4, 1);
+	void *constants[] = {place};
+	struct wire_pipeline_step *step;
+	char why[PIPELINE_MAX_WHY];
+	struct tensor tensors[PIPELINE_MAX_TENSORS];
+	struct op_call call = {0};
+	struct pipeline *p;
+	struct plan *plan;
+	uint32_t n, blame;
+
+	definition_tensor(d, "qkv", GPUQ_F32, 1, 3 * 16);
+	definition_vector(d, "positions", 1);
+	definition_vector(d, "rows", 1);
+	definition_tensor(d, "table", GPUQ_I32, 1, 1);
+	definition_tensor(d, "q", GPUQ_F32, 0, 0);
+	definition_cache(d, "cache");
+	step = definition_step(d, "kv_append", 0, 1, 4);
+	step->in[2] = 2;
+	step->in[3] = 3;
+	step->in[4] = 5;
+	definition_pack(d);
+	assert_int_equal(pipeline_create_internal(d->blob, d->bytes, constants, 1, &p, why), 0);
+	pipeline_tensors(p, tensors, &n);
+	call.op = pipeline_op(p);
+	memcpy(call.in, tensors, 4 * sizeof(tensors[0]));
+	call.out[0] = (struct tensor){.dtype = GPUQ_F32, .rank = UINT32_MAX};
+	assert_int_equal(plan_create(p, &call, place, NULL, &plan, &blame), 0);
+	assert_int_equal(plan->kernels[0].launch.in[4], OP_FIXED);
+	assert_int_equal(plan->kernels[0].launch.constants, 0);
+	plan_destroy(plan);
+	pipeline_unref(p);
+	free(d);
 }
 
 static void refused(struct definition *d, const char *words)
@@ -361,6 +450,8 @@ int main(void)
 {
 	static const struct harness_test tests[] = {
 		HARNESS_TEST(test_constants_are_no_inputs),
+		HARNESS_TEST(test_constants_may_be_read_early),
+		HARNESS_TEST(test_constants_that_are_written),
 		HARNESS_TEST(test_constants_refusals),
 		HARNESS_TEST(test_constants_cold_and_captured),
 		HARNESS_TEST(test_constants_release_forgets),
