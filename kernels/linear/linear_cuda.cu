@@ -53,7 +53,7 @@ template <typename T> struct linear_weights {
 	struct mma_own<T> top, bottom;
 };
 
-/* Steps of a warp whose weights are under way, besides those that were split, as registers allow. */
+/* Steps of a warp whose weights are under way, besides those that were split. */
 template <typename T> constexpr uint32_t linear_ahead = mma_parts<T> > 1 ? 1 : 2;
 
 /* What the lanes of a warp read, from input 16 (lane % 4) on. */
