@@ -15,7 +15,7 @@
  * depends on the numbers of inputs and outputs alone, so fixed_order is how it always is. An output
  * that comes out as NaN or infinity is computed once more, in double.
  *
- * What it takes for few rows is 1.3 to 1.4 times what reading the weights takes
+ * What it takes for one row is 1.2 to 1.4 times what reading the weights takes
  * (docs/cuda-notes.md); many rows are 6 N I O operations of bf16s (f16: 10 N I O, f32: 12 N I O).
  */
 #include "kernels/cuda/arg.cuh"
@@ -53,8 +53,9 @@ template <typename T> struct linear_weights {
 	struct mma_own<T> top, bottom;
 };
 
-/* Steps of a warp whose weights are under way, besides those that were split. */
-template <typename T> constexpr uint32_t linear_ahead = mma_parts<T> > 1 ? 1 : 2;
+/* Steps of a warp whose weights are under way, besides the one it is at, as registers allow. */
+template <typename T, uint32_t GROUPS>
+constexpr uint32_t linear_ahead = GROUPS == 1 && mma_parts<T> == 1 ? 2 : 1;
 
 /* What the lanes of a warp read, from input 16 (lane % 4) on. */
 template <typename T, typename X> struct linear_reader {
@@ -141,65 +142,75 @@ __device__ inline void add_step(const struct linear_reader<T, X> &r, uint64_t st
 	}
 }
 
-/* Inputs of the first group: of the next step, where there is one group only, or of this one. */
+/*
+ * Inputs of the first group: ahead as far as the weights where there is one row, of the next step
+ * where there is one group of rows, else where they are needed.
+ */
 template <typename T, typename X, uint32_t GROUPS> struct linear_inputs_ahead {
-	struct mma_pair pair;
+	static constexpr uint32_t AHEAD = linear_ahead<T, GROUPS>;
+	struct mma_pair pairs[AHEAD];
 	struct mma_own<X> own;
 	bool alone;
 
-	__device__ inline void load(const struct linear_reader<T, X> &r, uint64_t step)
+	__device__ inline void begin(
+		const struct linear_reader<T, X> &r, uint32_t slice, uint32_t slices)
 	{
-		if (GROUPS > 1 || step >= r.steps)
-			return;
-		if (alone)
-			pair = r.pair(step);
-		else
-			own = r.inputs(step, 0);
+		alone = GROUPS == 1 && r.rows == 1;
+#pragma unroll
+		for (uint32_t i = 0; i < AHEAD; i++) {
+			if (alone && slice + i * slices < r.steps)
+				pairs[i] = r.pair(slice + i * slices);
+		}
+		if (GROUPS == 1 && !alone && slice < r.steps)
+			own = r.inputs(slice, 0);
 	}
 
+	/* Of a step that is the i-th of AHEAD. */
 	__device__ inline struct mma_words<mma_parts<X>> take(const struct linear_reader<T, X> &r,
-		uint64_t step, struct mma_shared<mma_parts<X>> &shared) const {
+		uint64_t step, uint32_t i, uint32_t slices,
+		struct mma_shared<mma_parts<X>> &shared) {
+		struct mma_words<mma_parts<X>> words;
+
 		if constexpr (GROUPS > 1)
 			return mma_split(r.inputs(step, 0));
-		else
-			return alone ? mma_split_alone<X>(shared, pair) : mma_split(own);
+		if (alone) {
+			words = mma_split_alone<X>(shared, pairs[i]);
+			if (step + AHEAD * slices < r.steps)
+				pairs[i] = r.pair(step + AHEAD * slices);
+			return words;
+		}
+		words = mma_split(own);
+		if (step + slices < r.steps)
+			own = r.inputs(step + slices, 0);
+		return words;
 	}
 };
 
 /* The sums of this warp's steps, the first of whose weights are on their way. */
 template <typename T, typename X, uint32_t GROUPS>
 __device__ inline void add_steps(const struct linear_reader<T, X> &r, uint32_t slice,
-	uint32_t slices, struct linear_weights<T> ahead[linear_ahead<T>],
+	uint32_t slices, struct linear_weights<T> ahead[linear_ahead<T, GROUPS>],
 	struct mma_shared<mma_parts<X>> &shared, struct total totals[GROUPS][4])
 {
-	constexpr uint32_t AHEAD = linear_ahead<T>;
-	constexpr bool SPLIT = mma_parts<T> != 1;
-	struct linear_inputs_ahead<T, X, GROUPS> inputs = {
-		.alone = r.rows == 1
-	};
+	constexpr uint32_t AHEAD = linear_ahead<T, GROUPS>;
+	struct linear_inputs_ahead<T, X, GROUPS> inputs;
 
-	inputs.load(r, slice);
+	inputs.begin(r, slice, slices);
 #pragma unroll 1
 	for (uint64_t first = slice; first < r.steps; first += AHEAD * slices) {
 #pragma unroll
 		for (uint32_t i = 0; i < AHEAD; i++) {
 			const uint64_t step = first + i * slices, after = step + AHEAD * slices;
+			const struct linear_weights<T> now = ahead[i];
 
 			if (step >= r.steps)
 				break;
-
-			const struct mma_words<mma_parts<T>> top = mma_split(ahead[i].top);
-			const struct mma_words<mma_parts<T>> bottom = mma_split(ahead[i].bottom);
-
-			/* As soon as there are registers: what is split is elsewhere. */
-			if (SPLIT && after < r.steps)
+			/* Several are reloaded when the registers of this one are free. */
+			if (AHEAD == 1 && after < r.steps)
 				ahead[i] = r.weights(after);
-
-			const struct mma_words<mma_parts<X>> x = inputs.take(r, step, shared);
-
-			inputs.load(r, step + slices);
-			add_step<T, X, GROUPS>(r, step, top, bottom, x, totals);
-			if (!SPLIT && after < r.steps)
+			add_step<T, X, GROUPS>(r, step, mma_split(now.top), mma_split(now.bottom),
+				inputs.take(r, step, i, slices, shared), totals);
+			if (AHEAD > 1 && after < r.steps)
 				ahead[i] = r.weights(after);
 		}
 	}
@@ -250,17 +261,19 @@ __global__ void __launch_bounds__(MAX_SLICES *WARP, 1)
 	linear_rows(const __grid_constant__ struct linear_task task,
 		const __grid_constant__ struct cuda_completion done)
 {
-	constexpr uint32_t ROWS = GROUPS * MMA_ROWS;
+	constexpr uint32_t ROWS = GROUPS * MMA_ROWS, AHEAD = linear_ahead<T, GROUPS>;
 	__shared__ float sums[MAX_SLICES][ROWS][MMA_OUTPUTS];
 	__shared__ __align__(16) struct mma_shared<mma_parts<X>>
 		shared[GROUPS == 1 ? MAX_SLICES : 1];
 	const uint32_t warp = threadIdx.x / WARP, tiles = blockDim.x / WARP / task.slices;
 	const struct linear_place place = {(uint64_t)(blockIdx.x / task.row_slices) * tiles,
 		(uint64_t)(blockIdx.x % task.row_slices) * ROWS, warp % task.slices};
-	struct linear_weights<T> ahead[linear_ahead<T>];
+	struct linear_weights<T> ahead[AHEAD];
 	struct total totals[GROUPS][4] = {};
 
-	cuda_let_next();
+	/* Many rows leave memory time enough: blocks that wait would only be in the way. */
+	if (GROUPS == 1)
+		cuda_let_next();
 	if (!task.early)
 		cuda_await();
 
@@ -268,7 +281,7 @@ __global__ void __launch_bounds__(MAX_SLICES *WARP, 1)
 		reader_of<T, X>(task, done.block, place.tile + warp / task.slices);
 
 #pragma unroll
-	for (uint32_t i = 0; i < linear_ahead<T>; i++) {
+	for (uint32_t i = 0; i < AHEAD; i++) {
 		if (place.slice + i * task.slices < r.steps)
 			ahead[i] = r.weights(place.slice + i * task.slices);
 	}
@@ -276,6 +289,7 @@ __global__ void __launch_bounds__(MAX_SLICES *WARP, 1)
 	find_inputs(&r, task, done.block, place);
 	add_steps<T, X, GROUPS>(
 		r, place.slice, task.slices, ahead, shared[GROUPS == 1 ? warp : 0], totals);
+	cuda_let_next();
 #pragma unroll
 	for (uint32_t i = 0; i < GROUPS * 4; i++)
 		sums[warp][i / 4 * MMA_ROWS + mma_row(i % 4)][mma_output(i % 4)] =
