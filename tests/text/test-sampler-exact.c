@@ -247,7 +247,7 @@ static void test_changes(void **state)
 
 struct some {
 	uint32_t n, n_ids;
-	uint32_t allowed[LARGE], ids[8];
+	uint32_t allowed[RIG_VOCABULARY], ids[8];
 };
 
 static int some_rule(void *context, struct gpuq_sampler_rule *rule)
