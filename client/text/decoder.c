@@ -218,18 +218,10 @@ static int drain_fallback(struct decoding *d)
 static int replace(
 	const struct decoder_step *step, struct matcher *matcher, struct span in, struct bytes *out)
 {
-	struct pieces p = pieces_of(step->pattern, matcher, in);
-	int r;
+	size_t leading;
 
-	while ((r = pieces_next(&p)) > 0) {
-		if (p.is_match)
-			r = bytes_append(out, step->text, step->bytes);
-		else
-			r = bytes_append(out, in.data + p.start, p.end - p.start);
-		if (r < 0)
-			return r;
-	}
-	return r;
+	return pattern_replace(
+		step->pattern, matcher, in, span_of(step->text, step->bytes), out, &leading);
 }
 
 static int strip(const struct decoder_step *step, struct span in, struct bytes *out)

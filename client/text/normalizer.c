@@ -129,19 +129,12 @@ static bool replaced_start(const struct normalizer_step *step, struct span match
 static int replace(const struct normalizer_step *step, struct matcher *matcher, struct span in,
 	struct bytes *out, bool *shifted)
 {
-	struct pieces p = pieces_of(step->pattern, matcher, in);
-	int r;
+	size_t leading = 0;
+	int r = pattern_replace(
+		step->pattern, matcher, in, span_of(step->text, step->bytes), out, &leading);
 
-	while ((r = pieces_next(&p)) > 0) {
-		if (p.is_match)
-			r = bytes_append(out, step->text, step->bytes);
-		else
-			r = bytes_append(out, in.data + p.start, p.end - p.start);
-		if (r < 0)
-			return r;
-		if (p.is_match && p.start == 0 && p.end > 0)
-			*shifted |= replaced_start(step, span_of(in.data, p.end));
-	}
+	if (leading > 0)
+		*shifted |= replaced_start(step, span_of(in.data, leading));
 	return r;
 }
 

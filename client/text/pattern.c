@@ -226,3 +226,25 @@ int pieces_next(struct pieces *p)
 	p->end = p->waiting ? p->match_start : p->text.n;
 	return p->end > p->start;
 }
+
+int pattern_replace(const struct pattern *pattern, struct matcher *matcher, struct span text,
+	struct span by, struct bytes *out, size_t *ret_leading)
+{
+	struct pieces p = pieces_of(pattern, matcher, text);
+	size_t leading = 0;
+	int r;
+
+	while ((r = pieces_next(&p)) > 0) {
+		if (p.is_match)
+			r = bytes_append(out, by.data, by.n);
+		else
+			r = bytes_append(out, text.data + p.start, p.end - p.start);
+		if (r < 0)
+			return r;
+		if (p.is_match && p.start == 0)
+			leading = p.end;
+	}
+	if (r == 0)
+		*ret_leading = leading;
+	return r;
+}

@@ -67,4 +67,11 @@ static inline struct pieces pieces_of(
 /* 1, 0 after the last, or a negative error. */
 int pieces_next(struct pieces *p);
 
+/*
+ * Appends the text with something else in place of each match. *ret_leading is the length of a
+ * match at its beginning, or 0.
+ */
+int pattern_replace(const struct pattern *pattern, struct matcher *matcher, struct span text,
+	struct span by, struct bytes *out, size_t *ret_leading);
+
 #endif
