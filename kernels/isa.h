@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * isa.h: which of the instruction sets that the fast forms are compiled for this CPU runs. Each
- * NAME/NAME_cpu.c is compiled once per instruction set; ISA_FORMS(NAME) is the table of them.
+ * NAME/NAME_cpu.c is compiled once per instruction set; ISA_FORMS(NAME) is the table of them, and
+ * ISA_RUN(ISA_FORMS(NAME)) defines the operator's cpu(), which runs one of them.
  */
 #ifndef GPUQ_KERNELS_ISA_H
 #define GPUQ_KERNELS_ISA_H
@@ -44,6 +45,14 @@ typedef void op_cpu_fn(const struct op_call *call, uint64_t begin, uint64_t end)
 #define ISA_DECLARE_SHORT(name) ISA_DECLARE(name)
 #define ISA_FORMS_SHORT(name) ISA_FORMS(name)
 #endif
+
+#define ISA_RUN(...)                                                              \
+	static void cpu(const struct op_call *call, uint64_t begin, uint64_t end) \
+	{                                                                         \
+		static op_cpu_fn *const forms[ISA_COUNT] = __VA_ARGS__;           \
+                                                                                  \
+		forms[isa_selected()](call, begin, end);                          \
+	}
 
 ISA_DECLARE(gemv_batched);
 ISA_DECLARE(softmax);

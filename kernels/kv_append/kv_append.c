@@ -172,12 +172,7 @@ static void reference(const struct op_call *call)
 		reference_row(call, n);
 }
 
-static void cpu(const struct op_call *call, uint64_t begin, uint64_t end)
-{
-	static op_cpu_fn *const forms[ISA_COUNT] = ISA_FORMS(kv_append);
-
-	forms[isa_selected()](call, begin, end);
-}
+ISA_RUN(ISA_FORMS(kv_append))
 
 const struct op op_kv_append = {
 	.name = "kv_append",

@@ -245,12 +245,7 @@ static void reference(const struct op_call *call)
 	}
 }
 
-static void cpu(const struct op_call *call, uint64_t begin, uint64_t end)
-{
-	static op_cpu_fn *const forms[ISA_COUNT] = ISA_FORMS(paged_attention);
-
-	forms[isa_selected()](call, begin, end);
-}
+ISA_RUN(ISA_FORMS(paged_attention))
 
 const struct op op_paged_attention = {
 	.name = "paged_attention",

@@ -140,12 +140,7 @@ static void reference(const struct op_call *call)
 		reference_row(call, row);
 }
 
-static void cpu(const struct op_call *call, uint64_t begin, uint64_t end)
-{
-	static op_cpu_fn *const forms[ISA_COUNT] = ISA_FORMS(sample);
-
-	forms[isa_selected()](call, begin, end);
-}
+ISA_RUN(ISA_FORMS(sample))
 
 const struct op op_sample = {
 	.name = "sample",

@@ -209,12 +209,7 @@ void step_named(const struct op_call *call, uint64_t row)
 	}
 }
 
-static void cpu(const struct op_call *call, uint64_t begin, uint64_t end)
-{
-	static op_cpu_fn *const forms[ISA_COUNT] = ISA_FORMS(step_result);
-
-	forms[isa_selected()](call, begin, end);
-}
+ISA_RUN(ISA_FORMS(step_result))
 
 const struct op op_step_result = {
 	.name = "step_result",
