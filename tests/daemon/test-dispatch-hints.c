@@ -59,8 +59,8 @@ static void test_nothing_is_taken(void **state)
 		assert_int_equal(rig_complete(&alive).user_data, i);
 	}
 	assert_true(rig_quiet(&dead));
-	assert_int_equal(rig.stats.channels[0].consumed, 1);
-	assert_int_equal(rig.stats.devices[0].hints, 1);
+	assert_int_equal(shm_load_relaxed(&rig.stats.channels[0].consumed), 1);
+	assert_int_equal(shm_load_relaxed(&rig.stats.devices[0].hints), 1);
 	rig_close(&dead);
 	rig_close(&alive);
 	rig_stop(&rig);
@@ -76,8 +76,8 @@ static void test_idle(void **state)
 	rig_open(&rig, &c, 0, 0, WIRE_ABI);
 	seem_dead(&c);
 	await_held(&rig, 0);
-	assert_int_equal(rig.stats.channels[0].state, 0);
-	assert_int_equal(rig.stats.devices[0].poisoned, 0);
+	assert_int_equal(shm_load_acquire_u32(&rig.stats.channels[0].state), 0);
+	assert_int_equal(shm_load_relaxed(&rig.stats.devices[0].poisoned), 0);
 	rig_close(&c);
 	rig_stop(&rig);
 }
@@ -117,11 +117,11 @@ static void test_nothing_is_started(void **state)
 		memset(&rig.stats.channels[0], 0, sizeof(rig.stats.channels[0]));
 		rig_open(&rig, &c, 0, 0, WIRE_ABI);
 		runs = die_with_a_queue(&rig, &c);
-		uint64_t in_flight = rig.stats.channels[0].in_flight;
+		uint64_t in_flight = shm_load_relaxed(&rig.stats.channels[0].in_flight);
 		assert_true(in_flight <= RIG_ENTRIES - runs);
 		assert_true(runs == RIG_ENTRIES || in_flight > 0);
 		rig_close(&c);
-		assert_int_equal(rig.stats.channels[0].in_flight, 0);
+		assert_int_equal(shm_load_relaxed(&rig.stats.channels[0].in_flight), 0);
 	}
 	rig_stop(&rig);
 }
@@ -152,7 +152,7 @@ static void test_false_hint(void **state)
 	seem_dead(&c);
 	submit_null(&c, 3);
 	assert_int_equal(rig_complete(&c).user_data, 3);
-	assert_int_equal(rig.stats.devices[0].hints, 1);
+	assert_int_equal(shm_load_relaxed(&rig.stats.devices[0].hints), 1);
 	rig_close(&c);
 	rig_stop(&rig);
 }
@@ -168,7 +168,7 @@ static void test_older_client(void **state)
 	seem_dead(&c);
 	submit_null(&c, 1);
 	assert_int_equal(rig_complete(&c).user_data, 1);
-	assert_int_equal(rig.stats.devices[0].hints, 0);
+	assert_int_equal(shm_load_relaxed(&rig.stats.devices[0].hints), 0);
 	rig_close(&c);
 	rig_stop(&rig);
 }

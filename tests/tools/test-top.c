@@ -204,6 +204,26 @@ static void clients_have_states(void **state)
 	synthetic_destroy(&s);
 }
 
+/* By the word of its library a client has ended; there is no proof yet. */
+static void dying_clients_are_shown(void **state)
+{
+	struct top_model m = {0};
+
+	start(2, 2);
+	s.stats.channels[1].held_ns = 1;
+	update(&m, 0);
+	assert_string_equal(channel(&m, 0)->state, "open");
+	assert_string_equal(channel(&m, 1)->state, "held");
+	assert_string_equal(client(&m, 1)->state, "dying");
+	assert_string_not_equal(client(&m, 0)->state, "dying");
+	s.stats.clients[1].state = STATS_CLIENT_DEAD;
+	s.stats.clients[1].ended_ns = s.stats.header->heartbeat_ns;
+	update(&m, SECOND_NS);
+	assert_string_equal(client(&m, 1)->state, "dead");
+	top_model_finish(&m);
+	synthetic_destroy(&s);
+}
+
 /* A child plays gpuqd and dies; its object stays. */
 static void last_state_of_a_dead_daemon(void **state)
 {
@@ -522,6 +542,7 @@ int main(void)
 		HARNESS_TEST(differences_are_of_the_interval),
 		HARNESS_TEST(reused_records_start_anew),
 		HARNESS_TEST(clients_have_states),
+		HARNESS_TEST(dying_clients_are_shown),
 		HARNESS_TEST(last_state_of_a_dead_daemon),
 		HARNESS_TEST(states_of_the_daemon_are_told_apart),
 		HARNESS_TEST(a_beating_heart_counts_without_a_process),
