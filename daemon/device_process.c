@@ -339,8 +339,9 @@ static void explain_alloc(struct devlink_msg *m, const struct device_info *info,
 	else
 		snprintf(m->text, sizeof(m->text), "a buffer of %llu bytes on device %.32s: %s",
 			(unsigned long long)bytes, info->kind,
-			m->status == -ENOMEM ? "it has not so much memory left"
-					     : strerror(-m->status));
+			m->status == -ENOMEM		     ? "it has not so much memory left"
+				: m->status == -GPUQ_EDEVICE ? "the device has failed"
+							     : strerror(-m->status));
 }
 
 static void on_buffer(struct link *l, const struct devlink_msg *msg)

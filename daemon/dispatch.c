@@ -548,6 +548,7 @@ static void sleep_until_wanted(struct dispatch *d, bool may_watch)
 	/* A gather window is over sooner than falling asleep takes. */
 	if (sleep_ms(d, may_watch) == 0)
 		return;
+	look_for_hints(d);
 	while (d->n_active > 0) {
 		if (!park(d, d->n_active - 1))
 			return;

@@ -307,6 +307,9 @@ static void check_accounts(struct soak *s)
 			break;
 		sleep_us(10 * LOOK_US);
 	} while (clock_monotonic_ns() - start_ns < s->common->bound_ns);
+	if (w.graph_bytes > shm_load_relaxed(&s->daemon.stats.devices[0].graph_budget))
+		soak_wrong(s, "graphs take %llu bytes, more than their budget",
+			(unsigned long long)w.graph_bytes);
 	if (s->n_checkpoints < SOAK_CHECKPOINTS) {
 		s->checkpoint_kills[s->n_checkpoints] = s->killed;
 		s->checkpoints[s->n_checkpoints++] = w;
