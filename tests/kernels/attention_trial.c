@@ -79,11 +79,25 @@ void attention_shape_append(struct op_call *call, struct random *rng, uint32_t d
 	call->in[APPEND_K_NORM] = of(dtypes[random_below(rng, 3)], 1, s.columns, 0, 0);
 }
 
+/* A long text of few blocks that come again and again: devices split it into many parts. */
+static void make_long(struct sizes *s, struct random *rng)
+{
+	s->length = 500 + random_below(rng, random_below(rng, 3) ? 1000 : 4000);
+	s->tokens = s->sequences = 1;
+	s->groups = 1;
+	s->heads = 1 + random_below(rng, 3);
+	s->columns = random_below(rng, 2) ? 64 : 1 + random_below(rng, 40);
+	s->blocks = 20;
+}
+
 void attention_shape(struct op_call *call, struct random *rng, uint32_t dtype)
 {
-	const struct sizes s = random_sizes(rng);
-	const uint64_t tokens = s.length * KV_TOKENS;
+	struct sizes s = random_sizes(rng);
+	uint64_t tokens;
 
+	if (random_below(rng, 150) == 0)
+		make_long(&s, rng);
+	tokens = s.length * KV_TOKENS;
 	call->in[ATTENTION_Q] = of(GPUQ_F32, 3, s.tokens, s.groups * s.heads, s.columns);
 	call->in[ATTENTION_CACHE] = cache_of(&s, dtype);
 	call->in[ATTENTION_TABLE] = of(GPUQ_I32, 2, s.sequences, s.length, 0);
