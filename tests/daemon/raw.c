@@ -136,13 +136,19 @@ struct msg_open raw_open(uint64_t arena_bytes)
 
 int raw_client(const char *path)
 {
-	struct msg_hello hello = raw_hello(WIRE_ABI_OLDEST, WIRE_ABI);
+	return raw_client_of(path, WIRE_ABI);
+}
+
+int raw_client_of(const char *path, uint32_t abi)
+{
+	struct msg_hello hello = raw_hello(WIRE_ABI_OLDEST, abi);
 	struct raw_answer a;
 	int fd = raw_connect(path);
 
 	raw_send(fd, &hello, MSG_HELLO, sizeof(hello), 1);
 	assert_true(raw_receive(fd, &a));
 	assert_int_equal(a.h.type, MSG_WELCOME);
+	assert_int_equal(a.welcome.abi, abi);
 	assert_int_equal(a.n_fds, 1);
 	raw_close_fds(&a);
 	raw_send_bare(fd, MSG_ACK, 2);

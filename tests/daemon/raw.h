@@ -55,6 +55,9 @@ struct msg_open raw_open(uint64_t arena_bytes);
 /* Connects, says hello, acknowledges the welcome and drops the page. */
 int raw_client(const char *path);
 
+/* The same as a client that speaks no newer version than this. */
+int raw_client_of(const char *path, uint32_t abi);
+
 /* Runs body in a process of another user, with a connection of its own. Needs root. */
 void raw_as_another_user(const struct harness_daemon *d, void (*body)(int fd, const void *context),
 	const void *context);

@@ -172,9 +172,7 @@ static void test_failed_loads(void **state)
 static void test_versions_and_forms(void **state)
 {
 	struct harness_daemon *d = harness_daemon_start(NULL);
-	struct msg_hello hello = raw_hello(2, 2);
 	struct msg_model_query q = {.index = 0};
-	struct raw_answer a;
 	int fd = raw_client(d->socket);
 
 	memset(q.name, 'x', sizeof(q.name));
@@ -182,11 +180,7 @@ static void test_versions_and_forms(void **state)
 	raw_expect_error(fd, -GPUQ_EPROTO, "without an end");
 	raw_expect_end(fd);
 	close(fd);
-	fd = raw_connect(d->socket);
-	raw_send(fd, &hello, MSG_HELLO, sizeof(hello), 1);
-	assert_true(raw_receive(fd, &a));
-	raw_close_fds(&a);
-	raw_send_bare(fd, MSG_ACK, 1);
+	fd = raw_client_of(d->socket, 2);
 	q = (struct msg_model_query){.index = 0};
 	raw_send(fd, &q, MSG_MODEL_QUERY, sizeof(q), 3);
 	raw_expect_error(fd, -GPUQ_EPROTO, "no message");

@@ -11,20 +11,6 @@
 
 #define PATIENCE_MS 10000
 
-static void shake_hands(struct wire_client *c, const char *socket, uint32_t abi)
-{
-	struct msg_hello hello = raw_hello(WIRE_ABI_OLDEST, abi);
-	struct raw_answer a;
-
-	c->fd = raw_connect(socket);
-	raw_send(c->fd, &hello, MSG_HELLO, sizeof(hello), 1);
-	assert_true(raw_receive(c->fd, &a));
-	assert_int_equal(a.h.type, MSG_WELCOME);
-	assert_int_equal(a.welcome.abi, abi);
-	raw_close_fds(&a);
-	raw_send_bare(c->fd, MSG_ACK, 2);
-}
-
 void wire_client_attach(struct wire_client *c, const struct msg_opened *m)
 {
 	const struct wire_layout l = wire_layout(m->sq_entries, m->cq_entries, m->arena_bytes);
@@ -49,7 +35,7 @@ void wire_client_open(struct wire_client *c, const char *socket, uint32_t abi, u
 		.sq_entries = entries, .cq_entries = entries, .arena_bytes = arena_bytes};
 	struct raw_answer a;
 
-	shake_hands(c, socket, abi);
+	c->fd = raw_client_of(socket, abi);
 	raw_open_channel(c->fd, &open, &a);
 	c->doorbell_fd = a.fds[1];
 	c->bell_fd = a.fds[2];
