@@ -446,7 +446,8 @@ static void rescue(struct dispatch *d, uint64_t now_ns)
 		if (ch == NULL || ch->state != CHANNEL_OPEN)
 			continue;
 		shm_store_relaxed(&ch->stats->unread, channel_unread(ch));
-		if (ch->held && now_ns - ch->held_ns > HINT_NS)
+		/* It may have been held since this tick began. */
+		if (ch->held && now_ns > ch->held_ns + HINT_NS)
 			let_go(d, ch, now_ns);
 		else if (!ch->held && channel_hinted(ch))
 			dispatch_hold(d, ch);
