@@ -457,15 +457,15 @@ bool engine_start_step(struct engine *e)
 
 /* --- Running -------------------------------------------------------------------------------- */
 
-/* It is on the device. */
-static void launched(struct engine *e)
+/* It is on the device; launching may have taken as long as a good part of it. */
+static void launched(struct engine *e, uint64_t since_ns)
 {
 	struct engine_step *step = &e->step;
 	const struct engine_shape *shape = &step->shape;
 	struct engine_turn *turn = &e->turns[shape->kind];
 
 	step->state = STEP_RUNNING;
-	step->started_ns = engine_now_ns(e);
+	step->started_ns = since_ns;
 	step->undisturbed = e->pace->running++ == 0;
 	step->launch = ++e->pace->launches;
 	e->last_was_decode = step->is_decode;
@@ -588,12 +588,13 @@ static bool await_step(struct engine *e)
 
 static bool launch(struct engine *e)
 {
+	const uint64_t since_ns = engine_now_ns(e);
 	const int err = graphs_launch(e->options.graphs, &e->step.work);
 
 	if (err == -EAGAIN)
 		return false;
 	if (err == 0)
-		launched(e);
+		launched(e, since_ns);
 	else
 		finish(e, err);
 	return true;

@@ -96,14 +96,14 @@ static int write_text(struct gpuq_writer *w, const struct generate_options *o, s
 {
 	struct gpuq_written written;
 	const char *rest;
-	bool given = true;
-	int r = 1;
+	int r = 1, error = 0; /* in writing it down */
 
-	while (g->cost.n_written < o->text.max_tokens && given && !text_interrupted()) {
+	while (g->cost.n_written < o->text.max_tokens && error == 0 && !text_interrupted()) {
 		r = gpuq_writer_next(w, &written);
 		if (r <= 0)
 			break;
-		given = give_token(g, &written);
+		if (!give_token(g, &written))
+			error = errno;
 	}
 	g->cost.end_ns = clock_monotonic_ns();
 	if (r < 0 && !(r == -ECANCELED && text_interrupted()))
@@ -111,10 +111,14 @@ static int write_text(struct gpuq_writer *w, const struct generate_options *o, s
 	int64_t n = gpuq_writer_finish(w, &rest);
 	if (n < 0)
 		return command_fail();
-	if (given)
-		given = give_text(g, rest, (size_t)n);
-	if (!given && errno == EPIPE)
+	if (error == 0 && !give_text(g, rest, (size_t)n))
+		error = errno;
+	if (error == EPIPE)
 		return EXIT_OK;
+	if (error != 0) {
+		complain("standard output: %s", strerror(error));
+		return EXIT_FAIL;
+	}
 	return text_interrupted() ? EXIT_INTERRUPTED : EXIT_OK;
 }
 

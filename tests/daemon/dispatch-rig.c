@@ -46,7 +46,7 @@ static void start_dispatch(struct rig *rig)
 	const struct clock_line clock = clock_from_page(rig->page);
 	const struct device_options device = {
 		.kind = "cpu",
-		.workers = 2,
+		.workers = rig->workers,
 		.clock = clock,
 		.wake_fd = rig->wake_fd,
 		.faults = rig->faults,
@@ -83,13 +83,14 @@ static void start_dispatch(struct rig *rig)
 	assert_int_equal(dispatch_start(rig->dispatch), 0);
 }
 
-void rig_start(struct rig *rig)
+void rig_start_workers(struct rig *rig, uint32_t workers)
 {
 	struct clock_line clock;
 	char name[300];
 	int fd;
 
 	memset(rig, 0, sizeof(*rig));
+	rig->workers = workers;
 	rig->page = aligned_alloc(WIRE_PAGE_SIZE, sizeof(*rig->page));
 	memset(rig->page, 0, sizeof(*rig->page));
 	clock_calibrate(&clock);
@@ -111,6 +112,11 @@ void rig_start(struct rig *rig)
 	shm_unlink(object);
 	assert_int_equal(cost_calibrate(&rig->cost), 0);
 	start_dispatch(rig);
+}
+
+void rig_start(struct rig *rig)
+{
+	rig_start_workers(rig, 2);
 }
 
 static void stop_dispatch(struct rig *rig)

@@ -31,7 +31,8 @@ struct rig {
 	struct pipeline_table *pipelines;
 	struct graphs *graphs;
 	const char *faults; /* of the next device: see device/fault.h */
-	bool failed;	    /* DISPATCH_FAILED has come */
+	uint32_t workers;
+	bool failed; /* DISPATCH_FAILED has come */
 	struct cost_model cost;
 	int wake_fd;
 };
@@ -52,8 +53,9 @@ struct rig_client {
 	struct devlink_msg msg;
 };
 
-/* Starts the device and the dispatcher. */
+/* Starts the device, with two workers or so many, and the dispatcher. */
 void rig_start(struct rig *rig);
+void rig_start_workers(struct rig *rig, uint32_t workers);
 
 /* Stops and frees them. The clients have been closed. */
 void rig_stop(struct rig *rig);

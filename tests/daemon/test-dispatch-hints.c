@@ -110,7 +110,7 @@ static void test_nothing_is_started(void **state)
 	struct rig rig;
 	uint64_t runs = RIG_ENTRIES;
 
-	rig_start(&rig);
+	rig_start_workers(&rig, 1); /* all write one output */
 	/* On a busy machine all may have been started before the word is written. */
 	for (uint32_t i = 0; runs == RIG_ENTRIES; i++) {
 		assert_true(i < 100);
@@ -133,7 +133,7 @@ static void test_false_hint(void **state)
 	struct rig_client c;
 	struct rig rig;
 
-	rig_start(&rig);
+	rig_start_workers(&rig, 1); /* all write one output */
 	rig_open(&rig, &c, 0, 0, WIRE_ABI);
 	sqe = rig_softmax(&c, 64, WORKER_N, 1);
 	for (uint32_t i = 0; i < RIG_ENTRIES; i++)

@@ -612,6 +612,21 @@ static uint32_t read_rows(char rows[][128], uint32_t max)
 	return n;
 }
 
+/*
+ * What gpuqd runs on the dispatch thread must be short by its own measure, which other load can
+ * make so long that nothing is.
+ */
+static bool may_be_missed(const struct harness_daemon *d, const struct failpoint *f)
+{
+	struct stats s = raw_stats(d);
+	uint64_t runs = shm_load_relaxed(&s.devices[0].inline_runs);
+
+	stats_close(&s);
+	return runs == 0 &&
+		(strcmp(f->name, "dispatch.noted") == 0 ||
+			strcmp(f->name, "dispatch.executed") == 0);
+}
+
 static void test_every_row_has_a_test(void **state)
 {
 	static char rows[2 * ROWS][128];
@@ -628,7 +643,7 @@ static void test_every_row_has_a_test(void **state)
 		if (table[i].test != NULL && strchr(table[i].test, '/') != NULL)
 			assert_int_equal(access(harness_source(table[i].test), R_OK), 0);
 		if (table[i].test == NULL && (model != NULL || !of_a_model(f)) &&
-			find(f->name, f->number) == NULL)
+			find(f->name, f->number) == NULL && !may_be_missed(d, f))
 			fail_msg("\"%s\": a tour does not come to %s %u", table[i].text, f->name,
 				f->number);
 	}

@@ -492,6 +492,23 @@ static void test_closed_pipe(void **state)
 	writing_stop(&w);
 }
 
+/* A full disk does not. */
+static void test_full_disk(void **state)
+{
+	struct harness_output out;
+	struct writing w;
+
+	writing_start(&w, &gpt2);
+	const char *const argv[] = {"sh", "-c",
+		"\"$1\" generate -m small -p x -n 9 --ignore-eos > /dev/full", "sh",
+		harness_program("tools/gpuq"), NULL};
+	harness_exec(argv, &out);
+	assert_int_equal(out.status, 1);
+	assert_non_null(strstr(out.err, "standard output: No space left on device"));
+	harness_output_free(&out);
+	writing_stop(&w);
+}
+
 /* Starts a text that would take long, and waits until some of it is there. */
 static pid_t start_long_text(int *ret_fd)
 {
@@ -572,6 +589,7 @@ int main(void)
 		HARNESS_TEST(test_command),
 		HARNESS_TEST(test_command_refusals),
 		HARNESS_TEST(test_closed_pipe),
+		HARNESS_TEST(test_full_disk),
 		HARNESS_TEST(test_interrupt),
 		HARNESS_TEST(test_lipogram),
 	};

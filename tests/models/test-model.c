@@ -542,7 +542,7 @@ static uint64_t said_to_be_free;
 static void say_free(struct device *device, struct device_info *ret_info)
 {
 	device_cpu_driver.info(device, ret_info);
-	ret_info->free_bytes = said_to_be_free;
+	ret_info->free_bytes = shm_load_relaxed(&said_to_be_free);
 }
 
 /* A cache of 256 tokens is 17 blocks with block 0, of 3 layers with 2560 bytes each. */
@@ -552,14 +552,15 @@ static void test_size_of_the_cache(void **state)
 	struct model_options options = {.kv_bytes = fewest - 1};
 	struct device_driver driver = device_cpu_driver;
 	int dir = random_model(&llama, GPUQ_F32, &rng);
-	struct rig *rig = rig_new(NULL);
+	struct rig *rig = rig_prepare(NULL);
 	struct device *device = rig->options.device;
 	uint64_t weights;
 	struct model *m;
 
 	driver.info = say_free;
 	device->driver = &driver;
-	said_to_be_free = 1ull << 30;
+	shm_store_relaxed(&said_to_be_free, 1ull << 30);
+	rig_start(rig);
 	refused(rig, dir, &options, NULL, -EINVAL, "kv_bytes is 130559,");
 	refused(rig, dir, &options, NULL, -EINVAL, "at least 130560");
 	options.kv_bytes = fewest;
@@ -569,18 +570,18 @@ static void test_size_of_the_cache(void **state)
 	model_destroy(m);
 	/* A quarter of what the weights leave, or at least the fewest. */
 	options.kv_bytes = 0;
-	said_to_be_free = weights + 4ull * 100 * 3 * 2560;
+	shm_store_relaxed(&said_to_be_free, weights + 4ull * 100 * 3 * 2560);
 	assert_int_equal(model_load(device, rig->g, dir, &options, NULL, &m, &why), 0);
 	assert_int_equal(model_kv_blocks(m), 99);
 	model_destroy(m);
-	said_to_be_free = weights + fewest + 3 * 256;
+	shm_store_relaxed(&said_to_be_free, weights + fewest + 3 * 256);
 	assert_int_equal(model_load(device, rig->g, dir, &options, NULL, &m, &why), 0);
 	assert_int_equal(model_kv_blocks(m), 16);
 	model_destroy(m);
-	said_to_be_free = weights + fewest - 1;
+	shm_store_relaxed(&said_to_be_free, weights + fewest - 1);
 	refused(rig, dir, &options, NULL, -ENOMEM, "quant=int8");
 	/* No more than one session can have. */
-	said_to_be_free = 1ull << 30;
+	shm_store_relaxed(&said_to_be_free, 1ull << 30);
 	options.max_sessions = 1;
 	options.max_session_tokens = 100;
 	assert_int_equal(model_load(device, rig->g, dir, &options, NULL, &m, &why), 0);
