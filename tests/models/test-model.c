@@ -550,7 +550,7 @@ static void test_size_of_the_cache(void **state)
 {
 	const uint64_t fewest = 17ull * 3 * 2560;
 	struct model_options options = {.kv_bytes = fewest - 1};
-	struct device_driver driver = device_cpu_driver;
+	struct device_driver driver = device_cpu_driver; /* until the device is closed */
 	int dir = random_model(&llama, GPUQ_F32, &rng);
 	struct rig *rig = rig_prepare(NULL);
 	struct device *device = rig->options.device;
@@ -587,7 +587,6 @@ static void test_size_of_the_cache(void **state)
 	assert_int_equal(model_load(device, rig->g, dir, &options, NULL, &m, &why), 0);
 	assert_int_equal(model_kv_blocks(m), 7);
 	model_destroy(m);
-	device->driver = &device_cpu_driver;
 	rig_free(rig);
 	close(dir);
 }
