@@ -96,7 +96,8 @@ const struct config_key config_keys[] = {
 		"milliseconds that a new connection has for its first message"},
 	{"drain_timeout_ms", CONFIG_NUMBER, AT(drain_timeout_ms), "10000", 0, 3600000,
 		"milliseconds that work in flight has to finish when gpuqd is told to end"},
-	{"log", CONFIG_TEXT, AT(log), "info", 0, 0, "error, warn, info or debug"},
+	{"log", CONFIG_TEXT, AT(log), "info", 0, 0,
+		"error, warn, info or debug; for some topics others: warn,ring:debug"},
 };
 
 const uint32_t config_n_keys = sizeof(config_keys) / sizeof(config_keys[0]);
@@ -198,7 +199,7 @@ static bool device_valid(const char *text)
 static int text_set(struct config *config, const struct config_key *key, const char *value,
 	struct config_error *ret_error)
 {
-	enum log_level level;
+	struct log_levels levels;
 	const char *wanted = NULL;
 
 	if (strlen(value) >= key->size) {
@@ -208,8 +209,8 @@ static int text_set(struct config *config, const struct config_key *key, const c
 	}
 	if (strcmp(key->name, "device") == 0 && !device_valid(value))
 		wanted = "auto, cpu, cuda or cuda:N";
-	if (strcmp(key->name, "log") == 0 && !log_level_parse(value, &level))
-		wanted = "error, warn, info or debug";
+	if (strcmp(key->name, "log") == 0 && !log_levels_parse(value, &levels))
+		wanted = log_levels_form;
 	if (strcmp(key->name, "resident") == 0 && strcmp(value, "on") != 0 &&
 		strcmp(value, "off") != 0)
 		wanted = "on or off";

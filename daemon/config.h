@@ -27,7 +27,7 @@ struct config_model {
 struct config {
 	char socket[104]; /* "": see listener_default_path() */
 	char device[32];  /* "auto", "cpu", "cuda" or "cuda:N" */
-	char log[8];
+	char log[128];	  /* see log_levels_parse() */
 	char resident[4]; /* "on" or "off" */
 	uint64_t socket_mode;
 	uint64_t workers; /* of the CPU device; 0: as many as fit */

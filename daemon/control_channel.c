@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Channels in the control process: memory and bells are made here, and taken back here. */
+#define LOG_TOPIC LOG_RING
 #include "daemon/control.h"
 #include "daemon/log.h"
 #include "shm/failpoint.h"

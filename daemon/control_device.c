@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The device process, seen from the control process: started, told, replaced when it ends. */
+#define LOG_TOPIC LOG_DEVICE
 #include "daemon/control.h"
 #include "daemon/log.h"
 #include "shm/failpoint.h"

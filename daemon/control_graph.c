@@ -3,6 +3,7 @@
  * Graphs in the control process: what was captured is read from the statistics, which the device
  * process writes; administrators' wishes go to the device process. And which devices there are.
  */
+#define LOG_TOPIC LOG_GRAPH
 #include "daemon/control.h"
 #include "daemon/log.h"
 #include "shm/atomics.h"

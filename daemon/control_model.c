@@ -5,6 +5,7 @@
  * process, and to each of its successors. What a model has is read from the statistics, which the
  * device process writes.
  */
+#define LOG_TOPIC LOG_MODEL
 #include "daemon/control.h"
 #include "daemon/log.h"
 #include "shm/atomics.h"

@@ -4,6 +4,7 @@
  * can be told what is wrong, and then given to the device process, and to each of its successors.
  * What it has is called a registration here. The definition's bytes count in the client's memory.
  */
+#define LOG_TOPIC LOG_GRAPH
 #include "daemon/control.h"
 #include "daemon/log.h"
 #include "graphs/pipeline.h"

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* What the control process publishes: the daemon page and its part of the statistics object. */
+#define LOG_TOPIC LOG_STATS
 #include "daemon/control.h"
 #include "daemon/log.h"
 #include "kernels/op.h"
@@ -267,4 +268,5 @@ void control_tick(struct control *c)
 	if (c->device.start_later)
 		device_replace(c);
 	device_pump(c);
+	log_tick();
 }

@@ -4,6 +4,7 @@
  * maps channels for dispatch and unmaps them after it: everything that may take long and must
  * not happen on the dispatch thread.
  */
+#define LOG_TOPIC LOG_DEVICE
 #include "daemon/device_process.h"
 
 #include "daemon/dispatch.h"

@@ -173,7 +173,7 @@ int main(int argc, char **argv)
 		config_print(&config, stdout);
 	if (a.print || a.check)
 		return 0;
-	/* The device process hears of the level in the same way. */
+	/* The device process hears of the levels in the same way. */
 	setenv("GPUQ_LOG", config.log, 1);
 	log_init("gpuqd");
 	return control_main(&config);

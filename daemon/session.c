@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Connections: who may come in, how messages leave, and how a session ends. */
+#define LOG_TOPIC LOG_CLIENT
 #include "daemon/control.h"
 #include "daemon/log.h"
 #include "shm/failpoint.h"

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* What clients say: every message of shm/proto.h is checked here, then answered. */
+#define LOG_TOPIC LOG_CLIENT
 #include "daemon/control.h"
 #include "daemon/log.h"
 #include "shm/failpoint.h"
@@ -107,8 +108,8 @@ static void on_hello(struct control *c, struct session *s, const void *msg)
 	s->connected_ns = clock_now_ns(&c->clock);
 	session_show(c, s);
 	shm_count(&c->stats.header->clients, 1);
-	log_debug("client %u is %s, pid %ld, user %u, wire %u%s", s->index, s->name, (long)s->pid,
-		s->uid, s->abi, s->admin ? ", administrator" : "");
+	log_limited(LOG_LEVEL_DEBUG, "client %u is %s, pid %ld, user %u, wire %u%s", s->index,
+		s->name, (long)s->pid, s->uid, s->abi, s->admin ? ", administrator" : "");
 	welcome(c, s, m->h.serial);
 }
 

@@ -166,7 +166,15 @@ static void test_bad_lines(void **state)
 		{"device = tpu\n", ":1: device is 'tpu', but must be auto, cpu, cuda or cuda:N"},
 		{"device = cuda:x\n",
 			":1: device is 'cuda:x', but must be auto, cpu, cuda or cuda:N"},
-		{"log = loud\n", ":1: log is 'loud', but must be error, warn, info or debug"},
+		{"log = loud\n",
+			":1: log is 'loud', but must be error, warn, info or debug, and may go on "
+			"with ',TOPIC:LEVEL' for control, client, ring, device, graph, model or "
+			"stats"},
+		{"log = warn,loud:debug\n",
+			":1: log is 'warn,loud:debug', but must be error, warn, info or debug, and "
+			"may go on "
+			"with ',TOPIC:LEVEL' for control, client, ring, device, graph, model or "
+			"stats"},
 	};
 
 	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
@@ -409,7 +417,7 @@ static void test_device_that_is_not_there(void **state)
 	struct harness_output o = run(args);
 	assert_int_equal(o.status, 1);
 	assert_string_equal(o.err,
-		"gpuqd: the device \"cuda:0\" cannot be used: the CUDA module is missing "
+		"gpuqd: device: the device \"cuda:0\" cannot be used: the CUDA module is missing "
 		"(/nowhere/" TEXT_70 "): build gpuq where nvcc is found, or set "
 		"GPUQ_CUDA_MODULE; gpuqd ends\n");
 	harness_output_free(&o);
@@ -443,12 +451,12 @@ static void test_journal_prefix(void **state)
 	}
 	assert_int_equal(waitpid(pid, &status, 0), pid);
 	assert_true(pread(fd, line, sizeof(line) - 1, 0) > 0);
-	assert_memory_equal(line, "<3>the device", 13);
+	assert_memory_equal(line, "<3>device: the device", 21);
 	close(fd);
 	/* Somebody else's stream, inherited in the environment, is not ours. */
 	const char *const args[] = {"--device", "cuda", NULL};
 	struct harness_output o = run(args);
-	assert_memory_equal(o.err, "gpuqd: the device", 17);
+	assert_memory_equal(o.err, "gpuqd: device: the device", 25);
 	harness_output_free(&o);
 }
 
