@@ -271,11 +271,15 @@ static void unlink_request(struct engine_session *s, struct engine_request *r)
 		TAILQ_REMOVE(&s->engine->active, s, link);
 }
 
-/* The text is as before the request. What must be computed again for that is computed later. */
+/*
+ * The text is as before the request, started or not. What must be computed again for that is
+ * computed later: blocks which the request was given back, but did not fill, help nobody till then.
+ */
 static void undo(struct engine_session *s)
 {
-	kv_truncate(s->kv, s->before);
-	if (kv_committed(s->kv) < s->before && !session_is_preempted(s))
+	if (s->started)
+		kv_truncate(s->kv, s->before);
+	if (kv_committed(s->kv) < engine_session_tokens(s) && !session_is_preempted(s))
 		kv_preempt(s->kv);
 }
 
@@ -292,7 +296,7 @@ void engine_request_end(struct engine_session *s, struct engine_request *r, int 
 {
 	struct engine *e = s->engine;
 
-	if (r == s->first && s->started) {
+	if (r == s->first) {
 		if (status != 0)
 			undo(s);
 		s->started = false;

@@ -120,6 +120,20 @@ static void generation_stops_at_the_end_of_a_text(void **state)
 
 /* --- Batches -------------------------------------------------------------------------------- */
 
+/* The first alone, the others together in the step after it. */
+static void ask_behind_the_first(struct engine_rig *rig, struct ask **a, uint32_t n)
+{
+	uint64_t steps = seen(&fake_seen.steps);
+
+	rig_gate(1);
+	ask_submit(rig, a[0]);
+	rig_await_steps(rig, steps + 1);
+	for (uint32_t i = 1; i < n; i++)
+		ask_submit(rig, a[i]);
+	rig_gate(0);
+	rig_await_steps(rig, steps + 2);
+}
+
 static void sessions_share_a_step(void **state)
 {
 	struct engine_rig *rig = engine_rig_new(64);
@@ -131,13 +145,7 @@ static void sessions_share_a_step(void **state)
 		s[i] = rig_session(rig);
 		a[i] = ask_step(s[i], tokens, i + 1, 1);
 	}
-	rig_gate(1);
-	ask_submit(rig, a[0]);
-	rig_await_steps(rig, 1);
-	for (uint32_t i = 1; i < 6; i++)
-		ask_submit(rig, a[i]);
-	rig_gate(0);
-	rig_await_steps(rig, 2);
+	ask_behind_the_first(rig, a, 6);
 	assert_int_equal(fake_seen.sessions, 4);
 	assert_int_equal(fake_seen.tokens, 2 + 3 + 4 + 5);
 	assert_int_equal(fake_seen.rows, 4);
@@ -151,42 +159,51 @@ static void sessions_share_a_step(void **state)
 	engine_rig_free(rig);
 }
 
-/* Five sessions in a step that six share, which is nobody's sixth. */
+/*
+ * Five sessions in a step that six share, which is nobody's sixth. Its row was somebody's in the step
+ * before: what stood there must harm nobody's text.
+ */
 static void steps_of_few_shapes(void **state)
 {
 	struct engine_rig *rig = engine_rig_prepare(64, NULL);
-	struct engine_session *s[6];
-	struct ask *a[6];
-	int32_t text[FAKE_MAX_TEXT], token = 5;
+	struct engine_session *s[7];
+	struct ask *a[7];
+	int32_t text[7][FAKE_MAX_TEXT], token = 5;
+	uint32_t n[7] = {0};
 
 	rig->options.few_shapes = true;
 	rig->options.max_batch = 7;
 	engine_rig_start(rig);
-	for (uint32_t i = 0; i < 6; i++) {
+	for (uint32_t i = 0; i < 7; i++)
 		s[i] = rig_session(rig);
-		a[i] = ask_step(s[i], &token, 1, 1);
+	for (uint32_t round = 0; round < 3; round++) {
+		const uint32_t batch = round < 2 ? 6 : 5;
+		if (round == 2) {
+			/* What the sixth row has is of a text that is no more. */
+			assert_int_equal(engine_session_truncate(s[6], 1), 0);
+			n[6] = rig_advance(rig, s[6], text[6], 1, 1);
+		}
+		for (uint32_t i = 0; i <= batch; i++) {
+			token++;
+			a[i] = ask_step(s[i], &token, 1, 1);
+		}
+		ask_behind_the_first(rig, a, batch + 1);
+		assert_int_equal(fake_seen.sessions, 6);
+		assert_int_equal(fake_seen.tokens, 6);
+		assert_int_equal(fake_seen.rows, 6);
+		for (uint32_t i = 0; i <= batch; i++) {
+			assert_int_equal(ask_await(rig, a[i]), 0);
+			n[i] = ask_check(a[i], text[i], n[i]);
+			ask_free(a[i]);
+		}
 	}
-	rig_gate(1);
-	ask_submit(rig, a[0]);
-	rig_await_steps(rig, 1);
-	for (uint32_t i = 1; i < 6; i++)
-		ask_submit(rig, a[i]);
-	rig_gate(0);
-	rig_await_steps(rig, 2);
-	assert_int_equal(fake_seen.sessions, 6);
-	assert_int_equal(fake_seen.tokens, 6);
-	assert_int_equal(fake_seen.rows, 6);
-	for (uint32_t i = 0; i < 6; i++) {
-		assert_int_equal(ask_await(rig, a[i]), 0);
-		assert_int_equal(ask_check(a[i], text, 0), 1);
-		ask_free(a[i]);
-	}
-	assert_int_equal(stats_of(rig).computed_tokens, 6);
+	assert_int_equal(stats_of(rig).computed_tokens, 7 + 7 + 1 + 6);
+	for (uint32_t i = 0; i < 7; i++)
+		n[i] = rig_advance(rig, s[i], text[i], n[i], 1);
 	/* Of 16 tokens there would be nine buckets. */
-	text[0] = token;
-	(void)rig_advance(rig, s[0], text, 1, 8 * 16);
+	(void)rig_advance(rig, s[0], text[0], n[0], 8 * 16);
 	assert_int_equal(fake_seen.context, 10 * 16);
-	for (uint32_t i = 0; i < 6; i++)
+	for (uint32_t i = 0; i < 7; i++)
 		engine_session_close(s[i]);
 	engine_rig_free(rig);
 }
@@ -487,6 +504,41 @@ static void canceled_while_it_is_computed_again(void **state)
 	(void)rig_advance(rig, fork, text, n, 10);
 	engine_session_close(fork);
 	engine_session_close(other);
+	engine_rig_free(rig);
+}
+
+/* So does one that was given its old blocks back, and waited for more. */
+static void canceled_before_it_has_all_its_blocks(void **state)
+{
+	struct engine_rig *rig = engine_rig_new(6);
+	struct engine_session *s = rig_session(rig), *other = rig_session(rig), *fork;
+	int32_t text[FAKE_MAX_TEXT], tokens[80];
+	uint32_t n = rig_advance(rig, s, text, 0, 64);
+	struct ask *a, *b;
+
+	fake_count(tokens, 10, 80);
+	b = ask_step(other, tokens, 80, 1);
+	assert_int_equal(ask_run(rig, b), 0);
+	ask_free(b);
+	assert_int_equal(engine_session_truncate(other, 20), 0);
+	a = ask_step(s, tokens, 20, 1);
+	b = ask_generate(other, tokens, 1, 4);
+	rig_gate(1);
+	ask_submit(rig, b);
+	rig_await_steps(rig, seen(&fake_seen.steps) + 1);
+	ask_submit(rig, a);
+	rig_gate(0);
+	rig_await_steps(rig, seen(&fake_seen.steps) + 1);
+	assert_true(engine_cancel(rig->engine, &a->r));
+	assert_int_equal(ask_await(rig, a), -ECANCELED);
+	assert_int_equal(engine_session_fork(s, &fork), 0);
+	assert_int_equal(ask_await(rig, b), 0);
+	ask_free(a);
+	ask_free(b);
+	engine_session_close(other);
+	engine_session_close(s);
+	(void)rig_advance(rig, fork, text, n, 10);
+	engine_session_close(fork);
 	engine_rig_free(rig);
 }
 
@@ -822,6 +874,7 @@ int main(void)
 		HARNESS_TEST(who_came_first_keeps_its_blocks),
 		HARNESS_TEST(who_waits_for_blocks_holds_up_nobody),
 		HARNESS_TEST(canceled_while_it_is_computed_again),
+		HARNESS_TEST(canceled_before_it_has_all_its_blocks),
 		HARNESS_TEST(a_greedy_client_is_refused_alone),
 		HARNESS_TEST(what_cannot_be_is_refused),
 		HARNESS_TEST(failures_leave_the_text_as_it_was),
