@@ -3,8 +3,8 @@
 #define LOG_TOPIC LOG_RING
 #include "daemon/control.h"
 #include "daemon/log.h"
-#include "shm/failpoint.h"
 #include "shm/atomics.h"
+#include "shm/failpoint.h"
 #include "shm/segment.h"
 
 #include <errno.h>

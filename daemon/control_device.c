@@ -3,8 +3,8 @@
 #define LOG_TOPIC LOG_DEVICE
 #include "daemon/control.h"
 #include "daemon/log.h"
-#include "shm/failpoint.h"
 #include "shm/atomics.h"
+#include "shm/failpoint.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -33,10 +33,6 @@
 #define MAX_PRESENT 17u /* devices of a machine */
 
 #define CUDA_LANES 8u
-/*
- * Tensors below this are read and written by the GPU where they are, in the client's arena. What
- * is read once is better copied from 4 MiB on only, what is read twice from less than 1 MiB.
- */
 
 /* Between two looks at the device's health, and how long dispatch may take to hear of it. */
 #define CHECK_BUSY_MS 100

@@ -3,9 +3,9 @@
 #define LOG_TOPIC LOG_CLIENT
 #include "daemon/control.h"
 #include "daemon/log.h"
-#include "shm/failpoint.h"
 #include "kernels/op.h"
 #include "shm/atomics.h"
+#include "shm/failpoint.h"
 
 #include <ctype.h>
 #include <errno.h>

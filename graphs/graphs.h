@@ -26,7 +26,11 @@
 #include "kernels/cost.h"
 #include "shm/stats.h"
 
-/* Where the device has memory of its own. */
+/*
+ * Where the device has memory of its own. Tensors below this are read and written by the GPU where
+ * they are, in the client's arena. Read once it is better copied from 4 MiB on only, read
+ * twice from less than 1 MiB.
+ */
 #define GRAPHS_STAGE_BYTES (1u << 20)
 #define GRAPHS_STAGING_BYTES (4u << 20)
 

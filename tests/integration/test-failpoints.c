@@ -428,8 +428,8 @@ static bool dies_in_a_tour(struct harness_daemon *d, const struct failpoint *pla
 }
 
 /*
- * The device process dies there: in a tour, or when it starts. To some places it comes in few tours,
- * or only with another estimate of what operators take. Returns how many died.
+ * The device process dies there: in a tour, or when it starts. To some places it comes in few
+ * tours, or only with another estimate of what operators take. Returns how many died.
  */
 static uint32_t kill_device_at(struct harness_daemon *d, const struct failpoint *place)
 {

@@ -121,8 +121,14 @@ static void chunks_keep_the_pace_of_other_engines(void **state)
 	assert_int_equal(engine_session_open(other, &rig->client, 1, &t), 0);
 	assert_int_equal(engine_chunk_tokens(rig->engine), 200);
 	other->decode_ns = 100000;
+	other->turns[MODEL_STEP_RESULT].took_ns = 5000000000u;
+	const uint64_t before_ns = clock_monotonic_ns();
 	struct ask *a = step_at_the_gate(t);
 	assert_int_equal(engine_chunk_tokens(rig->engine), 64);
+	/* Whoever waits for a step looks when it is due; the other engine has none. */
+	assert_in_range(
+		engine_due_ns(other), before_ns + 5000000000u, clock_monotonic_ns() + 5000000000u);
+	assert_true(engine_due_ns(rig->engine) == UINT64_MAX);
 	/* It was disturbed, and is no measure of the pace. */
 	pace.launches++;
 	clock_nanosleep(CLOCK_MONOTONIC, 0, &(struct timespec){.tv_nsec = 1000000}, NULL);

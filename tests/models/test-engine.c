@@ -160,8 +160,8 @@ static void sessions_share_a_step(void **state)
 }
 
 /*
- * Five sessions in a step that six share, which is nobody's sixth. Its row was somebody's in the step
- * before: what stood there must harm nobody's text.
+ * Five sessions in a step that six share, which is nobody's sixth. Its row was somebody's in the
+ * step before: what stood there must harm nobody's text.
  */
 static void steps_of_few_shapes(void **state)
 {
