@@ -96,6 +96,14 @@ const struct config_key config_keys[] = {
 		"milliseconds that a new connection has for its first message"},
 	{"drain_timeout_ms", CONFIG_NUMBER, AT(drain_timeout_ms), "10000", 0, 3600000,
 		"milliseconds that work in flight has to finish when gpuqd is told to end"},
+	{"watchdog_ms", CONFIG_NUMBER, AT(watchdog_ms), "10000", 0, 3600000,
+		"milliseconds without a sign of life after which the device process is replaced; "
+		"0: never"},
+	{"watchdog_stopped", CONFIG_TEXT, AT(watchdog_stopped), "kill", 0, 0,
+		"kill or spare: what becomes of one that is stopped, by a debugger say"},
+	{"operator_timeout_ms", CONFIG_NUMBER, AT(operator_timeout_ms), "60000", 0, 86400000,
+		"milliseconds that one operator or pipeline may execute before the device process "
+		"is replaced; 0: any time"},
 	{"log", CONFIG_TEXT, AT(log), "info", 0, 0,
 		"error, warn, info or debug; for some topics others: warn,ring:debug"},
 };
@@ -214,6 +222,9 @@ static int text_set(struct config *config, const struct config_key *key, const c
 	if (strcmp(key->name, "resident") == 0 && strcmp(value, "on") != 0 &&
 		strcmp(value, "off") != 0)
 		wanted = "on or off";
+	if (strcmp(key->name, "watchdog_stopped") == 0 && strcmp(value, "kill") != 0 &&
+		strcmp(value, "spare") != 0)
+		wanted = "kill or spare";
 	if (wanted != NULL) {
 		snprintf(ret_error->text, sizeof(ret_error->text), "%s is '%s', but must be %s",
 			key->name, value, wanted);
@@ -323,8 +334,17 @@ void config_find_file(char *path, size_t size)
 		path[0] = '\0';
 }
 
+/* It shows a sign of life every half second, and may be late. */
+#define WATCHDOG_MIN_MS 1000u
+
 int config_check(const struct config *config, struct config_error *ret_error)
 {
+	if (config->watchdog_ms > 0 && config->watchdog_ms < WATCHDOG_MIN_MS) {
+		snprintf(ret_error->text, sizeof(ret_error->text),
+			"watchdog_ms is %llu, but must be 0, for never, or at least %u",
+			(unsigned long long)config->watchdog_ms, WATCHDOG_MIN_MS);
+		return -EINVAL;
+	}
 	/* Dispatch keeps one place for every channel, and needs others to hand out. */
 	if (config->max_in_flight > config->max_channels)
 		return config_models_check(config, ret_error);

@@ -44,6 +44,8 @@ struct config {
 	char test_faults[256]; /* for tests: see device/fault.h */
 	uint64_t max_graphs;
 	uint64_t handshake_timeout_ms, drain_timeout_ms;
+	uint64_t watchdog_ms, operator_timeout_ms;
+	char watchdog_stopped[8]; /* "kill" or "spare" */
 	uint64_t max_models, max_sessions, max_sessions_per_client, max_sessions_per_user;
 	uint64_t kv_bytes, kv_blocks_per_client, kv_blocks_per_user, kv_bucket, prefill_chunk;
 	uint32_t n_models;

@@ -161,6 +161,8 @@ static int tables_create(struct control *c)
 		r = model_table_create(c);
 	if (r == 0)
 		r = c->device.ledger_fd = segment_create("gpuq-ledger", bytes);
+	if (r >= 0)
+		r = watch_create(c);
 	if (r >= 0) {
 		c->reserve_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
 		r = c->reserve_fd < 0 ? -errno : 0;
@@ -190,6 +192,7 @@ static int control_begin(struct control *c)
 	c->tick.tv_sec = 1;
 	signal_arm(c);
 	timeout_arm(c, OP_TICK, &c->tick);
+	timeout_arm(c, OP_WATCH, &c->watch);
 	return device_start(c);
 }
 
@@ -314,6 +317,9 @@ static void on_timer(struct control *c, enum op_kind kind)
 	if (kind == OP_TICK) {
 		control_tick(c);
 		timeout_arm(c, OP_TICK, &c->tick);
+	} else if (kind == OP_WATCH) {
+		watch_device(c);
+		timeout_arm(c, OP_WATCH, &c->watch);
 	} else {
 		log_warn("work was still in flight after drain_timeout_ms, ending without it");
 		control_finish(c, 0);
@@ -338,6 +344,7 @@ static void on_completion(struct control *c, const struct io_uring_cqe *cqe)
 		on_signal(c, cqe->res);
 		break;
 	case OP_TICK:
+	case OP_WATCH:
 	case OP_DRAIN:
 		on_timer(c, kind);
 		break;

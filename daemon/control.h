@@ -4,9 +4,9 @@
  * speaks shm/proto.h with clients (session.c), makes their channels and takes them back
  * (control_channel.c), keeps the accounts of device buffers (control_buffer.c), of pipelines
  * (control_pipeline.c) and of language models (control_model.c), keeps a device process running
- * (control_device.c), knows what that has captured (control_graph.c) and publishes what happens
- * (control_stats.c). It waits in one place only, for completions of the io_uring, and never touches
- * the rings of a channel.
+ * (control_device.c) and moving (control_watch.c), knows what that has captured (control_graph.c)
+ * and publishes what happens (control_stats.c). It waits in one place only, for completions of the
+ * io_uring, and never touches the rings of a channel.
  *
  * Every operation on the ring carries in its user data what it is for and the index of the record
  * it belongs to. A record is used again only when all its operations have completed, so the
@@ -50,6 +50,7 @@ enum op_kind {
 	OP_ACCEPT_READY, /* a connection waits while there are no descriptors; index as above */
 	OP_SIGNAL,
 	OP_TICK,
+	OP_WATCH,
 	OP_HANDSHAKE,	 /* the oldest handshake's deadline */
 	OP_DRAIN,	 /* the drain's deadline */
 	OP_RECV,	 /* index: session */
@@ -232,6 +233,13 @@ TAILQ_HEAD(channel_list, channel);
 
 enum device_state { DEVICE_DOWN, DEVICE_STARTING, DEVICE_READY };
 
+/* A word that changes while all is well. */
+struct watched {
+	uint64_t seen, since_ns;
+};
+
+enum { WATCH_DISPATCH, WATCH_LINK, WATCH_OLDEST, WATCHES };
+
 #define CONTROL_CAPTURES 4096 /* the last ones, in the statistics */
 
 #define DEVICE_MAX_DEATHS 5
@@ -245,6 +253,9 @@ struct device {
 	pid_t pid;	/* 0: none */
 	int link_fd;	/* -1: none */
 	int ledger_fd;
+	const struct ledger_pulse *pulse;
+	struct watched watched[WATCHES];
+	uint64_t watched_ns;	      /* last look */
 	bool receiving, waiting_room; /* operations on the ring */
 	bool was_ready;		      /* some device process has been ready */
 	bool drain;		      /* DEVLINK_DRAIN is owed */
@@ -311,7 +322,7 @@ struct control {
 	bool draining; /* ends when nothing is in flight or time is up */
 	bool finished;
 	int exit_code;
-	struct __kernel_timespec tick, handshake_at, drain_at;
+	struct __kernel_timespec tick, watch, handshake_at, drain_at;
 };
 
 /* Runs the control process until it ends; returns its exit code. Logs its errors. */
@@ -361,6 +372,9 @@ void control_unpublish(struct control *c);
 
 void control_set_state(struct control *c, enum wire_state state);
 
+/* Stopped by a signal or by a debugger. */
+bool control_process_stopped(pid_t pid);
+
 /* Once a second: heartbeat, clients that stall. */
 void control_tick(struct control *c);
 
@@ -402,6 +416,14 @@ void device_drain(struct control *c);
 
 /* Closes the link and waits for the device process to end. */
 void device_stop(struct control *c);
+
+/* --- control_watch.c --- */
+
+/* Maps what the watchdog reads, and sets c->watch, the time between its looks. Negative errno. */
+int watch_create(struct control *c);
+
+/* A look: kills a device process that is wedged; device_reap() hears of its end. */
+void watch_device(struct control *c);
 
 /* --- session.c --- */
 

@@ -196,8 +196,7 @@ void control_set_state(struct control *c, enum wire_state state)
 	shm_store_release_u32(&c->stats.header->state, state);
 }
 
-/* Stopped by a signal or by a debugger. */
-static bool process_stopped(pid_t pid)
+bool control_process_stopped(pid_t pid)
 {
 	char text[512], path[32];
 
@@ -241,7 +240,7 @@ static bool session_stalled(const struct control *c, const struct session *s, ui
 	}
 	if (!pending && !was && (s->index + c->ticks) % turns != 0)
 		return false;
-	return s->pid > 0 && process_stopped(s->pid);
+	return s->pid > 0 && control_process_stopped(s->pid);
 }
 
 void control_tick(struct control *c)

@@ -54,6 +54,7 @@ struct link {
 	struct wire_page *page;
 	struct stats stats;
 	struct ledger_channel *ledger;
+	struct ledger_pulse *pulse;
 	struct cost_model cost;
 };
 
@@ -551,6 +552,8 @@ static int map_shared(struct link *l)
 	if (r == 0)
 		r = segment_map(DEVLINK_FD_LEDGER, bytes, true, (void **)&l->ledger);
 	if (r == 0)
+		l->pulse = ledger_pulse(l->ledger, l->start.max_channels, l->start.max_in_flight);
+	if (r == 0)
 		r = stats_survive_truncation(&l->stats);
 	return r;
 }
@@ -871,6 +874,7 @@ static void serve(struct link *l)
 		bool busy = dispatch_is_busy(l->dispatch);
 		if (poll(polls, 3, busy ? CHECK_BUSY_MS : CHECK_IDLE_MS) < 0 && errno != EINTR)
 			return;
+		shm_store_relaxed(&l->pulse->link, clock_monotonic_ns());
 		if (clock_monotonic_ns() - checked_ns > CHECK_BUSY_MS * 1000000ull) {
 			check_device(l);
 			checked_ns = clock_monotonic_ns();

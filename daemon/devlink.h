@@ -143,7 +143,8 @@ struct devlink_msg {
  * what it has accepted, so that its successor can finish the accounts.
  *
  *   struct ledger_channel [max_channels] | struct ledger_entry [max_in_flight] |
- *   uint64_t, the number of model sessions that were ever opened: their handles come from it
+ *   uint64_t, the number of model sessions that were ever opened: their handles come from it |
+ *   struct ledger_pulse
  *
  * Crash rule. Both ends of a channel's account move by one store: dispatch writes the pair
  * (sq_cons, cq_prod) into the commit record that is not current and then flips `which`.
@@ -183,10 +184,21 @@ struct ledger_entry {
 	uint32_t generation; /* of the channel; 0: the record is free */
 };
 
+/*
+ * Signs of life, which the control process reads: words that change while all is well. It compares
+ * them with what it saw before, on its own clock.
+ */
+struct ledger_pulse {
+	uint64_t dispatch; /* changes at least every 100 ms, asleep or not */
+	uint64_t link;	   /* likewise, every 500 ms */
+	uint64_t oldest;   /* number of the launch that has been executing for longest; 0: none */
+};
+
 static inline uint64_t ledger_bytes(uint32_t max_channels, uint32_t max_in_flight)
 {
 	return max_channels * sizeof(struct ledger_channel) +
-		max_in_flight * sizeof(struct ledger_entry) + sizeof(uint64_t);
+		max_in_flight * sizeof(struct ledger_entry) + sizeof(uint64_t) +
+		sizeof(struct ledger_pulse);
 }
 
 static inline uint64_t *ledger_sessions(void *ledger, uint32_t max_channels, uint32_t max_in_flight)
@@ -194,6 +206,12 @@ static inline uint64_t *ledger_sessions(void *ledger, uint32_t max_channels, uin
 	struct ledger_entry *entries = (void *)((struct ledger_channel *)ledger + max_channels);
 
 	return (uint64_t *)(entries + max_in_flight);
+}
+
+static inline struct ledger_pulse *ledger_pulse(
+	void *ledger, uint32_t max_channels, uint32_t max_in_flight)
+{
+	return (struct ledger_pulse *)(ledger_sessions(ledger, max_channels, max_in_flight) + 1);
 }
 
 _Static_assert(sizeof(struct ledger_channel) == 64, "ledger_channel");

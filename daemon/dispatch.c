@@ -425,6 +425,7 @@ static void publish_stats(struct dispatch *d, uint64_t now_ns)
 {
 	publish_runnable(d, now_ns);
 	shm_store_relaxed(&d->stats->heartbeat_ns, now_ns);
+	shm_store_relaxed(&d->pulse->dispatch, now_ns);
 	shm_store_relaxed(&d->stats->passes, d->passes);
 	shm_store_release_u32(&d->stats->active_channels, d->n_active);
 	shm_store_relaxed(&d->stats->queued, d->n_queued);
@@ -441,6 +442,7 @@ static void publish_stats(struct dispatch *d, uint64_t now_ns)
 static void rescue(struct dispatch *d, uint64_t now_ns)
 {
 	d->rescue_ns = now_ns;
+	shm_store_relaxed(&d->pulse->oldest, dispatch_oldest(d));
 	for (uint32_t i = 0; i < d->o.max_channels; i++) {
 		struct channel *ch = d->channels[i];
 		if (ch == NULL || ch->state != CHANNEL_OPEN)
@@ -703,6 +705,8 @@ int dispatch_create(const struct dispatch_options *options, struct dispatch **re
 	d->epoll_fd = -1;
 	d->out.wake_fd = -1;
 	d->ledger_entries = (void *)((struct ledger_channel *)d->o.ledger + d->o.max_channels);
+	d->pulse = ledger_pulse(d->o.ledger, d->o.max_channels, d->o.max_in_flight);
+	d->pulse->oldest = 0;
 	d->page = &d->o.page->devices[d->o.slot];
 	d->stats = &d->o.stats.devices[d->o.slot];
 	d->cpus = wait_shared_cpus();

@@ -45,6 +45,7 @@ struct dispatch {
 	struct dispatch_options o;
 	struct stats_device *stats;
 	struct wire_page_device *page;
+	struct ledger_pulse *pulse;
 	uint32_t cpus;
 	int epoll_fd;
 	bool draining, drained_told, stop, started;
@@ -169,6 +170,9 @@ bool dispatch_run(struct dispatch *d);
 
 /* Completes queued entries whose deadline has passed. Looks at every slot if one has any. */
 void dispatch_expire(struct dispatch *d, uint64_t now_ns);
+
+/* Of what executes, steps of models aside, the launch that began first; 0: there is none. */
+uint64_t dispatch_oldest(const struct dispatch *d);
 
 /* True when something has ended that dispatch_run() has not seen. */
 bool dispatch_has_ended(const struct dispatch *d);

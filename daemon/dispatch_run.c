@@ -523,6 +523,18 @@ static bool finish_captures(struct dispatch *d)
 	return any;
 }
 
+uint64_t dispatch_oldest(const struct dispatch *d)
+{
+	uint64_t oldest = 0;
+
+	for (uint32_t i = 0; i < d->n_executing; i++) {
+		const uint64_t value = d->executing[i]->value;
+		if (oldest == 0 || value < oldest)
+			oldest = value;
+	}
+	return oldest;
+}
+
 bool dispatch_has_ended(const struct dispatch *d)
 {
 	for (uint32_t i = 0; i < d->n_executing; i++) {

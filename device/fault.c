@@ -5,9 +5,11 @@
 #include "shm/atomics.h"
 #include "shm/gpuq-types.h"
 
+#include <limits.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define MAX_RULES 16u
 
@@ -23,6 +25,8 @@ struct fault {
 	uint32_t n_rules;
 	uint64_t calls[FAULT_CALLS]; /* so far */
 };
+
+#define FAULT_HANG INT_MAX
 
 static const char *const call_names[FAULT_CALLS] = {
 	[FAULT_OPEN] = "open",
@@ -61,6 +65,7 @@ static const struct {
 	{"ENOMEM", ENOMEM},
 	{"EOPNOTSUPP", EOPNOTSUPP},
 	{"GPUQ_EDEVICE", GPUQ_EDEVICE},
+	{"HANG", FAULT_HANG},
 	{"GPUQ_ENODEV", GPUQ_ENODEV},
 };
 
@@ -149,8 +154,11 @@ int fault_check(struct fault *fault, enum fault_call call)
 	uint64_t n = shm_fetch_add(&fault->calls[call], 1) + 1;
 	for (uint32_t i = 0; i < fault->n_rules; i++) {
 		const struct rule *r = &fault->rules[i];
-		if (r->call == call && (r->from == n || (r->later_too && r->from < n)))
-			return -r->error;
+		if (r->call != call || (r->from != n && (!r->later_too || r->from > n)))
+			continue;
+		while (r->error == FAULT_HANG)
+			(void)pause();
+		return -r->error;
 	}
 	return 0;
 }

@@ -11,7 +11,8 @@
  * nothing: the N-th piece of work that the CPU device runs, whatever was recorded, fails the
  * device, as a kernel would that writes where it must not. On a GPU such a kernel is launched
  * before the N-th launch in a stream, of a kernel or an executable. GPUQ_EDEVICE fails the device
- * for good: from then on no completion word is written, as with a real fault.
+ * for good: from then on no completion word is written, as with a real fault. HANG: the call never
+ * comes back.
  */
 #ifndef GPUQ_DEVICE_FAULT_H
 #define GPUQ_DEVICE_FAULT_H
