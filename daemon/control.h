@@ -378,6 +378,9 @@ bool control_process_stopped(pid_t pid);
 /* Once a second: heartbeat, clients that stall. */
 void control_tick(struct control *c);
 
+/* Counts something that was refused. */
+void control_count_error(struct control *c, int status, const char *what, const char *text);
+
 /* --- control_device.c --- */
 
 /* Starts the device process. Negative errno, and logs it. */

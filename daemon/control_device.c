@@ -378,6 +378,8 @@ void device_replace(struct control *c)
 		return;
 	}
 	shm_count(&c->stats.header->device_restarts, 1);
+	control_count_error(
+		c, -GPUQ_EDEVICE, "device process", d->failure[0] != '\0' ? d->failure : NULL);
 	d->start_later = device_start(c) < 0;
 }
 

@@ -75,6 +75,8 @@ static struct stats_sizes record_counts(const struct control *c)
 		.graphs = (uint32_t)c->config->max_graphs,
 		.captures = CONTROL_CAPTURES,
 		.models = (uint32_t)c->config->max_models,
+		.sessions = (uint32_t)(c->config->max_models > 0 ? c->config->max_sessions : 0),
+		.pipelines = (uint32_t)c->config->max_pipelines,
 	};
 }
 
@@ -194,6 +196,12 @@ void control_set_state(struct control *c, enum wire_state state)
 {
 	shm_store_release_u32(&c->page->state, state);
 	shm_store_release_u32(&c->stats.header->state, state);
+}
+
+void control_count_error(struct control *c, int status, const char *what, const char *text)
+{
+	stats_count_error(
+		&c->stats, STATS_ERRORS_OF_CONTROL, status, what, text, clock_now_ns(&c->clock));
 }
 
 bool control_process_stopped(pid_t pid)

@@ -281,6 +281,37 @@ static int pipeline_know(struct link *l, const struct devlink_msg *msg, int fd,
 	return 0;
 }
 
+/* Its record, or NULL where the statistics have none. */
+static struct stats_pipeline *pipeline_record(struct link *l, uint32_t place)
+{
+	return place < l->stats.header->max_pipelines ? &l->stats.pipelines[place] : NULL;
+}
+
+static void pipeline_show(struct link *l, const struct known_pipeline *known)
+{
+	struct stats_pipeline *s = pipeline_record(l, pipeline_place(known->handle));
+	uint64_t bytes;
+	const struct wire_pipeline *definition = pipeline_blob(known->pipeline, &bytes);
+
+	if (s == NULL)
+		return;
+	memset(s, 0, sizeof(*s));
+	s->handle = known->handle;
+	s->client = known->client;
+	s->client_generation = known->client_generation;
+	s->steps = definition->n_steps;
+	memcpy(s->name, definition->name, sizeof(s->name));
+	shm_store_release_u32(&s->state, 1);
+}
+
+static void pipeline_hide(struct link *l, uint32_t place)
+{
+	struct stats_pipeline *s = pipeline_record(l, place);
+
+	if (s != NULL)
+		shm_store_release_u32(&s->state, 0);
+}
+
 static void on_pipeline(
 	struct link *l, const struct devlink_msg *msg, const int fds[LINK_FDS], int n)
 {
@@ -293,10 +324,12 @@ static void on_pipeline(
 	else
 		refusal.status = pipeline_know(l, msg, fds[0], &l->pipelines[place], refusal.text);
 	close_all(fds, n);
-	if (refusal.status < 0)
+	if (refusal.status < 0) {
 		send_msg(&refusal);
-	else
-		dispatch_add_pipeline(l->dispatch, l->pipelines[place]);
+		return;
+	}
+	pipeline_show(l, l->pipelines[place]);
+	dispatch_add_pipeline(l->dispatch, l->pipelines[place]);
 }
 
 static void answer_pipeline(enum devlink_type type, uint32_t handle)
@@ -321,6 +354,7 @@ static void on_pipeline_removed(struct link *l, struct known_pipeline *known)
 {
 	uint32_t handle = known->handle;
 
+	pipeline_hide(l, pipeline_place(handle));
 	l->pipelines[pipeline_place(handle)] = NULL;
 	graphs_release(l->graphs, known->pipeline);
 	free(known);
@@ -567,6 +601,9 @@ static void publish_device(struct link *l, const struct device_info *info)
 	s->workers = info->workers;
 	memcpy(s->kind, info->kind, sizeof(s->kind));
 	snprintf(s->name, sizeof(s->name), "%s", info->name);
+	snprintf(s->uuid, sizeof(s->uuid), "%s", info->uuid);
+	snprintf(s->driver, sizeof(s->driver), "%s", info->driver);
+	s->memory_bytes = info->total_bytes;
 	for (uint32_t i = 0; i < op_count && i < l->stats.header->max_ops; i++) {
 		snprintf(l->stats.ops[i].name, GPUQ_NAME_MAX, "%s", op_table[i]->name);
 		shm_store_release_u32(&l->stats.ops[i].state, 1);

@@ -135,6 +135,7 @@ static void poison(struct dispatch *d, struct channel *ch)
 	shm_store_release(&header->closed, GPUQ_EPOISONED);
 	slot_discard_queue(d, ch);
 	shm_count(&d->stats->poisoned, 1);
+	count_error(d, -GPUQ_EPOISONED, "channel", clock_now_ns(&d->o.clock));
 	shm_store_release_u32(&ch->stats->state, STATS_CHANNEL_POISONED);
 	tell(d, DISPATCH_POISONED, ch);
 }
@@ -709,6 +710,8 @@ int dispatch_create(const struct dispatch_options *options, struct dispatch **re
 	d->pulse->oldest = 0;
 	d->page = &d->o.page->devices[d->o.slot];
 	d->stats = &d->o.stats.devices[d->o.slot];
+	d->n_session_records = d->o.stats.header->max_sessions;
+	d->n_pipeline_records = d->o.stats.header->max_pipelines;
 	d->cpus = wait_shared_cpus();
 	device_info(d->o.device, &info);
 	d->workers = info.workers;

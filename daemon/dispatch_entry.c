@@ -13,7 +13,8 @@ static uint64_t queued_since(uint64_t submit_ns, uint64_t now_ns)
 	return submit_ns != 0 && submit_ns < now_ns ? now_ns - submit_ns : 0;
 }
 
-static void refuse(struct channel *ch, const struct wire_sqe *sqe, int status, uint32_t arg)
+static void refuse(struct dispatch *d, struct channel *ch, const struct wire_sqe *sqe, int status,
+	uint32_t arg, const char *subject, uint64_t now_ns)
 {
 	const struct wire_cqe cqe = {
 		.user_data = sqe->user_data,
@@ -22,6 +23,7 @@ static void refuse(struct channel *ch, const struct wire_sqe *sqe, int status, u
 	};
 
 	channel_post(ch, &cqe);
+	count_error(d, status, subject, now_ns);
 }
 
 /* Runs a short operator here and now. */
@@ -66,11 +68,11 @@ static int take_arguments(
 	const struct channel *ch, const struct wire_sqe *sqe, struct slot *slot, uint32_t *ret_arg)
 {
 	slot->capture = is_wish(sqe);
+	slot->call.op = NULL;
 	if (sqe->opcode == WIRE_OP_CALL || sqe->opcode == WIRE_OP_CAPTURE) {
 		slot->kind = SLOT_CALL;
 		return validate_call(ch, sqe, &slot->call, &slot->pipeline, &slot->uses, ret_arg);
 	}
-	slot->call.op = NULL;
 	slot->pipeline = NULL;
 	slot->uses.n = 0;
 	slot->session = sqe->session;
@@ -126,7 +128,8 @@ static bool take_call(struct dispatch *d, struct channel *ch, const struct wire_
 	TAILQ_INSERT_HEAD(&d->free_slots, slot, link);
 	d->n_free++;
 	if (r < 0)
-		refuse(ch, sqe, r, arg);
+		refuse(d, ch, sqe, r, arg, call->op != NULL ? call->op->name : entry_subject(sqe),
+			now_ns);
 	else
 		run_inline(d, ch, sqe, call, now_ns);
 	return true;
@@ -138,6 +141,8 @@ static void count_same(struct dispatch *d, struct channel *ch)
 	uint32_t bucket = hist_bucket(d->same_queued_ns, HIST_STATS_BITS);
 
 	shm_count(&ch->stats->queue_hist[bucket], d->n_same);
+	shm_count(&d->stats->queue_hist[bucket], d->n_same);
+	shm_count(&d->stats->total_hist[bucket], d->n_same);
 	d->n_same = 0;
 }
 
@@ -156,7 +161,7 @@ static bool take_entry(
 		r = slot_cancel(d, ch, sqe->target);
 	ch->sq.cons++;
 	if (r < 0) {
-		refuse(ch, sqe, r, 0);
+		refuse(d, ch, sqe, r, 0, entry_subject(sqe), now_ns);
 		return true;
 	}
 	const struct wire_cqe cqe = {

@@ -5,6 +5,7 @@
  *   dispatch.c        the thread: mailbox, scan, parking, sleeping
  *   dispatch_entry.c  what happens to one submission until it runs or is refused
  *   dispatch_run.c    what waits for its turn, goes to the graph cache, and ends
+ *   dispatch_count.c  what of all this the statistics tell
  *   dispatch_copy.c   what runs on copy streams instead
  *   dispatch_model.c  sessions of language models, and what their engines have
  */
@@ -37,6 +38,7 @@ struct model_session {
 	struct channel *channel;   /* NULL: the record is free */
 	struct known_model *model; /* NULL: it was removed */
 	struct engine_session *session;
+	uint64_t asked_ns; /* when the prompt came whose first answer is awaited; 0: none is */
 	TAILQ_ENTRY(model_session) link; /* among the free ones */
 };
 TAILQ_HEAD(model_session_queue, model_session);
@@ -44,6 +46,7 @@ TAILQ_HEAD(model_session_queue, model_session);
 struct dispatch {
 	struct dispatch_options o;
 	struct stats_device *stats;
+	uint32_t n_session_records, n_pipeline_records; /* in the statistics */
 	struct wire_page_device *page;
 	struct ledger_pulse *pulse;
 	uint32_t cpus;
@@ -187,9 +190,31 @@ void dispatch_lose_all(struct dispatch *d);
 void slot_step_ended(
 	struct dispatch *d, struct slot *slot, int status, uint64_t start_ns, uint64_t end_ns);
 
-/* Counts an operator's end in the statistics of channel and operator. */
+/* --- dispatch_count.c --- */
+
+/* Counts a request's end in the statistics of device, channel and operator (NULL: of none). */
 void count_operator(struct dispatch *d, struct channel *ch, const struct op *op, int status,
 	uint64_t queued_ns, uint64_t executed_ns);
+
+/* Likewise in those of a pipeline. */
+void count_pipeline(
+	struct dispatch *d, const struct known_pipeline *p, int status, uint64_t executed_ns);
+
+/* Dispatch has given something to the device, and began with that at start_ns. */
+void count_launch(struct dispatch *d, uint64_t start_ns);
+
+/* What an error is said to have happened to. */
+const char *entry_subject(const struct wire_sqe *sqe);
+const char *slot_subject(const struct slot *slot);
+
+void count_error(struct dispatch *d, int status, const char *subject, uint64_t now_ns);
+
+/* A session begins, has a request with the engine, has an answer, ends. */
+void count_session_opened(struct dispatch *d, const struct model_session *s);
+void count_session_asked(struct dispatch *d, struct model_session *s, const struct slot *slot);
+void count_session_answered(struct dispatch *d, struct model_session *s, const struct slot *slot,
+	int status, uint64_t end_ns);
+void count_session_closed(struct dispatch *d, const struct model_session *s);
 
 /* --- dispatch_copy.c --- */
 

@@ -115,6 +115,7 @@ static int session_add(struct dispatch *d, struct channel *ch, struct known_mode
 	d->client_sessions[ch->client]++;
 	model->n_sessions++;
 	model->changed = true;
+	count_session_opened(d, s);
 	return (int)s->handle;
 }
 
@@ -129,6 +130,7 @@ static void session_detach(struct model_session *s)
 
 static void session_end(struct dispatch *d, struct model_session *s)
 {
+	count_session_closed(d, s);
 	if (s->model != NULL)
 		session_detach(s);
 	s->channel->n_sessions--;
@@ -261,6 +263,7 @@ int model_launch(struct dispatch *d, struct slot *slot)
 	slot->model = s->model;
 	slot->model->in_flight++;
 	slot->value = 1;
+	count_session_asked(d, s, slot);
 	return 0;
 }
 
@@ -329,7 +332,8 @@ static bool finish_requests(struct dispatch *d, struct known_model *m)
 		struct slot *slot = slot_of(q);
 		const int status = status_of(slot);
 		const bool ran = q->started_ns != 0;
-		const uint64_t now_ns = ran ? 0 : clock_now_ns(&d->o.clock);
+		const uint64_t end_ns = ran ? q->ended_ns : clock_now_ns(&d->o.clock);
+		struct model_session *s = session_find(d, slot->channel, slot->session);
 
 		d->failed |= status == -GPUQ_EDEVICE;
 		if (status == -GPUQ_ETOKEN)
@@ -338,8 +342,9 @@ static bool finish_requests(struct dispatch *d, struct known_model *m)
 			shm_count(&slot->channel->stats->expired, 1);
 		m->in_flight--;
 		m->changed = true;
-		slot_step_ended(
-			d, slot, status, ran ? q->started_ns : now_ns, ran ? q->ended_ns : now_ns);
+		if (s != NULL && s->model == m)
+			count_session_answered(d, s, slot, status, end_ns);
+		slot_step_ended(d, slot, status, ran ? q->started_ns : end_ns, end_ns);
 		any = true;
 	}
 	return any;

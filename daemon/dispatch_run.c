@@ -105,25 +105,6 @@ static void slot_dequeue(struct dispatch *d, struct slot *slot)
 	d->n_deadlines -= slot->deadline_ns != 0;
 }
 
-void count_operator(struct dispatch *d, struct channel *ch, const struct op *op, int status,
-	uint64_t queued_ns, uint64_t executed_ns)
-{
-	for (uint32_t i = 0; i < op_count; i++) {
-		struct stats_op *s = &d->o.stats.ops[i];
-		if (op_table[i] != op)
-			continue;
-		shm_count(&s->calls, 1);
-		if (status < 0)
-			shm_count(&s->failed, 1);
-		else
-			hist_add(s->execute_hist, HIST_STATS_BITS, executed_ns);
-		break;
-	}
-	hist_add(ch->stats->queue_hist, HIST_STATS_BITS, queued_ns);
-	if (status >= 0)
-		hist_add(ch->stats->execute_hist, HIST_STATS_BITS, executed_ns);
-}
-
 /* Completes an accepted entry and frees its slot. */
 static void slot_complete(
 	struct dispatch *d, struct slot *slot, int status, uint64_t start_ns, uint64_t end_ns)
@@ -146,6 +127,10 @@ static void slot_complete(
 		if (!ch->active)
 			dispatch_activate(d, ch, clock_now_ns(&d->o.clock));
 	}
+	if (status < 0)
+		count_error(d, status, slot_subject(slot), end_ns);
+	if (slot->pipeline != NULL)
+		count_pipeline(d, slot->pipeline, status, cqe.executed_ns);
 	if (!slot->capture && slot->kind != SLOT_SESSION)
 		count_operator(d, ch, slot->call.op, status, cqe.queued_ns, cqe.executed_ns);
 	slot_release(d, slot);
@@ -400,6 +385,7 @@ static bool launch(struct dispatch *d, struct channel *ch)
 		return true;
 	}
 	slot->started_ns = now_ns;
+	count_launch(d, now_ns);
 	keep(d, slot);
 	FAILPOINT_OF("dispatch.launched", slot->kind);
 	/* Channels of one priority take turns. */

@@ -111,6 +111,7 @@ void session_refuse(
 	va_end(args);
 	log_limited(LOG_LEVEL_DEBUG, "client %u (%s, pid %ld) refused: %s", s->index, s->name,
 		(long)s->pid, m.text);
+	control_count_error(c, status, "message", m.text);
 	session_send(c, s, &m, MSG_ERROR, sizeof(m), serial, NULL, 0);
 }
 
@@ -140,6 +141,7 @@ static void connection_refuse(struct control *c, int fd, int status, const char 
 		;
 	close(fd);
 	shm_count(&c->stats.header->refused, 1);
+	control_count_error(c, status, "connection", text);
 	log_limited(LOG_LEVEL_WARN, "connection refused: %s", text);
 }
 

@@ -213,6 +213,9 @@ void engine_session_close(struct engine_session *session);
 /* Of the text, those of a request under way included. */
 uint32_t engine_session_tokens(const struct engine_session *session);
 
+/* Of the cache; 0 while it is preempted. */
+uint32_t engine_session_blocks(const struct engine_session *session);
+
 /*
  * 0: it will end, and engine_take_done() gives it back. Otherwise nothing happened: -GPUQ_EPARAM
  * for numbers that do not fit each other, -GPUQ_ETOKEN without tokens, -GPUQ_ECONTEXT for more

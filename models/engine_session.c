@@ -70,6 +70,13 @@ uint32_t engine_session_tokens(const struct engine_session *s)
 	return kv_tokens(s->kv, &tokens);
 }
 
+uint32_t engine_session_blocks(const struct engine_session *s)
+{
+	const uint32_t *table;
+
+	return kv_table(s->kv, &table);
+}
+
 void engine_session_unawait(struct engine_session *s)
 {
 	struct engine_turn *turn = &s->engine->turns[s->decode_kind];

@@ -80,7 +80,13 @@ bool stats_header_valid(const struct stats_header *h, uint64_t bytes)
 		table_fits(h, bytes, h->captures_offset, h->max_captures, h->capture_bytes,
 			sizeof(struct stats_capture)) &&
 		table_fits(h, bytes, h->models_offset, h->max_models, h->model_bytes,
-			sizeof(struct stats_model));
+			sizeof(struct stats_model)) &&
+		table_fits(h, bytes, h->sessions_offset, h->max_sessions, h->session_bytes,
+			sizeof(struct stats_session)) &&
+		table_fits(h, bytes, h->pipelines_offset, h->max_pipelines, h->pipeline_bytes,
+			sizeof(struct stats_pipeline)) &&
+		table_fits(h, bytes, h->errors_offset, h->max_errors, h->error_bytes,
+			sizeof(struct stats_error));
 }
 
 /* Points the view at its tables; the header has been checked or was made here. */
@@ -97,6 +103,9 @@ static void stats_view(struct stats *s, void *base, uint64_t bytes)
 	s->graphs = (void *)(p + h->graphs_offset);
 	s->captures = (void *)(p + h->captures_offset);
 	s->models = (void *)(p + h->models_offset);
+	s->sessions = (void *)(p + h->sessions_offset);
+	s->pipelines = (void *)(p + h->pipelines_offset);
+	s->errors = (void *)(p + h->errors_offset);
 	s->bytes = bytes;
 }
 
@@ -117,6 +126,9 @@ static struct stats_header stats_plan(const struct stats_sizes *sizes)
 		.graph_bytes = sizeof(struct stats_graph),
 		.capture_bytes = sizeof(struct stats_capture),
 		.model_bytes = sizeof(struct stats_model),
+		.session_bytes = sizeof(struct stats_session),
+		.pipeline_bytes = sizeof(struct stats_pipeline),
+		.error_bytes = sizeof(struct stats_error),
 		.max_devices = WIRE_MAX_DEVICES,
 		.max_clients = sizes->clients,
 		.max_channels = sizes->channels,
@@ -124,6 +136,9 @@ static struct stats_header stats_plan(const struct stats_sizes *sizes)
 		.max_graphs = sizes->graphs,
 		.max_captures = sizes->captures,
 		.max_models = sizes->models,
+		.max_sessions = sizes->sessions,
+		.max_pipelines = sizes->pipelines,
+		.max_errors = STATS_ERRORS,
 		.devices_offset = align_page(sizeof(struct stats_header)),
 	};
 
@@ -134,8 +149,13 @@ static struct stats_header stats_plan(const struct stats_sizes *sizes)
 	h.captures_offset = align_page(h.graphs_offset + h.max_graphs * (uint64_t)h.graph_bytes);
 	h.models_offset =
 		align_page(h.captures_offset + h.max_captures * (uint64_t)h.capture_bytes);
+	h.sessions_offset = align_page(h.models_offset + h.max_models * (uint64_t)h.model_bytes);
+	h.pipelines_offset =
+		align_page(h.sessions_offset + h.max_sessions * (uint64_t)h.session_bytes);
+	h.errors_offset =
+		align_page(h.pipelines_offset + h.max_pipelines * (uint64_t)h.pipeline_bytes);
 	/* Last: stats_damaged() looks at its end. */
-	h.ops_offset = align_page(h.models_offset + h.max_models * (uint64_t)h.model_bytes);
+	h.ops_offset = align_page(h.errors_offset + h.max_errors * (uint64_t)h.error_bytes);
 	h.total_bytes = align_page(h.ops_offset + h.max_ops * (uint64_t)h.op_bytes);
 	return h;
 }
@@ -305,6 +325,29 @@ static void on_sigbus(int signal, siginfo_t *info, void *context)
 	/* Not ours: die of it as if there were no handler. */
 	struct sigaction dfl = {.sa_handler = SIG_DFL};
 	sigaction(signal, &dfl, NULL);
+}
+
+void stats_count_error(const struct stats *stats, enum stats_error_writer writer, int status,
+	const char *what, const char *text, uint64_t now_ns)
+{
+	const uint32_t n = STATS_ERRORS / 2;
+	struct stats_error *e = stats->errors + (writer == STATS_ERRORS_OF_DEVICE ? n : 0);
+	uint32_t i = 0;
+
+	while (i + 1 < n && shm_load_relaxed_u32(&e[i].state) != 0 &&
+		(e[i].status != status || strncmp(e[i].what, what, GPUQ_NAME_MAX - 1) != 0))
+		i++;
+	e += i;
+	if (shm_load_relaxed_u32(&e->state) == 0) {
+		e->status = status;
+		snprintf(e->what, sizeof(e->what), "%s", i + 1 < n ? what : "all others");
+		shm_store_relaxed(&e->first_ns, now_ns);
+	}
+	if (text != NULL)
+		snprintf(e->text, sizeof(e->text), "%.*s", (int)sizeof(e->text) - 1, text);
+	shm_store_relaxed(&e->last_ns, now_ns);
+	shm_count(&e->count, 1);
+	shm_store_release_u32(&e->state, 1);
 }
 
 int stats_survive_truncation(const struct stats *stats)

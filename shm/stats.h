@@ -14,6 +14,9 @@
  *	graphs_offset     struct stats_graph [max_graphs]
  *	captures_offset   struct stats_capture [max_captures]
  *	models_offset     struct stats_model [max_models]
+ *	sessions_offset   struct stats_session [max_sessions]
+ *	pipelines_offset  struct stats_pipeline [max_pipelines]
+ *	errors_offset     struct stats_error [max_errors]
  *
  * A reader checks magic, version and the record sizes, and otherwise trusts nothing but its own
  * bounds. Counters are 64-bit words with one writer each; they only grow while a record's
@@ -29,7 +32,7 @@
 #include <stdbool.h>
 
 #define STATS_MAGIC 0x73757067u
-#define STATS_VERSION 4
+#define STATS_VERSION 5
 #define STATS_PATH_MAX 256
 
 struct stats_header {
@@ -59,7 +62,13 @@ struct stats_header {
 	uint64_t segment_bytes;		/* shared with clients now */
 	uint64_t buffers, buffer_bytes; /* device buffers now */
 	uint64_t pipelines;		/* registered now */
+	/* Tables of version 5. */
+	uint32_t session_bytes, pipeline_bytes, error_bytes;
+	uint32_t max_sessions, max_pipelines, max_errors;
+	uint64_t sessions_offset, pipelines_offset, errors_offset;
 };
+
+#define STATS_HIST_BUCKETS HIST_BUCKETS(HIST_STATS_BITS)
 
 enum stats_device_state {
 	STATS_DEVICE_STARTING = 1,
@@ -94,6 +103,17 @@ struct stats_device {
 	uint64_t graph_bytes, graph_budget;
 	uint64_t captures_stopped; /* 1: by an administrator */
 	uint64_t capture_count;	   /* of all time; the last max_captures are in the ring */
+	char uuid[64];		   /* of the GPU, as the vendor's tools print it; "" on the CPU */
+	char driver[32];
+	uint64_t memory_bytes; /* in all */
+	/*
+	 * ns of all requests, whichever channel they came by. Null operations have waited and are
+	 * answered, but neither launched nor executed.
+	 */
+	uint64_t queue_hist[STATS_HIST_BUCKETS];  /* from submission to execution */
+	uint64_t launch_hist[STATS_HIST_BUCKETS]; /* of dispatch, to give one to the device */
+	uint64_t execute_hist[STATS_HIST_BUCKETS];
+	uint64_t total_hist[STATS_HIST_BUCKETS]; /* from submission to completion */
 };
 
 enum stats_client_state {
@@ -119,8 +139,6 @@ enum stats_channel_state {
 	STATS_CHANNEL_CLOSING = 3,
 	STATS_CHANNEL_CLOSED = 4, /* the last one in this record */
 };
-
-#define STATS_HIST_BUCKETS HIST_BUCKETS(HIST_STATS_BITS)
 
 struct stats_channel {
 	uint32_t state;	 /* enum stats_channel_state */
@@ -225,6 +243,49 @@ struct stats_model {
 	uint64_t batches[STATS_MODEL_BATCHES];	  /* decode steps of i + 1 sequences */
 	uint64_t decode_hist[STATS_HIST_BUCKETS]; /* ns that these took */
 	uint64_t chunk_hist[STATS_HIST_BUCKETS];  /* likewise, the other steps: chunks of prompts */
+	uint64_t first_token_hist[STATS_HIST_BUCKETS]; /* ns from a prompt to its first answer */
+	uint64_t gap_hist[STATS_HIST_BUCKETS];	       /* ns from one token to the next */
+};
+
+/* A session of a model. `state` is 1 while it is open. */
+struct stats_session {
+	uint32_t state;
+	uint32_t handle;
+	uint32_t model; /* its handle */
+	uint32_t channel;
+	uint32_t client, client_generation;
+	uint64_t opened_ns, last_ns;	 /* last_ns: of its last answer; 0: none yet */
+	uint64_t tokens;		 /* of its text */
+	uint64_t kv_blocks;		 /* that it has now; 0 while it is preempted */
+	uint64_t prompt_tokens;		 /* that came more than one at a time */
+	uint64_t answers;		 /* tokens that were answered, or drawn on the device */
+	uint64_t first_token_ns, gap_ns; /* the last of each; 0: none yet */
+	uint64_t longest_ns, failed;	 /* the longest gap; requests that ended in an error */
+};
+
+/* A registered pipeline. `state` is 1 while it is there. */
+struct stats_pipeline {
+	uint32_t state;
+	uint32_t handle;
+	uint32_t client, client_generation;
+	char name[GPUQ_NAME_MAX];
+	uint32_t steps, reserved;
+	uint64_t calls, failed;
+	uint64_t execute_hist[STATS_HIST_BUCKETS];
+};
+
+/*
+ * One kind of error: its status and what it happened to. The first half of the records is the
+ * control process's, the second the device process's; the last one of each also counts all that
+ * found no record of their own.
+ */
+#define STATS_ERRORS 96
+struct stats_error {
+	uint32_t state;		  /* 1: in use */
+	int32_t status;		  /* negative */
+	char what[GPUQ_NAME_MAX]; /* an operator, a pipeline, a kind of request */
+	char text[96];		  /* of the last one; "": what the status means */
+	uint64_t count, first_ns, last_ns;
 };
 
 /* gpuqd's or a reader's view of a mapped object. */
@@ -237,13 +298,19 @@ struct stats {
 	struct stats_graph *graphs;
 	struct stats_capture *captures;
 	struct stats_model *models;
+	struct stats_session *sessions;
+	struct stats_pipeline *pipelines;
+	struct stats_error *errors;
 	uint64_t bytes;
 };
 
 /* How many records of each kind an object has. */
 struct stats_sizes {
-	uint32_t clients, channels, ops, graphs, captures, models;
+	uint32_t clients, channels, ops, graphs, captures, models, sessions, pipelines;
 };
+
+/* Which half of the errors is meant. */
+enum stats_error_writer { STATS_ERRORS_OF_CONTROL, STATS_ERRORS_OF_DEVICE };
 
 /*
  * The one path that stands for a socket, however it was named: its folder absolute and without
@@ -289,6 +356,10 @@ bool stats_header_valid(const struct stats_header *header, uint64_t bytes);
 int stats_open(const char *path, bool file, struct stats *ret_stats);
 
 void stats_close(struct stats *stats);
+
+/* Counts an error. One thread of each writer. `text` may be NULL. */
+void stats_count_error(const struct stats *stats, enum stats_error_writer writer, int status,
+	const char *what, const char *text, uint64_t now_ns);
 
 /*
  * From now on a SIGBUS inside this mapping (somebody truncated the object) is survived: private

@@ -103,7 +103,9 @@ void rig_start_workers(struct rig *rig, uint32_t workers)
 					 .ops = op_count,
 					 .graphs = 64,
 					 .captures = 64,
-					 .models = RIG_MODELS},
+					 .models = RIG_MODELS,
+					 .sessions = RIG_SESSIONS,
+					 .pipelines = RIG_PIPELINES},
 				 &rig->stats, &fd),
 		0);
 	close(fd);

@@ -95,6 +95,16 @@ int engine_session_truncate(struct engine_session *s, uint32_t tokens)
 	return 0;
 }
 
+uint32_t engine_session_tokens(const struct engine_session *s)
+{
+	return s->n_tokens;
+}
+
+uint32_t engine_session_blocks(const struct engine_session *s)
+{
+	return (s->n_tokens + 15) / 16;
+}
+
 static void end(struct engine *e, struct engine_request *r, int status)
 {
 	r->status = status;
@@ -397,6 +407,51 @@ static void expect(const struct wire_cqe *cqe, int status, uint32_t blame)
 	if (cqe->status != status || cqe->flags >> WIRE_CQE_ARG_SHIFT != blame)
 		fail_msg("status %d, blame %u, expected %d, %u", cqe->status,
 			cqe->flags >> WIRE_CQE_ARG_SHIFT, status, blame);
+}
+
+/* --- What the statistics say --------------------------------------------------------------- */
+
+static void test_sessions_are_counted(void **state)
+{
+	const struct wire_step one = {.n_tokens = 1,
+		.rows = 1,
+		.tokens_offset = TOKENS,
+		.out_offset = OUT,
+		.ids_offset = IDS,
+		.logits_offset = WIRE_NOWHERE,
+		.temperature = 1};
+	struct rig_client c;
+	struct world w;
+
+	world_start(&w, &c);
+	const struct stats_model *m = w.model.stats;
+	const uint32_t session = open_session(&c), other = open_session(&c);
+	const struct stats_session *s = &w.rig.stats.sessions[session & 0xffff];
+
+	assert_int_equal(s->state, 1);
+	assert_int_equal(s->model, HANDLE);
+	assert_int_equal(s->answers, 0);
+	memset(c.arena + TOKENS, 0, 12);
+	struct wire_cqe cqe = run_step(&c, session, &good_step); /* a prompt of 3 tokens */
+	expect(&cqe, 0, 0);
+	cqe = run_step(&c, session, &one);
+	expect(&cqe, 0, 0);
+	cqe = run_generate(&c, session, &good_generate); /* makes 4 */
+	expect(&cqe, 4, 0);
+	memset(c.arena + TOKENS, 0xff, 4);
+	cqe = run_step(&c, session, &one);
+	expect(&cqe, -GPUQ_ETOKEN, 1);
+	assert_int_equal(s->prompt_tokens, 3);
+	assert_int_equal(s->answers, 1 + 1 + 4);
+	assert_int_equal(s->failed, 1);
+	assert_int_equal(s->tokens, 4);
+	assert_int_equal(s->kv_blocks, 1);
+	assert_int_equal(hist_total(m->first_token_hist, HIST_STATS_BITS), 1);
+	assert_int_equal(hist_total(m->gap_hist, HIST_STATS_BITS), 5);
+	assert_int_equal(close_session(&c, session), 0);
+	assert_int_equal(s->state, 0);
+	assert_int_equal(w.rig.stats.sessions[other & 0xffff].state, 1);
+	world_stop(&w, &c);
 }
 
 /* --- What comes back ----------------------------------------------------------------------- */
@@ -918,6 +973,7 @@ static void test_device_failed(void **state)
 int main(void)
 {
 	static const struct harness_test tests[] = {
+		HARNESS_TEST(test_sessions_are_counted),
 		HARNESS_TEST(test_results),
 		HARNESS_TEST(test_sessions),
 		HARNESS_TEST(test_limits),

@@ -208,6 +208,16 @@ void engine_session_close(struct engine_session *session)
 {
 }
 
+uint32_t engine_session_tokens(const struct engine_session *session)
+{
+	return 0;
+}
+
+uint32_t engine_session_blocks(const struct engine_session *session)
+{
+	return 0;
+}
+
 int engine_submit(struct engine *engine, struct engine_request *request)
 {
 	return -EOPNOTSUPP;

@@ -35,9 +35,26 @@ static void test_null_operations(void **state)
 		rig_close(&c);
 		/* Counted after they were shown. */
 		assert_int_equal(shm_load_relaxed(&rig.stats.channels[3].completed), 500 * (s + 1));
+		const struct stats_device *device = &rig.stats.devices[0];
+		assert_int_equal(hist_total(device->queue_hist, HIST_STATS_BITS), 500 * (s + 1));
+		assert_int_equal(hist_total(device->total_hist, HIST_STATS_BITS), 500 * (s + 1));
+		assert_int_equal(hist_total(device->execute_hist, HIST_STATS_BITS), 0);
 	}
 	assert_int_equal(shm_load_relaxed(&rig.stats.devices[0].rescues), 0);
 	rig_stop(&rig);
+}
+
+/* How often the device process has counted this error. */
+static uint64_t errors_counted(const struct rig *rig, int status, const char *what)
+{
+	for (uint32_t i = STATS_ERRORS / 2; i < STATS_ERRORS; i++) {
+		const struct stats_error *e = &rig->stats.errors[i];
+		if (e->state == 0 || e->status != status || strcmp(e->what, what) != 0)
+			continue;
+		assert_true(e->first_ns > 0 && e->first_ns <= e->last_ns);
+		return e->count;
+	}
+	return 0;
 }
 
 /* Every shared field of an entry that is wrong has its own error, and the next entry works. */
@@ -73,6 +90,10 @@ static void test_bad_entries(void **state)
 		-GPUQ_EBOUNDS);
 	EXPECT(WIRE_OP_NULL, (void)0, 0);
 	rig_close(&c);
+	assert_int_equal(errors_counted(&rig, -GPUQ_EOPCODE, "unknown entry"), 1);
+	assert_int_equal(errors_counted(&rig, -EINVAL, "null operation"), 5);
+	assert_int_equal(errors_counted(&rig, -ENOENT, "cancellation"), 1);
+	assert_int_equal(errors_counted(&rig, -GPUQ_EARGS, "call"), 2);
 	rig_stop(&rig);
 }
 

@@ -41,6 +41,8 @@ static const struct stats_sizes sizes = {
 	.graphs = 8,
 	.captures = 16,
 	.models = 4,
+	.sessions = 8,
+	.pipelines = 4,
 };
 
 static struct stats create(int *ret_fd)
@@ -380,6 +382,41 @@ static void test_private_object(void **state)
 	close(fd);
 }
 
+static uint64_t counted(const struct stats *s, uint32_t first, int status)
+{
+	uint64_t n = 0;
+
+	for (uint32_t i = first; i < first + STATS_ERRORS / 2; i++)
+		n += s->errors[i].state != 0 && s->errors[i].status == status ? s->errors[i].count
+									      : 0;
+	return n;
+}
+
+/* Each kind by itself, those of two processes apart; what comes when all records are taken, too. */
+static void test_errors_are_counted(void **state)
+{
+	const uint32_t half = STATS_ERRORS / 2;
+	int fd;
+	struct stats s = create(&fd);
+
+	for (int i = 0; i < 3; i++)
+		stats_count_error(&s, STATS_ERRORS_OF_CONTROL, -EPERM, "connection", "go away", 7);
+	stats_count_error(&s, STATS_ERRORS_OF_CONTROL, -EPERM, "message", NULL, 8);
+	stats_count_error(&s, STATS_ERRORS_OF_DEVICE, -EPERM, "message", NULL, 9);
+	assert_int_equal(s.errors[0].count, 3);
+	assert_string_equal(s.errors[0].text, "go away");
+	assert_string_equal(s.errors[1].what, "message");
+	assert_int_equal(counted(&s, 0, -EPERM), 4);
+	assert_int_equal(counted(&s, half, -EPERM), 1);
+	for (int i = 0; i < 1000; i++)
+		stats_count_error(&s, STATS_ERRORS_OF_DEVICE, -1000 - i, "step", NULL, 10);
+	assert_int_equal(s.errors[STATS_ERRORS - 1].count, 1000 - (half - 2));
+	assert_string_equal(s.errors[STATS_ERRORS - 1].what, "all others");
+	assert_int_equal(s.errors[2].state, 0);
+	stats_close(&s);
+	close(fd);
+}
+
 /* A SIGBUS from anywhere else still ends the process. */
 static void test_other_faults_are_fatal(void **state)
 {
@@ -418,6 +455,7 @@ int main(void)
 		HARNESS_TEST(test_truncation_is_survived),
 		HARNESS_TEST(test_damage_shows),
 		HARNESS_TEST(test_private_object),
+		HARNESS_TEST(test_errors_are_counted),
 		HARNESS_TEST(test_other_faults_are_fatal),
 	};
 
