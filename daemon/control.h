@@ -296,6 +296,8 @@ struct control {
 	struct channel_list free_channels;
 	uint64_t total_bytes;	/* of all sessions and orphaned buffers */
 	uint64_t segment_bytes; /* of these, in segments */
+	uint64_t buffer_bytes;	/* and in buffers */
+	uint32_t n_buffers;
 	uint64_t max_total_bytes, max_user_bytes;
 	uint32_t n_channels;
 	uint64_t start_index;

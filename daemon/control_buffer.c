@@ -8,6 +8,7 @@
  * and asked anew what the last one has not answered.
  */
 #include "daemon/control.h"
+#include "shm/atomics.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -214,6 +215,14 @@ static void buffer_orphan(struct control *c, struct buffer *b)
 	TAILQ_INSERT_TAIL(&c->orphans, b, in_list);
 }
 
+static void count(struct control *c, const struct buffer *b, bool add)
+{
+	c->n_buffers += add ? 1 : -1u;
+	c->buffer_bytes += add ? b->whole_bytes : -b->whole_bytes;
+	shm_store_relaxed(&c->stats.header->buffers, c->n_buffers);
+	shm_store_relaxed(&c->stats.header->buffer_bytes, c->buffer_bytes);
+}
+
 /* Its memory is back: so is its record. The holder that waited for that is answered. */
 static void buffer_removed(struct control *c, struct buffer *b)
 {
@@ -222,6 +231,7 @@ static void buffer_removed(struct control *c, struct buffer *b)
 	buffer_orphan(c, b);
 	TAILQ_REMOVE(&c->orphans, b, in_list);
 	c->total_bytes -= b->whole_bytes;
+	count(c, b, false);
 	device_forget(c, &b->owed);
 	if (b->fd >= 0)
 		close(b->fd);
@@ -384,6 +394,7 @@ static struct buffer *buffer_take(
 	b->uid = s->uid;
 	b->owner = s;
 	memory_take(c, s, b->whole_bytes);
+	count(c, b, true);
 	return b;
 }
 

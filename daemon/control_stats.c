@@ -130,6 +130,8 @@ static void totals_carry(struct control *c, struct stats_header *to)
 	to->clients = live;
 	to->channels = c->n_channels;
 	to->segment_bytes = c->segment_bytes;
+	to->buffers = c->n_buffers;
+	to->buffer_bytes = c->buffer_bytes;
 	to->pipelines = c->n_registrations;
 }
 
