@@ -59,6 +59,13 @@ enum config_type {
 	CONFIG_MODE,  /* octal */
 };
 
+/* When a value that was changed while gpuqd runs is used. */
+enum config_when {
+	CONFIG_NEXT_START = 0,
+	CONFIG_NEXT_DEVICE, /* by the next device process */
+	CONFIG_NOW,
+};
+
 struct config_key {
 	const char *name; /* in the file; upper case in the environment; '-' for '_' in a flag */
 	enum config_type type;
@@ -67,10 +74,21 @@ struct config_key {
 	const char *preset;
 	uint64_t min, max;
 	const char *doc;
+	enum config_when when;
 };
+
+#define CONFIG_MAX_KEYS 64u
 
 extern const struct config_key config_keys[];
 extern const uint32_t config_n_keys;
+
+/* What the command line said. */
+struct config_source {
+	const char *file;		     /* NULL: the one that config_find_file() finds */
+	const char *values[CONFIG_MAX_KEYS]; /* in the order of config_keys; NULL: not given */
+	const char *models[CONFIG_MAX_MODELS];
+	uint32_t n_models;
+};
 
 /* Why something was refused: one sentence, for people. */
 struct config_error {
@@ -109,6 +127,27 @@ void config_print(const struct config *config, FILE *out);
 
 /* Writes the part of the help that describes the keys. */
 void config_help(FILE *out);
+
+/* --- config_load.c --- */
+
+/*
+ * Presets, file, environment, command line: the last one wins. Negative errno with a reason;
+ * -EUCLEAN when it is the command line that is wrong.
+ */
+int config_load(
+	struct config *config, const struct config_source *source, struct config_error *ret_error);
+
+/* Names of keys, for people: "a, b". */
+struct config_names {
+	char text[768];
+};
+
+/*
+ * Sets what may change while gpuqd runs to what is wanted, models included, and names the keys
+ * whose values differ: [when] each is used.
+ */
+void config_take(struct config *config, const struct config *wanted,
+	struct config_names ret_changed[CONFIG_NOW + 1]);
 
 /* --- config_model.c --- */
 

@@ -38,7 +38,7 @@ void control_cancel(struct control *c, enum op_kind kind, uint32_t index)
 	control_tag(sqe, OP_IGNORE, 0);
 }
 
-static void timeout_arm(struct control *c, enum op_kind kind, struct __kernel_timespec *after)
+void control_timeout(struct control *c, enum op_kind kind, struct __kernel_timespec *after)
 {
 	struct io_uring_sqe *sqe = control_sqe(c);
 
@@ -133,13 +133,15 @@ static int listen_begin(struct control *c)
 {
 	char path[LISTEN_PATH_MAX], error[LISTEN_ERROR_MAX];
 	const struct config *config = c->config;
+	const struct service *s = &c->service;
 	int r = 0;
 
 	snprintf(path, sizeof(path), "%s", config->socket);
-	if (path[0] == '\0')
+	if (path[0] == '\0' && s->n_fds == 0)
 		r = listener_default_path(path, sizeof(path), error);
 	if (r == 0)
-		r = listener_open(&c->listener, path, (mode_t)config->socket_mode, error);
+		r = listener_open(&c->listener, path[0] != '\0' ? path : NULL,
+			(mode_t)config->socket_mode, s->fds, s->n_fds, error);
 	if (r < 0)
 		log_error("%s", error);
 	return r;
@@ -191,8 +193,9 @@ static int control_begin(struct control *c)
 	graph_hot_list_prepare(c);
 	c->tick.tv_sec = 1;
 	signal_arm(c);
-	timeout_arm(c, OP_TICK, &c->tick);
-	timeout_arm(c, OP_WATCH, &c->watch);
+	control_timeout(c, OP_TICK, &c->tick);
+	control_timeout(c, OP_WATCH, &c->watch);
+	service_watchdog(c);
 	return device_start(c);
 }
 
@@ -207,6 +210,8 @@ void control_serve(struct control *c)
 	log_info("version " GPUQ_VERSION " serves %s; statistics are in /dev/shm%s, read them with "
 		 "'gpuq-top --socket %s'",
 		c->listener.path, name, c->listener.path);
+	service_show(c);
+	service_tell(&c->service, "READY=1");
 }
 
 /* --- Ending -------------------------------------------------------------------------------- */
@@ -237,6 +242,7 @@ void control_drain(struct control *c, const char *why)
 	log_info("%s: finishing what is in flight, for at most %llu ms", why,
 		(unsigned long long)timeout_ms);
 	control_set_state(c, WIRE_DRAINING);
+	service_draining(c);
 	if (!c->device.was_ready || timeout_ms == 0) {
 		control_finish(c, 0);
 		return;
@@ -244,7 +250,7 @@ void control_drain(struct control *c, const char *why)
 	device_drain(c);
 	c->drain_at.tv_sec = (long long)(timeout_ms / 1000);
 	c->drain_at.tv_nsec = (long long)(timeout_ms % 1000 * 1000000);
-	timeout_arm(c, OP_DRAIN, &c->drain_at);
+	control_timeout(c, OP_DRAIN, &c->drain_at);
 }
 
 void control_drained(struct control *c)
@@ -302,7 +308,7 @@ static void on_signal(struct control *c, int result)
 	if (number == SIGCHLD) {
 		device_reap(c);
 	} else if (number == SIGHUP) {
-		log_info("SIGHUP: the configuration is only read at the start, ignoring");
+		control_reload(c);
 	} else if (number != 0 && c->draining) {
 		log_info("%s again: ending at once", why);
 		control_finish(c, 0);
@@ -316,10 +322,10 @@ static void on_timer(struct control *c, enum op_kind kind)
 {
 	if (kind == OP_TICK) {
 		control_tick(c);
-		timeout_arm(c, OP_TICK, &c->tick);
+		control_timeout(c, OP_TICK, &c->tick);
 	} else if (kind == OP_WATCH) {
 		watch_device(c);
-		timeout_arm(c, OP_WATCH, &c->watch);
+		control_timeout(c, OP_WATCH, &c->watch);
 	} else {
 		log_warn("work was still in flight after drain_timeout_ms, ending without it");
 		control_finish(c, 0);
@@ -347,6 +353,9 @@ static void on_completion(struct control *c, const struct io_uring_cqe *cqe)
 	case OP_WATCH:
 	case OP_DRAIN:
 		on_timer(c, kind);
+		break;
+	case OP_WATCHDOG:
+		service_watchdog(c);
 		break;
 	case OP_HANDSHAKE:
 		session_deadline(c);
@@ -394,7 +403,7 @@ static void control_loop(struct control *c)
 	}
 }
 
-int control_main(const struct config *config)
+int control_main(struct config *config, const struct config_source *source)
 {
 	struct control *c = calloc(1, sizeof(*c));
 
@@ -402,16 +411,22 @@ int control_main(const struct config *config)
 		log_error("no memory");
 		return 1;
 	}
-	c->config = config;
+	c->config = c->taken = config;
+	c->source = source;
 	c->ring.ring_fd = -1;
 	c->listener = (struct listener){.fd = -1, .admin_fd = -1, .lock_fd = -1};
 	c->device.link_fd = -1;
 	c->device.in_fd = -1;
 	TAILQ_INIT(&c->device.outbox);
 	c->exit_code = 1;
-	if (control_begin(c) >= 0)
+	int r = service_init(&c->service);
+	if (r < 0)
+		log_error("the service manager passed more sockets than two: one for clients and "
+			  "one for administrators are wanted");
+	if (r == 0 && control_begin(c) >= 0)
 		control_loop(c);
 	control_end(c);
+	service_end(&c->service);
 	int exit_code = c->exit_code;
 	free(c);
 	return exit_code;

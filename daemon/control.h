@@ -32,6 +32,7 @@
 #include "daemon/config.h"
 #include "daemon/devlink.h"
 #include "daemon/listen.h"
+#include "daemon/service.h"
 #include "shm/clock.h"
 #include "shm/proto.h"
 #include "shm/stats.h"
@@ -53,6 +54,7 @@ enum op_kind {
 	OP_WATCH,
 	OP_HANDSHAKE,	 /* the oldest handshake's deadline */
 	OP_DRAIN,	 /* the drain's deadline */
+	OP_WATCHDOG,	 /* the service manager is to be told that we live */
 	OP_RECV,	 /* index: session */
 	OP_PIDFD,	 /* index: session */
 	OP_ALLOCATE,	 /* index: channel */
@@ -262,6 +264,8 @@ struct device {
 	bool captures_stopped;	      /* as an administrator wants it */
 	struct owed captures;	      /* DEVLINK_CAPTURE */
 	bool tell_captures;
+	struct owed log; /* DEVLINK_LOG */
+	bool tell_log;
 	struct devlink_msg present[DEVICE_MAX_PRESENT]; /* as the first device process told */
 	uint32_t n_present;
 	bool start_later; /* could not be started: at the next tick */
@@ -278,8 +282,12 @@ struct device {
 };
 
 struct control {
-	const struct config *config;
+	const struct config *config; /* as it is now: some of it changes when it is read again */
+	struct config *taken;	     /* the same, for control_reload() */
+	const struct config_source *source;
 	struct io_uring ring;
+	struct service service;
+	char status[256]; /* that the service manager was told last */
 	struct listener listener;
 	int reserve_fd; /* given up to refuse a connection when there is no other descriptor */
 	int signal_fd;
@@ -324,11 +332,14 @@ struct control {
 	bool draining; /* ends when nothing is in flight or time is up */
 	bool finished;
 	int exit_code;
-	struct __kernel_timespec tick, watch, handshake_at, drain_at;
+	struct __kernel_timespec tick, watch, handshake_at, drain_at, watchdog_at;
 };
 
-/* Runs the control process until it ends; returns its exit code. Logs its errors. */
-int control_main(const struct config *config);
+/*
+ * Runs the control process until it ends; returns its exit code. Logs its errors. `config` is what
+ * the source said, and is kept up to date when that is read again.
+ */
+int control_main(struct config *config, const struct config_source *source);
 
 /* --- control.c --- */
 
@@ -339,6 +350,9 @@ static inline void control_tag(struct io_uring_sqe *sqe, enum op_kind kind, uint
 {
 	io_uring_sqe_set_data64(sqe, (uint64_t)kind << 32 | index);
 }
+
+/* Completes once, after that time; `after` stays until the next submission. */
+void control_timeout(struct control *c, enum op_kind kind, struct __kernel_timespec *after);
 
 /* Asks for an operation to end early; it completes with -ECANCELED, unless it was quicker. */
 void control_cancel(struct control *c, enum op_kind kind, uint32_t index);
@@ -357,6 +371,20 @@ void control_finish(struct control *c, int exit_code);
 
 /* Tells all clients that it is over: they are closed. */
 void control_goodbye(struct control *c, int status, const char *text);
+
+/* --- control_service.c --- */
+
+/* Tells the service manager how things stand, if that has changed. */
+void service_show(struct control *c);
+
+/* Tells it that gpuqd is about to end, and how long that may take. */
+void service_draining(struct control *c);
+
+/* Tells it that gpuqd lives, and does so again in time. Completion of OP_WATCHDOG. */
+void service_watchdog(struct control *c);
+
+/* SIGHUP: reads the configuration again, and uses of it what can be changed. */
+void control_reload(struct control *c);
 
 /* --- control_stats.c --- */
 
@@ -415,6 +443,9 @@ int device_send(struct control *c, const struct devlink_msg *m, const int *fds, 
 
 /* Whether a request for something on this device can be served at all; says why when not. */
 int device_check_request(const struct control *c, uint32_t device, char text[MSG_TEXT_MAX]);
+
+/* The log's levels have changed. */
+void device_configure_log(struct control *c);
 
 /* Asks the device process to finish what it has. */
 void device_drain(struct control *c);
@@ -552,6 +583,9 @@ void graph_present(struct control *c, const struct devlink_msg *m);
 /* --- control_channel.c --- */
 
 int channel_table_create(struct control *c);
+
+/* Limits of memory that have presets of their own, from the configuration. */
+void memory_limits_set(struct control *c);
 
 /*
  * Whether a session may have so much more memory: -GPUQ_ELIMIT and a sentence when a limit of the

@@ -62,6 +62,17 @@ void channel_hand_over(struct control *c)
 	}
 }
 
+void memory_limits_set(struct control *c)
+{
+	c->max_total_bytes = c->config->max_total_bytes;
+	if (c->max_total_bytes == 0)
+		c->max_total_bytes =
+			(uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE) / 2;
+	c->max_user_bytes = c->config->max_user_bytes;
+	if (c->max_user_bytes == 0)
+		c->max_user_bytes = c->max_total_bytes / 2;
+}
+
 int channel_table_create(struct control *c)
 {
 	c->channels = calloc(c->config->max_channels, sizeof(*c->channels));
@@ -76,13 +87,7 @@ int channel_table_create(struct control *c)
 		ch->segment_fd = ch->eventfd = ch->pipe_read = ch->pipe_write = -1;
 		TAILQ_INSERT_TAIL(&c->free_channels, ch, in_list);
 	}
-	c->max_total_bytes = c->config->max_total_bytes;
-	if (c->max_total_bytes == 0)
-		c->max_total_bytes =
-			(uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE) / 2;
-	c->max_user_bytes = c->config->max_user_bytes;
-	if (c->max_user_bytes == 0)
-		c->max_user_bytes = c->max_total_bytes / 2;
+	memory_limits_set(c);
 	/* Lets tests begin close to where indices wrap. */
 	const char *start = getenv("GPUQ_TEST_START_INDEX");
 	if (start != NULL)

@@ -162,6 +162,7 @@ static void send_start(const struct control *c)
 
 	snprintf(start.kind, sizeof(start.kind), "%s", config->device);
 	snprintf(start.hot_list, sizeof(start.hot_list), "%s", c->hot_list);
+	snprintf(start.log, sizeof(start.log), "%s", config->log);
 	/* What replaces a process that failed is to be seen working. */
 	if (c->device.epoch == 1)
 		snprintf(start.faults, sizeof(start.faults), "%s", config->test_faults);
@@ -252,6 +253,25 @@ void device_tell(struct control *c, struct owed *owed)
 	device_pump(c);
 }
 
+static int log_send(struct control *c, struct owed *owed)
+{
+	struct devlink_msg m = {.type = DEVLINK_LOG};
+
+	if (!c->device.tell_log)
+		return 0;
+	snprintf(m.text, sizeof(m.text), "%s", c->config->log);
+	int r = device_send(c, &m, NULL, 0);
+	c->device.tell_log = r < 0;
+	return r < 0 ? r : 1;
+}
+
+void device_configure_log(struct control *c)
+{
+	c->device.log.send = log_send;
+	c->device.tell_log = true;
+	device_tell(c, &c->device.log);
+}
+
 void device_drain(struct control *c)
 {
 	c->device.drain = true;
@@ -277,6 +297,8 @@ static void device_ready(struct control *c)
 	registration_hand_over(c);
 	model_hand_over(c);
 	channel_hand_over(c);
+	if (d->tell_log)
+		device_configure_log(c);
 	if (c->draining)
 		device_drain(c);
 	device_pump(c);

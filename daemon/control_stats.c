@@ -277,5 +277,6 @@ void control_tick(struct control *c)
 	if (c->device.start_later)
 		device_replace(c);
 	device_pump(c);
+	service_show(c);
 	log_tick();
 }

@@ -860,6 +860,9 @@ static void on_message(
 		/* A shape that is gone meanwhile has nothing to drop. */
 		(void)graphs_evict(l->graphs, msg->id);
 		break;
+	case DEVLINK_LOG:
+		log_configure(msg->text);
+		break;
 	default:
 		close_all(fds, n);
 	}
@@ -952,6 +955,7 @@ int device_process_main(void)
 	signal(SIGTERM, SIG_IGN);
 	if (recv(DEVLINK_FD_LINK, &l.start, sizeof(l.start), 0) != sizeof(l.start))
 		return EXIT_FAILURE;
+	log_configure(l.start.log);
 	/* No thread runs yet. */
 	const bool by_child = strcmp(l.start.kind, "cpu") == 0;
 	if (l.start.list_devices && by_child)

@@ -42,6 +42,7 @@
  *   DEVLINK_EVICT                       ->     an executable, or all, are dropped
  *                                       <-     DEVLINK_PRESENT: one device that the machine has;
  *                                              all of them before DEVLINK_READY, when asked to
+ *   DEVLINK_LOG                         ->     text: other levels of the log
  *   (close)                             ->     ends at once
  *
  * The control process never waits for an answer, and a device process that dies (EOF) is
@@ -77,6 +78,7 @@ struct devlink_start {
 	char kind[GPUQ_NAME_MAX]; /* of device: "cpu", "cuda:0", "auto" */
 	char hot_list[256];	  /* path; "": none */
 	char faults[256];	  /* for tests; "": none */
+	char log[128];		  /* levels of the log */
 };
 
 enum devlink_type {
@@ -103,6 +105,7 @@ enum devlink_type {
 	DEVLINK_MODEL = 22,
 	DEVLINK_MODEL_REMOVE = 23,
 	DEVLINK_MODEL_REMOVED = 24,
+	DEVLINK_LOG = 25,
 };
 
 enum {

@@ -171,21 +171,85 @@ static int paths_fill(struct listener *l, const char *path)
 	return n >= 0 && (size_t)n < sizeof(l->admin_path) ? 0 : -ENAMETOOLONG;
 }
 
-int listener_open(struct listener *l, const char *path, mode_t mode, char error[LISTEN_ERROR_MAX])
+/* Whether a descriptor is a socket that we can accept clients on; writes its path. */
+static int passed_check(int fd, char path[LISTEN_PATH_MAX], char error[LISTEN_ERROR_MAX])
 {
-	*l = (struct listener){.fd = -1, .admin_fd = -1, .lock_fd = -1};
-	int r = paths_fill(l, path);
-	if (r < 0) {
+	struct sockaddr_un a = {0};
+	socklen_t bytes = sizeof(a), size = sizeof(int);
+	int type = 0, listens = 0;
+
+	if (getsockname(fd, (struct sockaddr *)&a, &bytes) < 0 || a.sun_family != AF_UNIX ||
+		getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) < 0 || type != SOCK_SEQPACKET ||
+		getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &size) < 0 || !listens ||
+		a.sun_path[0] != '/') {
 		snprintf(error, LISTEN_ERROR_MAX,
-			"%.200s is too long: a socket's whole path has at most %zu bytes", path,
-			sizeof(l->path) - sizeof(MSG_ADMIN_SUFFIX));
-		return r;
+			"descriptor %d, which the service manager passed, does not listen on the "
+			"path "
+			"of a unix socket for packets (ListenSequentialPacket=)",
+			fd);
+		return -EINVAL;
 	}
-	r = lock_take(l, error);
+	if (fcntl(fd, F_SETFL, O_RDWR | O_NONBLOCK) < 0)
+		return -errno;
+	return stats_socket_path(a.sun_path, path, LISTEN_PATH_MAX);
+}
+
+static bool is_admin_path(const char *path)
+{
+	const size_t bytes = strlen(path), suffix = strlen(MSG_ADMIN_SUFFIX);
+
+	return bytes > suffix && strcmp(path + bytes - suffix, MSG_ADMIN_SUFFIX) == 0;
+}
+
+/* Takes over what the service manager passed; whose path must be `path`, unless that is "". */
+static int adopt(struct listener *l, const int *passed, uint32_t n_passed,
+	char path[LISTEN_PATH_MAX], char error[LISTEN_ERROR_MAX])
+{
+	char found[2][LISTEN_PATH_MAX] = {"", ""};
+
+	for (uint32_t i = 0; i < n_passed; i++) {
+		char at[LISTEN_PATH_MAX];
+		int r = passed_check(passed[i], at, error);
+		if (r < 0)
+			return r;
+		const bool admin = is_admin_path(at);
+		*(admin ? &l->admin_fd : &l->fd) = passed[i];
+		*(admin ? &l->admin_fd_passed : &l->fd_passed) = true;
+		memcpy(found[admin], at, sizeof(at));
+	}
+	if (path[0] == '\0' && l->fd_passed)
+		memcpy(path, found[0], LISTEN_PATH_MAX);
+	if (!l->fd_passed || strcmp(path, found[0]) != 0) {
+		snprintf(error, LISTEN_ERROR_MAX,
+			"the service manager listens on '%s', but the configuration says socket = "
+			"%s; let them say the same",
+			found[l->fd_passed ? 0 : 1], path);
+		return -EINVAL;
+	}
+	return 0;
+}
+
+int listener_open(struct listener *l, const char *path, mode_t mode, const int *passed,
+	uint32_t n_passed, char error[LISTEN_ERROR_MAX])
+{
+	char whole[LISTEN_PATH_MAX] = "";
+
+	*l = (struct listener){.fd = -1, .admin_fd = -1, .lock_fd = -1};
+	int r = path == NULL ? 0 : stats_socket_path(path, whole, sizeof(whole));
+	if (r == 0 && n_passed > 0)
+		r = adopt(l, passed, n_passed, whole, error);
+	if (r == 0)
+		r = paths_fill(l, whole);
+	if (r == -ENAMETOOLONG)
+		snprintf(error, LISTEN_ERROR_MAX,
+			"%.200s is too long: a socket's whole path has at most %zu bytes",
+			path != NULL ? path : whole, sizeof(l->path) - sizeof(MSG_ADMIN_SUFFIX));
+	if (r == 0)
+		r = lock_take(l, error);
 	FAILPOINT("control.locked");
-	if (r == 0)
+	if (r == 0 && !l->fd_passed)
 		r = listen_at(l->path, mode, &l->fd, error);
-	if (r == 0)
+	if (r == 0 && !l->admin_fd_passed)
 		r = listen_at(l->admin_path, 0600, &l->admin_fd, error);
 	FAILPOINT("control.bound");
 	if (r < 0)
@@ -193,18 +257,19 @@ int listener_open(struct listener *l, const char *path, mode_t mode, char error[
 	return r;
 }
 
-static void remove_socket(int *fd, const char *path)
+static void remove_socket(int *fd, const char *path, bool passed)
 {
 	if (*fd < 0)
 		return;
-	unlink(path);
+	if (!passed)
+		unlink(path);
 	close(*fd);
 	*fd = -1;
 }
 
 void listener_close(struct listener *l)
 {
-	remove_socket(&l->fd, l->path);
-	remove_socket(&l->admin_fd, l->admin_path);
-	remove_socket(&l->lock_fd, l->lock_path);
+	remove_socket(&l->fd, l->path, l->fd_passed);
+	remove_socket(&l->admin_fd, l->admin_path, l->admin_fd_passed);
+	remove_socket(&l->lock_fd, l->lock_path, false);
 }

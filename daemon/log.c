@@ -98,10 +98,14 @@ bool log_levels_parse(const char *text, struct log_levels *ret_levels)
 	return true;
 }
 
-void log_set(const struct log_levels *levels)
+void log_configure(const char *text)
 {
+	struct log_levels levels;
+
+	if (!log_levels_parse(text, &levels))
+		return;
 	for (uint32_t i = 0; i < LOG_TOPICS; i++)
-		shm_store_release_u32(&log_most.most[i], levels->most[i]);
+		shm_store_release_u32(&log_most.most[i], levels.most[i]);
 }
 
 /* $JOURNAL_STREAM is "device:inode" of the stream that the journal reads. */
@@ -117,13 +121,8 @@ static bool stderr_is_journal(void)
 
 void log_init(const char *who)
 {
-	const char *text = getenv("GPUQ_LOG");
-	struct log_levels levels;
-
 	log_who = who;
 	log_journal = stderr_is_journal();
-	if (text != NULL && log_levels_parse(text, &levels))
-		log_set(&levels);
 }
 
 /* --- Lines --------------------------------------------------------------------------------- */

@@ -52,11 +52,11 @@ bool log_levels_parse(const char *text, struct log_levels *ret_levels);
 /* What log_levels_parse() understands, in words. */
 extern const char log_levels_form[];
 
-/* `who` names the process in each line and is kept, not copied. Takes levels from $GPUQ_LOG. */
+/* `who` names the process in each line and is kept, not copied. The level is info. */
 void log_init(const char *who);
 
-/* Other levels from now on. Any thread. */
-void log_set(const struct log_levels *levels);
+/* Other levels from now on, of a text that log_levels_parse() understands. Any thread. */
+void log_configure(const char *text);
 
 /* Writes one line. Any thread; nothing is allocated, and nothing blocks. */
 __attribute__((format(printf, 3, 4))) void log_line(

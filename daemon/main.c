@@ -5,22 +5,19 @@
 #include "daemon/device_process.h"
 #include "daemon/log.h"
 
+#include <errno.h>
 #include <getopt.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define EXIT_USAGE 2
 #define FLAG_KEY 1000 /* getopt's value for the first key's flag */
-#define FLAGS_MAX 64
 
 enum { FLAG_CHECK = 256, FLAG_PRINT, FLAG_MODEL };
 
 struct arguments {
-	const char *file; /* NULL: where config_find_file() finds one */
 	bool check, print;
-	const char *values[FLAGS_MAX]; /* of keys, in the order of config_keys */
-	const char *models[CONFIG_MAX_MODELS];
-	uint32_t n_models;
+	struct config_source source;
 };
 
 static const char help_text[] =
@@ -42,7 +39,8 @@ static const char help_text[] =
 
 static const char help_end[] =
 	"\n"
-	"SIGTERM and SIGINT let work in flight finish first; a second one does not.\n"
+	"SIGTERM and SIGINT let work in flight finish first; a second one does not. SIGHUP reads\n"
+	"the configuration again.\n"
 	"Exit status: 0 after a clean end, 1 for a failure, 2 for a wrong command line.\n";
 
 static void help(void)
@@ -82,8 +80,8 @@ static void flags_fill(struct option *flags, char (*names)[64])
 /* Returns an exit code when the program is to end now, else -1. */
 static int arguments_parse(struct arguments *a, int argc, char **argv)
 {
-	struct option flags[FLAGS_MAX + 8];
-	char names[FLAGS_MAX][64];
+	struct option flags[CONFIG_MAX_KEYS + 8];
+	char names[CONFIG_MAX_KEYS][64];
 	int flag;
 
 	flags_fill(flags, names);
@@ -95,15 +93,15 @@ static int arguments_parse(struct arguments *a, int argc, char **argv)
 			version();
 			return 0;
 		} else if (flag == 'c') {
-			a->file = optarg;
+			a->source.file = optarg;
 		} else if (flag == FLAG_CHECK) {
 			a->check = true;
 		} else if (flag == FLAG_PRINT) {
 			a->print = true;
-		} else if (flag == FLAG_MODEL && a->n_models < CONFIG_MAX_MODELS) {
-			a->models[a->n_models++] = optarg;
+		} else if (flag == FLAG_MODEL && a->source.n_models < CONFIG_MAX_MODELS) {
+			a->source.models[a->source.n_models++] = optarg;
 		} else if (flag >= FLAG_KEY) {
-			a->values[flag - FLAG_KEY] = optarg;
+			a->source.values[flag - FLAG_KEY] = optarg;
 		} else {
 			fprintf(stderr, "gpuqd: 'gpuqd --help' lists the options\n");
 			return EXIT_USAGE;
@@ -117,42 +115,15 @@ static int arguments_parse(struct arguments *a, int argc, char **argv)
 	return -1;
 }
 
-/* Presets, file, environment, command line. Returns an exit code when one is wrong, else -1. */
-static int config_load(struct config *config, const struct arguments *a)
+/* Returns an exit code when what was said is wrong, else -1. */
+static int load(struct config *config, const struct config_source *source)
 {
 	struct config_error error;
-	char found[CONFIG_PATH_MAX];
-	const char *file = a->file;
-	int r = 0;
+	const int r = config_load(config, source, &error);
 
-	config_init(config);
-	if (file == NULL) {
-		config_find_file(found, sizeof(found));
-		file = found[0] == '\0' ? NULL : found;
-	}
-	if (file != NULL)
-		r = config_read_file(config, file, &error);
-	if (r == 0)
-		r = config_read_environment(config, &error);
-	if (r < 0) {
+	if (r < 0)
 		fprintf(stderr, "gpuqd: %s\n", error.text);
-		return EXIT_FAILURE;
-	}
-	for (uint32_t i = 0; r == 0 && i < config_n_keys; i++) {
-		if (a->values[i] != NULL)
-			r = config_set(config, config_keys[i].name, a->values[i], &error);
-	}
-	for (uint32_t i = 0; r == 0 && i < a->n_models; i++)
-		r = config_model_flag(config, a->models[i], &error);
-	if (r < 0) {
-		fprintf(stderr, "gpuqd: %s\n", error.text);
-		return EXIT_USAGE;
-	}
-	if (config_check(config, &error) < 0) {
-		fprintf(stderr, "gpuqd: %s\n", error.text);
-		return EXIT_FAILURE;
-	}
-	return -1;
+	return r == 0 ? -1 : r == -EUCLEAN ? EXIT_USAGE : EXIT_FAILURE;
 }
 
 int main(int argc, char **argv)
@@ -166,15 +137,14 @@ int main(int argc, char **argv)
 	}
 	int code = arguments_parse(&a, argc, argv);
 	if (code < 0)
-		code = config_load(&config, &a);
+		code = load(&config, &a.source);
 	if (code >= 0)
 		return code;
 	if (a.print)
 		config_print(&config, stdout);
 	if (a.print || a.check)
 		return 0;
-	/* The device process hears of the levels in the same way. */
-	setenv("GPUQ_LOG", config.log, 1);
 	log_init("gpuqd");
-	return control_main(&config);
+	log_configure(config.log);
+	return control_main(&config, &a.source);
 }

@@ -82,17 +82,15 @@ static void test_levels(void **state)
 
 static void test_topics(void **state)
 {
-	struct log_levels l;
-
 	log_to_file();
-	assert_int_equal(setenv("GPUQ_LOG", "warn,model:debug", 1), 0);
 	log_init("who");
+	log_configure("warn,model:debug");
 	log_debug("shown %d", 7);
 	log_line(LOG_RING, LOG_LEVEL_INFO, "not shown");
 	log_line(LOG_RING, LOG_LEVEL_WARN, "two\nlines\x01");
 	assert_string_equal(log_text(), "who: model: shown 7\nwho: ring: two lines \n");
-	assert_true(log_levels_parse("error,ring:info", &l));
-	log_set(&l);
+	log_configure("error,ring:info");
+	log_configure("not understood: nothing changes");
 	log_to_file();
 	log_warn("not shown");
 	log_line(LOG_RING, LOG_LEVEL_INFO, "shown");
