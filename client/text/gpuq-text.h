@@ -353,9 +353,10 @@ struct gpuq_writer_options {
 	const char *const *stops; /* copied */
 	bool ignore_end;	  /* a token that ends a text is one like others */
 	/*
-	 * 0: each token is drawn here. Else the device draws, so many in one request: for
-	 * throughput. Its policy is the temperature (others are -ENOTSUP), its random numbers
-	 * are its own, and what is written is the same for any number from 1 on.
+	 * 0: each token is drawn here. Else the device draws, so many in one request, but the first
+	 * behind what was read alone: for throughput. Its policy is the temperature (others are
+	 * -ENOTSUP), its random numbers are its own, and what is written is the same for any number
+	 * from 1 on.
 	 */
 	uint32_t fused;
 	/* Asked before each request to gpuqd: true ends the call with -ECANCELED. May be NULL. */

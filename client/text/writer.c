@@ -5,6 +5,7 @@
  * draws many tokens in one request, and they are given one by one.
  */
 #include "client/text/gpuq-text.h"
+#include "client/text/sampler.h"
 #include "client/text/text.h"
 #include "client/text/writer.h"
 
@@ -37,6 +38,7 @@ struct gpuq_writer {
 		const float *logprobs;
 		uint32_t n, at;
 		uint64_t seed;
+		bool begun; /* something was made since something was read */
 	} fused;
 	bool (*cancelled)(void *context);
 	void *cancel_context;
@@ -65,9 +67,9 @@ static const char *beyond_device(const struct gpuq_sampling *s)
 		bool asked;
 	} all[] = {
 		{"top_k", s->top_k > 0},
-		{"top_p", s->top_p > 0 && s->top_p < 1},
+		{"top_p", policy_cuts(s->top_p)},
 		{"min_p", s->min_p > 0},
-		{"typical_p", s->typical_p > 0 && s->typical_p < 1},
+		{"typical_p", policy_cuts(s->typical_p)},
 		{"repetition_penalty", s->repetition_penalty != 0 && s->repetition_penalty != 1},
 		{"presence_penalty", s->presence_penalty != 0},
 		{"frequency_penalty", s->frequency_penalty != 0},
@@ -283,7 +285,10 @@ static int64_t draw(struct gpuq_writer *w, double *ret_logprob)
 
 /* --- Fused steps --------------------------------------------------------------------------- */
 
-/* Gives what is pending and lets the device go on; the last token that it makes is pending then. */
+/*
+ * Gives what is pending and lets the device go on; the last token that it makes is pending then.
+ * The first one is made alone: somebody waits for it, and it need not wait for those behind it.
+ */
 static int run_fused(struct gpuq_writer *w)
 {
 	int r = give_most(w);
@@ -293,13 +298,15 @@ static int run_fused(struct gpuq_writer *w)
 	const uint32_t given = (uint32_t)w->pending.n, after = w->length + given;
 	/* As many as there is room for; where there is none, gpuqd says so. */
 	const uint32_t room = after < w->model.max_tokens ? w->model.max_tokens - after + 1 : 1;
-	const uint32_t n = w->fused.most < room ? w->fused.most : room;
+	const uint32_t most = w->fused.begun ? w->fused.most : 1;
+	const uint32_t n = most < room ? most : room;
 	r = gpuq_generate_set(
 		w->fused.call, (const int32_t *)w->pending.data, given, n, w->fused.seed);
 	if (r == 0)
 		r = run(w, w->fused.call);
 	if (r < 0)
 		return r;
+	w->fused.begun = true;
 	w->fused.n = (uint32_t)r;
 	w->fused.at = 0;
 	w->length += given + w->fused.n - 1;
@@ -472,6 +479,7 @@ static int begin_text(struct gpuq_writer *w)
 		r = flush(w);
 	w->text.n = 0;
 	w->end = GPUQ_WRITER_GOES_ON;
+	w->fused.begun = false;
 	return r;
 }
 
