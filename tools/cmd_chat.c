@@ -27,8 +27,9 @@ struct conversation {
 	struct text_session session;
 	const struct chat_options *o;
 	struct gpuq_chat *chat;
-	bool terminal; /* somebody sits there */
-	int code;      /* of the last answer */
+	bool terminal;	  /* somebody sits there */
+	int code;	  /* of the last answer */
+	int output_error; /* errno of writing one down */
 };
 
 static const struct option longs[] = {
@@ -47,10 +48,12 @@ static void remark(const struct conversation *c, const char *text)
 		fprintf(stderr, "%s\n", text);
 }
 
-/* EPIPE: nobody reads any more. */
-static bool give(const char *text, size_t bytes)
+/* Whether somebody can still read it. */
+static bool give(struct conversation *c, const char *text, size_t bytes)
 {
-	return fwrite(text, 1, bytes, stdout) == bytes && fflush(stdout) == 0;
+	if (c->output_error == 0 && !text_give(stdout, text, bytes))
+		c->output_error = errno;
+	return c->output_error == 0;
 }
 
 static void tell_cost(
@@ -64,7 +67,10 @@ static void tell_cost(
 		(unsigned long long)(now->full_rows - full_rows), 100 * text_full_row_share(now));
 }
 
-/* Writes until the answer ends or is stopped. 0 also when it was, or an error of the writer. */
+/*
+ * Writes until the answer ends, is stopped or cannot be written down. 0 also then, or an error of
+ * the writer: what it had written before is there all the same.
+ */
 static int write_answer(struct conversation *c, struct text_cost *cost)
 {
 	struct gpuq_writer *w = gpuq_chat_writer(c->chat);
@@ -78,8 +84,8 @@ static int write_answer(struct conversation *c, struct text_cost *cost)
 			break;
 		if (cost->n_written++ == 0)
 			cost->first_ns = clock_monotonic_ns();
-		if (!give(written.text, written.bytes))
-			return -EPIPE;
+		if (!give(c, written.text, written.bytes))
+			return 0;
 	}
 	cost->end_ns = clock_monotonic_ns();
 	if (r == 1 && !text_interrupted())
@@ -87,8 +93,8 @@ static int write_answer(struct conversation *c, struct text_cost *cost)
 	const int64_t n = gpuq_writer_finish(w, &rest);
 	if (n < 0)
 		return (int)n;
-	if (!give(rest, (size_t)n) || !give("\n", 1))
-		return -EPIPE;
+	give(c, rest, (size_t)n);
+	give(c, "\n", 1);
 	return r == -ECANCELED || r > 0 ? 0 : r;
 }
 
@@ -120,8 +126,10 @@ static bool answer(struct conversation *c, const char *message, size_t bytes)
 	cost.n_given = (uint64_t)n;
 	const int r = write_answer(c, &cost);
 	text_forget_interrupt();
-	if (r == -EPIPE)
+	if (c->output_error != 0) {
+		c->code = text_output_code(c->output_error);
 		return false;
+	}
 	gpuq_writer_stats(gpuq_chat_writer(c->chat), &after);
 	if (c->o->text.verbose)
 		tell_cost(&cost, &after, before.full_rows);
@@ -140,10 +148,10 @@ static int begin(struct conversation *c)
 }
 
 /* A line without its end; its length, or -1 at the end of input and after Ctrl-C. */
-static ssize_t read_line(const struct conversation *c, char **line, size_t *room)
+static ssize_t read_line(struct conversation *c, char **line, size_t *room)
 {
 	if (c->terminal)
-		give("> ", 2);
+		give(c, "> ", 2);
 	if (!text_await_input())
 		return -1;
 	ssize_t n = getline(line, room, stdin);
@@ -189,7 +197,7 @@ static int converse(struct conversation *c)
 		remark(c, "\n(/exit or Ctrl-D ends)");
 	}
 	if (goes_on && c->terminal)
-		give("\n", 1);
+		give(c, "\n", 1);
 	free(line);
 	return text_interrupted() ? EXIT_INTERRUPTED : c->code;
 }

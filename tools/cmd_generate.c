@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define FUSED_TOKENS 32u /* of one request: text still comes in pieces, and Ctrl-C is heard */
+#define FUSED_TOKENS 32u /* of a request at most: text still comes in pieces, and Ctrl-C is heard */
 
 struct generate_options {
 	struct text_options text;
@@ -28,6 +28,10 @@ struct generated {
 	size_t text_bytes;
 	FILE *text_file;
 	struct text_cost cost;
+	const char *ended_by;
+	int status; /* negative: why a token did not come, and in words */
+	char why[512];
+	int output_error; /* errno of writing it down */
 };
 
 enum {
@@ -72,14 +76,15 @@ static bool take_option(int option, struct generate_options *o)
 /* --- Writing ------------------------------------------------------------------------------- */
 
 /* Text goes to standard output as it comes, or into the JSON. */
-static bool give_text(struct generated *g, const char *text, size_t bytes)
+static void give_text(struct generated *g, const char *text, size_t bytes)
 {
 	FILE *to = g->text_file != NULL ? g->text_file : stdout;
 
-	return fwrite(text, 1, bytes, to) == bytes && (to != stdout || fflush(stdout) == 0);
+	if (g->output_error == 0 && !text_give(to, text, bytes))
+		g->output_error = errno;
 }
 
-static bool give_token(struct generated *g, const struct gpuq_written *written)
+static void give_token(struct generated *g, const struct gpuq_written *written)
 {
 	if (g->cost.n_written++ == 0)
 		g->cost.first_ns = clock_monotonic_ns();
@@ -88,65 +93,75 @@ static bool give_token(struct generated *g, const struct gpuq_written *written)
 		json_array_append_new(g->logprobs,
 			isfinite(written->logprob) ? json_real(written->logprob) : json_null());
 	}
-	return give_text(g, written->text, written->bytes);
+	give_text(g, written->text, written->bytes);
 }
 
-/* EXIT_OK also when the reader of a pipe has had enough. */
-static int write_text(struct gpuq_writer *w, const struct generate_options *o, struct generated *g)
+/* r: what the writer said last. */
+static const char *end_text(const struct gpuq_writer *w, int r)
+{
+	if (gpuq_writer_end(w) == GPUQ_WRITER_END_TOKEN)
+		return "end";
+	if (gpuq_writer_end(w) == GPUQ_WRITER_STOP_STRING)
+		return "stop";
+	if (r == -GPUQ_ECONTEXT)
+		return "context";
+	if (r < 0 && r != -ECANCELED)
+		return "error";
+	return text_interrupted() ? "interrupted" : "length";
+}
+
+static void note_error(struct generated *g, int status)
+{
+	g->status = status;
+	snprintf(g->why, sizeof(g->why), "%s", gpuq_error_detail());
+}
+
+/* Whatever ends it, what was written until then is kept. */
+static void write_text(struct gpuq_writer *w, const struct generate_options *o, struct generated *g)
 {
 	struct gpuq_written written;
 	const char *rest;
-	int r = 1, error = 0; /* in writing it down */
+	int r = 1;
 
-	while (g->cost.n_written < o->text.max_tokens && error == 0 && !text_interrupted()) {
+	while (g->cost.n_written < o->text.max_tokens && g->output_error == 0 &&
+		!text_interrupted()) {
 		r = gpuq_writer_next(w, &written);
 		if (r <= 0)
 			break;
-		if (!give_token(g, &written))
-			error = errno;
+		give_token(g, &written);
 	}
 	g->cost.end_ns = clock_monotonic_ns();
-	if (r < 0 && !(r == -ECANCELED && text_interrupted()))
-		return command_fail();
-	int64_t n = gpuq_writer_finish(w, &rest);
+	g->ended_by = end_text(w, r);
+	/* A text that has come to the model's limit is a text; one that begins there is none. */
+	if (r < 0 && r != -ECANCELED && !(r == -GPUQ_ECONTEXT && g->cost.n_written > 0))
+		note_error(g, r);
+	const int64_t n = gpuq_writer_finish(w, &rest);
 	if (n < 0)
-		return command_fail();
-	if (error == 0 && !give_text(g, rest, (size_t)n))
-		error = errno;
-	if (error == EPIPE)
-		return EXIT_OK;
-	if (error != 0) {
-		complain("standard output: %s", strerror(error));
-		return EXIT_FAIL;
-	}
-	return text_interrupted() ? EXIT_INTERRUPTED : EXIT_OK;
+		note_error(g, (int)n);
+	else
+		give_text(g, rest, (size_t)n);
 }
 
 /* --- Telling ------------------------------------------------------------------------------- */
 
-static const char *end_text(const struct gpuq_writer *w)
-{
-	switch (gpuq_writer_end(w)) {
-	case GPUQ_WRITER_END_TOKEN:
-		return "end";
-	case GPUQ_WRITER_STOP_STRING:
-		return "stop";
-	default:
-		return text_interrupted() ? "interrupted" : "length";
-	}
-}
-
 static void tell_rates(
-	const struct gpuq_writer *w, const struct generate_options *o, const struct text_cost *cost)
+	const struct gpuq_writer *w, const struct generate_options *o, const struct generated *g)
 {
+	const struct text_cost *cost = &g->cost;
 	struct gpuq_sampler_stats stats;
+	char given[96] = "", written[32] = "";
 
 	gpuq_writer_stats(w, &stats);
+	if (cost->n_written > 0)
+		snprintf(given, sizeof(given), ", %.1f tokens/s, first token after %.1f ms",
+			text_given_per_s(cost), 1e3 * text_first_s(cost));
+	if (cost->n_written > 1)
+		snprintf(written, sizeof(written), ", %.1f tokens/s", text_written_per_s(cost));
 	fprintf(stderr,
-		"prompt: %llu tokens, %.1f tokens/s, first token after %.1f ms\n"
-		"text:   %llu tokens, %.1f tokens/s, ended by %s\n",
-		(unsigned long long)cost->n_given, text_given_per_s(cost), 1e3 * text_first_s(cost),
-		(unsigned long long)cost->n_written, text_written_per_s(cost), end_text(w));
+		"prompt: %llu tokens%s\n"
+		"text:   %llu tokens%s, ended by %s\n",
+		(unsigned long long)cost->n_given, given, (unsigned long long)cost->n_written,
+		written, g->ended_by);
 	if (o->fused)
 		fprintf(stderr, "drawn:  on the device\n");
 	else
@@ -155,29 +170,65 @@ static void tell_rates(
 			100 * text_full_row_share(&stats));
 }
 
-static int tell_json(
+/* One that nothing was measured of is null. */
+static json_t *rate_json(double value)
+{
+	return value > 0 ? json_real(value) : json_null();
+}
+
+static int print_text_json(
 	const struct gpuq_writer *w, const struct generate_options *o, struct generated *g)
 {
 	struct gpuq_sampler_stats stats;
+	json_t *document;
 
 	gpuq_writer_stats(w, &stats);
 	fflush(g->text_file);
-	return print_json(
-		json_pack("{s:s, s:s%, s:s, s:I, s:O, s:O, s:f, s:f, s:f, s:b, s:I, s:I, s:f}",
-			"model", o->text.writer.model, "text", g->text, g->text_bytes, "ended_by",
-			end_text(w), "prompt_tokens", (json_int_t)g->cost.n_given, "tokens",
-			g->tokens, "logprobs", g->logprobs, "first_token_s", text_first_s(&g->cost),
-			"prompt_tokens_per_s", text_given_per_s(&g->cost), "tokens_per_s",
-			text_written_per_s(&g->cost), "fused", o->fused, "draws",
-			(json_int_t)stats.draws, "full_rows", (json_int_t)stats.full_rows,
-			"full_row_share", text_full_row_share(&stats)),
-		false);
+	document = json_pack("{s:s, s:s, s:s%, s:s, s:I, s:O, s:O, s:o, s:o, s:o, s:b, s:I, s:I, "
+			     "s:f}",
+		"schema", "gpuq-generate/1", "model", o->text.writer.model, "text", g->text,
+		g->text_bytes, "ended_by", g->ended_by, "prompt_tokens",
+		(json_int_t)g->cost.n_given, "tokens", g->tokens, "logprobs", g->logprobs,
+		"first_token_s", rate_json(text_first_s(&g->cost)), "prompt_tokens_per_s",
+		rate_json(text_given_per_s(&g->cost)), "tokens_per_s",
+		rate_json(text_written_per_s(&g->cost)), "fused", o->fused, "draws",
+		(json_int_t)stats.draws, "full_rows", (json_int_t)stats.full_rows, "full_row_share",
+		text_full_row_share(&stats));
+	if (g->status < 0 && document != NULL) {
+		json_object_set_new(document, "error", json_string(gpuq_error_name(g->status)));
+		json_object_set_new(document, "why", json_string(g->why));
+	}
+	return print_json(document, false);
+}
+
+/* The end of a text that has been printed as it came. */
+static int end_line(struct generated *g, uint32_t limit)
+{
+	if (g->cost.n_written > 0 || g->status == 0)
+		give_text(g, "\n", 1);
+	if (g->status == 0 && strcmp(g->ended_by, "context") == 0)
+		complain("the text has become as long as the model allows, %u tokens", limit);
+	return text_output_code(g->output_error);
 }
 
 /* --- From the command line to the text ------------------------------------------------------- */
 
-static int generate(
-	struct gpuq_writer *w, const struct generate_options *o, const char *prompt, size_t bytes)
+static int tell(const struct gpuq_writer *w, const struct generate_options *o, struct generated *g,
+	uint32_t limit)
+{
+	const int code = o->json ? print_text_json(w, o, g) : end_line(g, limit);
+
+	if (o->text.verbose)
+		tell_rates(w, o, g);
+	if (g->status < 0)
+		complain("%s", g->why);
+	if (code != EXIT_OK || g->status < 0)
+		return EXIT_FAIL;
+	return text_interrupted() ? EXIT_INTERRUPTED : EXIT_OK;
+}
+
+static int generate(struct gpuq_writer *w, const struct generate_options *o, const char *prompt,
+	size_t bytes, uint32_t limit)
 {
 	struct generated g = {.cost.start_ns = clock_monotonic_ns()};
 	int64_t n = gpuq_writer_read(w, prompt, bytes, GPUQ_ENCODE_SPECIAL);
@@ -190,14 +241,15 @@ static int generate(
 		g.tokens = json_array();
 		g.logprobs = json_array();
 		g.text_file = open_memstream(&g.text, &g.text_bytes);
+		if (g.text_file == NULL)
+			complain("out of memory");
 	}
-	code = write_text(w, o, &g);
-	if (code != EXIT_FAIL && o->json)
-		code = tell_json(w, o, &g) == EXIT_OK ? code : EXIT_FAIL;
-	else if (code != EXIT_FAIL)
-		(void)give_text(&g, "\n", 1);
-	if (code != EXIT_FAIL && o->text.verbose)
-		tell_rates(w, o, &g.cost);
+	if (!o->json || g.text_file != NULL) {
+		write_text(w, o, &g);
+		code = tell(w, o, &g, limit);
+	} else {
+		code = EXIT_FAIL;
+	}
 	if (g.text_file != NULL)
 		fclose(g.text_file);
 	free(g.text);
@@ -223,12 +275,22 @@ static int run_connected(const struct invocation *v, struct generate_options *o)
 			code = command_fail();
 		else
 			code = generate(w, o, o->prompt != NULL ? o->prompt : text,
-				o->prompt != NULL ? strlen(o->prompt) : bytes);
+				o->prompt != NULL ? strlen(o->prompt) : bytes,
+				session.model.max_tokens);
 		gpuq_writer_destroy(w);
 		text_session_close(&session);
 	}
 	free(text);
 	return code;
+}
+
+/* Of each request behind the first token, so that as few as can be are made and not wanted. */
+static uint32_t fused_tokens(uint64_t max_tokens)
+{
+	const uint64_t more = max_tokens > 1 ? max_tokens - 1 : 1;
+	const uint64_t requests = (more - 1) / FUSED_TOKENS + 1;
+
+	return (uint32_t)((more - 1) / requests + 1);
 }
 
 static int run(struct invocation *v, int argc, char **argv)
@@ -247,9 +309,8 @@ static int run(struct invocation *v, int argc, char **argv)
 		return EXIT_USAGE;
 	if (o.prompt != NULL && o.file != NULL)
 		return complain_usage("--prompt or --file, not both");
-	if (o.fused && o.text.max_tokens > 0)
-		o.text.writer.fused = o.text.max_tokens < FUSED_TOKENS ? (uint32_t)o.text.max_tokens
-								       : FUSED_TOKENS;
+	if (o.fused)
+		o.text.writer.fused = fused_tokens(o.text.max_tokens);
 	return run_connected(v, &o);
 }
 

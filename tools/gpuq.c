@@ -39,7 +39,7 @@ static int print_help(void)
 	       "                      /run/gpuq/gpuq-0)\n"
 	       "  -h, --help          this text; 'gpuq COMMAND --help' for one command\n"
 	       "  -V, --version       versions of gpuq, its library, and gpuqd if there is one\n\n"
-	       "Exit status: 0 done, 1 failed, 2 wrong usage.\n");
+	       "Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.\n");
 	return finish_output();
 }
 
@@ -87,6 +87,7 @@ int main(int argc, char **argv)
 	bool version = false;
 	int c;
 
+	claim_streams();
 	argv[0] = (char *)tool_name;
 	while ((c = getopt_long(argc, argv, "+V" COMMAND_SHORTS, longs, NULL)) != -1) {
 		switch (c) {

@@ -143,7 +143,8 @@ static bool is_interrupted(void *context)
 
 void text_catch_interrupts(struct text_options *o)
 {
-	const struct sigaction interrupt = {.sa_handler = on_interrupt};
+	/* Output that a reader keeps waiting goes on: it is not to be lost. */
+	const struct sigaction interrupt = {.sa_handler = on_interrupt, .sa_flags = SA_RESTART};
 
 	sigaction(SIGINT, &interrupt, NULL);
 	signal(SIGPIPE, SIG_IGN);
@@ -215,6 +216,21 @@ void text_session_close(struct text_session *s)
 {
 	gpuq_tokenizer_destroy(s->tokenizer);
 	gpuq_disconnect(s->gpuq);
+}
+
+/* --- Output -------------------------------------------------------------------------------- */
+
+bool text_give(FILE *to, const char *text, size_t bytes)
+{
+	return fwrite(text, 1, bytes, to) == bytes && fflush(to) == 0;
+}
+
+int text_output_code(int error)
+{
+	if (error == 0 || error == EPIPE)
+		return EXIT_OK;
+	complain("standard output: %s", strerror(error));
+	return EXIT_FAIL;
 }
 
 /* --- Costs --------------------------------------------------------------------------------- */

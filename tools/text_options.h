@@ -9,6 +9,8 @@
 #include "client/text/gpuq-text.h"
 #include "tools/command.h"
 
+#include <stdio.h>
+
 #define TEXT_LIST_MAX 64u /* biases; stop strings */
 #define EXIT_INTERRUPTED 130
 
@@ -72,7 +74,7 @@ bool text_option(int option, struct text_options *o);
 /* Whether the model was named; complains when not. */
 bool text_has_model(const struct text_options *o);
 
-/* From here on Ctrl-C is noted, and the writer cancelled by it; a closed pipe is an error. */
+/* From here on Ctrl-C is noted, and cancels the writer; a closed pipe is an error. */
 void text_catch_interrupts(struct text_options *o);
 bool text_interrupted(void);
 void text_forget_interrupt(void);
@@ -93,6 +95,15 @@ struct text_session {
 };
 int text_session_open(struct text_session *s, const struct invocation *v, struct text_options *o);
 void text_session_close(struct text_session *s);
+
+/* Writes text that is to be seen at once; errno says why when that fails. */
+bool text_give(FILE *to, const char *text, size_t bytes);
+
+/*
+ * What becomes of a command whose output failed with this errno, 0: none. EXIT_OK also when who
+ * reads a pipe has had enough, else it complains.
+ */
+int text_output_code(int error);
 
 /* What it cost to write something, by the clock. */
 struct text_cost {

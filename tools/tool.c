@@ -4,13 +4,24 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 const char *tool_name = "gpuq";
+
+void claim_streams(void)
+{
+	static const int modes[] = {O_WRONLY, O_RDONLY, O_RDONLY};
+
+	for (int fd = 0; fd <= STDERR_FILENO; fd++)
+		if (fcntl(fd, F_GETFD) < 0 && errno == EBADF)
+			(void)open("/dev/null", modes[fd]);
+}
 
 static void complain_args(const char *format, va_list args, const char *tail)
 {
@@ -90,6 +101,9 @@ int print_json(json_t *document, bool compact)
 int finish_output(void)
 {
 	if (fflush(stdout) == 0 && !ferror(stdout))
+		return EXIT_OK;
+	/* Who reads a pipe has had enough, and SIGPIPE, which would have said so, is ignored. */
+	if (errno == EPIPE)
 		return EXIT_OK;
 	complain("standard output: %s", strerror(errno));
 	return EXIT_FAIL;

@@ -15,6 +15,12 @@ enum { EXIT_OK = 0, EXIT_FAIL = 1, EXIT_USAGE = 2 };
 /* The program's name in messages. */
 extern const char *tool_name;
 
+/*
+ * Where a standard stream was closed, takes its number, so that no socket gets it that output would
+ * then be written to: using the stream fails instead, and is told. First of all in main().
+ */
+void claim_streams(void);
+
 /* Writes "program: message" to standard error. */
 void complain(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
@@ -28,7 +34,10 @@ bool parse_seconds(const char *option, const char *text, double min, double max,
 /* Prints a document, which it releases, and a newline. EXIT_OK, or EXIT_FAIL with a message. */
 int print_json(json_t *document, bool compact);
 
-/* What was printed has arrived: EXIT_OK, or EXIT_FAIL with a message. */
+/*
+ * What was printed has arrived, or who reads a pipe has had enough: EXIT_OK, or EXIT_FAIL with a
+ * message.
+ */
 int finish_output(void);
 
 #endif

@@ -4,6 +4,7 @@
  * and `gpuq chat` in a pipe and on a terminal.
  */
 #include "shm/clock.h"
+#include "tests/integration/running.h"
 #include "tests/integration/writing.h"
 
 #include <errno.h>
@@ -284,6 +285,54 @@ static void test_full(void **state)
 	writing_stop(&w);
 }
 
+static void expect_no_output(const char *where, const char *why)
+{
+	struct harness_output o;
+
+	pipe_chat("a\\nb\\n", where, &o);
+	if (o.status != 1 || strstr(o.err, why) == NULL)
+		fail_msg("%s: %d '%s'", where, o.status, o.err);
+	harness_output_free(&o);
+}
+
+/* What cannot be written down is not taken for said; a pipe that nobody reads is no failure. */
+static void test_no_output(void **state)
+{
+	struct harness_output o;
+	struct writing w;
+
+	writing_start(&w, &chatml);
+	expect_no_output("-n 3 > /dev/full", "standard output: No space left on device");
+	expect_no_output("-n 3 >&-", "standard output: Bad file descriptor");
+	pipe_chat("a\\nb\\n", "-n 4000 --bias 7=-inf --bias 1202=-inf | head -c 3", &o);
+	assert_int_equal(o.status, 0);
+	assert_string_equal(o.err, "");
+	harness_output_free(&o);
+	writing_stop(&w);
+}
+
+/* What was said until gpuqd ended stands, and a line ends. */
+static void test_gpuqd_is_killed(void **state)
+{
+	const struct writing_model endless = {
+		.tokenizer = "qwen", .jinja = chatml.jinja, .max_tokens = 1u << 17};
+	struct running r;
+	struct writing w;
+
+	writing_start(&w, &endless);
+	const char *const argv[] = {"sh", "-c",
+		"echo Hello | \"$1\" chat -m small -n 130000 --bias 7=-inf --bias 1202=-inf", "sh",
+		harness_program("tools/gpuq"), NULL};
+	running_start(&r, argv);
+	running_await_output(&r, 1);
+	harness_daemon_kill(w.daemon);
+	running_expect_end(&r, 1, "gpuqd");
+	assert_true(r.bytes > 1);
+	assert_int_equal(r.text[r.bytes - 1], '\n');
+	running_free(&r);
+	writing_stop(&w);
+}
+
 /* --- On a terminal ------------------------------------------------------------------------- */
 
 struct terminal {
@@ -382,6 +431,8 @@ int main(void)
 		HARNESS_TEST(test_pipe),
 		HARNESS_TEST(test_no_template),
 		HARNESS_TEST(test_full),
+		HARNESS_TEST(test_no_output),
+		HARNESS_TEST(test_gpuqd_is_killed),
 		HARNESS_TEST(test_terminal),
 	};
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * test-generate.c: texts that a model goes on with, through libgpuq-text's writer and through `gpuq
- * generate`: a small model of random weights, and a tokenizer with as many tokens.
+ * test-generate.c: texts that a model goes on with, through libgpuq-text's writer: a small model of
+ * random weights, and a tokenizer with as many tokens.
  *
  *	TEST_SEED=N   weights; printed (writing.c)
  */
@@ -10,14 +10,8 @@
 #include "tests/integration/writing.h"
 
 #include <errno.h>
-#include <jansson.h>
-#include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
-#include <signal.h>
 #include <string.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #define LENGTH WRITING_LENGTH
 
@@ -215,6 +209,27 @@ static void test_fused_seeds(void **state)
 	writing_stop(&w);
 }
 
+/* Whoever waits for the first token waits for that one only: also after more was read. */
+static void test_fused_first_token_is_alone(void **state)
+{
+	const struct gpuq_writer_options o = {.ignore_end = true, .fused = 4};
+	struct gpuq_written written;
+	struct writing w;
+
+	writing_start(&w, &gpt2);
+	struct gpuq_writer *writer = writing_open(&w, o);
+	for (uint32_t turn = 0; turn < 2; turn++) {
+		assert_true(gpuq_writer_read(writer, "The cat", 7, 0) > 0);
+		/* Requests have 1, 4 and 4; a request's time is its first token's. */
+		for (uint32_t i = 0; i < 9; i++) {
+			assert_int_equal(gpuq_writer_next(writer, &written), 1);
+			assert_int_equal(written.executed_ns > 0, i == 0 || i % 4 == 1);
+		}
+	}
+	gpuq_writer_destroy(writer);
+	writing_stop(&w);
+}
+
 /* What the device made too much of is taken back when more is read. */
 static void test_fused_text_is_interrupted(void **state)
 {
@@ -379,198 +394,6 @@ static void test_beside_operators(void **state)
 	writing_stop(&w);
 }
 
-/* --- The command --------------------------------------------------------------------------- */
-
-static void run_generate(const char *const *arguments, struct harness_output *out)
-{
-	const char *argv[24] = {harness_program("tools/gpuq"), "generate"};
-	int n = 2;
-
-	while (*arguments != NULL)
-		argv[n++] = *arguments++;
-	harness_exec(argv, out);
-}
-
-static void expect_failure(int status, const char *why, const char *const *arguments)
-{
-	struct harness_output out;
-
-	run_generate(arguments, &out);
-	if (out.status != status || strstr(out.err, why) == NULL)
-		fail_msg("wanted %d '%s', got %d '%s'", status, why, out.status, out.err);
-	harness_output_free(&out);
-}
-
-#define REFUSED(status, why, ...) \
-	expect_failure(status, why, (const char *const[]){__VA_ARGS__, NULL})
-
-static void test_command(void **state)
-{
-	const char *const plain[] = {
-		"-m", "small", "-p", "The cat", "-n", "24", "--ignore-eos", NULL};
-	const char *const fused[] = {"-m", "small", "-p", "The cat", "-n", "24", "--ignore-eos",
-		"--fused", "--verbose", NULL};
-	const char *const json[] = {"-m", "small", "-p", "The cat", "-n", "24", "--ignore-eos",
-		"--temp", "1", "--seed", "5", "--json", NULL};
-	const struct gpuq_writer_options drawn = {
-		.ignore_end = true, .sampling = {.temperature = 1, .seed = 5}};
-	struct harness_output out;
-	struct writing w;
-	struct written_text t;
-
-	writing_start(&w, &gpt2);
-	writing_text(&w, (struct gpuq_writer_options){.ignore_end = true}, "The cat", &t);
-	run_generate(plain, &out);
-	assert_int_equal(out.status, 0);
-	assert_memory_equal(out.out, t.bytes, t.length);
-	assert_string_equal(out.out + t.length, "\n");
-	harness_output_free(&out);
-
-	run_generate(fused, &out);
-	assert_int_equal(out.status, 0);
-	assert_memory_equal(out.out, t.bytes, t.length);
-	assert_non_null(strstr(out.err, "on the device"));
-	harness_output_free(&out);
-
-	writing_text(&w, drawn, "The cat", &t);
-	run_generate(json, &out);
-	assert_int_equal(out.status, 0);
-	json_error_t error;
-	json_t *document = json_loads(out.out, 0, &error);
-	assert_non_null(document);
-	assert_string_equal(json_string_value(json_object_get(document, "text")), t.bytes);
-	const json_t *tokens = json_object_get(document, "tokens");
-	assert_int_equal(json_array_size(tokens), LENGTH);
-	for (uint32_t i = 0; i < LENGTH; i++)
-		assert_int_equal(json_integer_value(json_array_get(tokens, i)), t.tokens[i]);
-	/* Of so flat a row, most draws need all. */
-	const double rows = json_number_value(json_object_get(document, "full_rows"));
-	assert_true(rows > 0 && rows <= LENGTH);
-	const double share = json_number_value(json_object_get(document, "full_row_share"));
-	assert_true(fabs(share - rows / LENGTH) < 1e-9);
-	json_decref(document);
-	harness_output_free(&out);
-	writing_stop(&w);
-}
-
-static void test_command_refusals(void **state)
-{
-	char llama3[4096];
-	struct writing w;
-
-	writing_start(&w, &gpt2);
-	snprintf(llama3, sizeof(llama3), "%s", harness_source("tests/text/data/llama3.json"));
-	REFUSED(2, "which model", "-p", "x");
-	REFUSED(2, "not both", "-m", "small", "-p", "x", "-f", "/dev/null");
-	REFUSED(2, "--bias", "-m", "small", "-p", "x", "--bias", "7");
-	REFUSED(2, "--temp", "-m", "small", "-p", "x", "--temp", "warm");
-	REFUSED(1, "no model \"other\"", "-m", "other", "-p", "x");
-	REFUSED(1, "no text yet", "-m", "small", "-p", "");
-	REFUSED(1, "temperature", "-m", "small", "-p", "x", "--temp", "-1");
-	REFUSED(1, "top_k; draw each token here", "-m", "small", "-p", "x", "--fused", "--top-k",
-		"4");
-	REFUSED(1, "/nowhere", "-m", "small", "-f", "/nowhere");
-	REFUSED(1, "is this its tokenizer?", "-m", "small", "-t", llama3, "-p", "<|eot_id|>");
-	writing_stop(&w);
-}
-
-/* A reader that has had enough ends it without a word. */
-static void test_closed_pipe(void **state)
-{
-	struct harness_output out;
-	struct writing w;
-
-	writing_start(&w, &gpt2);
-	const char *const argv[] = {"sh", "-c",
-		"\"$1\" generate -m small -p x -n 900 --ignore-eos | head -c 3; echo end", "sh",
-		harness_program("tools/gpuq"), NULL};
-	harness_exec(argv, &out);
-	assert_int_equal(out.status, 0);
-	assert_non_null(strstr(out.out, "end"));
-	assert_string_equal(out.err, "");
-	harness_output_free(&out);
-	writing_stop(&w);
-}
-
-/* A full disk does not. */
-static void test_full_disk(void **state)
-{
-	struct harness_output out;
-	struct writing w;
-
-	writing_start(&w, &gpt2);
-	const char *const argv[] = {"sh", "-c",
-		"\"$1\" generate -m small -p x -n 9 --ignore-eos > /dev/full", "sh",
-		harness_program("tools/gpuq"), NULL};
-	harness_exec(argv, &out);
-	assert_int_equal(out.status, 1);
-	assert_non_null(strstr(out.err, "standard output: No space left on device"));
-	harness_output_free(&out);
-	writing_stop(&w);
-}
-
-/* Starts a text that would take long, and waits until some of it is there. */
-static pid_t start_long_text(int *ret_fd)
-{
-	const char *gpuq = harness_program("tools/gpuq");
-	const char *const argv[] = {
-		gpuq, "generate", "-m", "small", "-p", "x", "-n", "16000", "--ignore-eos", NULL};
-	char bytes[16];
-	int fds[2];
-
-	assert_int_equal(pipe(fds), 0);
-	pid_t pid = fork();
-	assert_true(pid >= 0);
-	if (pid == 0) {
-		dup2(fds[1], STDOUT_FILENO);
-		execv(gpuq, (char *const *)argv);
-		_exit(127);
-	}
-	close(fds[1]);
-	assert_true(read(fds[0], bytes, sizeof(bytes)) > 0);
-	*ret_fd = fds[0];
-	return pid;
-}
-
-static void test_interrupt(void **state)
-{
-	const struct writing_model long_gpt2 = {.tokenizer = "gpt2", .max_tokens = 16384};
-	char bytes[4096], last = 0;
-	struct writing w;
-	int fd, status;
-	ssize_t n;
-
-	writing_start(&w, &long_gpt2);
-	pid_t pid = start_long_text(&fd);
-	assert_int_equal(kill(pid, SIGINT), 0);
-	while ((n = read(fd, bytes, sizeof(bytes))) > 0)
-		last = bytes[n - 1];
-	close(fd);
-	assert_int_equal(waitpid(pid, &status, 0), pid);
-	assert_true(WIFEXITED(status));
-	assert_int_equal(WEXITSTATUS(status), 130);
-	assert_int_equal(last, '\n');
-	writing_stop(&w);
-}
-
-/* A policy of one's own: client/examples. */
-static void test_lipogram(void **state)
-{
-	struct harness_output out;
-	struct writing w;
-
-	setenv("TEST_SEED", "1", 1); /* weights whose text has no byte 0 */
-	writing_start(&w, &gpt2);
-	const char *const argv[] = {
-		harness_program("client/text/lipogram"), "small", "The cat", NULL};
-	harness_exec(argv, &out);
-	assert_int_equal(out.status, 0);
-	assert_true(strlen(out.out) > 20);
-	assert_null(strchr(out.out, 'e'));
-	harness_output_free(&out);
-	writing_stop(&w);
-}
-
 int main(void)
 {
 	static const struct harness_test tests[] = {
@@ -581,17 +404,12 @@ int main(void)
 		HARNESS_TEST(test_a_text_that_is_too_long),
 		HARNESS_TEST(test_fused_greedy_is_greedy),
 		HARNESS_TEST(test_fused_seeds),
+		HARNESS_TEST(test_fused_first_token_is_alone),
 		HARNESS_TEST(test_fused_text_is_interrupted),
 		HARNESS_TEST(test_fused_refusals),
 		HARNESS_TEST(test_fused_text_that_is_too_long),
 		HARNESS_TEST(test_cancelled),
 		HARNESS_TEST(test_beside_operators),
-		HARNESS_TEST(test_command),
-		HARNESS_TEST(test_command_refusals),
-		HARNESS_TEST(test_closed_pipe),
-		HARNESS_TEST(test_full_disk),
-		HARNESS_TEST(test_interrupt),
-		HARNESS_TEST(test_lipogram),
 	};
 
 	return harness_run("generate", tests, sizeof(tests) / sizeof(tests[0]));
