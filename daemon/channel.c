@@ -91,6 +91,7 @@ int channel_create(const struct devlink_msg *msg, const int fds[3], struct ledge
 	ch->client = msg->client;
 	ch->client_generation = msg->client_generation;
 	ch->uid = msg->uid;
+	ch->weight = msg->weight;
 	TAILQ_INIT(&ch->queue);
 	if (ch->abi >= 4)
 		ch->notice = (const void *)((char *)ch->base + WIRE_NOTICE);

@@ -29,6 +29,7 @@ struct slot_copy {
 };
 
 struct known_model;
+struct share;
 
 enum slot_kind {
 	SLOT_CALL,    /* of an operator or a pipeline, or a wish for its capture */
@@ -60,6 +61,8 @@ struct slot {
 	struct device_completion *completion;
 	uint64_t value; /* what completion->word becomes at the end; 0: it waits for its turn */
 	uint64_t started_ns;
+	uint64_t key;		      /* of its estimates; see estimate.h. 0: it has none */
+	int64_t charged_ns;	      /* to its user for this; see share.h */
 	struct device_stream *stream; /* of a copy */
 	struct channel *channel;
 	struct ledger_entry *ledger;
@@ -106,6 +109,8 @@ struct channel {
 
 	uint32_t number; /* its record in every table */
 	uint32_t client, client_generation, uid;
+	uint32_t weight;			/* of the user */
+	struct share *share;			/* of the user; dispatch's */
 	const struct buffer_table *buffers;	/* set before anything is validated */
 	const struct pipeline_table *pipelines; /* likewise */
 	uint32_t priority;

@@ -28,6 +28,10 @@ const struct config_key config_keys[] = {
 	{"poll_us", CONFIG_NUMBER, AT(poll_us), "50", 0, 1000000,
 		"microseconds that dispatch polls idle channels before it sleeps",
 		CONFIG_NEXT_DEVICE},
+	{"ageing_ms", CONFIG_NUMBER, AT(ageing_ms), "10", 1, 60000,
+		"milliseconds after which a priority of which nothing was started has a turn "
+		"before better ones",
+		CONFIG_NEXT_DEVICE},
 	{"max_clients", CONFIG_NUMBER, AT(max_clients), "512", 1, 16384, "connections"},
 	{"max_clients_per_user", CONFIG_NUMBER, AT(max_clients_per_user), "256", 1, 16384,
 		"connections of one user id", CONFIG_NOW},

@@ -32,6 +32,7 @@ struct config {
 	uint64_t socket_mode;
 	uint64_t workers; /* of the CPU device; 0: as many as fit */
 	uint64_t poll_us;
+	uint64_t ageing_ms;
 	uint64_t max_clients, max_clients_per_user;
 	uint64_t max_channels, max_channels_per_client, max_channels_per_user;
 	uint64_t max_arena_bytes, max_client_bytes, max_user_bytes, max_total_bytes;

@@ -145,6 +145,7 @@ static void send_start(const struct control *c)
 		.max_models = (uint32_t)config->max_models,
 		.max_sessions = (uint32_t)config->max_sessions,
 		.max_sessions_per_client = (uint32_t)config->max_sessions_per_client,
+		.ageing_ms = (uint32_t)config->ageing_ms,
 		.max_sessions_per_user = (uint32_t)config->max_sessions_per_user,
 		.kv_bytes = config->kv_bytes,
 		.kv_blocks_per_client = (uint32_t)config->kv_blocks_per_client,

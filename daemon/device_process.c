@@ -715,6 +715,7 @@ static int start_dispatch(struct link *l, struct clock_line clock, int wake_fd)
 		.max_sessions_per_client = l->start.max_sessions_per_client,
 		.max_sessions_per_user = l->start.max_sessions_per_user,
 		.poll_us = l->start.poll_us,
+		.ageing_ns = l->start.ageing_ms * 1000000ull,
 		.inline_max_ns = inline_limit_ns(&l->info),
 		.wake_fd = wake_fd,
 	};

@@ -73,6 +73,7 @@ struct devlink_start {
 	uint64_t kv_bytes;
 	uint32_t promote_uses, promote_window_ms, pinned; /* see graphs/graphs.h */
 	uint64_t graph_bytes, scratch_bytes;
+	uint32_t ageing_ms;	  /* see share.h */
 	uint32_t resident;	  /* see struct device_options */
 	uint32_t list_devices;	  /* 1: says what the machine has, before it is ready */
 	char kind[GPUQ_NAME_MAX]; /* of device: "cpu", "cuda:0", "auto" */
@@ -127,8 +128,8 @@ struct devlink_msg {
 	uint32_t index, count; /* DEVLINK_PRESENT: which of how many */
 	/* DEVLINK_ADD, _PIPELINE, _BUFFER...: whose it is. A record number and its generation. */
 	uint32_t client, client_generation;
-	uint32_t uid;
-	uint32_t handle; /* of a pipeline, a buffer or a model, as on the wire */
+	uint32_t uid, weight; /* weight: DEVLINK_ADD; see share.h */
+	uint32_t handle;      /* of a pipeline, a buffer or a model, as on the wire */
 	int32_t status;
 	uint32_t form;	/* enum msg_buffer_form */
 	uint64_t bytes; /* of a definition or a buffer */

@@ -112,6 +112,7 @@ void dispatch_activate(struct dispatch *d, struct channel *ch, uint64_t now_ns)
 	if (ch->active || ch->held || ch->state != CHANNEL_OPEN)
 		return;
 	ch->active = true;
+	share_activate(&d->shares, ch->share);
 	ch->last_active_ns = now_ns;
 	d->active[d->n_active++] = ch;
 	shm_store_relaxed(&ch->stats->parked, 0);
@@ -122,6 +123,7 @@ static void deactivate(struct dispatch *d, uint32_t place)
 	struct channel *ch = d->active[place];
 
 	ch->active = false;
+	share_deactivate(&d->shares, ch->share);
 	d->active[place] = d->active[--d->n_active];
 	shm_store_relaxed(&ch->stats->parked, 1);
 }
@@ -214,6 +216,7 @@ static void on_add(struct dispatch *d, struct channel *ch, bool recover)
 {
 	struct epoll_event event = {.events = EPOLLIN | EPOLLET, .data.u64 = ch->number};
 
+	ch->share = share_join(&d->shares, ch->uid, ch->weight);
 	ch->device_stats = d->stats;
 	ch->buffers = d->o.buffers;
 	ch->pipelines = d->o.pipelines;
@@ -239,6 +242,7 @@ static void finish_removal(struct dispatch *d, struct channel *ch)
 	wait_no_more(d, ch);
 	d->channels[ch->number] = NULL;
 	d->n_channels--;
+	share_leave(&d->shares, ch->share);
 	shm_store_relaxed(&ch->stats->drained_ns, clock_now_ns(&d->o.clock));
 	tell(d, DISPATCH_REMOVED, ch);
 }
@@ -340,20 +344,53 @@ static bool read_mailbox(struct dispatch *d)
 
 /* --- A round ------------------------------------------------------------------------------ */
 
+/* Looks at one channel. Positive: something was taken; negative: it is not active any more. */
+static int pass(struct dispatch *d, uint32_t place)
+{
+	struct channel *ch = d->active[place];
+	int r = dispatch_channel_pass(d, ch);
+
+	if (r >= 0)
+		return r;
+	deactivate(d, place);
+	if (r == -EOWNERDEAD)
+		dispatch_hold(d, ch);
+	else
+		poison(d, ch);
+	return r;
+}
+
+/* Channels of several users: each user has its part of a round, another channel of it begins. */
+static bool scan_shared(struct dispatch *d)
+{
+	bool progress = false;
+
+	shares_round(&d->shares, PASS_BUDGET);
+	d->scan_from++;
+	for (uint32_t i = 0; i < d->n_active; i++) {
+		const uint32_t place = (d->scan_from + i) % d->n_active;
+		struct share *share = d->active[place]->share;
+		const uint32_t budget = share_budget(share, PASS_BUDGET);
+
+		if (budget == 0)
+			continue;
+		d->budget = budget;
+		progress |= pass(d, place) > 0;
+		share_spend(share, budget - d->budget);
+	}
+	return progress;
+}
+
 static bool scan(struct dispatch *d)
 {
 	bool progress = false;
 
+	if (d->shares.n_active > 1)
+		return scan_shared(d);
 	for (uint32_t i = 0; i < d->n_active; i++) {
-		struct channel *ch = d->active[i];
-		int r = dispatch_channel_pass(d, ch);
-		if (r < 0) {
-			deactivate(d, i--);
-			if (r == -EOWNERDEAD)
-				dispatch_hold(d, ch);
-			else
-				poison(d, ch);
-		}
+		d->budget = PASS_BUDGET;
+		int r = pass(d, i);
+		i -= r < 0;
 		progress |= r > 0;
 	}
 	return progress;
@@ -675,12 +712,11 @@ static int create_slots(struct dispatch *d)
 	}
 	free_reserved_slots(d);
 	TAILQ_INIT(&d->waiting);
-	for (uint32_t p = 0; p < MSG_PRIORITIES; p++) {
-		TAILQ_INIT(&d->runnable[p]);
-		TAILQ_INIT(&d->cold[p]);
-	}
 	TAILQ_INIT(&d->held);
-	return 0;
+	d->estimates = calloc(ESTIMATES, sizeof(*d->estimates));
+	if (d->estimates == NULL)
+		return -ENOMEM;
+	return shares_create(&d->shares, d->o.max_channels, d->o.ageing_ns);
 }
 
 static int create_epoll(struct dispatch *d)
@@ -761,6 +797,8 @@ void dispatch_destroy(struct dispatch *d)
 	model_tables_destroy(d);
 	free(d->in.mails);
 	free(d->out.mails);
+	shares_destroy(&d->shares);
+	free(d->estimates);
 	free(d->capturing);
 	free(d->slots);
 	free(d->active);

@@ -44,6 +44,7 @@ static void run_inline(struct dispatch *d, struct channel *ch, const struct wire
 	/* Others in this batch may take long: what is done is shown at once. */
 	channel_flush(ch);
 	budget_spend(d, cqe.executed_ns / BUDGET_UNIT_NS);
+	share_charge(ch->share, (int64_t)cqe.executed_ns);
 	shm_count(&d->stats->inline_runs, 1);
 	shm_count(&d->stats->busy_ns, cqe.executed_ns);
 	count_operator(d, ch, call->op, 0, cqe.queued_ns, cqe.executed_ns);
@@ -197,7 +198,7 @@ int dispatch_channel_pass(struct dispatch *d, struct channel *ch)
 		return -EOWNERDEAD;
 	uint64_t now_ns = clock_now_ns(&d->o.clock);
 	ch->blocked = false;
-	for (d->budget = PASS_BUDGET; taken < available && d->budget > 0; taken++) {
+	for (; taken < available && d->budget > 0; taken++) {
 		int space = channel_has_space(ch);
 		if (available - taken > PREFETCH_ENTRIES)
 			prefetch(ch, PREFETCH_ENTRIES);

@@ -13,7 +13,9 @@
 #define GPUQ_DAEMON_DISPATCH_IMPL_H
 
 #include "daemon/dispatch.h"
+#include "daemon/estimate.h"
 #include "daemon/mailbox.h"
+#include "daemon/share.h"
 #include "shm/proto.h"
 
 #include <pthread.h>
@@ -25,12 +27,14 @@
 #define MAX_EXECUTING (MAX_WORKS + COPY_STREAMS)
 /* So many channels of one priority may find no room before the others of it wait too. */
 #define MAX_TRIES 8u
+/* See slot_take(). */
+#define SLOTS_FOR_EACH_FREE 8u
 /* Wishes for captures that a channel may have waiting: slots are everybody's. */
 #define MAX_CAPTURES 8u
 /* Captures that are looked at in one round. */
 #define CAPTURES_AT_ONCE 16u
-/* So often others go first before a lower priority has its turn: it is slow, but not starved. */
-#define MAX_PASSED_OVER 15u
+/* What a work is charged with whose shape has not been measured yet. */
+#define UNKNOWN_NS 20000u
 
 /* A session of a model, by the number in its handle. */
 struct model_session {
@@ -62,12 +66,12 @@ struct dispatch {
 	struct ledger_entry *ledger_entries; /* one for each slot */
 	struct slot_queue free_slots;
 	uint32_t n_free;
-	struct channel_queue runnable[MSG_PRIORITIES]; /* channels with a queue, to take turns */
-	struct channel_queue cold[MSG_PRIORITIES]; /* likewise; found no room among cold works */
-	struct channel_queue held;		   /* likewise; not before it is known who lives */
-	uint32_t passed_over[MSG_PRIORITIES];	   /* launches of others while it waited */
-	uint32_t n_queued, n_deadlines;		   /* of these, with a deadline */
-	struct device_completion *completions;	   /* one for each slot */
+	struct shares shares;	   /* channels with a queue, to take turns */
+	struct channel_queue held; /* likewise; not before it is known who lives */
+	uint32_t scan_from;	   /* the place of the channel that is first in the next round */
+	struct estimate *estimates;
+	uint32_t n_queued, n_deadlines;	       /* of these, with a deadline */
+	struct device_completion *completions; /* one for each slot */
 	uint32_t workers;
 	struct device_stream *copy_streams[COPY_STREAMS], *free_copy_streams[COPY_STREAMS];
 	uint32_t n_copy_streams, n_free_copy_streams;
@@ -106,7 +110,9 @@ struct dispatch {
 
 /*
  * What one channel may cost before the others get their turn: PASS_BUDGET units, an entry costs
- * one, and what takes long costs more, so that a pass stays below some 50 us.
+ * one, and what takes long costs more, so that a pass stays below some 50 us. While channels of
+ * several users are active, that is what all channels of a user may cost in a round, times its
+ * weight.
  */
 #define PASS_BUDGET 128u
 #define BUDGET_UNIT_NS 256u   /* of running an operator inline */

@@ -3,10 +3,22 @@
 #include "daemon/dispatch_impl.h"
 #include "shm/failpoint.h"
 
+/*
+ * Whether a user may have another slot: as long as it has no more than some times as many as are
+ * left. So one alone can have nearly all, many have about as many each, and who comes to full
+ * queues finds some.
+ */
+static bool user_may_queue(const struct dispatch *d, const struct share *share)
+{
+	return share->in_flight < SLOTS_FOR_EACH_FREE * (d->n_free - d->n_channels);
+}
+
 struct slot *slot_take(struct dispatch *d, struct channel *ch)
 {
 	/* The last slots are kept so that every channel can have one: nobody starves. */
-	if (d->n_free == 0 || (ch->in_flight > 0 && d->n_free <= d->n_channels))
+	if (d->n_free == 0)
+		return NULL;
+	if (ch->in_flight > 0 && (d->n_free <= d->n_channels || !user_may_queue(d, ch->share)))
 		return NULL;
 	struct slot *slot = TAILQ_FIRST(&d->free_slots);
 	TAILQ_REMOVE(&d->free_slots, slot, link);
@@ -31,23 +43,35 @@ static void slot_release(struct dispatch *d, struct slot *slot)
 	d->slot_freed = true;
 	ch->in_flight--;
 	ch->captures -= slot->capture;
+	share_ended(ch->share, clock_now_ns(&d->o.clock));
 	shm_store_relaxed(&ch->stats->in_flight, ch->in_flight);
 }
 
-/* Where a channel with a queue waits for its turn. */
-static struct channel_queue *turns_of(struct dispatch *d, const struct channel *ch)
+/* Copies are alike when they have about the same length. */
+static uint64_t key_of(const struct slot *slot)
 {
-	if (ch->held)
-		return &d->held;
-	return ch->waits_cold ? &d->cold[ch->priority] : &d->runnable[ch->priority];
+	if (slot->kind == SLOT_CALL && !slot->capture)
+		return graphs_key(&slot->call);
+	if (slot->kind == SLOT_COPY)
+		return 1 + (uint64_t)__builtin_clzll(slot->copy.bytes | 1);
+	return 0;
 }
 
-/* Puts a channel with a queue behind the others. */
-static void requeue(struct dispatch *d, struct channel *ch, bool waits_cold)
+/* A channel with a queue waits for its turn, if it may have one. */
+static void queue_channel(struct dispatch *d, struct channel *ch, uint64_t now_ns)
 {
-	TAILQ_REMOVE(turns_of(d, ch), ch, run_link);
-	ch->waits_cold = waits_cold;
-	TAILQ_INSERT_TAIL(turns_of(d, ch), ch, run_link);
+	if (ch->held)
+		TAILQ_INSERT_TAIL(&d->held, ch, run_link);
+	else
+		share_queue(&d->shares, ch, now_ns);
+}
+
+static void unqueue_channel(struct dispatch *d, struct channel *ch)
+{
+	if (ch->held)
+		TAILQ_REMOVE(&d->held, ch, run_link);
+	else
+		share_unqueue(&d->shares, ch);
 }
 
 void slot_hold_queue(struct dispatch *d, struct channel *ch, bool held)
@@ -55,17 +79,21 @@ void slot_hold_queue(struct dispatch *d, struct channel *ch, bool held)
 	const bool queued = !TAILQ_EMPTY(&ch->queue);
 
 	if (queued)
-		TAILQ_REMOVE(turns_of(d, ch), ch, run_link);
+		unqueue_channel(d, ch);
 	ch->held = held;
 	ch->waits_cold = false;
 	if (queued)
-		TAILQ_INSERT_TAIL(turns_of(d, ch), ch, run_link);
+		queue_channel(d, ch, clock_now_ns(&d->o.clock));
 }
 
 void slot_enqueue(struct dispatch *d, struct channel *ch, struct slot *slot)
 {
+	const uint64_t now_ns = clock_now_ns(&d->o.clock);
+
 	slot->channel = ch;
 	slot->value = 0;
+	slot->key = key_of(slot);
+	slot->charged_ns = 0;
 	slot->work.blame = 0;
 	*slot->completion = (struct device_completion){0};
 	buffer_hold(&slot->uses);
@@ -82,8 +110,9 @@ void slot_enqueue(struct dispatch *d, struct channel *ch, struct slot *slot)
 	ch->in_flight++;
 	ch->captures += slot->capture;
 	shm_store_relaxed(&ch->stats->in_flight, ch->in_flight);
+	share_began(ch->share, now_ns);
 	if (TAILQ_EMPTY(&ch->queue))
-		TAILQ_INSERT_TAIL(&d->runnable[ch->priority], ch, run_link);
+		queue_channel(d, ch, now_ns);
 	TAILQ_INSERT_TAIL(&ch->queue, slot, link);
 	d->n_queued++;
 	d->n_deadlines += slot->deadline_ns != 0;
@@ -97,10 +126,10 @@ static void slot_dequeue(struct dispatch *d, struct slot *slot)
 
 	/* Nothing is known of the next one. */
 	if (was_first && ch->waits_cold)
-		requeue(d, ch, false);
+		share_requeue(&d->shares, ch, false);
 	TAILQ_REMOVE(&ch->queue, slot, link);
 	if (TAILQ_EMPTY(&ch->queue))
-		TAILQ_REMOVE(turns_of(d, ch), ch, run_link);
+		unqueue_channel(d, ch);
 	d->n_queued--;
 	d->n_deadlines -= slot->deadline_ns != 0;
 }
@@ -331,6 +360,7 @@ void slot_step_ended(
 
 	d->stepping[slot->stepping_at] = last;
 	last->stepping_at = slot->stepping_at;
+	share_charge(slot->channel->share, (int64_t)slot->request.device_ns);
 	slot_complete(d, slot, status, start_ns, end_ns);
 }
 
@@ -347,6 +377,26 @@ static int slot_give(struct dispatch *d, struct slot *slot)
 	default:
 		return launch_call(d, slot);
 	}
+}
+
+/* What was launched is expected to take so much of the device. */
+static void charge(struct dispatch *d, struct slot *slot)
+{
+	if (slot->capture || slot->kind == SLOT_STEP)
+		return;
+	slot->charged_ns = (int64_t)estimate_device_ns(d->estimates, slot->key, UNKNOWN_NS);
+	share_charge(slot->channel->share, slot->charged_ns);
+}
+
+/* It has ended, and took so much of the device. */
+static void measure(struct dispatch *d, struct slot *slot, int status, uint64_t device_ns)
+{
+	if (slot->capture)
+		return;
+	share_charge(slot->channel->share, (int64_t)device_ns - slot->charged_ns);
+	if (status == 0)
+		estimate_add(d->estimates, slot->key, device_ns,
+			clock_now_ns(&d->o.clock) - slot->started_ns);
 }
 
 /*
@@ -376,7 +426,7 @@ static bool launch(struct dispatch *d, struct channel *ch)
 	int r = slot_give(d, slot);
 	d->failed |= r == -GPUQ_EDEVICE;
 	if (r == -EAGAIN)
-		requeue(d, ch, goes_to_cache(slot) && slot->work.no_cold_room);
+		share_requeue(&d->shares, ch, goes_to_cache(slot) && slot->work.no_cold_room);
 	if (r == -EAGAIN || d->failed)
 		return false;
 	slot_dequeue(d, slot);
@@ -388,35 +438,23 @@ static bool launch(struct dispatch *d, struct channel *ch)
 	count_launch(d, now_ns);
 	keep(d, slot);
 	FAILPOINT_OF("dispatch.launched", slot->kind);
-	/* Channels of one priority take turns. */
+	charge(d, slot);
+	/* Channels of one user and priority take turns. */
 	if (!TAILQ_EMPTY(&ch->queue))
-		requeue(d, ch, false);
+		share_requeue(&d->shares, ch, false);
 	return true;
 }
 
-static bool has_cold_turn(const struct dispatch *d, uint32_t priority)
+/* The priorities that have room among cold works. */
+static uint32_t cold_room(const struct dispatch *d)
 {
-	return !TAILQ_EMPTY(&d->cold[priority]) && graphs_cold_room(d->o.graphs, priority);
-}
+	uint32_t mask = 0;
 
-/*
- * The first priority with work, unless one behind it has been passed over for too long. Those in
- * the mask `full` have found no room; MSG_PRIORITIES: there is no other.
- */
-static uint32_t next_priority(const struct dispatch *d, uint32_t full)
-{
-	uint32_t first = MSG_PRIORITIES;
-
-	for (uint32_t p = MSG_PRIORITIES; p-- > 0;) {
-		if ((full & 1u << p) != 0)
-			continue;
-		if (TAILQ_EMPTY(&d->runnable[p]) && !has_cold_turn(d, p))
-			continue;
-		if (d->passed_over[p] >= MAX_PASSED_OVER)
-			return p;
-		first = p;
+	for (uint32_t p = 0; p < MSG_PRIORITIES; p++) {
+		if (d->shares.n_cold[p] > 0 && graphs_cold_room(d->o.graphs, p))
+			mask |= 1u << p;
 	}
-	return first;
+	return mask;
 }
 
 /*
@@ -425,15 +463,18 @@ static uint32_t next_priority(const struct dispatch *d, uint32_t full)
  */
 static bool launch_of(struct dispatch *d, uint32_t priority)
 {
-	struct channel_queue *runnable = &d->runnable[priority];
-	struct channel *last = TAILQ_LAST(runnable, channel_queue), *ch = NULL;
+	struct shares *s = &d->shares;
+	struct channel *ch;
 
-	if (has_cold_turn(d, priority) && launch(d, TAILQ_FIRST(&d->cold[priority])))
-		return true;
-	for (uint32_t i = 0; i < MAX_TRIES && ch != last && !d->failed; i++) {
-		ch = TAILQ_FIRST(runnable);
-		if (launch(d, ch))
+	shares_attempt(s);
+	for (uint32_t i = 0; i < MAX_TRIES && !d->failed; i++) {
+		ch = shares_next(s, priority, (cold_room(d) & 1u << priority) != 0);
+		if (ch == NULL)
+			return false;
+		if (launch(d, ch)) {
+			shares_served(s, ch);
 			return true;
+		}
 	}
 	return false;
 }
@@ -444,17 +485,18 @@ static bool launch_all(struct dispatch *d)
 	uint32_t full = 0, next;
 	bool any = false;
 
-	while (d->n_queued > 0 && d->n_executing < MAX_EXECUTING &&
-		(next = next_priority(d, full)) < MSG_PRIORITIES) {
+	while (d->n_queued > 0 && d->n_executing < MAX_EXECUTING) {
+		const uint64_t now_ns = clock_now_ns(&d->o.clock);
+
+		next = shares_priority(&d->shares, full, cold_room(d), now_ns);
+		if (next == MSG_PRIORITIES)
+			break;
 		if (!launch_of(d, next)) {
 			full |= 1u << next;
 			continue;
 		}
 		any = true;
-		d->passed_over[next] = 0;
-		for (uint32_t p = next + 1; p < MSG_PRIORITIES; p++)
-			d->passed_over[p] +=
-				!TAILQ_EMPTY(&d->runnable[p]) || !TAILQ_EMPTY(&d->cold[p]);
+		shares_launched(&d->shares, next, now_ns);
 	}
 	return any;
 }
@@ -482,6 +524,7 @@ static void finish(struct dispatch *d, struct slot *slot)
 	}
 	if (!slot->capture)
 		shm_count(&d->stats->busy_ns, end_ns - start_ns);
+	measure(d, slot, status, end_ns - start_ns);
 	if (status == -ETIMEDOUT)
 		shm_count(&slot->channel->stats->expired, 1);
 	d->failed |= status == -GPUQ_EDEVICE;

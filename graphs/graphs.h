@@ -108,6 +108,9 @@ struct graph_work {
 
 struct graphs;
 
+/* Of the exact shape; others seldom have the same. Any thread. */
+uint64_t graphs_key(const struct op_call *call);
+
 /*
  * Makes a cache and starts its threads. 0, -ENOMEM, -EINVAL for options out of range, or the
  * device's error. On success `why` is empty or has one sentence on why the hot list was not used.

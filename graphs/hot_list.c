@@ -277,7 +277,7 @@ static bool read_shape(struct graphs *g, json_t *json, const struct sequence *se
 		return false;
 	if (uses < 0 || !read_call(json, &sequences[number], &call))
 		return false;
-	hash = key_hash(&call);
+	hash = graphs_key(&call);
 	if (table_find(g, &call, hash) != NULL)
 		return false;
 	e = table_add(g, &call, sequences[number].pipeline, hash, UID_NONE);

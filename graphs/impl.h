@@ -172,7 +172,6 @@ struct graphs {
 
 /* --- table.c ------------------------------------------------------------------------------- */
 
-uint64_t key_hash(const struct op_call *call);
 struct graph_entry *table_find(const struct graphs *g, const struct op_call *call, uint64_t hash);
 
 /*

@@ -218,7 +218,7 @@ static int launch_known(struct graphs *g, struct graph_entry *e, struct graph_wo
 static void start_work(struct graphs *g, struct graph_work *w)
 {
 	assert(w->completion != NULL && w->args.completion != NULL);
-	w->hash = key_hash(w->call) & g->hash_mask;
+	w->hash = graphs_key(w->call) & g->hash_mask;
 	w->state = WORK_RUNNING;
 	w->blame = 0;
 	w->no_cold_room = false;

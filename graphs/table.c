@@ -29,7 +29,7 @@ static uint64_t mix_tensor(uint64_t hash, const struct tensor *t)
 	return hash;
 }
 
-uint64_t key_hash(const struct op_call *call)
+uint64_t graphs_key(const struct op_call *call)
 {
 	uint64_t hash = (uintptr_t)call->op;
 

@@ -152,6 +152,7 @@ struct engine_request {
 	uint32_t n_made;     /* tokens generated */
 	uint64_t started_ns; /* when it first went to the device; 0: it never did */
 	uint64_t ended_ns;
+	uint64_t device_ns; /* its part of the time that steps with it took */
 
 	/* Private to the engine. */
 	struct engine_request *next;

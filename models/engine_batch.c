@@ -559,6 +559,9 @@ static void measure(struct engine *e, uint64_t now_ns)
 	const uint64_t took_ns = now_ns - step->started_ns;
 	struct engine_turn *turn = &e->turns[step->shape.kind];
 
+	for (uint32_t i = 0; i < step->n_parts; i++)
+		step->parts[i].session->first->device_ns +=
+			took_ns * step->parts[i].n_tokens / step->n_tokens;
 	if (!step->is_decode) {
 		e->token_ns = took_ns / step->n_tokens + 1;
 		hist_add(e->stats.chunk_hist, HIST_STATS_BITS, took_ns);

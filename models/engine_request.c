@@ -56,6 +56,7 @@ int engine_submit(struct engine *e, struct engine_request *r)
 	r->status = 0;
 	r->n_made = 0;
 	r->started_ns = 0;
+	r->device_ns = 0;
 	if (s->first == NULL) {
 		s->first = r;
 		TAILQ_INSERT_TAIL(&e->active, s, link);

@@ -76,6 +76,7 @@ static void start_dispatch(struct rig *rig)
 		.max_sessions_per_client = RIG_CLIENT_SESSIONS,
 		.max_sessions_per_user = RIG_USER_SESSIONS,
 		.poll_us = 50,
+		.ageing_ns = RIG_AGEING_NS,
 		.inline_max_ns = 1000,
 		.wake_fd = rig->wake_fd,
 	};
@@ -237,11 +238,16 @@ void rig_open(struct rig *rig, struct rig_client *c, uint32_t number, uint64_t s
 	memset(c, 0, sizeof(*c));
 	c->rig = rig;
 	c->generation = number + 7;
+	if (rig->weights[number] == 0)
+		rig->weights[number] = 1;
 	c->msg = (struct devlink_msg){
 		.type = DEVLINK_ADD,
 		.channel = number,
 		.generation = c->generation,
 		.abi = abi,
+		.uid = rig->uids[number],
+		.weight = rig->weights[number],
+		.priority = rig->priorities[number],
 		.sq_entries = RIG_ENTRIES,
 		.cq_entries = RIG_ENTRIES,
 		.arena_bytes = RIG_ARENA,

@@ -20,6 +20,7 @@
 #define RIG_CLIENT_SESSIONS 4u
 #define RIG_USER_SESSIONS 5u
 #define RIG_ARENA (1u << 20)
+#define RIG_AGEING_NS 10000000u
 
 struct rig {
 	struct dispatch *dispatch;
@@ -33,6 +34,8 @@ struct rig {
 	const char *faults; /* of the next device: see device/fault.h */
 	uint32_t workers;
 	bool failed; /* DISPATCH_FAILED has come */
+	/* Of channels that are opened, by their numbers; weight 0: 1. */
+	uint32_t uids[RIG_CHANNELS], weights[RIG_CHANNELS], priorities[RIG_CHANNELS];
 	struct cost_model cost;
 	int wake_fd;
 };

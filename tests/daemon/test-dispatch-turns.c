@@ -5,7 +5,10 @@
  */
 #include "tests/daemon/dispatch-rig.h"
 
+#include "daemon/share.h"
 #include "shm/segment.h"
+
+#include <math.h>
 
 #define BUSY 6u
 
@@ -104,12 +107,126 @@ static void test_drain_serves_what_was_there(void **state)
 	rig_stop(&rig);
 }
 
+#define FAIR_N 65536u /* elements of a call */
+#define FAIR_CHANNELS 12u
+#define FAIR_HEAVY 3u /* of these are the heavy user's, the others the light one's */
+#define FAIR_WEIGHT 3u
+
+/* One call that has ended. */
+struct fair_call {
+	uint64_t start_ns, ns;
+};
+
+/* Fills the ring of a channel with calls of one shape. */
+static void fill_ring(struct rig_client *c, const struct clock_line *clock)
+{
+	struct wire_sqe sqe = rig_softmax(c, 0, FAIR_N, 0);
+
+	for (uint32_t i = 0; i < RIG_ENTRIES; i++) {
+		sqe.submit_ns = clock_now_ns(clock);
+		rig_write(c, &sqe);
+	}
+}
+
+/* Takes the ends of all calls. */
+static void take_ends(struct rig_client *c, struct fair_call calls[RIG_ENTRIES])
+{
+	for (uint32_t i = 0; i < RIG_ENTRIES; i++) {
+		const struct wire_cqe cqe = rig_complete(c);
+
+		assert_int_equal(cqe.status, 0);
+		calls[i] =
+			(struct fair_call){c->sqes[i].submit_ns + cqe.queued_ns, cqe.executed_ns};
+	}
+}
+
+static uint64_t last_start_ns(struct fair_call calls[][RIG_ENTRIES], uint32_t first, uint32_t end)
+{
+	uint64_t last_ns = 0;
+
+	for (uint32_t i = first; i < end; i++) {
+		for (uint32_t k = 0; k < RIG_ENTRIES; k++) {
+			if (calls[i][k].start_ns > last_ns)
+				last_ns = calls[i][k].start_ns;
+		}
+	}
+	return last_ns;
+}
+
+struct fair_window {
+	uint64_t from_ns, until_ns;
+	uint64_t longest_ns; /* of the calls in it */
+};
+
+/* Time of the device that these channels' calls took that started in a window. */
+static uint64_t had_ns(struct fair_call calls[][RIG_ENTRIES], uint32_t first, uint32_t end,
+	struct fair_window *window)
+{
+	uint64_t sum_ns = 0;
+
+	for (uint32_t i = first; i < end; i++) {
+		for (uint32_t k = 0; k < RIG_ENTRIES; k++) {
+			const struct fair_call *call = &calls[i][k];
+			if (call->start_ns < window->from_ns || call->start_ns > window->until_ns)
+				continue;
+			sum_ns += call->ns;
+			if (call->ns > window->longest_ns)
+				window->longest_ns = call->ns;
+		}
+	}
+	return sum_ns;
+}
+
+/*
+ * Two users, of whom one has three times the weight and the other three times the channels. While
+ * both have something queued the first one has three times the other's time of the device. What
+ * may be amiss is what was just running, and what a round is.
+ */
+static void test_users_share_by_weight(void **state)
+{
+	struct rig_client c[FAIR_CHANNELS];
+	struct fair_call calls[FAIR_CHANNELS][RIG_ENTRIES];
+	struct rig rig;
+
+	rig_start_workers(&rig, 1);
+	const struct clock_line clock = clock_from_page(rig.page);
+	for (uint32_t i = 0; i < FAIR_CHANNELS; i++) {
+		rig.uids[i] = i < FAIR_HEAVY ? 100 : 200;
+		rig.weights[i] = i < FAIR_HEAVY ? FAIR_WEIGHT : 1;
+		rig_open(&rig, &c[i], i, 0, WIRE_ABI);
+	}
+	for (uint32_t i = 0; i < FAIR_CHANNELS; i++)
+		fill_ring(&c[i], &clock);
+	/* The heavy user last: it has nothing to do only when it has had all that it wants. */
+	for (uint32_t i = FAIR_CHANNELS; i-- > 0;)
+		rig_publish(&c[i]);
+	const uint64_t from_ns = clock_now_ns(&clock);
+	for (uint32_t i = 0; i < FAIR_CHANNELS; i++)
+		take_ends(&c[i], calls[i]);
+	const uint64_t heavy_end_ns = last_start_ns(calls, 0, FAIR_HEAVY);
+	const uint64_t light_end_ns = last_start_ns(calls, FAIR_HEAVY, FAIR_CHANNELS);
+	struct fair_window w = {from_ns, heavy_end_ns < light_end_ns ? heavy_end_ns : light_end_ns};
+	const uint64_t heavy_ns = had_ns(calls, 0, FAIR_HEAVY, &w);
+	const uint64_t light_ns = had_ns(calls, FAIR_HEAVY, FAIR_CHANNELS, &w);
+	const double off = fabs((double)heavy_ns / FAIR_WEIGHT - (double)light_ns);
+	const double may_be =
+		0.1 * (double)light_ns + 2.0 * SHARE_QUANTUM_NS + 8.0 * (double)w.longest_ns;
+	if (off > may_be)
+		fail_msg("%llu ns and %llu ns, the longest call %llu ns",
+			(unsigned long long)heavy_ns, (unsigned long long)light_ns,
+			(unsigned long long)w.longest_ns);
+	for (uint32_t i = 0; i < FAIR_CHANNELS; i++)
+		rig_close(&c[i]);
+	rig_stop(&rig);
+}
+
 int main(void)
 {
 	static const struct harness_test tests[] = {
 		HARNESS_TEST(test_goes_on_among_busy_ones),
 		HARNESS_TEST(test_idle_channels_are_no_parties),
 		HARNESS_TEST(test_drain_serves_what_was_there),
+		HARNESS_TEST(test_users_share_by_weight),
 	};
 
 	return harness_run("dispatch-turns", tests, sizeof(tests) / sizeof(tests[0]));

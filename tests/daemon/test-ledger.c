@@ -139,6 +139,11 @@ void graphs_finish(struct graphs *g, struct graph_work *w)
 {
 }
 
+uint64_t graphs_key(const struct op_call *call)
+{
+	return 1;
+}
+
 /* Nothing is cold in it. */
 bool graphs_cold_room(const struct graphs *g, uint32_t priority)
 {
@@ -451,6 +456,7 @@ static void client_submit(struct world *w)
 static void serve(struct world *w, struct dispatch *d, struct channel *ch, struct history *h)
 {
 	for (;;) {
+		d->budget = PASS_BUDGET;
 		int taken = dispatch_channel_pass(d, ch);
 
 		assert_true(taken >= 0);
@@ -505,6 +511,7 @@ static void live(struct world *w, struct history *h)
 	assert_int_equal(dispatch_create(&w->options, &d), 0);
 	d->channels[NUMBER] = ch;
 	d->n_channels = 1;
+	ch->share = share_join(&d->shares, w->msg.uid, w->msg.weight);
 	serve(w, d, ch, h);
 	watch_end(h);
 	dispatch_destroy(d);
@@ -692,6 +699,7 @@ static void run_script(struct world *w, const char *script, uint64_t start, uint
 		.channel = NUMBER,
 		.generation = GENERATION,
 		.abi = WIRE_ABI,
+		.weight = 1,
 		.sq_entries = ENTRIES,
 		.cq_entries = ENTRIES,
 		.arena_bytes = ARENA,

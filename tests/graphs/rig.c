@@ -337,7 +337,7 @@ int task_run(struct rig *rig, struct task *t)
 struct stats_graph *task_record(struct rig *rig, const struct task *t)
 {
 	struct graph_entry *e =
-		table_find(rig->g, &t->call, key_hash(&t->call) & rig->g->hash_mask);
+		table_find(rig->g, &t->call, graphs_key(&t->call) & rig->g->hash_mask);
 
 	return e == NULL ? NULL : e->record;
 }

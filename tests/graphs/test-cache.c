@@ -225,7 +225,7 @@ static void test_cache_a_second_lane(void **state)
 	}
 	rig_await(&rig->stats.graph_captures, 2);
 	for (uint32_t i = 0; i < rig->options.lanes; i++)
-		lanes += entry_exec(table_find(rig->g, &a->call, key_hash(&a->call)), i) != NULL;
+		lanes += entry_exec(table_find(rig->g, &a->call, graphs_key(&a->call)), i) != NULL;
 	assert_int_equal(lanes, 2);
 	for (uint32_t i = 0; i < 50; i++) {
 		assert_int_equal(task_launch(rig, a), 0);

@@ -22,7 +22,7 @@ static void hurry(struct rig *rig, const struct task *t)
 	rig->g->retry_after_ns = 1;
 	rig->g->room_after_ns = 1;
 	if (t != NULL)
-		table_find(rig->g, &t->call, key_hash(&t->call))->retry_ns = 0;
+		table_find(rig->g, &t->call, graphs_key(&t->call))->retry_ns = 0;
 	pthread_mutex_unlock(&rig->g->lock);
 }
 
