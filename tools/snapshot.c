@@ -138,21 +138,31 @@ static int table_read(int fd, uint64_t offset, uint32_t count, uint32_t row_byte
 static int read_tables(int fd, struct snapshot *s)
 {
 	const struct stats_header *h = &s->header;
-	int r = table_read(fd, h->devices_offset, h->max_devices, h->device_bytes, h->device_bytes,
-		&s->devices);
+	const struct {
+		uint64_t offset;
+		uint32_t count, row_bytes, head_bytes;
+		struct snapshot_table *table;
+	} all[] = {
+		{h->devices_offset, h->max_devices, h->device_bytes,
+			offsetof(struct stats_device, queue_hist), &s->devices},
+		{h->clients_offset, h->max_clients, h->client_bytes, h->client_bytes, &s->clients},
+		{h->channels_offset, h->max_channels, h->channel_bytes,
+			offsetof(struct stats_channel, queue_hist), &s->channels},
+		{h->graphs_offset, h->max_graphs, h->graph_bytes, sizeof(uint64_t), &s->graphs},
+		{h->models_offset, h->max_models, h->model_bytes, sizeof(uint64_t), &s->models},
+		{h->sessions_offset, h->max_sessions, h->session_bytes, h->session_bytes,
+			&s->sessions},
+		{h->pipelines_offset, h->max_pipelines, h->pipeline_bytes,
+			offsetof(struct stats_pipeline, execute_hist), &s->pipelines},
+		{h->ops_offset, h->max_ops, h->op_bytes, offsetof(struct stats_op, execute_hist),
+			&s->ops},
+		{h->errors_offset, h->max_errors, h->error_bytes, h->error_bytes, &s->errors},
+	};
+	int r = 0;
 
-	if (r == 0)
-		r = table_read(fd, h->clients_offset, h->max_clients, h->client_bytes,
-			h->client_bytes, &s->clients);
-	if (r == 0)
-		r = table_read(fd, h->channels_offset, h->max_channels, h->channel_bytes,
-			offsetof(struct stats_channel, queue_hist), &s->channels);
-	if (r == 0)
-		r = table_read(fd, h->models_offset, h->max_models, h->model_bytes, h->model_bytes,
-			&s->models);
-	if (r == 0)
-		r = table_read(fd, h->ops_offset, h->max_ops, h->op_bytes,
-			offsetof(struct stats_op, execute_hist), &s->ops);
+	for (size_t i = 0; i < sizeof(all) / sizeof(all[0]) && r == 0; i++)
+		r = table_read(fd, all[i].offset, all[i].count, all[i].row_bytes, all[i].head_bytes,
+			all[i].table);
 	return r;
 }
 
@@ -195,6 +205,8 @@ static int take_from(const char *place, bool file, struct snapshot **ret_snapsho
 	if (fd < 0)
 		return fd;
 	s = calloc(1, sizeof(*s));
+	for (uint32_t i = 0; s != NULL && i < WIRE_MAX_DEVICES; i++)
+		s->hardware[i] = hardware_unknown();
 	int r = s == NULL ? -ENOMEM : read_object(fd, &st, s);
 	close(fd);
 	if (r < 0) {
@@ -271,12 +283,26 @@ int snapshot_take(
 	return 0;
 }
 
+void snapshot_read_hardware(struct snapshot *s, struct hardware *hardware)
+{
+	const struct stats_device *devices = s->devices.rows;
+
+	if (!snapshot_alive(s))
+		return;
+	for (uint32_t i = 0; i < s->devices.n; i++) {
+		const uint32_t number = s->devices.records[i];
+		if (number < WIRE_MAX_DEVICES)
+			hardware_read(hardware, &devices[i], &s->hardware[number]);
+	}
+}
+
 void snapshot_free(struct snapshot *snapshot)
 {
 	if (snapshot == NULL)
 		return;
 	struct snapshot_table *const tables[] = {&snapshot->devices, &snapshot->clients,
-		&snapshot->channels, &snapshot->models, &snapshot->ops};
+		&snapshot->channels, &snapshot->graphs, &snapshot->models, &snapshot->sessions,
+		&snapshot->pipelines, &snapshot->ops, &snapshot->errors};
 	for (size_t i = 0; i < sizeof(tables) / sizeof(tables[0]); i++) {
 		free(tables[i]->records);
 		free(tables[i]->rows);

@@ -7,13 +7,13 @@
 #ifndef GPUQ_TOOLS_SNAPSHOT_H
 #define GPUQ_TOOLS_SNAPSHOT_H
 
-#include "shm/stats.h"
+#include "tools/hardware.h"
 
 /* The records in use of one table, in the order of their numbers. */
 struct snapshot_table {
 	uint32_t n;
 	uint32_t *records; /* number of each in the object */
-	void *rows;	   /* struct stats_device, _client, _channel, _model, _op */
+	void *rows;	   /* struct stats_device, _client, ... */
 };
 
 struct snapshot {
@@ -23,7 +23,9 @@ struct snapshot {
 	uint64_t clock_ns; /* the same moment on gpuqd's clock, that of the times in the records */
 	uint64_t realtime_ns; /* the same moment, CLOCK_REALTIME */
 	bool process_exists;  /* a process has the number of gpuqd's control process */
-	struct snapshot_table devices, clients, channels, models, ops;
+	struct snapshot_table devices, clients, channels, graphs, models, sessions, pipelines, ops;
+	struct snapshot_table errors;
+	struct hardware_reading hardware[WIRE_MAX_DEVICES]; /* by the number of the device */
 };
 
 #define SNAPSHOT_PLACES_MAX 3
@@ -51,6 +53,9 @@ int snapshot_source_file(struct snapshot_source *ret_source, const char *path);
  */
 int snapshot_take(
 	struct snapshot_source *source, struct snapshot **ret_snapshot, char *why, size_t why_size);
+
+/* Asks the devices of a live gpuqd how they are. */
+void snapshot_read_hardware(struct snapshot *snapshot, struct hardware *hardware);
 
 /* NULL is fine. */
 void snapshot_free(struct snapshot *snapshot);

@@ -72,6 +72,49 @@ static void fill_channel(struct synthetic *s, uint32_t i)
 	s->stats.clients[c->client].channels++;
 }
 
+/* Three shapes, a session, a pipeline and three errors. */
+static void fill_rest(struct synthetic *s)
+{
+	static const uint32_t states[] = {MSG_GRAPH_CAPTURED, MSG_GRAPH_COLD, MSG_GRAPH_FAILED};
+	struct stats_session *session = &s->stats.sessions[0];
+	struct stats_pipeline *pipeline = &s->stats.pipelines[0];
+	const uint64_t now_ns = clock_monotonic_ns();
+
+	for (uint32_t i = 0; i < 3; i++) {
+		struct stats_graph *g = &s->stats.graphs[i];
+		*g = (struct stats_graph){.id = i + 1, .kernels = 3, .uses = 100, .hits = 90 - i};
+		g->last_used_ns = now_ns;
+		g->bytes = i == 0 ? 40960 : 0;
+		g->capture_ns = i == 0 ? 350000 : 0;
+		snprintf(g->shape, sizeof(g->shape), "gemv_batched f32[%u,64]", 16 + i);
+		if (states[i] == MSG_GRAPH_FAILED)
+			snprintf(g->reason, sizeof(g->reason), "too large");
+		g->state = states[i];
+	}
+	*session = (struct stats_session){.handle = 1 << 16,
+		.model = 1,
+		.client_generation = 1,
+		.opened_ns = now_ns,
+		.last_ns = now_ns,
+		.tokens = 50,
+		.kv_blocks = 4,
+		.prompt_tokens = 40,
+		.answers = 10,
+		.first_token_ns = 3000000,
+		.gap_ns = 500000};
+	session->state = 1;
+	*pipeline = (struct stats_pipeline){.handle = 1 << 16, .client_generation = 1, .steps = 4};
+	snprintf(pipeline->name, sizeof(pipeline->name), "preprocess");
+	pipeline->state = 1;
+	for (int i = 0; i < 3; i++)
+		stats_count_error(
+			&s->stats, STATS_ERRORS_OF_DEVICE, -GPUQ_ESHAPE, "softmax", NULL, now_ns);
+	stats_count_error(&s->stats, STATS_ERRORS_OF_CONTROL, -GPUQ_EPROTO, "message",
+		"a message was cut off", now_ns);
+	stats_count_error(
+		&s->stats, STATS_ERRORS_OF_DEVICE, -GPUQ_ESHAPE, "gemv_batched", NULL, now_ns);
+}
+
 static void fill_model(struct synthetic *s)
 {
 	struct stats_model *m = &s->stats.models[1];
@@ -98,7 +141,9 @@ int synthetic_create(
 			.ops = 4,
 			.graphs = 64,
 			.models = 2,
-			.captures = 64},
+			.captures = 64,
+			.sessions = 4,
+			.pipelines = 4},
 		&s.stats, &s.fd);
 
 	if (r < 0)
@@ -115,8 +160,41 @@ int synthetic_create(
 		s.stats.ops[i].state = 1;
 	}
 	fill_model(&s);
+	fill_rest(&s);
 	*ret = s;
 	return 0;
+}
+
+static void add(uint64_t *counts, uint64_t n, uint64_t ns)
+{
+	counts[hist_bucket(ns, HIST_STATS_BITS)] += n;
+}
+
+static void add_device(struct stats_device *d, uint64_t n, uint64_t queue_ns, uint64_t execute_ns)
+{
+	d->completed += n;
+	d->busy_ns += n * execute_ns;
+	add(d->queue_hist, n, queue_ns);
+	add(d->launch_hist, n, queue_ns / 2);
+	add(d->execute_hist, n, execute_ns);
+	add(d->total_hist, n, queue_ns + execute_ns);
+}
+
+/* Of the tokens a tenth are those of prompts, and as many answers are first ones. */
+static void add_model(struct stats *s, uint64_t n, uint64_t execute_ns)
+{
+	struct stats_model *m = &s->models[1];
+
+	m->computed_tokens += n;
+	m->steps += n / 2;
+	m->rows += n;
+	m->batches[1] += n / 2;
+	add(m->decode_hist, n / 2, execute_ns);
+	add(m->first_token_hist, n / 10, 3 * execute_ns);
+	add(m->gap_hist, n, execute_ns);
+	s->sessions[0].answers += n;
+	s->pipelines[0].calls += n;
+	add(s->pipelines[0].execute_hist, n, execute_ns);
 }
 
 void synthetic_traffic(struct synthetic *s, uint64_t n, uint64_t queue_ns, uint64_t execute_ns)
@@ -134,11 +212,9 @@ void synthetic_traffic(struct synthetic *s, uint64_t n, uint64_t queue_ns, uint6
 		c->execute_hist[hist_bucket(execute_ns, HIST_STATS_BITS)] += n;
 		op->calls += n;
 		op->execute_hist[hist_bucket(execute_ns, HIST_STATS_BITS)] += n;
-		s->stats.devices[0].completed += n;
-		s->stats.devices[0].busy_ns += n * execute_ns;
+		add_device(&s->stats.devices[0], n, queue_ns, execute_ns);
 	}
-	s->stats.models[1].computed_tokens += n;
-	s->stats.models[1].steps += n / 2;
+	add_model(&s->stats, n, execute_ns);
 	s->stats.header->heartbeat_ns = clock_monotonic_ns();
 }
 

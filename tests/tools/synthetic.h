@@ -16,7 +16,8 @@ struct synthetic {
 };
 
 /*
- * One device, two operators, clients with the channels dealt out to them. Client i is the process
+ * One device, two operators, a model, and one or some of everything else; clients with the channels
+ * dealt out to them. Client i is the process
  * 1000 + i, except that client 0 is this process. Returns 0 or a negative errno.
  */
 int synthetic_create(
