@@ -204,6 +204,10 @@ int session_request(struct gpuq *gpuq, struct msg_header *request, struct sessio
  */
 int session_administrate(struct gpuq *gpuq, struct msg_header *request, int fd, const char *what);
 
+/* Likewise, without a descriptor, for an answer that takes longer than others. */
+int session_administrate_long(
+	struct gpuq *gpuq, struct msg_header *request, uint64_t timeout_ns, const char *what);
+
 void session_message_close(struct session_message *message);
 
 /* Tells gpuqd that the end of the connection is meant. */

@@ -107,6 +107,19 @@ GPUQ_EXPORT uint32_t gpuq_abi(const struct gpuq *gpuq);
 /* Asks gpuqd to drain and end. Needs an administrative connection, else -EPERM. */
 GPUQ_EXPORT int gpuq_admin_stop(struct gpuq *gpuq);
 
+/*
+ * Replaces the process that drives a device by one that is started anew, from the file of gpuqd on
+ * disk: of a new version, say. What is in flight has `drain_ns` to end, and completes with
+ * -GPUQ_EDEVICE after that; what is submitted meanwhile waits. Connections, channels, pipelines and
+ * calls last; models are loaded again; buffers are lost, and sessions of models closed, as when the
+ * process ends by itself. Returns when the next one is ready; -ETIMEDOUT when that takes longer
+ * than drain_ns and 60 s more: it goes on. Needs an administrative connection, else -EPERM;
+ * -EBUSY: it is being started now; -GPUQ_EDEVICE: what is on disk did not begin, and the executable
+ * before it drives the device again; -GPUQ_ENODEV, -GPUQ_EABI, -GPUQ_EDRAIN, -GPUQ_EGONE, and
+ * errors of open(2) for the file.
+ */
+GPUQ_EXPORT int gpuq_admin_restart(struct gpuq *gpuq, uint32_t device, uint64_t drain_ns);
+
 /* --- What gpuqd offers --------------------------------------------------------------------- */
 
 struct gpuq_op_tensor {

@@ -75,7 +75,7 @@ static int receive(int fd, struct session_message *message)
 }
 
 /* Waits until the socket has something to read. */
-static int wait_readable(const struct gpuq *g, uint64_t deadline_ns)
+static int wait_readable(const struct gpuq *g, uint64_t deadline_ns, uint64_t timeout_ns)
 {
 	for (;;) {
 		uint64_t now_ns = clock_monotonic_ns();
@@ -93,7 +93,7 @@ static int wait_readable(const struct gpuq *g, uint64_t deadline_ns)
 		if (r == 0)
 			return fail(-ETIMEDOUT,
 				"gpuqd at %s did not answer within %llu ms; is it stopped?",
-				g->path, (unsigned long long)(g->timeout_ns / NS_PER_MS));
+				g->path, (unsigned long long)(timeout_ns / NS_PER_MS));
 	}
 }
 
@@ -273,12 +273,12 @@ static int check_answer(
 }
 
 /* Receives until the answer to `serial` is there. */
-static int await(struct gpuq *g, uint32_t serial, struct session_message *m)
+static int await(struct gpuq *g, uint32_t serial, uint64_t timeout_ns, struct session_message *m)
 {
-	uint64_t deadline_ns = clock_monotonic_ns() + g->timeout_ns;
+	uint64_t deadline_ns = clock_monotonic_ns() + timeout_ns;
 
 	for (;;) {
-		int r = wait_readable(g, deadline_ns);
+		int r = wait_readable(g, deadline_ns, timeout_ns);
 		if (r < 0)
 			return r;
 		r = receive(g->fd, m);
@@ -302,7 +302,7 @@ static int await(struct gpuq *g, uint32_t serial, struct session_message *m)
 	}
 }
 
-static int request_with(struct gpuq *g, struct msg_header *request, int fd,
+static int request_with(struct gpuq *g, struct msg_header *request, int fd, uint64_t timeout_ns,
 	struct session_answer want, struct session_message *ret_answer)
 {
 	int r = session_check(g);
@@ -318,7 +318,7 @@ static int request_with(struct gpuq *g, struct msg_header *request, int fd,
 		r = fail(r, "sending to gpuqd at %s: %s", g->path, strerror(-r));
 	} else {
 		/* After EPIPE gpuqd's last words may still be there to read. */
-		r = await(g, request->serial, ret_answer);
+		r = await(g, request->serial, timeout_ns, ret_answer);
 		FAILPOINT_OF("client.answered", request->type);
 		if (r == 0)
 			r = check_answer(g, ret_answer, &want);
@@ -331,18 +331,30 @@ static int request_with(struct gpuq *g, struct msg_header *request, int fd,
 int session_request(struct gpuq *g, struct msg_header *request, struct session_answer want,
 	struct session_message *ret_answer)
 {
-	return request_with(g, request, -1, want, ret_answer);
+	return request_with(g, request, -1, g->timeout_ns, want, ret_answer);
 }
+
+static const struct session_answer want_ok = {MSG_ADMIN_OK, sizeof(struct msg_header), 0};
 
 int session_administrate(struct gpuq *g, struct msg_header *request, int fd, const char *what)
 {
-	const struct session_answer want = {MSG_ADMIN_OK, sizeof(struct msg_header), 0};
 	struct session_message answer;
 	int r = session_check(g);
 
 	if (r == 0)
 		r = session_need_abi3(g, what);
-	return r < 0 ? r : request_with(g, request, fd, want, &answer);
+	return r < 0 ? r : request_with(g, request, fd, g->timeout_ns, want_ok, &answer);
+}
+
+int session_administrate_long(
+	struct gpuq *g, struct msg_header *request, uint64_t timeout_ns, const char *what)
+{
+	struct session_message answer;
+	int r = session_check(g);
+
+	if (r == 0)
+		r = session_need_abi(g, 4, what);
+	return r < 0 ? r : request_with(g, request, -1, timeout_ns, want_ok, &answer);
 }
 
 int session_need_abi(const struct gpuq *g, uint32_t version, const char *what)

@@ -165,6 +165,8 @@ static int tables_create(struct control *c)
 		r = c->device.ledger_fd = segment_create("gpuq-ledger", bytes);
 	if (r >= 0)
 		r = watch_create(c);
+	if (r >= 0)
+		r = restart_create(c);
 	if (r >= 0) {
 		c->reserve_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
 		r = c->reserve_fd < 0 ? -errno : 0;
@@ -378,6 +380,9 @@ static void on_completion(struct control *c, const struct io_uring_cqe *cqe)
 	case OP_LINK_RECV:
 		device_received(c, cqe->res);
 		break;
+	case OP_RESTART:
+		restart_deadline(c, index);
+		break;
 	case OP_LINK_ROOM:
 		device_has_room(c);
 		break;
@@ -416,6 +421,7 @@ int control_main(struct config *config, const struct config_source *source)
 	c->ring.ring_fd = -1;
 	c->listener = (struct listener){.fd = -1, .admin_fd = -1, .lock_fd = -1};
 	c->device.link_fd = -1;
+	c->device.restart.exe_fd = -1;
 	c->device.in_fd = -1;
 	TAILQ_INIT(&c->device.outbox);
 	c->exit_code = 1;

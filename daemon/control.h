@@ -4,9 +4,10 @@
  * speaks shm/proto.h with clients (session.c), makes their channels and takes them back
  * (control_channel.c), keeps the accounts of device buffers (control_buffer.c), of pipelines
  * (control_pipeline.c) and of language models (control_model.c), keeps a device process running
- * (control_device.c) and moving (control_watch.c), knows what that has captured (control_graph.c)
- * and publishes what happens (control_stats.c). It waits in one place only, for completions of the
- * io_uring, and never touches the rings of a channel.
+ * (control_device.c) and moving (control_watch.c) and replaces it when asked to
+ * (control_restart.c), knows what that has captured (control_graph.c) and publishes what happens
+ * (control_stats.c). It waits in one place only, for completions of the io_uring, and never touches
+ * the rings of a channel.
  *
  * Every operation on the ring carries in its user data what it is for and the index of the record
  * it belongs to. A record is used again only when all its operations have completed, so the
@@ -62,6 +63,7 @@ enum op_kind {
 	OP_PUNCH_BUFFER, /* index: buffer */
 	OP_LINK_RECV,
 	OP_LINK_ROOM,
+	OP_RESTART, /* index: number of the deadline */
 };
 
 struct control;
@@ -235,6 +237,24 @@ TAILQ_HEAD(channel_list, channel);
 
 enum device_state { DEVICE_DOWN, DEVICE_STARTING, DEVICE_READY };
 
+/*
+ * A restart that an administrator has asked for:
+ *
+ *	NONE -> FINISHING -> ENDING -> STARTING -> NONE
+ *	FINISHING: the device process takes nothing more and ends what it has
+ *	ENDING: it has been told to end
+ *	STARTING: its successor is being started, from the file on disk
+ */
+enum restart_state { RESTART_NONE, RESTART_FINISHING, RESTART_ENDING, RESTART_STARTING };
+struct restart {
+	enum restart_state state;
+	int exe_fd; /* of the successor */
+	uint32_t n_deadlines;
+	struct __kernel_timespec deadline;
+	struct session *asked; /* for its end; the record may be another one's meanwhile */
+	uint32_t asked_generation, serial;
+};
+
 /* A word that changes while all is well. */
 struct watched {
 	uint64_t seen, since_ns;
@@ -255,12 +275,15 @@ struct device {
 	pid_t pid;	/* 0: none */
 	int link_fd;	/* -1: none */
 	int ledger_fd;
+	int exe_fd; /* what device processes are started from */
+	struct restart restart;
 	const struct ledger_pulse *pulse;
 	struct watched watched[WATCHES];
 	uint64_t watched_ns;	      /* last look */
 	bool receiving, waiting_room; /* operations on the ring */
 	bool was_ready;		      /* some device process has been ready */
 	bool drain;		      /* DEVLINK_DRAIN is owed */
+	bool pause;		      /* DEVLINK_PAUSE is owed */
 	bool captures_stopped;	      /* as an administrator wants it */
 	struct owed captures;	      /* DEVLINK_CAPTURE */
 	bool tell_captures;
@@ -324,6 +347,7 @@ struct control {
 	struct clock_line clock;
 	struct wire_page *page;
 	int page_fd, page_ro_fd;
+	char executable[CONFIG_PATH_MAX]; /* path of the one that this process is */
 	struct stats stats;
 	int stats_fd;
 	uint64_t started_realtime_ns;
@@ -460,6 +484,29 @@ int watch_create(struct control *c);
 
 /* A look: kills a device process that is wedged; device_reap() hears of its end. */
 void watch_device(struct control *c);
+
+/* --- control_restart.c --- */
+
+/* Finds the executable that this process was started from. Negative errno, and logs it. */
+int restart_create(struct control *c);
+
+/* MSG_ADMIN_RESTART. */
+void restart_request(struct control *c, struct session *s, const void *msg);
+
+/* The device process has nothing in flight any more. */
+void restart_drained(struct control *c);
+
+/* Completion of OP_RESTART. */
+void restart_deadline(struct control *c, uint32_t number);
+
+/*
+ * The device process is gone. True when that was asked for, or if its successor did not begin:
+ * then it says nothing about how device processes fare.
+ */
+bool restart_device_gone(struct control *c);
+
+/* A device process is ready. */
+void restart_device_ready(struct control *c);
 
 /* --- session.c --- */
 

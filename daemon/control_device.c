@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/close_range.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -29,7 +30,10 @@ static struct stats_device *record(struct control *c)
 
 /* --- Starting ------------------------------------------------------------------------------ */
 
-/* Puts descriptors in their places; they may lie in each other's now. Between fork and exec. */
+/*
+ * Puts descriptors in their places; they may lie in each other's now. Between fork and exec; what
+ * is behind them is closed by exec.
+ */
 static bool place_descriptors(const int from[4])
 {
 	int spare[4], null;
@@ -46,11 +50,11 @@ static bool place_descriptors(const int from[4])
 	null = open("/dev/null", O_RDWR | O_CLOEXEC);
 	return null >= 0 && dup2(null, STDIN_FILENO) == STDIN_FILENO &&
 		dup2(null, STDOUT_FILENO) == STDOUT_FILENO &&
-		syscall(SYS_close_range, DEVLINK_FD_LEDGER + 1, ~0u, 0) == 0;
+		syscall(SYS_close_range, DEVLINK_FD_LEDGER + 1, ~0u, CLOSE_RANGE_CLOEXEC) == 0;
 }
 
 /* The child's part of device_start(): only async-signal-safe calls. */
-static void __attribute__((noreturn)) become_device(pid_t parent, const int fds[4])
+static void __attribute__((noreturn)) become_device(pid_t parent, int exe_fd, const int fds[4])
 {
 	char *const argv[] = {"gpuqd", "--device-process", NULL};
 	sigset_t none;
@@ -63,9 +67,11 @@ static void __attribute__((noreturn)) become_device(pid_t parent, const int fds[
 	sigprocmask(SIG_SETMASK, &none, NULL);
 	if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || getppid() != parent)
 		_exit(126);
-	if (!place_descriptors(fds))
+	/* It must not be in the way of the others. */
+	exe_fd = fcntl(exe_fd, F_DUPFD_CLOEXEC, SPARE_FD);
+	if (exe_fd < 0 || !place_descriptors(fds))
 		_exit(126);
-	execv("/proc/self/exe", argv);
+	syscall(SYS_execveat, exe_fd, "", argv, environ, AT_EMPTY_PATH);
 	_exit(127);
 }
 
@@ -78,9 +84,10 @@ static int device_fork(struct control *c)
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
 		return -errno;
 	const int fds[] = {pair[1], c->page_fd, c->stats_fd, d->ledger_fd};
+	const bool anew = d->restart.state == RESTART_STARTING;
 	pid_t pid = fork();
 	if (pid == 0)
-		become_device(parent, fds);
+		become_device(parent, anew ? d->restart.exe_fd : d->exe_fd, fds);
 	int r = pid < 0 ? -errno : 0;
 	close(pair[1]);
 	if (r < 0) {
@@ -134,6 +141,7 @@ static void send_start(const struct control *c)
 {
 	const struct config *config = c->config;
 	struct devlink_start start = {
+		.version = DEVLINK_VERSION,
 		.device = c->device.index,
 		.workers = (uint32_t)config->workers,
 		.poll_us = (uint32_t)config->poll_us,
@@ -208,7 +216,7 @@ static void device_wait_room(struct control *c)
 
 void device_pump(struct control *c)
 {
-	const struct devlink_msg drain = {.type = DEVLINK_DRAIN};
+	const struct devlink_msg drain = {.type = DEVLINK_DRAIN}, pause = {.type = DEVLINK_PAUSE};
 	struct device *d = &c->device;
 	struct owed *owed;
 	int r = 0;
@@ -219,6 +227,10 @@ void device_pump(struct control *c)
 		r = owed->send(c, owed);
 		if (r == 0)
 			device_forget(c, owed);
+	}
+	if (r >= 0 && d->pause) {
+		r = device_send(c, &pause, NULL, 0);
+		d->pause = r < 0;
 	}
 	if (r >= 0 && d->drain) {
 		r = device_send(c, &drain, NULL, 0);
@@ -290,6 +302,7 @@ static void device_ready(struct control *c)
 	d->state = DEVICE_READY;
 	d->was_ready = true;
 	shm_store_release_u32(&record(c)->state, STATS_DEVICE_READY);
+	restart_device_ready(c);
 	log_info("device %u is ready: %.128s (pid %ld, epoch %llu)", d->index, record(c)->name,
 		(long)d->pid, (unsigned long long)d->epoch);
 	/* Before the channels: what is submitted there may use them. */
@@ -321,6 +334,7 @@ static void device_message(struct control *c, const struct devlink_msg *m)
 		break;
 	case DEVLINK_DRAINED:
 		control_drained(c);
+		restart_drained(c);
 		break;
 	case DEVLINK_ADDED:
 		if (known)
@@ -394,7 +408,7 @@ void device_replace(struct control *c)
 		device_give_up(c, why);
 		return;
 	}
-	if (device_hopeless(d)) {
+	if (!restart_device_gone(c) && device_hopeless(d)) {
 		snprintf(why, sizeof(why), "the device process has ended %d times within %llu s",
 			DEVICE_MAX_DEATHS, DEVICE_DEATHS_NS / 1000000000u);
 		device_give_up(c, why);
@@ -413,6 +427,7 @@ static void device_down(struct control *c)
 	struct owed *owed;
 
 	d->state = DEVICE_DOWN;
+	d->pause = false;
 	shm_store_release_u32(&record(c)->state, STATS_DEVICE_GONE);
 	while ((owed = TAILQ_FIRST(&d->outbox)) != NULL)
 		device_forget(c, owed);
@@ -471,6 +486,8 @@ static void log_end(const struct device *d, int status)
 {
 	/* What keeps the first one from starting device_replace() says. */
 	if (d->failure[0] != '\0' && !d->was_ready)
+		return;
+	if (d->restart.state == RESTART_ENDING && WIFEXITED(status) && WEXITSTATUS(status) == 0)
 		return;
 	if (d->failure[0] != '\0')
 		log_error("the device process (pid %ld) gave up: %s", (long)d->pid, d->failure);

@@ -238,6 +238,9 @@ void model_device_down(struct control *c)
 	for (uint32_t i = 0; i < c->config->max_models; i++) {
 		struct served_model *m = &c->models[i];
 
+		/* It did not end of what it loaded. */
+		if (c->device.restart.state != RESTART_NONE)
+			m->attempts = 0;
 		if (m->state == MSG_MODEL_UNLOADING) {
 			model_gone(c, m);
 		} else if (m->state == MSG_MODEL_LOADING && m->attempts >= ATTEMPTS) {

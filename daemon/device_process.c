@@ -835,6 +835,9 @@ static void on_message(
 	case DEVLINK_DRAIN:
 		dispatch_drain(l->dispatch);
 		break;
+	case DEVLINK_PAUSE:
+		dispatch_pause(l->dispatch);
+		break;
 	case DEVLINK_BUFFER:
 		on_buffer(l, msg);
 		break;
@@ -954,8 +957,9 @@ int device_process_main(void)
 	/* The control process decides when to end; a terminal's Ctrl-C reaches it too. */
 	signal(SIGINT, SIG_IGN);
 	signal(SIGTERM, SIG_IGN);
-	if (recv(DEVLINK_FD_LINK, &l.start, sizeof(l.start), 0) != sizeof(l.start))
-		return EXIT_FAILURE;
+	if (recv(DEVLINK_FD_LINK, &l.start, sizeof(l.start), MSG_TRUNC) != sizeof(l.start) ||
+		l.start.version != DEVLINK_VERSION)
+		return fail_because("it is of another version than the control process", "");
 	log_configure(l.start.log);
 	/* No thread runs yet. */
 	const bool by_child = strcmp(l.start.kind, "cpu") == 0;

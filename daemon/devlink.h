@@ -3,8 +3,9 @@
  * devlink.h: what the control process and a device process of one gpuqd tell each other: over a
  * private SOCK_SEQPACKET socketpair, and in the ledger.
  *
- * The control process starts a device process (`gpuqd --device-process`, the same executable)
- * with these descriptors open, and nothing else:
+ * The control process starts a device process (`gpuqd --device-process`) with these descriptors
+ * open, and nothing else. It is the same executable, or, after a restart by an administrator, the
+ * one that was in its place on disk then.
  *
  *   DEVLINK_FD_LINK     the socketpair
  *   DEVLINK_FD_PAGE     the daemon page, writable
@@ -21,6 +22,8 @@
  *                                       <-     DEVLINK_REMOVED: nothing in flight, unmapped
  *                                       <-     DEVLINK_POISONED: the channel broke the wire's rules
  *   DEVLINK_DRAIN                       ->     new entries are answered with -GPUQ_EDRAIN
+ *                                       <-     DEVLINK_DRAINED: nothing in flight
+ *   DEVLINK_PAUSE                       ->     no entries are taken any more: a successor will
  *                                       <-     DEVLINK_DRAINED: nothing in flight
  *   DEVLINK_PIPELINE + 1 descriptor     ->     a definition (struct wire_pipeline), checked
  *                                       <-     DEVLINK_PIPELINE: status, and text when negative
@@ -43,7 +46,7 @@
  *                                       <-     DEVLINK_PRESENT: one device that the machine has;
  *                                              all of them before DEVLINK_READY, when asked to
  *   DEVLINK_LOG                         ->     text: other levels of the log
- *   (close)                             ->     ends at once
+ *   (close, or the end of sending)      ->     ends at once
  *
  * The control process never waits for an answer, and a device process that dies (EOF) is
  * replaced: the new one gets DEVLINK_ADD with `recover` set for every channel, reads the ledger,
@@ -61,8 +64,14 @@ enum {
 	DEVLINK_FD_LEDGER = 6,
 };
 
-/* The first message: how to begin. Texts end with 0. */
+/*
+ * The first message: how to begin. Texts end with 0. A device process of another version than the
+ * control process answers with DEVLINK_FAILED; so `version` changes whenever something here does,
+ * in the ledger or in the statistics, and stays in front.
+ */
+#define DEVLINK_VERSION 1u
 struct devlink_start {
+	uint32_t version; /* DEVLINK_VERSION */
 	uint32_t device;  /* slot in page and statistics */
 	uint32_t workers; /* 0: as many as fit */
 	uint32_t poll_us; /* how long dispatch polls before it sleeps */
@@ -107,6 +116,7 @@ enum devlink_type {
 	DEVLINK_MODEL_REMOVE = 23,
 	DEVLINK_MODEL_REMOVED = 24,
 	DEVLINK_LOG = 25,
+	DEVLINK_PAUSE = 26,
 };
 
 enum {

@@ -43,6 +43,7 @@ enum {
 	COMMAND_ADD_MODEL,
 	COMMAND_REMOVE_MODEL,
 	COMMAND_DRAIN,
+	COMMAND_PAUSE,
 	COMMAND_FAIL,
 	COMMAND_STOP,
 };
@@ -284,6 +285,7 @@ static void on_drain(struct dispatch *d)
 	uint64_t now_ns = clock_now_ns(&d->o.clock);
 
 	d->draining = true;
+	d->paused = false;
 	dispatch_cancel_captures(d);
 	for (uint32_t i = 0; i < d->o.max_channels; i++) {
 		struct channel *ch = d->channels[i];
@@ -320,6 +322,10 @@ static void on_mail(struct dispatch *d, const struct mail *mail)
 		break;
 	case COMMAND_DRAIN:
 		on_drain(d);
+		break;
+	case COMMAND_PAUSE:
+		d->paused = !d->draining;
+		dispatch_cancel_captures(d);
 		break;
 	case COMMAND_FAIL:
 		d->failed = true;
@@ -421,7 +427,7 @@ static bool round_once(struct dispatch *d)
 		progress |= dispatch_run(d);
 	if (d->slot_freed)
 		after_slots_freed(d);
-	if (d->draining && !d->drained_told && !progress && in_flight(d) == 0) {
+	if ((d->draining || d->paused) && !d->drained_told && !progress && in_flight(d) == 0) {
 		d->drained_told = true;
 		tell(d, DISPATCH_DRAINED, NULL);
 	}
@@ -855,6 +861,11 @@ bool dispatch_is_busy(const struct dispatch *d)
 void dispatch_drain(struct dispatch *d)
 {
 	mailbox_put(&d->in, (struct mail){.what = COMMAND_DRAIN});
+}
+
+void dispatch_pause(struct dispatch *d)
+{
+	mailbox_put(&d->in, (struct mail){.what = COMMAND_PAUSE});
 }
 
 bool dispatch_take_event(struct dispatch *d, struct dispatch_event *ret_event)

@@ -82,6 +82,12 @@ void dispatch_add_model(struct dispatch *d, struct known_model *model);
 void dispatch_remove_model(struct dispatch *d, struct known_model *model, bool force);
 void dispatch_drain(struct dispatch *d);
 
+/*
+ * Takes nothing more, so that a successor can; DISPATCH_DRAINED is the answer, when nothing is in
+ * flight. Once.
+ */
+void dispatch_pause(struct dispatch *d);
+
 /* The device has failed: DISPATCH_FAILED is the answer. Once. */
 void dispatch_fail(struct dispatch *d);
 

@@ -196,6 +196,10 @@ int dispatch_channel_pass(struct dispatch *d, struct channel *ch)
 		return available;
 	if (__builtin_expect(channel_hinted(ch), 0))
 		return -EOWNERDEAD;
+	if (__builtin_expect(d->paused, 0)) {
+		ch->blocked = true;
+		return 0;
+	}
 	uint64_t now_ns = clock_now_ns(&d->o.clock);
 	ch->blocked = false;
 	for (; taken < available && d->budget > 0; taken++) {

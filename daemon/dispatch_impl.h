@@ -56,6 +56,7 @@ struct dispatch {
 	uint32_t cpus;
 	int epoll_fd;
 	bool draining, drained_told, stop, started;
+	bool paused; /* nothing is taken any more; the next process will */
 
 	struct channel **channels; /* by number; NULL when absent */
 	struct channel **active;   /* the scan */

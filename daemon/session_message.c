@@ -293,6 +293,7 @@ static const struct {
 	MESSAGE(MSG_MODEL_QUERY, msg_model_query, 3, model_query),
 	MESSAGE(MSG_ADMIN_LOAD, msg_admin_load, 3, model_load_request),
 	MESSAGE(MSG_ADMIN_UNLOAD, msg_admin_unload, 3, model_unload_request),
+	MESSAGE(MSG_ADMIN_RESTART, msg_admin_restart, 4, restart_request),
 	MESSAGE(MSG_ADMIN_CAPTURE, msg_admin_capture, 3, graph_capture_request),
 	MESSAGE(MSG_ADMIN_EVICT, msg_admin_evict, 3, graph_evict_request),
 };

@@ -98,6 +98,8 @@ enum msg_type {
 	MSG_ADMIN_EVICT = 35,	/* drops executables; MSG_ADMIN_OK */
 	MSG_ADMIN_LOAD = 36,	/* + a directory: begins to load a model; MSG_ADMIN_OK */
 	MSG_ADMIN_UNLOAD = 37,	/* answered with MSG_ADMIN_OK when it is gone */
+	/* Since version 4: replaces a device process; MSG_ADMIN_OK when the next one is ready. */
+	MSG_ADMIN_RESTART = 38,
 };
 
 struct msg_header {
@@ -409,6 +411,12 @@ struct msg_admin_capture {
 	struct msg_header h;
 	uint32_t device;
 	uint32_t stop; /* 1: no more captures; 0: go on */
+};
+
+struct msg_admin_restart {
+	struct msg_header h;
+	uint32_t device;
+	uint32_t drain_ms; /* for what is in flight; then it gets -GPUQ_EDEVICE */
 };
 
 struct msg_admin_evict {

@@ -28,6 +28,7 @@ struct command {
 	int (*run)(struct invocation *v, int argc, char **argv);
 };
 
+extern const struct command command_device;
 extern const struct command command_devices;
 extern const struct command command_graphs;
 extern const struct command command_load;

@@ -8,6 +8,7 @@
 static const struct command *const commands[] = {
 	&command_status,
 	&command_devices,
+	&command_device,
 	&command_ops,
 	&command_graphs,
 	&command_models,

@@ -161,6 +161,9 @@ static void wrong_usage_is_refused(void **state)
 	REFUSED(2, "gpuq: unexpected argument 'more'", "ops", "softmax", "more");
 	REFUSED(2, "gpuq: unexpected argument 'more'", "run", "softmax", "more");
 	REFUSED(2, "gpuq: unexpected argument 'more'", "stop", "more");
+	REFUSED(2, "'restart'", "device");
+	REFUSED(2, "'restart'", "device", "nonsense");
+	REFUSED(2, "gpuq: --drain: 'x'", "device", "restart", "--drain", "x");
 	REFUSED(2, "gpuq: --count: '0'", "ping", "-n", "0");
 	REFUSED(2, "gpuq: --count: '1e3'", "ping", "-n", "1e3");
 	REFUSED(2, "gpuq: --device: '-1'", "ping", "--device=-1");
@@ -186,7 +189,7 @@ static void wrong_usage_is_refused(void **state)
 static void help_tells_of_every_command(void **state)
 {
 	static const char *const commands[] = {
-		"status", "devices", "ops", "graphs", "ping", "run", "stop"};
+		"status", "devices", "device", "ops", "graphs", "ping", "run", "stop"};
 	struct harness_output out, one;
 	char expected[64];
 
@@ -293,6 +296,19 @@ static void a_dead_daemon_leaves_its_last_state(void **state)
 	REFUSED(1, "no daemon at", "ping");
 	harness_daemon_destroy(daemon);
 	daemon = harness_daemon_start(NULL); /* it takes the object over, and away at its end */
+	harness_daemon_destroy(daemon);
+}
+
+static void device_restart_waits_for_the_next_process(void **state)
+{
+	struct harness_daemon *daemon = harness_daemon_start(NULL);
+	json_t *told = JSON("device", "restart", "--json");
+
+	assert_string_equal(
+		json_string_value(json_object_get(told, "schema")), "gpuq-device-restart/1");
+	assert_int_equal(json_integer_value(json_object_get(told, "epoch")), 2);
+	json_decref(told);
+	REFUSED(1, "there is no device 3", "device", "restart", "--device", "3");
 	harness_daemon_destroy(daemon);
 }
 
@@ -674,6 +690,7 @@ int main(void)
 		HARNESS_TEST(help_tells_of_every_command),
 		HARNESS_TEST(questions_are_answered),
 		HARNESS_TEST(a_dead_daemon_leaves_its_last_state),
+		HARNESS_TEST(device_restart_waits_for_the_next_process),
 		HARNESS_TEST(stop_waits_for_the_end),
 		HARNESS_TEST(gemv_is_right),
 		HARNESS_TEST(softmax_is_right),
