@@ -100,6 +100,10 @@ int series_add(
 double series_ratio(const struct series *s, double fraction);
 uint64_t series_quantile_ns(const struct series *s, double fraction);
 
+/* For qsort(): ascending. */
+int compare_ns(const void *a, const void *b);
+int compare_double(const void *a, const void *b);
+
 /* Median of the rounds' p50s, finer than the clock's step. */
 double series_typical_ns(const struct series *s);
 

@@ -195,13 +195,6 @@ static int kill_one(struct bench *b, const struct stats *stats, pid_t pid, struc
 
 /* --- Tables -------------------------------------------------------------------------------- */
 
-static int compare_ns(const void *a, const void *b)
-{
-	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-
-	return x < y ? -1 : x > y;
-}
-
 static double quantile_ms(const uint64_t *sorted_ns, uint32_t n, double fraction)
 {
 	return n == 0 ? NAN : (double)sorted_ns[(uint32_t)(fraction * (n - 1) + 0.5)] / 1e6;
@@ -307,8 +300,7 @@ int bench_death(struct bench *b)
 		complain(r, "the statistics of gpuqd cannot be read");
 	for (uint32_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]) && r == 0; i++)
 		r = measure_kind(b, &daemon, &stats, &kinds[i]);
-	if (stats.header != NULL)
-		stats_close(&stats);
+	stats_close(&stats);
 	daemon_stop(&daemon);
 	return r;
 }

@@ -296,13 +296,6 @@ static int take_turns(const struct stage *s, struct llm_captures *captures, doub
 	return (int)TURNS;
 }
 
-static int by_size(const void *a, const void *b)
-{
-	const double x = *(const double *)a, y = *(const double *)b;
-
-	return (x > y) - (x < y);
-}
-
 static int measure_captures(struct bench *b, const struct stage *s)
 {
 	struct llm_captures *captures = NULL;
@@ -317,7 +310,7 @@ static int measure_captures(struct bench *b, const struct stage *s)
 		complain(n == 0 ? -ENODATA : n, "captures beside decoding were not measured");
 		return n == 0 ? -ENODATA : n;
 	}
-	qsort(ratios, (size_t)n, sizeof(ratios[0]), by_size);
+	qsort(ratios, (size_t)n, sizeof(ratios[0]), compare_double);
 	/* With fewer CPUs than parties a capture takes time from everyone. */
 	report_check_if(b, cpus_count() >= 4, ratios[n / 2], 1.1,
 		"decode %s %s: p99 between tokens, beside captures / quiet", b->shape, b->weights);

@@ -112,8 +112,8 @@ static int writing_begin_text(struct writing *w)
 	return n < 0 ? (int)n : 0;
 }
 
-/* A token. The first of a text, which its prompt comes before, is not for the clock. */
-static int writing_next(struct writing *w)
+/* Where a text is done, begins the next, with a token: its prompt's time is not for the clock. */
+static int writing_prepare(struct writing *w)
 {
 	struct gpuq_written written;
 	int e = 0;
@@ -132,7 +132,7 @@ static int write_tokens(void *state, const struct clock_line *clock, uint64_t *r
 	struct gpuq_written written;
 
 	for (uint64_t i = 0; i < n; i++) {
-		int e = writing_next(w);
+		int e = writing_prepare(w);
 		const uint64_t start_ns = clock_now_ns(clock);
 
 		if (e == 0)
@@ -324,17 +324,10 @@ static int step_engine(void *state, const struct clock_line *clock, uint64_t *re
 	return 0;
 }
 
-static int compare_doubles(const void *a, const void *b)
-{
-	const double x = *(const double *)a, y = *(const double *)b;
-
-	return (x > y) - (x < y);
-}
-
 /* The token's own step is in both, so a busy machine disturbs it less than two rows. */
 static double median_outside(struct writing *w)
 {
-	qsort(w->outside, w->n_outside, sizeof(*w->outside), compare_doubles);
+	qsort(w->outside, w->n_outside, sizeof(*w->outside), compare_double);
 	return w->outside[w->n_outside / 2];
 }
 
@@ -418,7 +411,7 @@ static int measure_first(struct bench *b, const struct daemon *d)
 	writing_close(&w);
 	if (e < 0)
 		return fail(e, "the first token of a text");
-	qsort(seconds, FIRST_TOKENS, sizeof(*seconds), compare_doubles);
+	qsort(seconds, FIRST_TOKENS, sizeof(*seconds), compare_double);
 	report_figure(b, 1e3 * seconds[FIRST_TOKENS / 2],
 		"generate %s %s: ms to the first token of a prompt of %u bytes", b->shape,
 		b->weights, PROMPT_BYTES);
@@ -438,11 +431,11 @@ static int measure_rate(struct bench *b, const struct daemon *d, uint32_t fused,
 	if (fused == 0)
 		w.policy.top_k = 40;
 	e = writing_begin_text(&w);
-	/* A request's worth of tokens to warm up, then a text's worth. */
-	for (uint32_t i = 0; i < FUSED + LLM_DECODED && e >= 0; i++) {
+	/* The first token and a request's worth to warm up, then a text's worth. */
+	for (uint32_t i = 0; i <= FUSED + LLM_DECODED && e >= 0; i++) {
 		e = gpuq_writer_next(w.writer, &written);
 		end_ns = clock_monotonic_ns();
-		start_ns = i + 1 == FUSED ? end_ns : start_ns;
+		start_ns = i == FUSED ? end_ns : start_ns;
 	}
 	writing_close(&w);
 	*ret_per_s = LLM_DECODED * 1e9 / (double)(end_ns - start_ns);

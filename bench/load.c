@@ -215,11 +215,10 @@ static bool can_be_cold(const struct loading *l)
 
 static int measure_cold(struct bench *b, struct loading *l, bool has_fio)
 {
-	const bool direct = has_fio;
 	struct contender set[2] = {
-		{.name = direct ? "fio" : "read()",
+		{.name = has_fio ? "fio" : "read()",
 			.state = l,
-			.run = direct ? run_fio : run_plain,
+			.run = has_fio ? run_fio : run_plain,
 			.per_round = 1},
 		{.name = "weights", .state = l, .run = run_weights, .per_round = 1},
 	};

@@ -112,7 +112,7 @@ static void pair_stop(struct contender *c)
 
 /* --- Samples ------------------------------------------------------------------------------- */
 
-static int compare_ns(const void *a, const void *b)
+int compare_ns(const void *a, const void *b)
 {
 	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
 
@@ -207,7 +207,7 @@ uint64_t series_quantile_ns(const struct series *s, double fraction)
 	return hist_quantile(s->ns, HIST_BENCH_BITS, fraction);
 }
 
-static int compare_double(const void *a, const void *b)
+int compare_double(const void *a, const void *b)
 {
 	double x = *(const double *)a, y = *(const double *)b;
 

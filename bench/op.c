@@ -372,13 +372,6 @@ struct placement {
 	uint32_t local, remote, graph;
 };
 
-static int compare_double(const void *a, const void *b)
-{
-	double x = *(const double *)a, y = *(const double *)b;
-
-	return x < y ? -1 : x > y;
-}
-
 /* What gpuq adds to the kernel, in null round trips: the median of the rounds. */
 static double beyond(
 	const struct series *remote, const struct series *local, const struct series *null)

@@ -395,8 +395,7 @@ void remote_destroy(struct remote *r)
 	if (r->answer_fd >= 0)
 		close(r->answer_fd);
 	client_close(&r->client);
-	if (r->stats.header != NULL)
-		stats_close(&r->stats);
+	stats_close(&r->stats);
 	daemon_stop(&r->daemon);
 	free(r);
 }

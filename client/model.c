@@ -69,6 +69,10 @@ static const struct gpuq_op_info capture_info = {
 
 static void read_model(struct gpuq_model_info *info, const struct msg_model *m)
 {
+	_Static_assert(sizeof(info->batches) == sizeof(m->batches), "all are copied");
+	_Static_assert(sizeof(info->eos) == sizeof(m->eos), "all are copied");
+	const uint32_t most_eos = sizeof(m->eos) / sizeof(m->eos[0]);
+
 	*info = (struct gpuq_model_info){
 		.index = m->index,
 		.state = m->state,
@@ -82,7 +86,7 @@ static void read_model(struct gpuq_model_info *info, const struct msg_model *m)
 		.kv_heads = m->kv_heads,
 		.head_dim = m->head_dim,
 		.max_tokens = m->max_tokens,
-		.n_eos = m->n_eos < 16 ? m->n_eos : 16,
+		.n_eos = m->n_eos < most_eos ? m->n_eos : most_eos,
 		.sessions = m->sessions,
 		.max_sessions = m->max_sessions,
 		.kv_blocks = m->kv_blocks,

@@ -9,7 +9,7 @@
 
 #define MAX_RANGES 64u
 
-/* Numbers first, first + step, ... up to last. */
+/* All numbers from the first to the last. */
 struct range {
 	uint32_t first, last;
 };

@@ -109,8 +109,7 @@ bool soak_daemon_stop(struct soak_daemon *d)
 	int status = 0;
 	pid_t ended = d->pid <= 0 ? d->pid : 0;
 
-	if (d->stats.header != NULL)
-		stats_close(&d->stats);
+	stats_close(&d->stats);
 	if (d->pid > 0)
 		kill(d->pid, SIGTERM);
 	for (uint32_t i = 0; ended == 0 && i < END_TRIES; i++) {

@@ -82,17 +82,16 @@ void text_forget_interrupt(void);
 /* Waits until standard input has something, or has ended; false after Ctrl-C. */
 bool text_await_input(void);
 
-/*
- * Connects, opens a channel that has room for full rows, loads the tokenizer and fills o->writer.
- * Complains when it cannot.
- */
+/* A connection, and what it takes to write with a model. */
 struct text_session {
 	struct gpuq *gpuq;
 	struct gpuq_channel *channel;
 	struct gpuq_tokenizer *tokenizer;
 	struct gpuq_model_info model;
-	const char *folder; /* where the tokenizer was looked for */
+	const char *folder; /* of the tokenizer, or the file itself: -t, else the model's */
 };
+
+/* Opens a channel that has room for full rows, fills o->writer; complains when it cannot. */
 int text_session_open(struct text_session *s, const struct invocation *v, struct text_options *o);
 void text_session_close(struct text_session *s);
 
