@@ -33,11 +33,15 @@ json_t *child_json(const char *const *argv)
 {
 	json_t *answer = NULL;
 	json_error_t error;
+	char rest[256];
 	pid_t pid = -1;
 	int fd = -1;
 
 	if (start(argv, &fd, &pid) == 0) {
 		answer = json_loadfd(fd, JSON_DISABLE_EOF_CHECK, &error);
+		/* Closed before the last newline, the pipe would be an error to the child. */
+		while (read(fd, rest, sizeof(rest)) > 0)
+			;
 		close(fd);
 		waitpid(pid, NULL, 0);
 	}
