@@ -100,6 +100,8 @@ const struct config_key config_keys[] = {
 	{"prefill_chunk", CONFIG_NUMBER, AT(prefill_chunk), "256", 16, 8192,
 		"tokens of a long text that are computed at once, between others' steps",
 		CONFIG_NEXT_DEVICE},
+	{"models", CONFIG_TEXT, AT(models_dir), "", 0, 0,
+		"folder of models to serve, NAME/VERSION in it; empty: none", CONFIG_NOW},
 	{"hot_list", CONFIG_TEXT, AT(hot_list), "auto", 0, 0,
 		"file that keeps the shapes used most over a restart; empty: none; auto: "
 		"$XDG_STATE_HOME/gpuq, or /var/lib/gpuq for root"},

@@ -17,18 +17,31 @@
 #define CONFIG_PATH_MAX 4096
 #define CONFIG_MAX_MODELS 32u
 
-/* A model that is loaded at the start. */
+#define CONFIG_MAX_WARM 16u
+
+/* A shape of steps that is captured before a model is ready: see struct wire_shape. */
+struct config_warm {
+	uint32_t kind; /* enum wire_shape_kind */
+	uint32_t batch, context;
+};
+
+/* A model that is to be served. */
 struct config_model {
 	char name[GPUQ_NAME_MAX];
 	char dir[CONFIG_PATH_MAX];
 	bool int8, deterministic;
+	uint64_t version; /* of a repository: the one that is wanted; 0: the newest */
+	uint32_t n_warm;
+	struct config_warm warm[CONFIG_MAX_WARM];
+	char why[224]; /* not "": it cannot be served, for this reason */
 };
 
 struct config {
-	char socket[104]; /* "": see listener_default_path() */
-	char device[32];  /* "auto", "cpu", "cuda" or "cuda:N" */
-	char log[128];	  /* see log_levels_parse() */
-	char resident[4]; /* "on" or "off" */
+	char models_dir[CONFIG_PATH_MAX]; /* a repository, see repository.h; "": none */
+	char socket[104];		  /* "": see listener_default_path() */
+	char device[32];		  /* "auto", "cpu", "cuda" or "cuda:N" */
+	char log[128];			  /* see log_levels_parse() */
+	char resident[4];		  /* "on" or "off" */
 	uint64_t socket_mode;
 	uint64_t workers; /* of the CPU device; 0: as many as fit */
 	uint64_t poll_us;
@@ -114,6 +127,10 @@ int config_set(
  */
 int config_read_file(struct config *config, const char *path, struct config_error *ret_error);
 
+/* Sets what the settings of a model say, a file like a section of that file. Likewise. */
+int config_read_model_file(
+	struct config_model *model, const char *path, struct config_error *ret_error);
+
 /* Sets what the environment says. */
 int config_read_environment(struct config *config, struct config_error *ret_error);
 
@@ -159,6 +176,10 @@ const char *config_model_section(const char *section);
 
 /* Sets one key of a model. -EINVAL. */
 int config_model_set(struct config *config, const char *name, const char *key, const char *value,
+	struct config_error *ret_error);
+
+/* The same of a model by itself. */
+int config_model_put(struct config_model *model, const char *key, const char *value,
 	struct config_error *ret_error);
 
 /* Takes "NAME=DIR[,KEY=VALUE]..."; what was said of this model before is forgotten. -EINVAL. */

@@ -5,6 +5,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <ini.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define CONFIG_LINE_MAX 190 /* libinih cuts lines at 200 bytes */
@@ -15,7 +16,8 @@ struct reader {
 	unsigned int line;
 	bool too_long;
 	struct config *config;
-	uint64_t seen; /* keys, as bits: setting one twice is a mistake */
+	struct config_model *model; /* whose settings these are; NULL: the configuration */
+	uint64_t seen;		    /* keys, as bits: setting one twice is a mistake */
 	unsigned int bad_line;
 	struct config_error *error;
 };
@@ -31,6 +33,22 @@ static char *reader_line(char *text, int size, void *user)
 	return r->too_long ? NULL : text;
 }
 
+/* A key of a model's settings: no sections, and where the model is stays. */
+static int model_key(struct reader *r, const char *section, const char *name, const char *value)
+{
+	if (section[0] == '\0' && strcmp(name, "version") == 0) {
+		char *end;
+		r->model->version = strtoull(value, &end, 10);
+		if (value[0] >= '1' && value[0] <= '9' && *end == '\0')
+			return 0;
+	} else if (section[0] == '\0' && strcmp(name, "dir") != 0) {
+		return config_model_put(r->model, name, value, r->error);
+	}
+	snprintf(r->error->text, sizeof(r->error->text),
+		"'%.64s' is none of version (a number), quant, deterministic and warm", name);
+	return -EINVAL;
+}
+
 static int reader_key(void *user, const char *section, const char *name, const char *value)
 {
 	struct reader *r = user;
@@ -42,6 +60,12 @@ static int reader_key(void *user, const char *section, const char *name, const c
 	if (r->bad_line != 0)
 		return 0;
 	r->bad_line = r->line;
+	if (r->model != NULL) {
+		if (model_key(r, section, name, value) < 0)
+			return 0;
+		r->bad_line = 0;
+		return 1;
+	}
 	const char *model = config_model_section(section);
 	if (model != NULL) {
 		if (config_model_set(r->config, model, name, value, error) < 0)
@@ -78,10 +102,12 @@ static int reader_fail(struct reader *r, const char *path, unsigned int line, co
 	return -EINVAL;
 }
 
-int config_read_file(struct config *config, const char *path, struct config_error *ret_error)
+/* Reads the file whose keys `start` is for. */
+static int read_with(struct reader start, const char *path, struct config_error *ret_error)
 {
-	struct reader r = {.config = config, .error = ret_error};
+	struct reader r = start;
 
+	r.error = ret_error;
 	r.file = fopen(path, "re");
 	if (r.file == NULL) {
 		int e = -errno;
@@ -105,4 +131,15 @@ int config_read_file(struct config *config, const char *path, struct config_erro
 	if (r.too_long)
 		return reader_fail(&r, path, r.line, "this line is too long");
 	return 0;
+}
+
+int config_read_file(struct config *config, const char *path, struct config_error *ret_error)
+{
+	return read_with((struct reader){.config = config}, path, ret_error);
+}
+
+int config_read_model_file(
+	struct config_model *model, const char *path, struct config_error *ret_error)
+{
+	return read_with((struct reader){.model = model}, path, ret_error);
 }

@@ -3,8 +3,11 @@
 #include "daemon/config.h"
 
 #include "shm/name.h"
+#include "shm/wire.h"
 
+#include <ctype.h>
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define SECTION "model "
@@ -58,7 +61,78 @@ static int refuse(
 	return -EINVAL;
 }
 
-static int put(
+/* A number at the start of a text, from 1 on, and moves behind it. */
+static bool take_number(const char **at, uint64_t most, uint64_t *ret_number)
+{
+	char *end;
+
+	if (!isdigit((unsigned char)**at))
+		return false;
+	errno = 0;
+	*ret_number = strtoull(*at, &end, 10);
+	*at = end;
+	return errno == 0 && *ret_number >= 1 && *ret_number <= most;
+}
+
+static const char *const kinds[] = {
+	[WIRE_SHAPE_CANDIDATES] = "candidates",
+	[WIRE_SHAPE_LOGITS] = "logits",
+	[WIRE_SHAPE_GENERATE] = "generate",
+};
+
+/* One of "[KIND:]BATCHxTOKENS", and moves behind it. */
+static bool take_warm(const char **at, struct config_warm *ret_warm)
+{
+	uint64_t batch, context;
+
+	ret_warm->kind = WIRE_SHAPE_CANDIDATES;
+	for (uint32_t i = WIRE_SHAPE_CANDIDATES; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
+		const size_t n = strlen(kinds[i]);
+		if (strncmp(*at, kinds[i], n) == 0 && (*at)[n] == ':') {
+			ret_warm->kind = i;
+			*at += n + 1;
+		}
+	}
+	if (!take_number(at, UINT32_MAX, &batch) || *(*at)++ != 'x' ||
+		!take_number(at, UINT32_MAX, &context))
+		return false;
+	ret_warm->batch = (uint32_t)batch;
+	ret_warm->context = (uint32_t)context;
+	return true;
+}
+
+static int put_warm(struct config_model *m, const char *value, struct config_error *ret_error)
+{
+	const char *at = value;
+	uint32_t n = 0;
+
+	for (; *at != '\0'; n++) {
+		at += strspn(at, " ");
+		if (n == CONFIG_MAX_WARM || !take_warm(&at, &m->warm[n]))
+			return refuse(ret_error, "warm", value,
+				"at most 16 of [KIND:]BATCHxTOKENS with spaces between them, where "
+				"KIND is candidates, logits or generate");
+		if (*at != '\0' && *at != ' ')
+			return refuse(ret_error, "warm", value, "shapes with spaces between them");
+		at += strspn(at, " ");
+	}
+	m->n_warm = n;
+	return 0;
+}
+
+static int put_either(bool *to, const char *key, const char *value, const char *no, const char *yes,
+	struct config_error *ret_error)
+{
+	char wanted[32];
+
+	*to = strcmp(value, yes) == 0;
+	if (*to || strcmp(value, no) == 0)
+		return 0;
+	snprintf(wanted, sizeof(wanted), "%s or %s", no, yes);
+	return refuse(ret_error, key, value, wanted);
+}
+
+int config_model_put(
 	struct config_model *m, const char *key, const char *value, struct config_error *ret_error)
 {
 	if (strcmp(key, "dir") == 0) {
@@ -67,20 +141,14 @@ static int put(
 		snprintf(m->dir, sizeof(m->dir), "%s", value);
 		return 0;
 	}
-	if (strcmp(key, "quant") == 0) {
-		m->int8 = strcmp(value, "int8") == 0;
-		return m->int8 || strcmp(value, "none") == 0
-			? 0
-			: refuse(ret_error, key, value, "none or int8");
-	}
-	if (strcmp(key, "deterministic") == 0) {
-		m->deterministic = strcmp(value, "yes") == 0;
-		return m->deterministic || strcmp(value, "no") == 0
-			? 0
-			: refuse(ret_error, key, value, "yes or no");
-	}
+	if (strcmp(key, "quant") == 0)
+		return put_either(&m->int8, key, value, "none", "int8", ret_error);
+	if (strcmp(key, "deterministic") == 0)
+		return put_either(&m->deterministic, key, value, "no", "yes", ret_error);
+	if (strcmp(key, "warm") == 0)
+		return put_warm(m, value, ret_error);
 	snprintf(ret_error->text, sizeof(ret_error->text),
-		"a model has no key '%.64s', only dir, quant and deterministic", key);
+		"a model has no key '%.64s', only dir, quant, deterministic and warm", key);
 	return -EINVAL;
 }
 
@@ -90,7 +158,7 @@ int config_model_set(struct config *config, const char *name, const char *key, c
 	struct config_model *m;
 	int r = find(config, name, &m, ret_error);
 
-	return r < 0 ? r : put(m, key, value, ret_error);
+	return r < 0 ? r : config_model_put(m, key, value, ret_error);
 }
 
 /* Cuts ",KEY=VALUE" off the end of a text, when there is such an end. */
@@ -127,9 +195,10 @@ int config_model_flag(struct config *config, const char *text, struct config_err
 		return r;
 	/* Nothing of what the file says of it stays. */
 	m->int8 = m->deterministic = false;
+	m->n_warm = 0;
 	while (r == 0 && cut_option(dir, &key, &value))
-		r = put(m, key, value, ret_error);
-	return r < 0 ? r : put(m, "dir", dir, ret_error);
+		r = config_model_put(m, key, value, ret_error);
+	return r < 0 ? r : config_model_put(m, "dir", dir, ret_error);
 }
 
 int config_models_check(const struct config *config, struct config_error *ret_error)
@@ -154,8 +223,12 @@ void config_models_print(const struct config *config, FILE *out)
 	for (uint32_t i = 0; i < config->n_models; i++) {
 		const struct config_model *m = &config->models[i];
 
-		fprintf(out, "\n[" SECTION "%s]\ndir = %s\nquant = %s\ndeterministic = %s\n",
+		fprintf(out, "\n[" SECTION "%s]\ndir = %s\nquant = %s\ndeterministic = %s\nwarm =",
 			m->name, m->dir, m->int8 ? "int8" : "none",
 			m->deterministic ? "yes" : "no");
+		for (uint32_t j = 0; j < m->n_warm; j++)
+			fprintf(out, " %s:%ux%u", kinds[m->warm[j].kind], m->warm[j].batch,
+				m->warm[j].context);
+		fputc('\n', out);
 	}
 }

@@ -3,11 +3,11 @@
  * control.h: the control process of gpuqd. One thread and one io_uring: it accepts connections,
  * speaks shm/proto.h with clients (session.c), makes their channels and takes them back
  * (control_channel.c), keeps the accounts of device buffers (control_buffer.c), of pipelines
- * (control_pipeline.c) and of language models (control_model.c), keeps a device process running
- * (control_device.c) and moving (control_watch.c) and replaces it when asked to
- * (control_restart.c), knows what that has captured (control_graph.c) and publishes what happens
- * (control_stats.c). It waits in one place only, for completions of the io_uring, and never touches
- * the rings of a channel.
+ * (control_pipeline.c) and of language models (control_model.c, control_wanted.c), keeps a device
+ * process running (control_device.c) and moving (control_watch.c) and replaces it when asked to
+ * (control_restart.c), knows what that has captured (control_graph.c), tells the service manager
+ * (control_service.c) and publishes what happens (control_stats.c). It waits in one place only, for
+ * completions of the io_uring, and never touches the rings of a channel.
  *
  * Every operation on the ring carries in its user data what it is for and the index of the record
  * it belongs to. A record is used again only when all its operations have completed, so the
@@ -187,12 +187,23 @@ struct served_model {
 	bool int8, deterministic;
 	bool load, remove; /* owed to the device process */
 	bool force;	   /* of `remove` */
+	bool wanted;	   /* by the configuration: it goes when that no longer names it */
+	bool retiring;	   /* goes as soon as it has no session */
+	uint32_t n_warm;
+	struct devlink_warm warm[DEVLINK_MAX_WARM];
 	struct owed owed;
 	uint32_t attempts; /* to load it, since it was last ready */
 	int status;	   /* MSG_MODEL_FAILED: why, with a sentence */
 	char why[MSG_TEXT_MAX];
 	struct session *asked; /* for its end; the record may be another one's meanwhile */
 	uint32_t asked_generation, serial;
+};
+
+/* A model that the configuration or the repository names. */
+struct wanted_model {
+	struct config_model config;
+	bool dropped; /* an administrator has unloaded it: not before the next reload */
+	bool told;    /* that there is no place for it */
 };
 
 enum session_state { SESSION_FREE = 0, SESSION_HANDSHAKE, SESSION_LIVE, SESSION_CLOSING };
@@ -340,7 +351,9 @@ struct control {
 	struct registration_list free_registrations;
 	uint32_t n_registrations;
 	struct served_model *models; /* [max_models] */
-	char hot_list[256];	     /* path; "": none */
+	struct wanted_model *wanted; /* [CONFIG_MAX_MODELS] */
+	uint32_t n_wanted;
+	char hot_list[256]; /* path; "": none */
 
 	struct device device;
 
@@ -591,9 +604,6 @@ void registration_removed(struct control *c, const struct devlink_msg *m);
 int model_table_create(struct control *c);
 void model_table_destroy(struct control *c);
 
-/* What the configuration names is to be loaded. Negative errno, and logs it. */
-int model_configure(struct control *c);
-
 /* MSG_MODEL_QUERY, MSG_ADMIN_LOAD and MSG_ADMIN_UNLOAD. */
 void model_query(struct control *c, struct session *s, const void *msg);
 void model_load_request(struct control *c, struct session *s, const void *msg);
@@ -609,6 +619,41 @@ void model_unloaded(struct control *c, const struct devlink_msg *msg);
 /* The device process has ended; a new one is owed every model. */
 void model_device_down(struct control *c);
 void model_hand_over(struct control *c);
+
+/* The model of that name; NULL: there is none. */
+struct served_model *model_find(struct control *c, const char *name);
+
+/* A place for a new model: a free one, or that of one that could not be loaded; or NULL. */
+struct served_model *model_find_place(struct control *c);
+
+/* Begins to serve a model in a place; what `as` says of it, its descriptor too, is taken over. */
+void model_begin(struct control *c, struct served_model *m, const struct served_model *as);
+
+/* Its place is free: the device process knows nothing of it any more, or never did. */
+void model_free(struct control *c, struct served_model *m);
+
+/* It is there, but for this reason it cannot be served. */
+void model_failed(struct control *c, struct served_model *m, int status, const char *why);
+
+/* Begins to unload it. Without force it stays if it has sessions. */
+void model_remove(struct control *c, struct served_model *m, bool force);
+
+/* --- control_wanted.c --- */
+
+/*
+ * At the start and when the configuration was read again: what it names is to be served, and
+ * nothing else that it named before. -ENOMEM.
+ */
+int model_configure(struct control *c);
+
+/* A model has come, gone or failed: does what is to be done next. */
+void model_reconcile(struct control *c);
+
+/* An administrator has unloaded it. */
+void model_drop(struct control *c, const char *name);
+
+/* Once a second: those that retire may have no session any more. */
+void model_tick(struct control *c);
 
 /* --- control_graph.c --- */
 

@@ -8,6 +8,7 @@
 #define LOG_TOPIC LOG_MODEL
 #include "daemon/control.h"
 #include "daemon/log.h"
+#include "daemon/repository.h"
 #include "shm/atomics.h"
 
 #include <errno.h>
@@ -69,6 +70,8 @@ static int load_send(struct control *c, struct served_model *m)
 	};
 
 	_Static_assert(sizeof(msg.name) >= sizeof(m->name), "room for it");
+	msg.n_warm = m->n_warm;
+	memcpy(msg.warm, m->warm, sizeof(msg.warm));
 	memcpy(msg.name, m->name, sizeof(m->name));
 	return device_send(c, &msg, &m->dir_fd, 1);
 }
@@ -128,9 +131,10 @@ void model_table_destroy(struct control *c)
 			close(c->models[i].dir_fd);
 	}
 	free(c->models);
+	free(c->wanted);
 }
 
-static struct served_model *find_name(struct control *c, const char *name)
+struct served_model *model_find(struct control *c, const char *name)
 {
 	for (uint32_t i = 0; i < c->config->max_models; i++) {
 		if (c->models[i].state != 0 && strcmp(c->models[i].name, name) == 0)
@@ -139,25 +143,23 @@ static struct served_model *find_name(struct control *c, const char *name)
 	return NULL;
 }
 
-/* A place for a new model: a free one, or that of one that could not be loaded. */
-static struct served_model *find_place(struct control *c)
+struct served_model *model_find_place(struct control *c)
 {
 	struct served_model *failed = NULL;
 
 	for (uint32_t i = 0; i < c->config->max_models; i++) {
 		if (c->models[i].state == 0)
 			return &c->models[i];
-		if (c->models[i].state == MSG_MODEL_FAILED)
+		if (c->models[i].state == MSG_MODEL_FAILED && !c->models[i].wanted)
 			failed = &c->models[i];
 	}
 	return failed;
 }
 
-/* The device process knows nothing of it any more, or never did. */
-static void model_free(struct control *c, struct served_model *m)
+void model_free(struct control *c, struct served_model *m)
 {
 	device_forget(c, &m->owed);
-	m->load = m->remove = false;
+	m->load = m->remove = m->wanted = m->retiring = false;
 	if (m->dir_fd >= 0)
 		close(m->dir_fd);
 	m->dir_fd = -1;
@@ -165,12 +167,16 @@ static void model_free(struct control *c, struct served_model *m)
 	memset(record(c, m), 0, sizeof(struct stats_model));
 }
 
-/* Owns the descriptor from here on. */
-static void model_begin(struct control *c, struct served_model *m, const struct served_model *as)
+void model_begin(struct control *c, struct served_model *m, const struct served_model *as)
 {
+	if (m->state != 0)
+		model_free(c, m);
 	m->dir_fd = as->dir_fd;
 	m->int8 = as->int8;
 	m->deterministic = as->deterministic;
+	m->wanted = as->wanted;
+	m->n_warm = as->n_warm;
+	memcpy(m->warm, as->warm, sizeof(m->warm));
 	memcpy(m->name, as->name, sizeof(m->name));
 	m->generation = m->generation % GENERATIONS + 1;
 	m->attempts = 0;
@@ -186,26 +192,7 @@ static void model_begin(struct control *c, struct served_model *m, const struct 
 	device_tell(c, &m->owed);
 }
 
-int model_configure(struct control *c)
-{
-	for (uint32_t i = 0; i < c->config->n_models; i++) {
-		const struct config_model *from = &c->config->models[i];
-		struct served_model as = {.int8 = from->int8, .deterministic = from->deterministic};
-
-		memcpy(as.name, from->name, sizeof(as.name));
-		as.dir_fd = open(from->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-		if (as.dir_fd < 0) {
-			int r = -errno;
-			log_error("the folder %s of model %s cannot be opened: %s", from->dir,
-				from->name, strerror(-r));
-			return r;
-		}
-		model_begin(c, &c->models[i], &as);
-	}
-	return 0;
-}
-
-static void model_failed(struct control *c, struct served_model *m, int status, const char *why)
+void model_failed(struct control *c, struct served_model *m, int status, const char *why)
 {
 	m->status = status;
 	snprintf(m->why, sizeof(m->why), "%s", why);
@@ -231,6 +218,7 @@ static void model_gone(struct control *c, struct served_model *m)
 	model_free(c, m);
 	if (s != NULL)
 		session_send(c, s, &answer, MSG_ADMIN_OK, sizeof(answer), m->serial, NULL, 0);
+	model_reconcile(c);
 }
 
 void model_device_down(struct control *c)
@@ -241,7 +229,7 @@ void model_device_down(struct control *c)
 		/* It did not end of what it loaded. */
 		if (c->device.restart.state != RESTART_NONE)
 			m->attempts = 0;
-		if (m->state == MSG_MODEL_UNLOADING) {
+		if (m->state == MSG_MODEL_UNLOADING || m->retiring) {
 			model_gone(c, m);
 		} else if (m->state == MSG_MODEL_LOADING && m->attempts >= ATTEMPTS) {
 			model_failed(c, m, -GPUQ_EDEVICE,
@@ -277,6 +265,7 @@ void model_loaded(struct control *c, const struct devlink_msg *msg)
 	m->attempts = 0;
 	set_state(c, m, MSG_MODEL_READY);
 	log_info("model %s is ready", m->name);
+	model_reconcile(c);
 }
 
 void model_unloaded(struct control *c, const struct devlink_msg *msg)
@@ -328,14 +317,14 @@ static int load_check(struct control *c, const struct msg_admin_load *m, int dir
 		snprintf(text, MSG_TEXT_MAX, "no folder came with the request");
 		return -ENOTDIR;
 	}
-	struct served_model *old = find_name(c, m->name);
+	struct served_model *old = model_find(c, m->name);
 	if (old != NULL && old->state != MSG_MODEL_FAILED) {
 		snprintf(text, MSG_TEXT_MAX,
 			"there is a model %s already; unload it first, or choose another name",
 			m->name);
 		return -EEXIST;
 	}
-	*ret_place = old != NULL ? old : find_place(c);
+	*ret_place = old != NULL ? old : model_find_place(c);
 	return *ret_place != NULL ? 0 : limit_reached(text, "max_models", c->config->max_models);
 }
 
@@ -357,10 +346,22 @@ void model_load_request(struct control *c, struct session *s, const void *msg)
 		.dir_fd = s->in_fd, .int8 = m->int8 != 0, .deterministic = m->deterministic != 0};
 	memcpy(as.name, m->name, sizeof(as.name));
 	s->in_fd = -1;
-	if (place->state != 0)
-		model_free(c, place);
 	model_begin(c, place, &as);
 	session_send(c, s, &answer, MSG_ADMIN_OK, sizeof(answer), m->h.serial, NULL, 0);
+}
+
+void model_remove(struct control *c, struct served_model *m, bool force)
+{
+	const bool told = c->device.state == DEVICE_READY && !m->load;
+
+	if (m->state == MSG_MODEL_FAILED || !told) {
+		model_gone(c, m);
+		return;
+	}
+	set_state(c, m, MSG_MODEL_UNLOADING);
+	m->force = force;
+	m->remove = true;
+	device_tell(c, &m->owed);
 }
 
 void model_unload_request(struct control *c, struct session *s, const void *msg)
@@ -370,7 +371,7 @@ void model_unload_request(struct control *c, struct session *s, const void *msg)
 
 	if (!session_may_administer(c, s, u->h.serial, "the end of a model"))
 		return;
-	m = memchr(u->name, '\0', sizeof(u->name)) != NULL ? find_name(c, u->name) : NULL;
+	m = memchr(u->name, '\0', sizeof(u->name)) != NULL ? model_find(c, u->name) : NULL;
 	if (m == NULL) {
 		session_refuse(c, s, u->h.serial, -GPUQ_EMODEL, "there is no model %.*s",
 			(int)sizeof(u->name) - 1, u->name);
@@ -380,18 +381,11 @@ void model_unload_request(struct control *c, struct session *s, const void *msg)
 		session_refuse(c, s, u->h.serial, -EALREADY, "model %s is being unloaded", m->name);
 		return;
 	}
-	const bool told = c->device.state == DEVICE_READY && !m->load;
 	m->asked = s;
 	m->asked_generation = s->generation;
 	m->serial = u->h.serial;
-	if (m->state == MSG_MODEL_FAILED || !told) {
-		model_gone(c, m);
-		return;
-	}
-	set_state(c, m, MSG_MODEL_UNLOADING);
-	m->force = u->force != 0;
-	m->remove = true;
-	device_tell(c, &m->owed);
+	model_drop(c, m->name);
+	model_remove(c, m, u->force != 0);
 }
 
 /* --- Questions ----------------------------------------------------------------------------- */
@@ -479,21 +473,55 @@ static void describe(struct control *c, const struct served_model *m, struct msg
 	name_folder(m, answer->dir, sizeof(answer->dir));
 }
 
+/* Which of two versions is the one to use. */
+static bool is_better(const struct served_model *a, const struct served_model *b, const char *name)
+{
+	const bool ready_a = a->state == MSG_MODEL_READY, ready_b = b->state == MSG_MODEL_READY;
+
+	if (ready_a != ready_b)
+		return ready_a;
+	if (a->retiring != b->retiring)
+		return b->retiring;
+	return repository_version(a->name, name) > repository_version(b->name, name);
+}
+
+/* The model that a client means: the one of that name, or the best version of it. */
+static const struct served_model *resolve(struct control *c, const char *name)
+{
+	const struct served_model *best = model_find(c, name);
+
+	for (uint32_t i = 0; best == NULL && i < c->config->max_models; i++) {
+		if (c->models[i].state != 0 && repository_version(c->models[i].name, name) != 0)
+			best = &c->models[i];
+	}
+	for (uint32_t i = 0; best != NULL && i < c->config->max_models; i++) {
+		const struct served_model *m = &c->models[i];
+
+		if (m->state != 0 && repository_version(m->name, name) != 0 &&
+			strcmp(best->name, name) != 0 && is_better(m, best, name))
+			best = m;
+	}
+	return best;
+}
+
 void model_query(struct control *c, struct session *s, const void *msg)
 {
 	const struct msg_model_query *q = msg;
 	struct msg_model answer = {.index = q->index};
+	const struct served_model *named = NULL;
 
 	if (memchr(q->name, '\0', sizeof(q->name)) == NULL) {
 		session_broke_protocol(c, s, q->h.serial, "a model's name without an end");
 		return;
 	}
+	if (q->name[0] != '\0')
+		named = resolve(c, q->name);
 	for (uint32_t i = 0; i < c->config->max_models; i++) {
 		const struct served_model *m = &c->models[i];
 
 		if (m->state == 0)
 			continue;
-		if (q->name[0] != '\0' ? strcmp(q->name, m->name) == 0 : answer.count == q->index) {
+		if (q->name[0] != '\0' ? m == named : answer.count == q->index) {
 			answer.index = answer.count;
 			describe(c, m, &answer);
 		}

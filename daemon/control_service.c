@@ -110,6 +110,7 @@ static void take(struct control *c, const struct config *wanted)
 	log_configure(c->config->log);
 	device_configure_log(c);
 	memory_limits_set(c);
+	(void)model_configure(c);
 }
 
 /* The manager waits for READY before it takes the reload as done, whatever became of it. */

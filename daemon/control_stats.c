@@ -277,6 +277,7 @@ void control_tick(struct control *c)
 	if (c->device.start_later)
 		device_replace(c);
 	device_pump(c);
+	model_tick(c);
 	service_show(c);
 	log_tick();
 }

@@ -124,6 +124,13 @@ enum {
 	DEVLINK_MODEL_DETERMINISTIC = 2,
 };
 
+#define DEVLINK_MAX_WARM 16u
+
+/* A shape of a model's steps that is captured before the model is ready: see struct wire_shape. */
+struct devlink_warm {
+	uint32_t kind, batch, context;
+};
+
 /* Every other message has this one form; fields that a type does not use are zero. */
 struct devlink_msg {
 	uint32_t type;	  /* enum devlink_type */
@@ -149,7 +156,9 @@ struct devlink_msg {
 	char uuid[64];
 	char driver[32];
 	char name[128];
-	char text[224]; /* why: one sentence */
+	char text[224];	 /* why: one sentence */
+	uint32_t n_warm; /* DEVLINK_MODEL */
+	struct devlink_warm warm[DEVLINK_MAX_WARM];
 };
 
 /*

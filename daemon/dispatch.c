@@ -552,7 +552,7 @@ static bool anything_done(struct dispatch *d)
 {
 	/* Slots may have become free since the last round: of late entries, say. */
 	return d->slot_freed || !mailbox_empty(&d->in) || dispatch_has_ended(d) ||
-		(d->n_stepping > 0 && model_run(d));
+		(models_busy(d) && model_run(d));
 }
 
 /*

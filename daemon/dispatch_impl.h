@@ -89,6 +89,7 @@ struct dispatch {
 	uint64_t *session_serial;  /* in the ledger */
 	struct slot **stepping;	   /* [max_in_flight]; what engines have */
 	uint32_t n_stepping;
+	uint32_t n_warming; /* models that nobody has been told of yet */
 
 	uint64_t in_flight; /* given away or queued, now and then brought up to date */
 	bool failed;	    /* the device has, for good */
@@ -244,6 +245,12 @@ int model_session_act(struct dispatch *d, const struct slot *slot);
 
 /* Gives a SLOT_STEP to its engine. -EAGAIN: its session has enough; or another negative error. */
 int model_launch(struct dispatch *d, struct slot *slot);
+
+/* model_run() may have something to do. */
+static inline bool models_busy(const struct dispatch *d)
+{
+	return d->n_stepping > 0 || d->n_warming > 0;
+}
 
 /* Makes the work of a SLOT_SHAPE, or a negative error. Once it is given away the model has it. */
 int model_shape_work(struct dispatch *d, struct slot *slot);

@@ -14,6 +14,7 @@
 #include <stdlib.h>
 
 #define GENERATIONS 0x7fffu
+#define WARM_NS (60ull * 1000000000u) /* a model is ready then, whatever is captured */
 
 int model_tables_create(struct dispatch *d)
 {
@@ -350,6 +351,27 @@ static bool finish_requests(struct dispatch *d, struct known_model *m)
 	return any;
 }
 
+static void begin_warming(struct dispatch *d, struct known_model *m)
+{
+	engine_warm(m->engine, m->warm, m->n_warm, clock_now_ns(&d->o.clock) + WARM_NS);
+	m->warming = true;
+	m->in_flight++;
+	d->n_warming++;
+}
+
+/* What it was to be captured for is captured: it is ready. */
+static bool finish_warming(struct dispatch *d, struct known_model *m)
+{
+	if (!m->warming || engine_warming(m->engine))
+		return false;
+	m->warming = false;
+	m->in_flight--;
+	d->n_warming--;
+	dispatch_tell_model(d, m, DISPATCH_MODEL_ADDED);
+	tell_when_unused(d, m);
+	return true;
+}
+
 bool model_run(struct dispatch *d)
 {
 	struct known_model *m, *next;
@@ -360,6 +382,7 @@ bool model_run(struct dispatch *d)
 		if (m->in_flight == 0)
 			continue;
 		progress |= engine_poll(m->engine);
+		progress |= finish_warming(d, m);
 		if (!finish_requests(d, m))
 			continue;
 		progress = true;
@@ -398,7 +421,10 @@ void model_added(struct dispatch *d, struct known_model *m)
 	d->models[model_place(m->handle)] = m;
 	TAILQ_INSERT_TAIL(&d->serving, m, polled);
 	m->changed = true;
-	dispatch_tell_model(d, m, DISPATCH_MODEL_ADDED);
+	if (m->n_warm > 0)
+		begin_warming(d, m);
+	else
+		dispatch_tell_model(d, m, DISPATCH_MODEL_ADDED);
 }
 
 void model_removed(struct dispatch *d, struct known_model *m, bool force)
@@ -408,6 +434,8 @@ void model_removed(struct dispatch *d, struct known_model *m, bool force)
 		return;
 	}
 	m->removed = true;
+	if (m->warming)
+		engine_warm_end(m->engine);
 	d->models[model_place(m->handle)] = NULL;
 	for (uint32_t i = 0; i < d->o.max_sessions && m->n_sessions > 0; i++) {
 		if (d->sessions[i].model == m)

@@ -580,7 +580,7 @@ bool dispatch_has_ended(const struct dispatch *d)
 
 static bool launch_steps(struct dispatch *d)
 {
-	return d->n_stepping > 0 && model_run(d);
+	return models_busy(d) && model_run(d);
 }
 
 static bool launch_calls(struct dispatch *d)

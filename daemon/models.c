@@ -320,6 +320,24 @@ static void hand_over(struct loader *l, struct known_model *k, enum known_model_
 	pthread_mutex_unlock(&l->models->lock);
 }
 
+/* A decode step, of so many sessions with texts of that length. */
+static struct engine_shape warm_shape(const struct devlink_warm *w)
+{
+	static const enum model_step kinds[] = {
+		[WIRE_SHAPE_CANDIDATES] = MODEL_STEP_RESULT,
+		[WIRE_SHAPE_LOGITS] = MODEL_STEP_ROWS,
+		[WIRE_SHAPE_GENERATE] = MODEL_STEP_SAMPLE,
+	};
+
+	return (struct engine_shape){
+		.kind = w->kind < sizeof(kinds) / sizeof(kinds[0]) ? kinds[w->kind] : MODEL_STEPS,
+		.tokens = w->batch,
+		.sessions = w->batch,
+		.rows = w->batch,
+		.context = w->context,
+	};
+}
+
 int models_load(struct models *m, const struct devlink_msg *msg, int dir_fd)
 {
 	const uint32_t place = model_place(msg->handle);
@@ -337,6 +355,8 @@ int models_load(struct models *m, const struct devlink_msg *msg, int dir_fd)
 	k->dir_fd = dir_fd;
 	k->stats = &m->o.stats[place];
 	snprintf(k->name, sizeof(k->name), "%.*s", (int)sizeof(k->name) - 1, msg->name);
+	for (uint32_t i = 0; i < msg->n_warm && i < DEVLINK_MAX_WARM; i++)
+		k->warm[k->n_warm++] = warm_shape(&msg->warm[i]);
 	k->options.name = k->name;
 	k->options.handle = k->handle;
 	k->options.quant = (msg->id & DEVLINK_MODEL_INT8) != 0 ? WEIGHT_INT8 : WEIGHT_AS_IS;

@@ -34,6 +34,8 @@ struct known_model {
 	/* The loader's. */
 	int dir_fd;
 	struct model_options options;
+	struct engine_shape warm[DEVLINK_MAX_WARM];
+	uint32_t n_warm;
 	uint64_t cancel; /* 1: it is not wanted any more; atomic */
 	int status;
 	struct model_why why;
@@ -41,6 +43,7 @@ struct known_model {
 	uint32_t n_sessions; /* open */
 	uint32_t in_flight;  /* requests that the engine has */
 	bool removed;	     /* from the table */
+	bool warming;	     /* nobody has been told that it is there */
 	bool changed;	     /* since its statistics were written */
 	TAILQ_ENTRY(known_model) polled;
 };

@@ -244,6 +244,20 @@ bool engine_cancel(struct engine *engine, struct engine_request *request);
 int engine_precapture_init(const struct engine *engine, const struct engine_shape *shape,
 	struct op_call *ret_call, struct graph_work *ret_work, uint32_t *ret_bad);
 
+#define ENGINE_MAX_WARM 16u
+
+/*
+ * Has shapes captured, at most ENGINE_MAX_WARM, before anybody asks for their steps; shapes that
+ * no step has are passed over. engine_poll() goes on with it, and engine_warming() says whether it
+ * has not ended: what is not captured by deadline_ns, of the engine's clock, is given up. Once.
+ */
+void engine_warm(
+	struct engine *engine, const struct engine_shape *shapes, uint32_t n, uint64_t deadline_ns);
+bool engine_warming(const struct engine *engine);
+
+/* What has not been captured yet is given up: engine_warming() is false soon. */
+void engine_warm_end(struct engine *engine);
+
 /* Goes on with what can go on; true when something did. */
 bool engine_poll(struct engine *engine);
 

@@ -157,6 +157,9 @@ struct engine {
 	struct engine_turn turns[MODEL_STEPS];
 	struct engine_wish wishes[ENGINE_WISHES];
 	uint64_t known_wishes[ENGINE_KNOWN_WISHES];
+	struct engine_shape warm[ENGINE_MAX_WARM]; /* wished for before anybody asked */
+	uint32_t n_warm, warm_at;		   /* the next of them */
+	uint64_t warm_deadline_ns;
 	struct engine_stats stats; /* but for kv */
 };
 

@@ -222,6 +222,14 @@ static uint32_t find_bad(const struct engine *e, const struct engine_shape *s)
 	return i;
 }
 
+/* As steps of that shape are made. */
+static void shape_round(const struct engine *e, struct engine_shape *shape)
+{
+	engine_round_sessions(e, shape);
+	shape->context = engine_context(e, shape->context);
+	shape->ids = engine_ids(shape->ids);
+}
+
 int engine_precapture_init(const struct engine *e, const struct engine_shape *s,
 	struct op_call *ret_call, struct graph_work *ret_work, uint32_t *ret_bad)
 {
@@ -230,9 +238,7 @@ int engine_precapture_init(const struct engine *e, const struct engine_shape *s,
 	*ret_bad = find_bad(e, s);
 	if (*ret_bad < SHAPE_MEMBERS)
 		return -GPUQ_EPARAM;
-	engine_round_sessions(e, &shape);
-	shape.context = engine_context(e, s->context);
-	shape.ids = engine_ids(s->ids);
+	shape_round(e, &shape);
 	engine_call_init(e, &shape, ret_call);
 	memset(ret_work, 0, sizeof(*ret_work));
 	ret_work->call = ret_call;
@@ -255,7 +261,9 @@ static bool is_known(struct engine *e, const struct engine_shape *s)
 	return known;
 }
 
-static void wish(struct engine *e, const struct engine_shape *shape, uint32_t priority)
+/* False: too many are wished for at once. */
+static bool wish(
+	struct engine *e, const struct engine_shape *shape, uint32_t priority, uint64_t deadline_ns)
 {
 	for (uint32_t i = 0; i < ENGINE_WISHES; i++) {
 		struct engine_wish *w = &e->wishes[i];
@@ -263,13 +271,39 @@ static void wish(struct engine *e, const struct engine_shape *shape, uint32_t pr
 		if (w->busy)
 			continue;
 		if (is_known(e, shape))
-			return;
+			return true;
 		engine_call_init(e, shape, &w->call);
 		engine_work_init(e, shape->kind, &w->call, COMPLETION_WISHES + i, &w->work);
 		w->work.priority = priority;
+		w->work.deadline_ns = deadline_ns;
 		w->busy = graphs_precapture(e->options.graphs, &w->work) == 0;
-		return;
+		return true;
 	}
+	return false;
+}
+
+/* Shapes as they are captured; what fits no step is dropped. */
+void engine_warm(
+	struct engine *e, const struct engine_shape *shapes, uint32_t n, uint64_t deadline_ns)
+{
+	e->warm_deadline_ns = deadline_ns;
+	for (uint32_t i = 0; i < n && e->n_warm < ENGINE_MAX_WARM; i++) {
+		struct engine_shape shape = shapes[i];
+
+		if (find_bad(e, &shape) == SHAPE_MEMBERS) {
+			shape_round(e, &shape);
+			e->warm[e->n_warm++] = shape;
+		}
+	}
+}
+
+bool engine_warming(const struct engine *e)
+{
+	bool any = e->warm_at < e->n_warm;
+
+	for (uint32_t i = 0; e->n_warm > 0 && i < ENGINE_WISHES; i++)
+		any = any || e->wishes[i].busy;
+	return any;
 }
 
 void engine_wish_next(struct engine *e, const struct engine_shape *shape, uint32_t priority)
@@ -278,10 +312,10 @@ void engine_wish_next(struct engine *e, const struct engine_shape *shape, uint32
 
 	longer.context = engine_context(e, shape->context + 1);
 	if (longer.context > shape->context)
-		wish(e, &longer, priority);
+		(void)wish(e, &longer, priority, 0);
 	more.tokens = more.sessions = more.rows = round_sessions(e, shape->rows + 1);
 	if (more.rows > shape->rows)
-		wish(e, &more, priority);
+		(void)wish(e, &more, priority, 0);
 }
 
 bool engine_wishes_go_on(struct engine *e)
@@ -298,18 +332,30 @@ bool engine_wishes_go_on(struct engine *e)
 		w->busy = false;
 		progress = true;
 	}
+	while (e->warm_at < e->n_warm && wish(e, &e->warm[e->warm_at], 0, e->warm_deadline_ns)) {
+		e->warm_at++;
+		progress = true;
+	}
 	return progress;
+}
+
+void engine_warm_end(struct engine *e)
+{
+	e->warm_at = e->n_warm;
+	for (uint32_t i = 0; i < ENGINE_WISHES; i++) {
+		if (e->wishes[i].busy)
+			(void)graphs_cancel(e->options.graphs, &e->wishes[i].work);
+	}
 }
 
 void engine_wishes_end(struct engine *e)
 {
 	const struct timespec nap = {.tv_nsec = 200000};
 
+	engine_warm_end(e);
 	for (uint32_t i = 0; i < ENGINE_WISHES; i++) {
 		struct engine_wish *w = &e->wishes[i];
 
-		if (w->busy)
-			(void)graphs_cancel(e->options.graphs, &w->work);
 		while (w->busy) {
 			(void)engine_wishes_go_on(e);
 			if (w->busy)

@@ -2,7 +2,9 @@
 /* gpuq status: what gpuqd's statistics say, and whether it lives. */
 #include "tools/command.h"
 #include "tools/top_table.h"
+#include "tools/wait_ready.h"
 
+#include <math.h>
 #include <stdio.h>
 
 static void print_text(const struct top_model *m)
@@ -56,20 +58,13 @@ static int show(const struct top_model *m, bool json)
 	return code;
 }
 
-static int run(struct invocation *v, int argc, char **argv)
+static int take_and_show(const struct invocation *v, bool json)
 {
-	static const struct option longs[] = {
-		{"json", no_argument, NULL, 'j'}, COMMAND_LONGS, {NULL}};
 	struct top_model model = {0};
 	struct snapshot_source source;
 	struct snapshot *snapshot;
-	bool json = false;
 	char why[1024];
 
-	while (command_option(v, argc, argv, "j" COMMAND_SHORTS, longs) == 'j')
-		json = true;
-	if (optind < argc)
-		return complain_usage("unexpected argument '%s'", argv[optind]);
 	if (snapshot_source_init(&source, v->socket) < 0)
 		return complain_usage("the path of the socket is too long");
 	if (snapshot_take(&source, &snapshot, why, sizeof(why)) < 0) {
@@ -85,10 +80,34 @@ static int run(struct invocation *v, int argc, char **argv)
 	return code;
 }
 
+static int run(struct invocation *v, int argc, char **argv)
+{
+	static const struct option longs[] = {{"json", no_argument, NULL, 'j'},
+		{"wait-ready", no_argument, NULL, 'w'}, COMMAND_LONGS, {NULL}};
+	bool json = false, wait = false;
+	double timeout_s = INFINITY;
+	int c;
+
+	while ((c = command_option(v, argc, argv, "jw" COMMAND_SHORTS, longs)) != -1)
+		*(c == 'j' ? &json : &wait) = true;
+	if (wait && optind < argc &&
+		!parse_seconds("--wait-ready", argv[optind], 0, 86400, &timeout_s))
+		return EXIT_USAGE;
+	optind += wait && optind < argc;
+	if (optind < argc)
+		return complain_usage("unexpected argument '%s'", argv[optind]);
+	if (wait && wait_ready(v, timeout_s) != EXIT_OK)
+		return EXIT_FAIL;
+	return take_and_show(v, json);
+}
+
 const struct command command_status = {
 	.name = "status",
-	.arguments = "[--json]",
+	.arguments = "[--json] [--wait-ready [SECONDS]]",
 	.summary = "Show whether gpuqd lives, and its counters (of a dead one, the last state)",
-	.help = "  -j, --json          everything as one JSON document\n",
+	.help = "  -j, --json          everything as one JSON document\n"
+		"  -w, --wait-ready    first wait until gpuqd serves and its models are loaded, "
+		"for\n"
+		"                      at most SECONDS; exit status 1 when one cannot be\n",
 	.run = run,
 };

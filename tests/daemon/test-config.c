@@ -140,7 +140,7 @@ static void test_bad_lines(void **state)
 		{"[model a]\nquant = int4\n",
 			":2: quant of a model is 'int4', but must be none or int8"},
 		{"[model a]\npath = /x\n",
-			":2: a model has no key 'path', only dir, quant and deterministic"},
+			":2: a model has no key 'path', only dir, quant, deterministic and warm"},
 		{"[model a,b]\ndir = /x\n",
 			":2: 'a,b' cannot be a model's name: 1 to 31 printable bytes without '=' "
 			"and ','"},
@@ -198,7 +198,7 @@ static void test_models(void **state)
 	expect_error((const char *const[]){"--model", "a=", NULL}, 2,
 		"dir of a model is '', but must be the path of a folder", "");
 	expect_error((const char *const[]){"--model", "a=/a,deterministic=maybe", NULL}, 2,
-		"deterministic of a model is 'maybe', but must be yes or no", "");
+		"deterministic of a model is 'maybe', but must be no or yes", "");
 	expect_error((const char *const[]){"--model", "=/a", NULL}, 2,
 		"'' cannot be a model's name: 1 to 31 printable bytes without '=' and ','", "");
 	const char *path = file("gpuqd.conf",

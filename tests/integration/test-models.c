@@ -681,17 +681,21 @@ static void test_models_that_cannot_be_loaded(void **state)
 	stop(&w);
 }
 
-/* gpuqd does not start with a folder that is not there. */
+/* One whose folder is not there is shown with the reason; the others are served. */
 static void test_no_folder_at_the_start(void **state)
 {
-	const char *argv[] = {harness_program("daemon/gpuqd"), "--model", "x=/nowhere", NULL};
-	struct harness_output o;
+	const char *const args[] = {"--model", "x=/nowhere", NULL};
+	struct gpuq_model_info m;
+	struct world_of w;
+	struct client c;
 
-	harness_exec(argv, &o);
-	assert_int_equal(o.status, 1);
-	if (strstr(o.err, "/nowhere of model x cannot be opened") == NULL)
-		fail_msg("%s", o.err);
-	harness_output_free(&o);
+	start(&w, false, args);
+	open_client(&c);
+	assert_int_equal(gpuq_model_find(c.g, "x", &m), 0);
+	assert_int_equal(m.state, GPUQ_MODEL_FAILED);
+	assert_non_null(strstr(m.why, "its folder /nowhere cannot be opened: No such file"));
+	client_close(&c);
+	stop(&w);
 }
 
 /* --- Tools --------------------------------------------------------------------------------- */
