@@ -87,6 +87,9 @@ static const struct error_text gpuq_errors[] = {
 	ERROR(GPUQ_EKV,
 		"no room in the KV cache, or more than one client or user may have of it; close or "
 		"truncate sessions, or try later"),
+	ERROR(GPUQ_EDEADLINE,
+		"such work takes longer than there was time left, so it was not started; give it "
+		"more time"),
 };
 _Static_assert(
 	sizeof(gpuq_errors) / sizeof(gpuq_errors[0]) == GPUQ_ERROR_LAST - GPUQ_ERROR_FIRST + 1,

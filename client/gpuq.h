@@ -360,10 +360,18 @@ GPUQ_EXPORT int gpuq_pipeline_call_create(struct gpuq_channel *channel,
 
 /* --- Submitting and completing ------------------------------------------------------------- */
 
+/*
+ * Deadlines. What has a timeout_ns and was not started by then ends with -ETIMEDOUT. What could be
+ * started, but by the times that work of exactly its shape took lately would end too late, ends
+ * with -GPUQ_EDEADLINE: when it is submitted, while it waits, or when its turn comes. Either way
+ * nothing was executed, and nobody waited for it. What has been started goes on to its end; a text
+ * alone, which has many steps, is looked at again between them. The first of a shape is tried in
+ * any case, and of shapes that are too slow one is tried now and then.
+ */
 struct gpuq_submission {
 	struct gpuq_call *call; /* NULL: the null operation, which completes at once */
 	uint64_t user_data;	/* comes back with the completion */
-	uint64_t timeout_ns;	/* not started by then: -ETIMEDOUT; 0: none */
+	uint64_t timeout_ns;	/* of no use later than that after this; 0: no such time */
 	uint64_t trace_id;	/* for traces; 0: none */
 };
 

@@ -98,6 +98,20 @@ static int take_arguments(
 	}
 }
 
+/* What is accepted has a chance to end in time. */
+static int check_deadline(struct dispatch *d, const struct channel *ch, struct slot *slot,
+	bool is_inline, uint64_t now_ns)
+{
+	slot->key = is_inline ? 0 : slot_key(slot);
+	const uint64_t needs_ns =
+		is_inline ? cost_predict_ns(d->o.cost, &slot->call) : slot_needs_ns(d, slot);
+	int r = slot_in_time(d, slot, needs_ns, now_ns);
+
+	if (r < 0)
+		shm_count(&ch->stats->expired, 1);
+	return r;
+}
+
 /*
  * All but null operations and cancellations: refused, run inline, or put into a slot. False when it
  * must wait for a slot; then nothing has happened.
@@ -114,15 +128,14 @@ static bool take_call(struct dispatch *d, struct channel *ch, const struct wire_
 	struct op_call *call = &slot->call;
 	int r = take_arguments(ch, sqe, slot, &arg);
 	uint64_t now_ns = clock_now_ns(&d->o.clock);
-	if (r == 0 && sqe->deadline_ns != 0 && sqe->deadline_ns <= now_ns) {
-		shm_count(&ch->stats->expired, 1);
-		r = -ETIMEDOUT;
-	}
+	const bool is_inline = r == 0 && runs_inline(d, ch, slot);
+	slot->deadline_ns = sqe->deadline_ns;
+	if (r == 0 && sqe->deadline_ns != 0)
+		r = check_deadline(d, ch, slot, is_inline, now_ns);
 	ch->sq.cons++;
-	if (r == 0 && !runs_inline(d, ch, slot)) {
+	if (r == 0 && !is_inline) {
 		slot->user_data = sqe->user_data;
 		slot->submit_ns = sqe->submit_ns;
-		slot->deadline_ns = sqe->deadline_ns;
 		slot_enqueue(d, ch, slot);
 		return true;
 	}

@@ -176,10 +176,22 @@ int slot_cancel(struct dispatch *d, struct channel *ch, uint64_t user_data);
  */
 void slot_discard_queue(struct dispatch *d, struct channel *ch);
 
+/*
+ * 0: it may be in time, when it is started now and takes `needs_ns`. -ETIMEDOUT: it is too late
+ * already; -GPUQ_EDEADLINE: it will be.
+ */
+int slot_in_time(struct dispatch *d, const struct slot *slot, uint64_t needs_ns, uint64_t now_ns);
+
+/* How long a call or a copy takes that is given away now; 0 when that is not known. */
+uint64_t slot_needs_ns(const struct dispatch *d, const struct slot *slot);
+
+/* What estimates know of it. */
+uint64_t slot_key(const struct slot *slot);
+
 /* Completes what has ended and launches what fits. True when something happened. */
 bool dispatch_run(struct dispatch *d);
 
-/* Completes queued entries whose deadline has passed. Looks at every slot if one has any. */
+/* Completes queued entries that are too late, or will be. Looks at every slot if one has any. */
 void dispatch_expire(struct dispatch *d, uint64_t now_ns);
 
 /* Of what executes, steps of models aside, the launch that began first; 0: there is none. */

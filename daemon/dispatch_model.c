@@ -339,7 +339,7 @@ static bool finish_requests(struct dispatch *d, struct known_model *m)
 		d->failed |= status == -GPUQ_EDEVICE;
 		if (status == -GPUQ_ETOKEN)
 			slot->work.blame = 1;
-		if (status == -ETIMEDOUT)
+		if (status == -ETIMEDOUT || status == -GPUQ_EDEADLINE)
 			shm_count(&slot->channel->stats->expired, 1);
 		m->in_flight--;
 		m->changed = true;

@@ -48,7 +48,7 @@ static void slot_release(struct dispatch *d, struct slot *slot)
 }
 
 /* Copies are alike when they have about the same length. */
-static uint64_t key_of(const struct slot *slot)
+uint64_t slot_key(const struct slot *slot)
 {
 	if (slot->kind == SLOT_CALL && !slot->capture)
 		return graphs_key(&slot->call);
@@ -92,7 +92,7 @@ void slot_enqueue(struct dispatch *d, struct channel *ch, struct slot *slot)
 
 	slot->channel = ch;
 	slot->value = 0;
-	slot->key = key_of(slot);
+	slot->key = slot_key(slot);
 	slot->charged_ns = 0;
 	slot->work.blame = 0;
 	*slot->completion = (struct device_completion){0};
@@ -262,25 +262,42 @@ void dispatch_lose_all(struct dispatch *d)
 	d->n_executing = d->n_capturing = d->n_stepping = 0;
 }
 
-/* A queued entry is too late to start: completes it. */
-static void slot_expire(struct dispatch *d, struct slot *slot, uint64_t now_ns)
+uint64_t slot_needs_ns(const struct dispatch *d, const struct slot *slot)
 {
-	shm_count(&slot->channel->stats->expired, 1);
-	slot_dequeue(d, slot);
-	slot_complete(d, slot, -ETIMEDOUT, now_ns, now_ns);
+	return estimate_run_ns(d->estimates, slot->key);
 }
 
-static bool slot_late(const struct slot *slot, uint64_t now_ns)
+int slot_in_time(struct dispatch *d, const struct slot *slot, uint64_t needs_ns, uint64_t now_ns)
 {
-	return slot->deadline_ns != 0 && slot->deadline_ns <= now_ns;
+	if (slot->deadline_ns == 0)
+		return 0;
+	if (slot->deadline_ns <= now_ns)
+		return -ETIMEDOUT;
+	if (needs_ns <= slot->deadline_ns - now_ns)
+		return 0;
+	estimate_doubt(d->estimates, slot->key);
+	return -GPUQ_EDEADLINE;
+}
+
+/* Completes a queued entry that is too late, or will be; false: it is neither. */
+static bool slot_expire(struct dispatch *d, struct slot *slot, uint64_t now_ns)
+{
+	const int r = slot_in_time(d, slot, slot_needs_ns(d, slot), now_ns);
+
+	if (r == 0)
+		return false;
+	shm_count(&slot->channel->stats->expired, 1);
+	slot_dequeue(d, slot);
+	slot_complete(d, slot, r, now_ns, now_ns);
+	return true;
 }
 
 void dispatch_expire(struct dispatch *d, uint64_t now_ns)
 {
 	for (uint32_t i = 0; i < d->o.max_in_flight && d->n_deadlines > 0; i++) {
 		struct slot *slot = &d->slots[i];
-		if (slot->channel != NULL && slot->value == 0 && slot_late(slot, now_ns))
-			slot_expire(d, slot, now_ns);
+		if (slot->channel != NULL && slot->value == 0 && slot->deadline_ns != 0)
+			(void)slot_expire(d, slot, now_ns);
 	}
 }
 
@@ -412,10 +429,8 @@ static bool launch(struct dispatch *d, struct channel *ch)
 		dispatch_hold(d, ch);
 		return true;
 	}
-	if (slot_late(slot, now_ns)) {
-		slot_expire(d, slot, now_ns);
+	if (slot->deadline_ns != 0 && slot_expire(d, slot, now_ns))
 		return true;
-	}
 	if (slot->kind == SLOT_SESSION) {
 		slot_dequeue(d, slot);
 		int status = model_session_act(d, slot);

@@ -225,6 +225,7 @@ uint32_t engine_session_blocks(const struct engine_session *session);
  * It ends with 0; -GPUQ_ETOKEN: a token outside the vocabulary; -GPUQ_ECONTEXT: the text would be
  * too long; -GPUQ_EKV: above the client's or the user's quota, or more than the cache can hold;
  * -ECANCELED; -ETIMEDOUT: the deadline, which is looked at before it starts and between its steps;
+ * -GPUQ_EDEADLINE: it has not started, and by what steps took lately would end after it;
  * -GPUQ_EDEVICE; or the error for which the cache of graphs refused its step.
  */
 int engine_submit(struct engine *engine, struct engine_request *request);

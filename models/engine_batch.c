@@ -564,9 +564,11 @@ static void measure(struct engine *e, uint64_t now_ns)
 			took_ns * step->parts[i].n_tokens / step->n_tokens;
 	if (!step->is_decode) {
 		e->token_ns = took_ns / step->n_tokens + 1;
+		engine_expect(&e->expected_token_ns, e->token_ns);
 		hist_add(e->stats.chunk_hist, HIST_STATS_BITS, took_ns);
 		return;
 	}
+	engine_expect(&e->expected_step_ns, took_ns);
 	e->stats.batches[step->n_parts - 1]++;
 	hist_add(e->stats.decode_hist, HIST_STATS_BITS, took_ns);
 	turn->ended_ns = e->decoded_ns = now_ns;

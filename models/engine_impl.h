@@ -153,7 +153,9 @@ struct engine {
 	LIST_ENTRY(engine) paced;
 	uint64_t decoded_ns; /* the end of the last decode step */
 	uint64_t decode_ns;  /* that a decode step takes when nothing disturbs it */
-	uint64_t token_ns;   /* that the last chunk took for each of its tokens; 0: none was */
+	/* Of a decode step, and of a token of a chunk: for deadlines. */
+	uint64_t expected_step_ns, expected_token_ns;
+	uint64_t token_ns; /* that the last chunk took for each of its tokens; 0: none was */
 	struct engine_turn turns[MODEL_STEPS];
 	struct engine_wish wishes[ENGINE_WISHES];
 	uint64_t known_wishes[ENGINE_KNOWN_WISHES];
@@ -225,6 +227,9 @@ int engine_request_deliver(struct engine *e, const struct engine_part *part);
  * failed with this status, and the session itself if that is closing.
  */
 void engine_request_settle(struct engine_session *s, int status);
+
+/* A step took so long: what is to be expected of the next ones. */
+void engine_expect(uint64_t *expected_ns, uint64_t took_ns);
 
 /* Ends what has passed its deadline. */
 void engine_expire(struct engine *e, uint64_t now_ns);

@@ -142,10 +142,58 @@ static int append_sampled(struct engine_session *s)
 	return err;
 }
 
+/* --- Deadlines ------------------------------------------------------------------------------ */
+
+void engine_expect(uint64_t *expected_ns, uint64_t took_ns)
+{
+	if (*expected_ns == 0)
+		*expected_ns = took_ns;
+	else if (took_ns > *expected_ns)
+		*expected_ns += (took_ns - *expected_ns) / 8;
+	else
+		*expected_ns -= (*expected_ns - took_ns) / 8;
+}
+
+/* Refused without a new measurement: it is believed a little less, until one is tried. */
+static void doubt(uint64_t *expected_ns)
+{
+	*expected_ns -= *expected_ns / 64;
+}
+
+/*
+ * Whether a request can end before its deadline whose first answer needs so many tokens computed. A
+ * text that may end by itself is only sure to need one step.
+ */
+static int in_time(struct engine *e, const struct engine_request *r, uint32_t tokens)
+{
+	const bool is_long = tokens > ENGINE_DECODE_TOKENS;
+	const uint32_t more = r->kind == ENGINE_GENERATE && !r->stop ? r->n_generate - 1 : 0;
+	const uint64_t first_ns = is_long ? tokens * e->expected_token_ns : e->expected_step_ns;
+	const uint64_t now_ns = r->deadline_ns == 0 ? 0 : engine_now_ns(e);
+
+	if (r->deadline_ns == 0 || now_ns + first_ns + more * e->expected_step_ns <= r->deadline_ns)
+		return 0;
+	doubt(&e->expected_step_ns);
+	doubt(&e->expected_token_ns);
+	return now_ns < r->deadline_ns ? -GPUQ_EDEADLINE : -ETIMEDOUT;
+}
+
 /* It waits, and what it waits for has not come. */
 static bool is_without_room(const struct engine_session *s)
 {
 	return s->waits_for_room && s->room_changes == engine_room_changes(s->engine);
+}
+
+/* Starts it; only then is known what of it lies in the cache, and whether there is time. */
+static int start_in_time(struct engine_session *s)
+{
+	const uint32_t n_copies = s->engine->step.n_copies;
+	int err = start(s);
+
+	/* With a block that is to be copied for it, it can no longer be taken back. */
+	if (err != 0 || s->engine->step.n_copies != n_copies)
+		return err;
+	return in_time(s->engine, s->first, engine_session_tokens(s) - kv_committed(s->kv));
 }
 
 int engine_request_prepare(struct engine_session *s)
@@ -157,7 +205,7 @@ int engine_request_prepare(struct engine_session *s)
 	s->waits_for_room = false;
 	err = session_is_preempted(s) ? resume(s) : 0;
 	if (err == 0 && !s->started)
-		err = start(s);
+		err = start_in_time(s);
 	else if (err == 0 && s->sampled >= 0)
 		err = append_sampled(s);
 	if (err == -ENOSPC && engine_others_have_blocks(s)) {

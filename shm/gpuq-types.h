@@ -77,9 +77,10 @@ enum gpuq_error {
 	GPUQ_ETOKEN = 5030,    /* a token outside the vocabulary, or none at all */
 	GPUQ_ECONTEXT = 5031,  /* the text would be longer than the model's limit */
 	GPUQ_EKV = 5032,       /* no room in the KV cache */
+	GPUQ_EDEADLINE = 5033, /* it takes longer than there is time left; it was not started */
 };
 #define GPUQ_ERROR_FIRST GPUQ_EGONE
-#define GPUQ_ERROR_LAST GPUQ_EKV
+#define GPUQ_ERROR_LAST GPUQ_EDEADLINE
 
 #ifdef __cplusplus
 }

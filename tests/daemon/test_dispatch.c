@@ -236,6 +236,47 @@ static void test_deadlines(void **state)
 	rig_stop(&rig);
 }
 
+/*
+ * A call that takes longer than there is time left is not started: once others of its shape have
+ * been measured, it is refused before its deadline. When dispatch itself is late, that has passed.
+ */
+static void test_deadlines_that_cannot_be_met(void **state)
+{
+	const uint64_t n = 120000, until_ns = clock_monotonic_ns() + 30000000000u;
+	struct rig rig;
+	struct rig_client c;
+	uint64_t takes_ns = UINT64_MAX;
+	int status = 0;
+
+	rig_start(&rig);
+	rig_open(&rig, &c, 2, 0, WIRE_ABI);
+	const struct clock_line clock = clock_from_page(rig.page);
+	struct wire_sqe sqe = rig_softmax(&c, 0, n, 1);
+	float *y = (float *)(c.arena + sizeof(struct rig_softmax)) + n;
+	for (uint32_t i = 0; i < 20; i++) {
+		rig_submit(&c, &sqe);
+		const struct wire_cqe cqe = rig_complete(&c);
+		assert_int_equal(cqe.status, 0);
+		takes_ns = cqe.executed_ns < takes_ns ? cqe.executed_ns : takes_ns;
+	}
+	while (status != -GPUQ_EDEADLINE && clock_monotonic_ns() < until_ns) {
+		memset(y, 0, sizeof(*y));
+		sqe.deadline_ns = clock_now_ns(&clock) + takes_ns / 2;
+		rig_submit(&c, &sqe);
+		status = rig_complete(&c).status;
+		assert_true(status == 0 || status == -ETIMEDOUT || status == -GPUQ_EDEADLINE);
+		assert_true(status == 0 || *y == 0);
+	}
+	assert_int_equal(status, -GPUQ_EDEADLINE);
+	assert_in_range(shm_load_relaxed(&rig.stats.channels[2].expired), 1, UINT64_MAX);
+	/* Those without a deadline are not concerned. */
+	sqe.deadline_ns = 0;
+	rig_submit(&c, &sqe);
+	assert_int_equal(rig_complete(&c).status, 0);
+	rig_close(&c);
+	rig_stop(&rig);
+}
+
 /* Cancelling: each target has one completion, each cancellation its own, and they agree. */
 static void test_cancel(void **state)
 {
@@ -487,6 +528,7 @@ int main(void)
 		HARNESS_TEST(test_parameters),
 		HARNESS_TEST(test_worker_calls),
 		HARNESS_TEST(test_deadlines),
+		HARNESS_TEST(test_deadlines_that_cannot_be_met),
 		HARNESS_TEST(test_cancel),
 		HARNESS_TEST(test_lying_indices),
 		HARNESS_TEST(test_unread_completions),

@@ -789,6 +789,56 @@ static void deadlines_of_what_has_not_started(void **state)
 	engine_rig_free(rig);
 }
 
+#define HOUR_NS 3600000000000u
+
+/* The rest of a test runs as if steps had taken very long lately. */
+static void expect_long_steps(struct engine_rig *rig)
+{
+	rig->engine->expected_step_ns = HOUR_NS;
+	rig->engine->expected_token_ns = HOUR_NS;
+}
+
+/* A request of this session that has so many hours, and whether it is in time. */
+static void expect_in_time(struct engine_rig *rig, struct ask *a, uint64_t hours, int status)
+{
+	const uint64_t steps = seen(&fake_seen.steps);
+
+	a->r.deadline_ns = engine_now_ns(rig->engine) + hours * HOUR_NS;
+	ask_submit(rig, a);
+	assert_int_equal(ask_await(rig, a), status);
+	if (status != 0)
+		assert_int_equal(seen(&fake_seen.steps), steps);
+	ask_free(a);
+}
+
+/* What steps took lately says which requests cannot end in time: they cost nothing. */
+static void deadlines_that_cannot_be_met(void **state)
+{
+	struct engine_rig *rig = engine_rig_new(64);
+	struct engine_session *s = rig_session(rig);
+	int32_t text[FAKE_MAX_TEXT], tokens[100];
+	uint32_t n = rig_advance(rig, s, text, 0, 20);
+
+	fake_count(tokens, 50, 100);
+	expect_long_steps(rig);
+	expect_in_time(rig, ask_step(s, tokens, 1, 1), 0, -ETIMEDOUT);
+	expect_in_time(rig, ask_step(s, tokens, 100, 1), 60, -GPUQ_EDEADLINE);
+	expect_in_time(rig, ask_generate(s, tokens, 1, 20), 10, -GPUQ_EDEADLINE);
+	assert_int_equal(engine_session_tokens(s), n);
+	/* Refused ones make it doubted; this is far from that. */
+	assert_true(rig->engine->expected_step_ns > HOUR_NS / 2);
+	expect_in_time(rig, ask_generate(s, tokens, 1, 20), 24, 0);
+	expect_long_steps(rig);
+	expect_in_time(rig, ask_step(s, tokens, 1, 1), 2, 0);
+	/* That took no hour, and it is believed in the end that others will not. */
+	for (uint32_t i = 0; rig->engine->expected_step_ns > HOUR_NS / 4; i++) {
+		assert_true(i < 100);
+		expect_in_time(rig, ask_step(s, tokens, 1, 1), 2, 0);
+	}
+	engine_session_close(s);
+	engine_rig_free(rig);
+}
+
 static void closed_with_requests_under_way(void **state)
 {
 	struct engine_rig *rig = engine_rig_new(64);
@@ -882,6 +932,7 @@ int main(void)
 		HARNESS_TEST(requests_of_a_session_run_in_order),
 		HARNESS_TEST(canceled_between_two_chunks),
 		HARNESS_TEST(deadlines_of_what_has_not_started),
+		HARNESS_TEST(deadlines_that_cannot_be_met),
 		HARNESS_TEST(closed_with_requests_under_way),
 		HARNESS_TEST(forks_and_cuts_go_their_own_ways),
 	};
