@@ -28,9 +28,9 @@ static struct gpuq_call *make_wish(struct client *c, const struct gpuq_model_sha
 static void expect_wish(struct client *c, struct gpuq_model_shape shape, int status)
 {
 	struct gpuq_call *call = make_wish(c, &shape);
-	const struct gpuq_completion done = run(c, call);
+	const struct gpuq_completion done = tiny_run(c, call);
 
-	expect_status(call, &done, status);
+	tiny_expect_status(call, &done, status);
 	gpuq_call_destroy(call);
 }
 
@@ -53,7 +53,7 @@ static void check_row(const struct gpuq_call *step, const double *want)
 	struct gpuq_row row;
 
 	assert_int_equal(gpuq_step_row(step, 0, &row), 0);
-	for (uint32_t v = 0; v < VOCAB; v++)
+	for (uint32_t v = 0; v < TINY_VOCAB; v++)
 		assert_true(fabs((double)row.logits[v] - want[v]) < 1e-3);
 }
 
@@ -78,11 +78,11 @@ static void test_captured_ahead(void **state)
 {
 	const struct gpuq_step_options o = {.max_tokens = 1, .max_rows = 1, .logits = true};
 	const int32_t token = 5;
-	struct world_of w;
+	struct tiny_world w;
 	struct client c;
 
-	start(&w, false, NULL);
-	open_client(&c);
+	tiny_start(&w, false, NULL);
+	tiny_client_open(&c);
 	assert_int_equal(look(&c).shapes, 0);
 	expect_wish(&c,
 		(struct gpuq_model_shape){.kind = GPUQ_SHAPE_LOGITS, .batch = 1, .context = 1}, 0);
@@ -97,9 +97,9 @@ static void test_captured_ahead(void **state)
 	assert_true(m.weight_bytes > 0 && m.cache_bytes > 0);
 	assert_true(m.bytes >= m.weight_bytes + m.cache_bytes);
 
-	struct gpuq_call *step = make_step(open_session(&c), &o);
-	const struct gpuq_completion done = run_step(&c, step, &token, 1, 1);
-	expect_status(step, &done, 0);
+	struct gpuq_call *step = tiny_step_create(tiny_session_open(&c), &o);
+	const struct gpuq_completion done = tiny_run_step(&c, step, &token, 1, 1);
+	tiny_expect_status(step, &done, 0);
 	double *want = reference_logits(w.dir_fd, &token, 1);
 	check_row(step, want);
 	free(want);
@@ -112,16 +112,16 @@ static void test_captured_ahead(void **state)
 	assert_true(m.decode_p50_ns > 0 && m.decode_p99_ns >= m.decode_p50_ns);
 	assert_int_equal(m.chunk_p50_ns, 0);
 	client_close(&c);
-	stop(&w);
+	tiny_stop(&w);
 }
 
 static void refuse(struct client *c, struct gpuq_model_shape shape, const char *parameter)
 {
 	struct gpuq_call *call = make_wish(c, &shape);
-	const struct gpuq_completion done = run(c, call);
+	const struct gpuq_completion done = tiny_run(c, call);
 	char text[256], name[64];
 
-	expect_status(call, &done, -GPUQ_EPARAM);
+	tiny_expect_status(call, &done, -GPUQ_EPARAM);
 	snprintf(name, sizeof(name), "capture: parameter %s: ", parameter);
 	gpuq_explain(call, &done, text, sizeof(text));
 	if (strncmp(text, name, strlen(name)) != 0)
@@ -134,11 +134,11 @@ static void test_shapes_that_no_step_has(void **state)
 	const struct gpuq_model_shape one = {.batch = 1, .context = 1};
 	struct gpuq_model_shape bad = one;
 	struct gpuq_call *call = NULL;
-	struct world_of w;
+	struct tiny_world w;
 	struct client c;
 
-	start(&w, false, NULL);
-	open_client(&c);
+	tiny_start(&w, false, NULL);
+	tiny_client_open(&c);
 	refuse(&c, (struct gpuq_model_shape){.batch = 1, .context = 1, .kind = 4}, "kind");
 	refuse(&c, (struct gpuq_model_shape){.batch = 0, .context = 1, .rows = 1}, "tokens");
 	refuse(&c, (struct gpuq_model_shape){.batch = 65, .context = 1}, "batch");
@@ -150,19 +150,20 @@ static void test_shapes_that_no_step_has(void **state)
 	bad.ids = 1;
 	refuse(&c, bad, "ids");
 	refuse(&c, (struct gpuq_model_shape){.batch = 1}, "context");
-	refuse(&c, (struct gpuq_model_shape){.batch = 1, .context = CONTEXT + 1}, "context");
+	refuse(&c, (struct gpuq_model_shape){.batch = 1, .context = TINY_CONTEXT + 1}, "context");
 	refuse(&c, (struct gpuq_model_shape){.batch = 2, .context = 3, .tokens = 7, .rows = 2},
 		"context");
 	assert_int_equal(gpuq_capture_create(c.ch, "other", &one, &call), -GPUQ_EMODEL);
 	/* The largest ones. */
-	expect_wish(&c, (struct gpuq_model_shape){.batch = 64, .context = CONTEXT, .ids = 256}, 0);
 	expect_wish(
-		&c, (struct gpuq_model_shape){.batch = 1, .context = CONTEXT, .tokens = 256}, 0);
+		&c, (struct gpuq_model_shape){.batch = 64, .context = TINY_CONTEXT, .ids = 256}, 0);
+	expect_wish(&c,
+		(struct gpuq_model_shape){.batch = 1, .context = TINY_CONTEXT, .tokens = 256}, 0);
 	/* A wish is no operator's call, nor is a step. */
 	call = make_wish(&c, &one);
 	assert_int_equal(gpuq_precapture(c.ch, call, 0), -EOPNOTSUPP);
 	client_close(&c);
-	stop(&w);
+	tiny_stop(&w);
 }
 
 /* Each of many wishes ends, with its graph or without the model, which is gone then. */
@@ -170,27 +171,27 @@ static void test_unload_takes_wishes_along(void **state)
 {
 	uint32_t captured = 0, gone = 0;
 	struct gpuq_completion done;
-	struct world_of w;
+	struct tiny_world w;
 	struct client c;
 
-	start(&w, false, NULL);
-	open_client(&c);
+	tiny_start(&w, false, NULL);
+	tiny_client_open(&c);
 	for (uint32_t i = 0; i < WISHES; i++) {
-		const struct gpuq_model_shape shape = {.batch = 1 + i, .context = CONTEXT};
+		const struct gpuq_model_shape shape = {.batch = 1 + i, .context = TINY_CONTEXT};
 		const struct gpuq_submission s = {.call = make_wish(&c, &shape)};
 
 		assert_int_equal(gpuq_submit(c.ch, &s, 1), 1);
 	}
-	GPUQ(0, "", "unload", "tiny");
+	TINY_GPUQ(0, "", "unload", "tiny");
 	for (uint32_t i = 0; i < WISHES; i++) {
 		assert_int_equal(gpuq_wait(c.ch, &done, 1, PATIENCE_NS), 1);
 		captured += done.status == 0;
 		gone += done.status == -GPUQ_EMODEL;
 	}
 	assert_int_equal(captured + gone, WISHES);
-	GPUQ(0, "0 shapes", "graphs", "--all");
+	TINY_GPUQ(0, "0 shapes", "graphs", "--all");
 	client_close(&c);
-	stop(&w);
+	tiny_stop(&w);
 }
 
 /* --- The tools ----------------------------------------------------------------------------- */
@@ -204,7 +205,7 @@ static void check_json(void)
 {
 	struct harness_output o;
 
-	gpuq(&o, (const char *const[]){"models", "--json", NULL});
+	tiny_gpuq(&o, (const char *const[]){"models", "--json", NULL});
 	json_t *document = json_loads(o.out, 0, NULL);
 	const json_t *model = json_array_get(json_object_get(document, "models"), 0);
 	const json_t *batches =
@@ -222,38 +223,38 @@ static void check_json(void)
 
 static void test_tools(void **state)
 {
-	struct world_of w;
+	struct tiny_world w;
 	struct client c;
 	char link[64];
 
-	start(&w, true, NULL);
-	GPUQ(1, "no model \"tiny\"", "precapture", "-m", "tiny");
-	GPUQ(2, "--model", "precapture");
-	GPUQ(2, "no list", "precapture", "-m", "tiny", "--batch", "1,,2");
-	GPUQ(2, "no list", "precapture", "-m", "tiny", "--context", "8-4");
-	GPUQ(2, "--kind", "precapture", "-m", "tiny", "--kind", "rows");
+	tiny_start(&w, true, NULL);
+	TINY_GPUQ(1, "no model \"tiny\"", "precapture", "-m", "tiny");
+	TINY_GPUQ(2, "--model", "precapture");
+	TINY_GPUQ(2, "no list", "precapture", "-m", "tiny", "--batch", "1,,2");
+	TINY_GPUQ(2, "no list", "precapture", "-m", "tiny", "--context", "8-4");
+	TINY_GPUQ(2, "--kind", "precapture", "-m", "tiny", "--kind", "rows");
 	/* Not yet loaded: it waits. */
-	GPUQ(0, "", "load", "tiny", w.dir, "--no-wait");
-	GPUQ(0, "4 shapes are ready", "precapture", "-m", "tiny", "--batch", "1,3", "--context",
-		"1-128");
+	TINY_GPUQ(0, "", "load", "tiny", w.dir, "--no-wait");
+	TINY_GPUQ(0, "4 shapes are ready", "precapture", "-m", "tiny", "--batch", "1,3",
+		"--context", "1-128");
 	check_json();
-	GPUQ(0, "batch 1, context 64: ready", "precapture", "-m", "tiny", "--context", "2-64");
-	GPUQ(1, "batch 65, context 1: capture: parameter batch", "precapture", "-m", "tiny",
+	TINY_GPUQ(0, "batch 1, context 64: ready", "precapture", "-m", "tiny", "--context", "2-64");
+	TINY_GPUQ(1, "batch 65, context 1: capture: parameter batch", "precapture", "-m", "tiny",
 		"--batch", "65");
-	GPUQ(0, "", "graphs", "--stop");
-	GPUQ(1, "batch 1, context 1: ", "precapture", "-m", "tiny", "--kind", "generate");
-	GPUQ(0, "", "graphs", "--resume");
+	TINY_GPUQ(0, "", "graphs", "--stop");
+	TINY_GPUQ(1, "batch 1, context 1: ", "precapture", "-m", "tiny", "--kind", "generate");
+	TINY_GPUQ(0, "", "graphs", "--resume");
 	/* Two of one architecture are told apart. */
-	const int other = random_model(&tiny, GPUQ_F32, &w.rng);
+	const int other = random_model(&tiny_config, GPUQ_F32, &w.rng);
 	snprintf(link, sizeof(link), "/proc/%d/fd/%d", (int)getpid(), other);
-	GPUQ(0, "other is ready", "load", "other", link);
-	GPUQ(0, "1 shapes", "precapture", "-m", "other", "--kind", "generate");
+	TINY_GPUQ(0, "other is ready", "load", "other", link);
+	TINY_GPUQ(0, "1 shapes", "precapture", "-m", "other", "--kind", "generate");
 	client_open(&c, NULL);
 	assert_non_null(strstr(find_graph(&c, "other tokens[1]i32").shape, "context[64]u8"));
 	assert_non_null(strstr(find_graph(&c, "tiny tokens[3]i32").shape, "table[3,4]i32"));
 	client_close(&c);
 	close(other);
-	stop(&w);
+	tiny_stop(&w);
 }
 
 int main(void)

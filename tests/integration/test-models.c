@@ -36,8 +36,8 @@ static void check_rows(
 	for (uint32_t i = 0; i < rows; i++) {
 		double difference = 0, norm = 0;
 		assert_int_equal(gpuq_step_row(step, i, &row), 0);
-		for (uint32_t v = 0; v < VOCAB; v++) {
-			double w = want[i * VOCAB + v], d = (double)row.logits[v] - w;
+		for (uint32_t v = 0; v < TINY_VOCAB; v++) {
+			double w = want[i * TINY_VOCAB + v], d = (double)row.logits[v] - w;
 			difference += d * d;
 			norm += w * w;
 		}
@@ -54,28 +54,29 @@ static void test_logits(void **state)
 	static const uint32_t pieces[] = {N, 37, 17, 16, 1};
 	const struct gpuq_step_options all = {.max_tokens = N, .max_rows = N, .logits = true};
 	int32_t tokens[N];
-	struct world_of w;
+	struct tiny_world w;
 	struct client c;
 
-	start(&w, false, args);
-	open_client(&c);
-	random_text(&w.rng, tokens, N);
+	tiny_start(&w, false, args);
+	tiny_client_open(&c);
+	tiny_text(&w.rng, tokens, N);
 	double *want = reference_logits(w.dir_fd, tokens, N);
 	for (uint32_t k = 0; k < sizeof(pieces) / sizeof(pieces[0]); k++) {
-		struct gpuq_session *s = open_session(&c);
-		struct gpuq_call *step = make_step(s, &all);
+		struct gpuq_session *s = tiny_session_open(&c);
+		struct gpuq_call *step = tiny_step_create(s, &all);
 		for (uint32_t at = 0; at < N; at += pieces[k]) {
 			uint32_t n = N - at < pieces[k] ? N - at : pieces[k];
-			const struct gpuq_completion done = run_step(&c, step, &tokens[at], n, n);
-			expect_status(step, &done, 0);
-			check_rows(step, n, &want[at * VOCAB], 1e-5);
+			const struct gpuq_completion done =
+				tiny_run_step(&c, step, &tokens[at], n, n);
+			tiny_expect_status(step, &done, 0);
+			check_rows(step, n, &want[at * TINY_VOCAB], 1e-5);
 		}
 		gpuq_call_destroy(step);
 		gpuq_session_close(s);
 	}
 	free(want);
 	client_close(&c);
-	stop(&w);
+	tiny_stop(&w);
 }
 
 /* Candidates, log-sum-exp, entropy and named logits of a row are those of its logits. */
@@ -84,27 +85,27 @@ static void test_rows(void **state)
 	enum { N = 20, K = 5 };
 	const struct gpuq_step_options o = {
 		.max_tokens = N, .max_rows = 3, .top_k = K, .max_ids = 4};
-	const int32_t ids[] = {3, -1, VOCAB, 96};
+	const int32_t ids[] = {3, -1, TINY_VOCAB, 96};
 	const double temperature = 0.5;
 	int32_t tokens[N];
-	struct world_of w;
+	struct tiny_world w;
 	struct client c;
 
-	start(&w, false, NULL);
-	open_client(&c);
-	random_text(&w.rng, tokens, N);
+	tiny_start(&w, false, NULL);
+	tiny_client_open(&c);
+	tiny_text(&w.rng, tokens, N);
 	double *want = reference_logits(w.dir_fd, tokens, N);
-	struct gpuq_call *step = make_step(open_session(&c), &o);
+	struct gpuq_call *step = tiny_step_create(tiny_session_open(&c), &o);
 	assert_int_equal(gpuq_step_set_ids(step, ids, 4), 0);
 	assert_int_equal(gpuq_step_set_temperature(step, (float)temperature), 0);
-	const struct gpuq_completion done = run_step(&c, step, tokens, N, 3);
-	expect_status(step, &done, 0);
+	const struct gpuq_completion done = tiny_run_step(&c, step, tokens, N, 3);
+	tiny_expect_status(step, &done, 0);
 	for (uint32_t i = 0; i < 3; i++) {
-		const double *l = &want[(N - 3 + i) * VOCAB];
+		const double *l = &want[(N - 3 + i) * TINY_VOCAB];
 		double sum = 0, mean = 0;
 		struct gpuq_row row;
 		assert_int_equal(gpuq_step_row(step, i, &row), 0);
-		for (uint32_t v = 0; v < VOCAB; v++) {
+		for (uint32_t v = 0; v < TINY_VOCAB; v++) {
 			sum += exp(l[v] / temperature);
 			mean += exp(l[v] / temperature) * l[v] / temperature;
 		}
@@ -113,9 +114,9 @@ static void test_rows(void **state)
 		assert_int_equal(row.n_candidates, K);
 		for (uint32_t k = 0; k < K; k++) {
 			uint32_t above = 0;
-			assert_in_range(row.tokens[k], 0, VOCAB - 1);
+			assert_in_range(row.tokens[k], 0, TINY_VOCAB - 1);
 			assert_float_equal(row.values[k], l[row.tokens[k]], 1e-3);
-			for (uint32_t v = 0; v < VOCAB; v++)
+			for (uint32_t v = 0; v < TINY_VOCAB; v++)
 				above += l[v] > (double)row.values[k] + 1e-3;
 			assert_true(above <= k);
 		}
@@ -126,7 +127,7 @@ static void test_rows(void **state)
 	assert_int_equal(gpuq_step_row(step, 3, &(struct gpuq_row){0}), -EINVAL);
 	free(want);
 	client_close(&c);
-	stop(&w);
+	tiny_stop(&w);
 }
 
 /* Goes on with the greatest logit, one step after another. */
@@ -134,14 +135,14 @@ static void greedy(struct client *c, struct gpuq_session *s, const int32_t *prom
 	int32_t *ret_tokens, uint32_t n_tokens)
 {
 	const struct gpuq_step_options o = {.max_tokens = n, .max_rows = 1, .top_k = 1};
-	struct gpuq_call *step = make_step(s, &o);
+	struct gpuq_call *step = tiny_step_create(s, &o);
 	struct gpuq_row row;
 
 	for (uint32_t i = 0; i < n_tokens; i++) {
 		const struct gpuq_completion done = i == 0
-			? run_step(c, step, prompt, n, 1)
-			: run_step(c, step, &ret_tokens[i - 1], 1, 1);
-		expect_status(step, &done, 0);
+			? tiny_run_step(c, step, prompt, n, 1)
+			: tiny_run_step(c, step, &ret_tokens[i - 1], 1, 1);
+		tiny_expect_status(step, &done, 0);
 		assert_int_equal(gpuq_step_row(step, 0, &row), 0);
 		ret_tokens[i] = row.tokens[0];
 	}
@@ -158,8 +159,8 @@ static void generate(struct client *c, struct gpuq_session *s, const int32_t *pr
 
 	assert_int_equal(gpuq_generate_create(s, &o, &call), 0);
 	assert_int_equal(gpuq_generate_set(call, prompt, n, n_tokens, 1), 0);
-	const struct gpuq_completion done = run(c, call);
-	expect_status(call, &done, (int)n_tokens);
+	const struct gpuq_completion done = tiny_run(c, call);
+	tiny_expect_status(call, &done, (int)n_tokens);
 	assert_int_equal(gpuq_generate_result(call, &tokens, &logprobs), 0);
 	memcpy(ret_tokens, tokens, n_tokens * sizeof(*tokens));
 	for (uint32_t i = 0; i < n_tokens; i++)
@@ -173,15 +174,15 @@ static void test_generation(void **state)
 	enum { N = 20 };
 	int32_t prompt[N], steps[GREEDY], made[GREEDY];
 	struct gpuq_session *s, *forked;
-	struct world_of w;
+	struct tiny_world w;
 	struct client c;
 
-	start(&w, false, NULL);
-	open_client(&c);
-	random_text(&w.rng, prompt, N);
-	s = open_session(&c);
+	tiny_start(&w, false, NULL);
+	tiny_client_open(&c);
+	tiny_text(&w.rng, prompt, N);
+	s = tiny_session_open(&c);
 	greedy(&c, s, prompt, N, steps, GREEDY);
-	forked = open_session(&c);
+	forked = tiny_session_open(&c);
 	generate(&c, forked, prompt, N, made, GREEDY);
 	assert_memory_equal(made, steps, sizeof(steps));
 	gpuq_session_close(forked);
@@ -193,7 +194,7 @@ static void test_generation(void **state)
 	greedy(&c, s, &prompt[N - 3], 3, made, GREEDY);
 	assert_memory_equal(made, steps, sizeof(steps));
 	client_close(&c);
-	stop(&w);
+	tiny_stop(&w);
 }
 
 /* A channel without a free piece of its arena can still end its sessions, and says why not more. */
@@ -203,15 +204,15 @@ static void test_full_arena(void **state)
 	const struct gpuq_channel_options small = {.arena_bytes = 65536};
 	struct gpuq_session *sessions[2], *third;
 	struct gpuq_model_info m;
-	struct world_of w;
+	struct tiny_world w;
 	struct client c;
 	void *data;
 
-	start(&w, false, args);
+	tiny_start(&w, false, args);
 	client_open(&c, &small);
-	await_ready(c.g, "tiny");
+	served_await(c.g, "tiny");
 	for (uint32_t i = 0; i < 2; i++)
-		sessions[i] = open_session(&c);
+		sessions[i] = tiny_session_open(&c);
 	assert_int_equal(gpuq_session_open(c.ch, "tiny", &third), -GPUQ_ELIMIT);
 	assert_non_null(strstr(gpuq_error_detail(), "max_sessions_per_client"));
 	assert_int_equal(gpuq_session_truncate(sessions[0], 1), -EINVAL);
@@ -225,7 +226,7 @@ static void test_full_arena(void **state)
 		usleep(2000);
 	} while (m.sessions > 0);
 	client_close(&c);
-	stop(&w);
+	tiny_stop(&w);
 }
 
 /* --- Several clients ----------------------------------------------------------------------- */
@@ -242,10 +243,10 @@ static void client_main(struct child *child)
 	int32_t made[GREEDY];
 	struct client c;
 
-	open_client(&c);
+	tiny_client_open(&c);
 	child_say_ready(child);
 	for (uint32_t i = 0; i < 4 || !child_should_stop(child); i++) {
-		struct gpuq_session *s = open_session(&c);
+		struct gpuq_session *s = tiny_session_open(&c);
 		if (i % 2 == 0)
 			greedy(&c, s, plan.prompts[k], plan.n[k], made, GREEDY);
 		else
@@ -256,15 +257,15 @@ static void client_main(struct child *child)
 	client_close(&c);
 }
 
-static void make_plan(struct world_of *w)
+static void make_plan(struct tiny_world *w)
 {
 	struct client c;
 
-	open_client(&c);
+	tiny_client_open(&c);
 	for (uint32_t k = 0; k < CLIENTS; k++) {
-		struct gpuq_session *s = open_session(&c);
+		struct gpuq_session *s = tiny_session_open(&c);
 		plan.n[k] = 5 + 11 * k;
-		random_text(&w->rng, plan.prompts[k], plan.n[k]);
+		tiny_text(&w->rng, plan.prompts[k], plan.n[k]);
 		greedy(&c, s, plan.prompts[k], plan.n[k], plan.texts[k], GREEDY);
 		gpuq_session_close(s);
 	}
@@ -291,12 +292,12 @@ static void await_idle(struct gpuq *g)
 static void test_clients(void **state)
 {
 	struct child children[CLIENTS], victim = {.run = client_main};
-	struct world_of w;
+	struct tiny_world w;
 	struct client c;
 
-	start(&w, false, NULL);
+	tiny_start(&w, false, NULL);
 	make_plan(&w);
-	open_client(&c);
+	tiny_client_open(&c);
 	for (uint32_t k = 0; k < CLIENTS; k++) {
 		children[k] = (struct child){.run = client_main, .number = k};
 		child_start(&children[k]);
@@ -316,7 +317,7 @@ static void test_clients(void **state)
 	child_free(&victim);
 	await_idle(c.g);
 	client_close(&c);
-	stop(&w);
+	tiny_stop(&w);
 }
 
 /* Two connections of a user have together what the user may have. */
@@ -327,21 +328,22 @@ static void test_greedy_user(void **state)
 	const struct gpuq_step_options o = {.max_tokens = 64, .max_rows = 1, .top_k = 1};
 	struct client clients[2];
 	int32_t tokens[64];
-	struct world_of w;
+	struct tiny_world w;
 
-	start(&w, false, args);
-	open_client(&clients[0]);
-	open_client(&clients[1]);
+	tiny_start(&w, false, args);
+	tiny_client_open(&clients[0]);
+	tiny_client_open(&clients[1]);
 	for (uint32_t i = 0; i < 4; i++) {
-		struct gpuq_call *step = make_step(open_session(&clients[i % 2]), &o);
+		struct gpuq_call *step = tiny_step_create(tiny_session_open(&clients[i % 2]), &o);
 
-		random_text(&w.rng, tokens, 64);
-		const struct gpuq_completion done = run_step(&clients[i % 2], step, tokens, 64, 1);
-		expect_status(step, &done, i < 3 ? 0 : -GPUQ_EKV);
+		tiny_text(&w.rng, tokens, 64);
+		const struct gpuq_completion done =
+			tiny_run_step(&clients[i % 2], step, tokens, 64, 1);
+		tiny_expect_status(step, &done, i < 3 ? 0 : -GPUQ_EKV);
 	}
 	client_close(&clients[0]);
 	client_close(&clients[1]);
-	stop(&w);
+	tiny_stop(&w);
 }
 
 /* Has as much of the cache as it may, and is refused more; another one does not feel it. */
@@ -354,35 +356,35 @@ static void test_greedy_client(void **state)
 	struct child other = {.run = client_main};
 	struct gpuq_model_info m;
 	int32_t tokens[64];
-	struct world_of w;
+	struct tiny_world w;
 	struct client c;
 	int refused = 0;
 
-	start(&w, false, args);
+	tiny_start(&w, false, args);
 	make_plan(&w);
-	open_client(&c);
+	tiny_client_open(&c);
 	assert_int_equal(gpuq_model_find(c.g, "tiny", &m), 0);
 	assert_in_range(m.kv_blocks, 13, 64);
 	child_start(&other);
 	child_await_ready(&other);
 	for (uint32_t i = 0; i < 4; i++) {
-		sessions[i] = open_session(&c);
-		struct gpuq_call *step = make_step(sessions[i], &o);
-		random_text(&w.rng, tokens, 64);
-		const struct gpuq_completion done = run_step(&c, step, tokens, 64, 1);
-		expect_status(step, &done, i < 3 ? 0 : -GPUQ_EKV);
+		sessions[i] = tiny_session_open(&c);
+		struct gpuq_call *step = tiny_step_create(sessions[i], &o);
+		tiny_text(&w.rng, tokens, 64);
+		const struct gpuq_completion done = tiny_run_step(&c, step, tokens, 64, 1);
+		tiny_expect_status(step, &done, i < 3 ? 0 : -GPUQ_EKV);
 		refused += done.status < 0;
 	}
 	assert_int_equal(refused, 1);
 	/* What it gives up it can have again. */
 	gpuq_session_close(sessions[0]);
-	struct gpuq_call *step = make_step(sessions[3], &o);
-	const struct gpuq_completion done = run_step(&c, step, tokens, 64, 1);
-	expect_status(step, &done, 0);
+	struct gpuq_call *step = tiny_step_create(sessions[3], &o);
+	const struct gpuq_completion done = tiny_run_step(&c, step, tokens, 64, 1);
+	tiny_expect_status(step, &done, 0);
 	child_stop(&other);
 	child_free(&other);
 	client_close(&c);
-	stop(&w);
+	tiny_stop(&w);
 }
 
 /* --- Refusals ------------------------------------------------------------------------------ */
@@ -390,10 +392,10 @@ static void test_greedy_client(void **state)
 static void refused_step(struct client *c, struct gpuq_call *step, const int32_t *tokens,
 	uint32_t n, int status, const char *sentence)
 {
-	const struct gpuq_completion done = run_step(c, step, tokens, n, 1);
+	const struct gpuq_completion done = tiny_run_step(c, step, tokens, n, 1);
 	char text[256];
 
-	expect_status(step, &done, status);
+	tiny_expect_status(step, &done, status);
 	gpuq_explain(step, &done, text, sizeof(text));
 	if (strstr(text, sentence) == NULL)
 		fail_msg("'%s' is not in '%s'", sentence, text);
@@ -402,24 +404,24 @@ static void refused_step(struct client *c, struct gpuq_call *step, const int32_t
 /* What is refused leaves the session as it was. */
 static void test_refused_steps(void **state)
 {
-	enum { N = CONTEXT + 1 };
+	enum { N = TINY_CONTEXT + 1 };
 	const struct gpuq_step_options o = {.max_tokens = N, .max_rows = 1, .top_k = 1};
 	int32_t tokens[N], alone[GREEDY], made[GREEDY];
 	struct gpuq_session *s;
-	struct world_of w;
+	struct tiny_world w;
 	struct client c;
 
-	start(&w, false, NULL);
-	open_client(&c);
-	random_text(&w.rng, tokens, N);
-	s = open_session(&c);
+	tiny_start(&w, false, NULL);
+	tiny_client_open(&c);
+	tiny_text(&w.rng, tokens, N);
+	s = tiny_session_open(&c);
 	greedy(&c, s, tokens, 10, alone, GREEDY);
-	s = open_session(&c);
-	struct gpuq_call *step = make_step(s, &o);
+	s = tiny_session_open(&c);
+	struct gpuq_call *step = tiny_step_create(s, &o);
 	refused_step(&c, step, tokens, 0, -GPUQ_ETOKEN, "step: parameter n_tokens: ");
 	refused_step(&c, step, tokens, N, -GPUQ_ECONTEXT, "step: ");
 	int32_t kept = tokens[9];
-	tokens[9] = VOCAB;
+	tokens[9] = TINY_VOCAB;
 	refused_step(&c, step, tokens, 10, -GPUQ_ETOKEN, "step: input tokens: ");
 	tokens[9] = -1;
 	refused_step(&c, step, tokens, 10, -GPUQ_ETOKEN, "step: input tokens: ");
@@ -428,13 +430,14 @@ static void test_refused_steps(void **state)
 	assert_memory_equal(made, alone, sizeof(made));
 	/* The last token that there is room for. */
 	assert_int_equal(gpuq_session_truncate(s, 10), 0);
-	const struct gpuq_completion full = run_step(&c, step, &tokens[10], CONTEXT - 10, 1);
-	expect_status(step, &full, 0);
+	const struct gpuq_completion full =
+		tiny_run_step(&c, step, &tokens[10], TINY_CONTEXT - 10, 1);
+	tiny_expect_status(step, &full, 0);
 	refused_step(&c, step, tokens, 1, -GPUQ_ECONTEXT, "step: ");
 	gpuq_session_close(s);
 	refused_step(&c, step, tokens, 1, -GPUQ_ESESSION, "step: ");
 	client_close(&c);
-	stop(&w);
+	tiny_stop(&w);
 }
 
 static void test_refused_calls(void **state)
@@ -446,12 +449,12 @@ static void test_refused_calls(void **state)
 	struct gpuq_call *step, *call = NULL;
 	struct gpuq_model_info m;
 	int32_t tokens[8] = {0};
-	struct world_of w;
+	struct tiny_world w;
 	struct client c;
 
-	start(&w, false, NULL);
-	open_client(&c);
-	s = open_session(&c);
+	tiny_start(&w, false, NULL);
+	tiny_client_open(&c);
+	s = tiny_session_open(&c);
 	assert_int_equal(gpuq_step_create(s, &bad, &call), -EINVAL);
 	bad = (struct gpuq_step_options){.max_tokens = 1, .max_rows = 2};
 	assert_int_equal(gpuq_step_create(s, &bad, &call), -EINVAL);
@@ -462,7 +465,7 @@ static void test_refused_calls(void **state)
 	bad = (struct gpuq_step_options){.max_tokens = 1u << 30};
 	assert_int_equal(gpuq_step_create(s, &bad, &call), -GPUQ_ETOOBIG);
 	assert_int_equal(gpuq_generate_create(s, &g, &call), -EINVAL);
-	step = make_step(s, &good);
+	step = tiny_step_create(s, &good);
 	assert_int_equal(gpuq_step_set(step, tokens, 5, 1), -EINVAL);
 	assert_int_equal(gpuq_step_set(step, tokens, 4, 2), -EINVAL);
 	assert_int_equal(gpuq_step_set_ids(step, tokens, 1), -EINVAL);
@@ -474,8 +477,8 @@ static void test_refused_calls(void **state)
 	assert_int_equal(gpuq_model_info(c.g, 0, &m), 0);
 	assert_string_equal(m.name, "tiny");
 	assert_string_equal(m.architecture, "llama");
-	assert_int_equal(m.vocab, VOCAB);
-	assert_int_equal(m.max_tokens, CONTEXT);
+	assert_int_equal(m.vocab, TINY_VOCAB);
+	assert_int_equal(m.max_tokens, TINY_CONTEXT);
 	assert_true(m.deterministic && !m.int8);
 	assert_int_equal(gpuq_model_info(c.g, 1, &m), -ENOENT);
 	/* Administration is for administrators. */
@@ -484,7 +487,7 @@ static void test_refused_calls(void **state)
 	assert_int_equal(gpuq_admin_unload(c.g, "tiny", true), -EPERM);
 	assert_null(none);
 	client_close(&c);
-	stop(&w);
+	tiny_stop(&w);
 }
 
 /* --- Loading and unloading ----------------------------------------------------------------- */
@@ -494,41 +497,41 @@ static void test_load_and_unload(void **state)
 	const struct gpuq_step_options o = {.max_tokens = 8, .max_rows = 1, .top_k = 1};
 	int32_t tokens[8] = {1, 2, 3, 4, 5, 6, 7, 8};
 	struct gpuq_session *s;
-	struct world_of w;
+	struct tiny_world w;
 	struct client c;
 
-	start(&w, true, NULL);
-	GPUQ(1, "there is no model tiny", "unload", "tiny");
-	GPUQ(1, "/nowhere: ", "load", "tiny", "/nowhere");
-	GPUQ(2, "", "load", "tiny");
-	GPUQ(2, "neither none nor int8", "load", "tiny", w.dir, "--quant", "int4");
-	GPUQ(0, "tiny is ready: llama, 2 layers", "load", "tiny", w.dir, "--quant", "int8");
-	GPUQ(1, "there is a model tiny already", "load", "tiny", w.dir);
-	GPUQ(0, "int8", "models");
-	open_client(&c);
-	s = open_session(&c);
-	struct gpuq_call *step = make_step(s, &o);
-	struct gpuq_completion done = run_step(&c, step, tokens, 8, 1);
-	expect_status(step, &done, 0);
-	GPUQ(1, "1 open sessions", "unload", "tiny");
-	done = run_step(&c, step, tokens, 8, 1);
-	expect_status(step, &done, 0);
-	GPUQ(0, "", "unload", "tiny", "--force");
-	done = run_step(&c, step, tokens, 8, 1);
-	expect_status(step, &done, -GPUQ_EMODEL);
+	tiny_start(&w, true, NULL);
+	TINY_GPUQ(1, "there is no model tiny", "unload", "tiny");
+	TINY_GPUQ(1, "/nowhere: ", "load", "tiny", "/nowhere");
+	TINY_GPUQ(2, "", "load", "tiny");
+	TINY_GPUQ(2, "neither none nor int8", "load", "tiny", w.dir, "--quant", "int4");
+	TINY_GPUQ(0, "tiny is ready: llama, 2 layers", "load", "tiny", w.dir, "--quant", "int8");
+	TINY_GPUQ(1, "there is a model tiny already", "load", "tiny", w.dir);
+	TINY_GPUQ(0, "int8", "models");
+	tiny_client_open(&c);
+	s = tiny_session_open(&c);
+	struct gpuq_call *step = tiny_step_create(s, &o);
+	struct gpuq_completion done = tiny_run_step(&c, step, tokens, 8, 1);
+	tiny_expect_status(step, &done, 0);
+	TINY_GPUQ(1, "1 open sessions", "unload", "tiny");
+	done = tiny_run_step(&c, step, tokens, 8, 1);
+	tiny_expect_status(step, &done, 0);
+	TINY_GPUQ(0, "", "unload", "tiny", "--force");
+	done = tiny_run_step(&c, step, tokens, 8, 1);
+	tiny_expect_status(step, &done, -GPUQ_EMODEL);
 	gpuq_session_close(s);
 	/* Another of the same name has nothing to do with it. */
-	GPUQ(0, "tiny is ready", "load", "tiny", w.dir);
-	done = run_step(&c, step, tokens, 8, 1);
-	expect_status(step, &done, -GPUQ_ESESSION);
-	s = open_session(&c);
-	step = make_step(s, &o);
-	done = run_step(&c, step, tokens, 8, 1);
-	expect_status(step, &done, 0);
+	TINY_GPUQ(0, "tiny is ready", "load", "tiny", w.dir);
+	done = tiny_run_step(&c, step, tokens, 8, 1);
+	tiny_expect_status(step, &done, -GPUQ_ESESSION);
+	s = tiny_session_open(&c);
+	step = tiny_step_create(s, &o);
+	done = tiny_run_step(&c, step, tokens, 8, 1);
+	tiny_expect_status(step, &done, 0);
 	gpuq_session_close(s);
-	GPUQ(0, "", "unload", "tiny");
+	TINY_GPUQ(0, "", "unload", "tiny");
 	client_close(&c);
-	stop(&w);
+	tiny_stop(&w);
 }
 
 /* Two models at once: each computes what is its own, and one goes without the other. */
@@ -539,22 +542,22 @@ static void test_two_models(void **state)
 	struct gpuq_session *sessions[2] = {NULL, NULL};
 	struct gpuq_call *steps[2];
 	int32_t tokens[8];
-	struct world_of w;
+	struct tiny_world w;
 	struct client c;
 	char link[64];
 
-	start(&w, false, args);
-	const int dirs[] = {w.dir_fd, random_model(&tiny, GPUQ_F32, &w.rng)};
+	tiny_start(&w, false, args);
+	const int dirs[] = {w.dir_fd, random_model(&tiny_config, GPUQ_F32, &w.rng)};
 	snprintf(link, sizeof(link), "/proc/%d/fd/%d", (int)getpid(), dirs[1]);
-	open_client(&c);
-	GPUQ(0, "other is ready", "load", "other", link);
-	GPUQ(1, "max_models (2)", "load", "third", link);
-	random_text(&w.rng, tokens, 8);
+	tiny_client_open(&c);
+	TINY_GPUQ(0, "other is ready", "load", "other", link);
+	TINY_GPUQ(1, "max_models (2)", "load", "third", link);
+	tiny_text(&w.rng, tokens, 8);
 	assert_int_equal(gpuq_session_open(c.ch, "tiny", &sessions[0]), 0);
 	assert_int_equal(gpuq_session_open(c.ch, "other", &sessions[1]), 0);
 	for (uint32_t i = 0; i < 2; i++) {
 		struct gpuq_submission submission = {.user_data = i};
-		steps[i] = submission.call = make_step(sessions[i], &all);
+		steps[i] = submission.call = tiny_step_create(sessions[i], &all);
 		assert_int_equal(gpuq_step_set(steps[i], tokens, 8, 8), 0);
 		assert_int_equal(gpuq_submit(c.ch, &submission, 1), 1);
 	}
@@ -569,12 +572,12 @@ static void test_two_models(void **state)
 		free(want);
 	}
 	gpuq_session_close(sessions[1]);
-	GPUQ(0, "", "unload", "other");
-	const struct gpuq_completion done = run_step(&c, steps[0], tokens, 8, 8);
-	expect_status(steps[0], &done, 0);
+	TINY_GPUQ(0, "", "unload", "other");
+	const struct gpuq_completion done = tiny_run_step(&c, steps[0], tokens, 8, 8);
+	tiny_expect_status(steps[0], &done, 0);
 	close(dirs[1]);
 	client_close(&c);
-	stop(&w);
+	tiny_stop(&w);
 }
 
 /*
@@ -584,12 +587,12 @@ static void test_two_models(void **state)
 static void test_loaded_again_and_again(void **state)
 {
 	enum { WARM_UP = 6, CYCLES = 12, SLACK_KIB = 16 << 10 };
-	struct model_config large = tiny;
+	struct model_config large = tiny_config;
 	struct world before, now;
-	struct world_of w;
+	struct tiny_world w;
 	char link[64], path[300];
 
-	start(&w, true, NULL);
+	tiny_start(&w, true, NULL);
 	snprintf(path, sizeof(path), "%s/logits.npy", harness_tmpdir());
 	large.vocab = 4096;
 	large.hidden = 128;
@@ -598,36 +601,36 @@ static void test_loaded_again_and_again(void **state)
 	snprintf(link, sizeof(link), "/proc/%d/fd/%d", (int)getpid(), w.dir_fd);
 	before = world_look(w.daemon);
 	for (uint32_t i = 0; i < CYCLES; i++) {
-		GPUQ(0, "large is ready", "load", "large", link);
-		GPUQ(0, "", "logits", "-m", "large", "--tokens", "1,2,3", "--out", path);
-		GPUQ(0, "", "unload", "large");
+		TINY_GPUQ(0, "large is ready", "load", "large", link);
+		TINY_GPUQ(0, "", "logits", "-m", "large", "--tokens", "1,2,3", "--out", path);
+		TINY_GPUQ(0, "", "unload", "large");
 		/* Connections may still be closing: of this look only the memory counts. */
 		now = world_look(w.daemon);
 		if (i + 1 == WARM_UP)
 			before.device.pss_kib = now.device.pss_kib + SLACK_KIB;
 	}
 	world_await(w.daemon, &before);
-	stop(&w);
+	tiny_stop(&w);
 }
 
 /* What a client has under way when its model is taken away ends, with an error that says so. */
 static void test_unload_under_way(void **state)
 {
 	enum { N = 8 };
-	const struct gpuq_generate_options o = {.max_tokens = 1, .max_generate = CONTEXT - 8};
+	const struct gpuq_generate_options o = {.max_tokens = 1, .max_generate = TINY_CONTEXT - 8};
 	const struct gpuq_options admin_options = {.admin = true};
 	struct gpuq_completion done;
 	struct gpuq_call *calls[N];
 	struct gpuq *admin;
-	struct world_of w;
+	struct tiny_world w;
 	struct client c;
 	int lost = 0;
 
-	start(&w, false, NULL);
-	open_client(&c);
+	tiny_start(&w, false, NULL);
+	tiny_client_open(&c);
 	for (uint32_t i = 0; i < N; i++) {
 		struct gpuq_submission s = {.user_data = i};
-		assert_int_equal(gpuq_generate_create(open_session(&c), &o, &calls[i]), 0);
+		assert_int_equal(gpuq_generate_create(tiny_session_open(&c), &o, &calls[i]), 0);
 		assert_int_equal(
 			gpuq_generate_set(calls[i], &(int32_t){(int32_t)i}, 1, o.max_generate, 1),
 			0);
@@ -645,7 +648,7 @@ static void test_unload_under_way(void **state)
 	client_check_works(&c);
 	gpuq_disconnect(admin);
 	client_close(&c);
-	stop(&w);
+	tiny_stop(&w);
 }
 
 static void test_models_that_cannot_be_loaded(void **state)
@@ -655,18 +658,18 @@ static void test_models_that_cannot_be_loaded(void **state)
 	struct gpuq_session *s = NULL;
 	struct gpuq_model_info m;
 	char dir[600];
-	struct world_of w;
+	struct tiny_world w;
 	struct client c;
 
-	start(&w, true, NULL);
+	tiny_start(&w, true, NULL);
 	snprintf(dir, sizeof(dir), "%s/empty", harness_tmpdir());
 	assert_int_equal(mkdir(dir, 0700), 0);
-	GPUQ(1, "config.json", "load", "empty", dir);
+	TINY_GPUQ(1, "config.json", "load", "empty", dir);
 	int fd = rig_folder();
 	rig_write(fd, "config.json", config, strlen(config));
 	snprintf(dir, sizeof(dir), "/proc/%d/fd/%d", (int)getpid(), fd);
-	GPUQ(1, "Mystery", "load", "mystery", dir);
-	GPUQ(0, "failed", "models");
+	TINY_GPUQ(1, "Mystery", "load", "mystery", dir);
+	TINY_GPUQ(0, "failed", "models");
 	client_open(&c, NULL);
 	assert_int_equal(gpuq_session_open(c.ch, "mystery", &s), -GPUQ_EMODEL);
 	assert_non_null(strstr(gpuq_error_detail(), "Mystery"));
@@ -674,11 +677,11 @@ static void test_models_that_cannot_be_loaded(void **state)
 	assert_int_equal(m.state, GPUQ_MODEL_FAILED);
 	assert_true(m.status < 0);
 	/* A better one takes its place. */
-	GPUQ(0, "mystery is ready", "load", "mystery", w.dir, "--deterministic");
+	TINY_GPUQ(0, "mystery is ready", "load", "mystery", w.dir, "--deterministic");
 	assert_int_equal(gpuq_session_open(c.ch, "mystery", &s), 0);
 	client_close(&c);
 	close(fd);
-	stop(&w);
+	tiny_stop(&w);
 }
 
 /* One whose folder is not there is shown with the reason; the others are served. */
@@ -686,16 +689,16 @@ static void test_no_folder_at_the_start(void **state)
 {
 	const char *const args[] = {"--model", "x=/nowhere", NULL};
 	struct gpuq_model_info m;
-	struct world_of w;
+	struct tiny_world w;
 	struct client c;
 
-	start(&w, false, args);
-	open_client(&c);
+	tiny_start(&w, false, args);
+	tiny_client_open(&c);
 	assert_int_equal(gpuq_model_find(c.g, "x", &m), 0);
 	assert_int_equal(m.state, GPUQ_MODEL_FAILED);
 	assert_non_null(strstr(m.why, "its folder /nowhere cannot be opened: No such file"));
 	client_close(&c);
-	stop(&w);
+	tiny_stop(&w);
 }
 
 /* --- Tools --------------------------------------------------------------------------------- */
@@ -705,27 +708,28 @@ static void test_tools(void **state)
 	const int32_t tokens[] = {5, 0, 96};
 	struct harness_output o;
 	char path[300];
-	struct world_of w;
+	struct tiny_world w;
 	struct client c;
 
-	start(&w, false, NULL);
-	open_client(&c);
+	tiny_start(&w, false, NULL);
+	tiny_client_open(&c);
 	snprintf(path, sizeof(path), "%s/logits.npy", harness_tmpdir());
-	GPUQ(0, "", "logits", "-m", "tiny", "--tokens", "5,0,96", "--out", path);
+	TINY_GPUQ(0, "", "logits", "-m", "tiny", "--tokens", "5,0,96", "--out", path);
 	FILE *f = fopen(path, "re");
 	double *want = reference_logits(w.dir_fd, tokens, 3);
-	float got[3 * VOCAB];
+	float got[3 * TINY_VOCAB];
 	assert_non_null(f);
 	assert_int_equal(fseek(f, -(long)sizeof(got), SEEK_END), 0);
 	assert_int_equal(fread(got, sizeof(got), 1, f), 1);
 	fclose(f);
-	for (uint32_t i = 0; i < 3 * VOCAB; i++)
+	for (uint32_t i = 0; i < 3 * TINY_VOCAB; i++)
 		assert_float_equal(got[i], want[i], 1e-3);
 	free(want);
-	GPUQ(1, "vocabulary", "logits", "-m", "tiny", "--tokens", "97", "--out", path);
-	GPUQ(2, "list of whole numbers", "logits", "-m", "tiny", "--tokens", "1,,2", "--out", path);
-	GPUQ(1, "no model \"x\"", "logits", "-m", "x", "--tokens", "1", "--out", path);
-	gpuq(&o, (const char *const[]){"models", "--json", NULL});
+	TINY_GPUQ(1, "vocabulary", "logits", "-m", "tiny", "--tokens", "97", "--out", path);
+	TINY_GPUQ(2, "list of whole numbers", "logits", "-m", "tiny", "--tokens", "1,,2", "--out",
+		path);
+	TINY_GPUQ(1, "no model \"x\"", "logits", "-m", "x", "--tokens", "1", "--out", path);
+	tiny_gpuq(&o, (const char *const[]){"models", "--json", NULL});
 	json_t *document = json_loads(o.out, 0, NULL);
 	json_t *model = json_array_get(json_object_get(document, "models"), 0);
 	assert_string_equal(json_string_value(json_object_get(model, "state")), "ready");
@@ -735,7 +739,7 @@ static void test_tools(void **state)
 	json_decref(document);
 	harness_output_free(&o);
 	client_close(&c);
-	stop(&w);
+	tiny_stop(&w);
 }
 
 /* --- The device process -------------------------------------------------------------------- */
@@ -746,22 +750,22 @@ static void test_device_killed(void **state)
 	enum { N = 20 };
 	const struct gpuq_step_options o = {.max_tokens = N, .max_rows = 1, .top_k = 1};
 	const struct gpuq_generate_options long_one = {
-		.max_tokens = 1, .max_generate = CONTEXT - 8};
+		.max_tokens = 1, .max_generate = TINY_CONTEXT - 8};
 	int32_t prompt[N], before[GREEDY], after[GREEDY];
 	struct gpuq_session *s, *other;
 	struct gpuq_completion done;
 	struct gpuq_call *generation;
-	struct world_of w;
+	struct tiny_world w;
 	struct client c;
 	int r;
 
-	start(&w, false, NULL);
-	open_client(&c);
-	random_text(&w.rng, prompt, N);
-	s = open_session(&c);
+	tiny_start(&w, false, NULL);
+	tiny_client_open(&c);
+	tiny_text(&w.rng, prompt, N);
+	s = tiny_session_open(&c);
 	greedy(&c, s, prompt, N, before, GREEDY);
-	struct gpuq_call *step = make_step(s, &o);
-	other = open_session(&c);
+	struct gpuq_call *step = tiny_step_create(s, &o);
+	other = tiny_session_open(&c);
 	assert_int_equal(gpuq_generate_create(other, &long_one, &generation), 0);
 	assert_int_equal(gpuq_generate_set(generation, prompt, 1, long_one.max_generate, 1), 0);
 	const struct gpuq_submission submission = {.call = generation};
@@ -772,8 +776,8 @@ static void test_device_killed(void **state)
 	assert_true(
 		done.status == -GPUQ_EDEVICE || done.status == -GPUQ_ESESSION || done.status > 0);
 	raw_await((next = world_device_pid(w.daemon)) != 0 && next != pid);
-	done = run_step(&c, step, prompt, 1, 1);
-	expect_status(step, &done, -GPUQ_ESESSION);
+	done = tiny_run_step(&c, step, prompt, 1, 1);
+	tiny_expect_status(step, &done, -GPUQ_ESESSION);
 	gpuq_session_close(s);
 	while ((r = gpuq_session_open(c.ch, "tiny", &s)) == -GPUQ_EMODEL) {
 		assert_non_null(strstr(gpuq_error_detail(), "model tiny is loading"));
@@ -783,28 +787,28 @@ static void test_device_killed(void **state)
 	greedy(&c, s, prompt, N, after, GREEDY);
 	assert_memory_equal(after, before, sizeof(after));
 	client_close(&c);
-	stop(&w);
+	tiny_stop(&w);
 }
 
 /* What was submitted before gpuqd is told to end is done, whatever that takes. */
 static void test_end(void **state)
 {
-	const struct gpuq_generate_options o = {.max_tokens = 1, .max_generate = CONTEXT - 8};
+	const struct gpuq_generate_options o = {.max_tokens = 1, .max_generate = TINY_CONTEXT - 8};
 	struct gpuq_submission s = {0};
 	struct gpuq_completion done;
-	struct world_of w;
+	struct tiny_world w;
 	struct client c;
 
-	start(&w, false, NULL);
-	open_client(&c);
-	assert_int_equal(gpuq_generate_create(open_session(&c), &o, &s.call), 0);
+	tiny_start(&w, false, NULL);
+	tiny_client_open(&c);
+	assert_int_equal(gpuq_generate_create(tiny_session_open(&c), &o, &s.call), 0);
 	assert_int_equal(gpuq_generate_set(s.call, &(int32_t){7}, 1, o.max_generate, 1), 0);
 	assert_int_equal(gpuq_submit(c.ch, &s, 1), 1);
 	assert_int_equal(harness_daemon_stop(w.daemon), 0);
 	assert_int_equal(gpuq_wait(c.ch, &done, 1, PATIENCE_NS), 1);
-	expect_status(s.call, &done, (int)o.max_generate);
+	tiny_expect_status(s.call, &done, (int)o.max_generate);
 	client_close(&c);
-	stop(&w);
+	tiny_stop(&w);
 }
 
 int main(void)

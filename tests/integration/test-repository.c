@@ -14,7 +14,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static struct world_of source; /* one good model */
+static struct tiny_world source; /* one good model */
 static char repository[200];
 
 /* A version of a model is a link to a folder; NULL: an empty folder. */
@@ -55,7 +55,7 @@ static void make_repository(void)
 	char link[64];
 
 	source.rng = (struct random){(uint64_t)getpid()};
-	source.dir_fd = random_model(&tiny, GPUQ_F32, &source.rng);
+	source.dir_fd = random_model(&tiny_config, GPUQ_F32, &source.rng);
 	snprintf(link, sizeof(link), "/proc/self/fd/%d", source.dir_fd);
 	const ssize_t n = readlink(link, source.dir, sizeof(source.dir) - 1);
 	assert_true(n > 0);
@@ -112,17 +112,17 @@ static void expect_works(struct client *c, struct gpuq_session *s)
 {
 	const struct gpuq_step_options o = {.max_tokens = 3, .max_rows = 1, .top_k = 1};
 	const int32_t tokens[] = {1, 2, 3};
-	struct gpuq_call *step = make_step(s, &o);
-	const struct gpuq_completion done = run_step(c, step, tokens, 3, 1);
+	struct gpuq_call *step = tiny_step_create(s, &o);
+	const struct gpuq_completion done = tiny_run_step(c, step, tokens, 3, 1);
 
-	expect_status(step, &done, 0);
+	tiny_expect_status(step, &done, 0);
 	gpuq_call_destroy(step);
 }
 
 static void end(struct client *c)
 {
 	client_close(c);
-	stop(&source);
+	tiny_stop(&source);
 }
 
 /* The greatest number is the newest; one that fails is told of, and keeps nobody waiting. */
@@ -141,9 +141,9 @@ static void test_newest(void **state)
 	put(".hidden", "1", source.dir);
 	put("a,b", "1", source.dir);
 	serve();
-	GPUQ(1, "model none could not be loaded", "status", "--wait-ready", "60");
-	GPUQ(1, "model empty:1 could not be loaded", "status", "--wait-ready");
-	client_open(&c, &roomy);
+	TINY_GPUQ(1, "model none could not be loaded", "status", "--wait-ready", "60");
+	TINY_GPUQ(1, "model empty:1 could not be loaded", "status", "--wait-ready");
+	client_open(&c, &tiny_channel);
 	assert_true(is(&c, "a", "a:10", GPUQ_MODEL_READY));
 	assert_true(is(&c, "a:10", "a:10", GPUQ_MODEL_READY));
 	assert_true(is_gone(&c, "a:2"));
@@ -167,8 +167,8 @@ static void test_new_version(void **state)
 	put("a", "1", source.dir);
 	put("plain", NULL, source.dir);
 	serve();
-	GPUQ(0, "", "status", "--wait-ready", "60");
-	client_open(&c, &roomy);
+	TINY_GPUQ(0, "", "status", "--wait-ready", "60");
+	client_open(&c, &tiny_channel);
 	struct gpuq_session *old = open_named(&c, "a");
 	put("a", "2", NULL);
 	reload();
@@ -205,7 +205,7 @@ static void test_settings(void **state)
 	put("b", "1", source.dir);
 	settings("b", "quant = int4\n");
 	serve();
-	client_open(&c, &roomy);
+	client_open(&c, &tiny_channel);
 	if (strstr(find(&c, "a").why, "libinih") != NULL)
 		harness_skip("gpuqd was built without libinih");
 	raw_await(is(&c, "a", "a:1", GPUQ_MODEL_READY));
@@ -238,12 +238,12 @@ static void test_administrator(void **state)
 	put("a", "1", source.dir);
 	put("b", "1", source.dir);
 	serve();
-	client_open(&c, &roomy);
+	client_open(&c, &tiny_channel);
 	raw_await(is(&c, "a", "a:1", GPUQ_MODEL_READY));
 	raw_await(is(&c, "b", "b:1", GPUQ_MODEL_READY));
-	GPUQ(0, "", "unload", "a:1");
+	TINY_GPUQ(0, "", "unload", "a:1");
 	assert_true(is_gone(&c, "a"));
-	GPUQ(0, "mine is ready", "load", "mine", source.dir);
+	TINY_GPUQ(0, "mine is ready", "load", "mine", source.dir);
 	drop("b", "1");
 	put("b", "2", source.dir);
 	reload();
@@ -261,7 +261,7 @@ static void test_device_ends(void **state)
 	make_repository();
 	put("a", "1", source.dir);
 	serve();
-	client_open(&c, &roomy);
+	client_open(&c, &tiny_channel);
 	raw_await(is(&c, "a", "a:1", GPUQ_MODEL_READY));
 	struct stats stats = raw_stats(source.daemon);
 	const pid_t device = (pid_t)stats.devices[0].pid;
@@ -286,8 +286,8 @@ static void test_no_folder(void **state)
 	snprintf(away, sizeof(away), "%s.away", repository);
 	assert_int_equal(rename(repository, away), 0);
 	serve();
-	GPUQ(0, "", "status", "--wait-ready", "60");
-	client_open(&c, &roomy);
+	TINY_GPUQ(0, "", "status", "--wait-ready", "60");
+	client_open(&c, &tiny_channel);
 	assert_true(is_gone(&c, "a"));
 	assert_int_equal(rename(away, repository), 0);
 	reload();
@@ -302,8 +302,8 @@ static void test_no_folder(void **state)
 
 static void test_nobody_to_wait_for(void **state)
 {
-	GPUQ(1, "not ready after 0.2 s: no daemon at", "status", "--wait-ready", "0.2");
-	GPUQ(2, "--wait-ready", "status", "--wait-ready", "soon");
+	TINY_GPUQ(1, "not ready after 0.2 s: no daemon at", "status", "--wait-ready", "0.2");
+	TINY_GPUQ(2, "--wait-ready", "status", "--wait-ready", "soon");
 }
 
 int main(void)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* writing.c: see writing.h. */
 #include "tests/integration/writing.h"
-#include "shm/clock.h"
+#include "tests/integration/served.h"
 #include "tests/models/random-model.h"
 #include "tests/models/rig.h"
 
@@ -41,28 +41,21 @@ static void make_folder(struct writing *w, const struct writing_model *model, co
 		.norm_eps = 1e-5,
 		.rope = {.theta = 10000},
 	};
-	const char *seed = getenv("TEST_SEED");
-	struct random rng = {seed != NULL ? strtoull(seed, NULL, 0) : (uint64_t)getpid()};
+	struct random rng = served_seed();
 	const char *end = "{\"eos_token_id\": 7}"; /* WRITING_END */
-	char link[64];
 
-	print_message("TEST_SEED=%llu\n", (unsigned long long)rng.state);
 	int dir_fd = random_model(&config, GPUQ_F32, &rng);
 	copy_tokenizer(dir_fd, tokenizer);
 	if (model->jinja != NULL)
 		rig_write(dir_fd, "chat_template.jinja", model->jinja, strlen(model->jinja));
 	rig_write(dir_fd, "generation_config.json", end, strlen(end));
-	snprintf(link, sizeof(link), "/proc/self/fd/%d", dir_fd);
-	ssize_t n = readlink(link, w->dir, sizeof(w->dir) - 1);
-	assert_true(n > 0);
-	w->dir[n] = '\0';
+	served_dir(dir_fd, w->dir, sizeof(w->dir));
 	close(dir_fd);
 }
 
 void writing_start(struct writing *w, const struct writing_model *model)
 {
 	char tokenizer[300];
-	const uint64_t start_ns = clock_monotonic_ns();
 	struct gpuq_model_info m;
 	char argument[340];
 
@@ -74,11 +67,8 @@ void writing_start(struct writing *w, const struct writing_model *model)
 	const char *const args[] = {"--model", argument, NULL};
 	w->daemon = harness_daemon_start(args);
 	client_open(&w->client, &writing_channel);
-	do {
-		assert_int_equal(gpuq_model_find(w->client.g, "small", &m), 0);
-		assert_true(clock_monotonic_ns() - start_ns < PATIENCE_NS);
-		usleep(2000);
-	} while (m.state != GPUQ_MODEL_READY);
+	served_await(w->client.g, "small");
+	assert_int_equal(gpuq_model_find(w->client.g, "small", &m), 0);
 	assert_string_equal(m.dir, w->dir);
 }
 
