@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* main.c: gpuq-bench SUBCOMMAND [options]. One table names the subcommands and drives the help. */
 #include "bench/llm.h"
+#include "tools/list_options.h"
 
 #include "client/gpuq.h"
 #include <commit.h>
@@ -345,6 +346,15 @@ static int run_subcommand(struct bench *b, const struct subcommand *s, const cha
 	return r < 0 ? 1 : 0;
 }
 
+/* For a shell's completion. */
+static int list(void)
+{
+	for (size_t i = 0; i < N_SUBCOMMANDS; i++)
+		puts(subcommands[i].name);
+	list_options(long_options);
+	return fflush(stdout) == 0 ? 0 : 1;
+}
+
 int main(int argc, char **argv)
 {
 	struct bench b = {.python = "python3",
@@ -355,6 +365,8 @@ int main(int argc, char **argv)
 	const char *json_path = NULL;
 	int option;
 
+	if (list_options_wanted(argc, argv))
+		return list();
 	cpus_default(&b.client_cpu, &b.server_cpu);
 	while ((option = getopt_long(argc, argv, "hV", long_options, NULL)) != -1) {
 		if (option == 'h') {

@@ -77,6 +77,14 @@ static void flags_fill(struct option *flags, char (*names)[64])
 	flags[n] = (struct option){0};
 }
 
+/* For a shell's completion: those that take a value have "=" behind them. */
+static int list_options(const struct option *flags)
+{
+	for (; flags->name != NULL; flags++)
+		printf("--%s%s\n", flags->name, flags->has_arg == no_argument ? "" : "=");
+	return fflush(stdout) == 0 ? 0 : EXIT_FAILURE;
+}
+
 /* Returns an exit code when the program is to end now, else -1. */
 static int arguments_parse(struct arguments *a, int argc, char **argv)
 {
@@ -85,6 +93,8 @@ static int arguments_parse(struct arguments *a, int argc, char **argv)
 	int flag;
 
 	flags_fill(flags, names);
+	if (argc == 2 && strcmp(argv[1], "--list-options") == 0)
+		return list_options(flags);
 	while ((flag = getopt_long(argc, argv, "c:hV", flags, NULL)) != -1) {
 		if (flag == 'h') {
 			help();

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* What the subcommands of gpuq have in common. */
 #include "tools/command.h"
+#include "tools/list_options.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,6 +21,10 @@ int command_option(
 {
 	int c;
 
+	if (v->list) {
+		list_options(longs);
+		exit(finish_output());
+	}
 	while ((c = getopt_long(argc, argv, shorts, longs, NULL)) != -1) {
 		switch (c) {
 		case 's':

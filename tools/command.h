@@ -17,6 +17,7 @@ struct command;
 struct invocation {
 	const struct command *command;
 	const char *socket; /* NULL: the library looks for it */
+	bool list;	    /* the command is only to print its options */
 };
 
 struct command {

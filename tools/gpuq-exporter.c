@@ -4,6 +4,7 @@
  * gpuq-exporter(1). It maps nothing and asks gpuqd nothing: at each scrape it copies the statistics
  * object, so gpuqd does not notice it, and it serves on while gpuqd is down.
  */
+#include "tools/list_options.h"
 #include "tools/metrics.h"
 #include "tools/tool.h"
 
@@ -103,6 +104,10 @@ static int parse_options(int argc, char **argv, struct exporter *e)
 	};
 	int c, code;
 
+	if (list_options_wanted(argc, argv)) {
+		list_options(longs);
+		return finish_output();
+	}
 	while ((c = getopt_long(argc, argv, "s:l:1hV", longs, NULL)) != -1) {
 		code = parse_option(e, c);
 		if (code >= 0)

@@ -3,6 +3,7 @@
  * gpuq-soak: client processes do random mixed work on a private gpuqd and are killed, stopped and
  * starved at random moments; what the others see, and what gpuqd holds, must be right throughout.
  */
+#include "tools/list_options.h"
 #include "tools/soak.h"
 
 #include <errno.h>
@@ -191,6 +192,10 @@ int main(int argc, char **argv)
 	int option;
 
 	tool_name = "gpuq-soak";
+	if (list_options_wanted(argc, argv)) {
+		list_options(longs);
+		return finish_output();
+	}
 	while ((option = getopt_long(argc, argv, "k:c:hV", longs, NULL)) != -1) {
 		if (option == 'h') {
 			print_help();

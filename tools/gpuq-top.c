@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* gpuq-top: a live view of gpuqd from its statistics object; see gpuq-top(1). */
+#include "tools/list_options.h"
 #include "tools/tool.h"
 #include "tools/top_table.h"
 #include "tools/top_view.h"
@@ -114,6 +115,10 @@ static int parse_options(int argc, char **argv, struct options *o)
 	};
 	int c, code;
 
+	if (list_options_wanted(argc, argv)) {
+		list_options(longs);
+		return finish_output();
+	}
 	while ((c = getopt_long(argc, argv, "s:f:d:n:bjhV", longs, NULL)) != -1) {
 		code = parse_option(o, c);
 		if (code >= 0)

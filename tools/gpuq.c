@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* gpuq: asks gpuqd for things from the command line; see gpuq(1). */
 #include "tools/command.h"
+#include "tools/list_options.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -62,6 +63,14 @@ static int print_version(const struct invocation *v)
 	return finish_output();
 }
 
+static int list(const struct option *longs)
+{
+	for (size_t i = 0; i < N_COMMANDS; i++)
+		puts(commands[i]->name);
+	list_options(longs);
+	return finish_output();
+}
+
 static int dispatch(struct invocation *v, int argc, char **argv)
 {
 	if (argc == 0)
@@ -89,6 +98,13 @@ int main(int argc, char **argv)
 	int c;
 
 	claim_streams();
+	if (list_options_wanted(argc, argv))
+		return list(longs);
+	/* One command's: it comes to its table by itself. */
+	if (argc == 3 && list_options_wanted(2, argv)) {
+		v.list = true;
+		return dispatch(&v, 1, argv + 2);
+	}
 	argv[0] = (char *)tool_name;
 	while ((c = getopt_long(argc, argv, "+V" COMMAND_SHORTS, longs, NULL)) != -1) {
 		switch (c) {
