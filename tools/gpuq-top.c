@@ -10,6 +10,7 @@
 
 #include <errno.h>
 #include <getopt.h>
+#include <locale.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -26,11 +27,10 @@ struct options {
 
 static const char help[] =
 	"Usage: gpuq-top [OPTION]...\n"
-	"A live view of gpuqd: devices, clients, channels, models, operators. It reads the "
-	"statistics "
-	"that\n"
-	"gpuqd keeps in shared memory, costs gpuqd nothing, and shows the last state of a dead "
-	"one.\n"
+	"A live view of gpuqd: devices, clients, channels, models and their sessions, operators,\n"
+	"pipelines, graphs, errors. It reads the statistics that gpuqd keeps in shared memory, "
+	"costs\n"
+	"gpuqd nothing, and shows the last state of a dead one.\n"
 	"\n"
 	"  -s, --socket PATH     of which gpuqd (default: $GPUQ_SOCKET, $XDG_RUNTIME_DIR/gpuq-0,\n"
 	"                        /run/gpuq/gpuq-0)\n"
@@ -42,9 +42,9 @@ static const char help[] =
 	"  -h, --help            this text\n"
 	"  -V, --version\n"
 	"\n"
-	"Keys: q quit, h help, tab next table, arrows or j k select, enter details, s sort, p "
-	"pause,\n"
-	"n delay. NO_COLOR in the environment turns colours off.\n";
+	"Keys: q quit, h help, tab next table, arrows or j k select, enter details, s sort, f "
+	"filter,\n"
+	"t tree by user, p pause, n delay. NO_COLOR in the environment turns colours off.\n";
 
 static volatile sig_atomic_t ended;
 
@@ -142,13 +142,16 @@ static int init_source(const struct options *o, struct snapshot_source *ret_sour
 }
 
 /* A snapshot into the model; when there is none the model says why and keeps its last state. */
-static int update(struct snapshot_source *source, struct top_model *model)
+static int update(
+	struct snapshot_source *source, struct hardware *hardware, struct top_model *model)
 {
 	char why[sizeof(model->trouble)];
 	struct snapshot *snapshot;
 	int r = snapshot_take(source, &snapshot, why, sizeof(why));
 
 	if (r == 0) {
+		if (!source->file) /* which may be another machine's */
+			snapshot_read_hardware(snapshot, hardware);
 		snprintf(why, sizeof(why), "out of memory");
 		r = top_model_update(model, snapshot);
 	}
@@ -177,8 +180,8 @@ static int print_model(const struct options *o, const struct top_model *model, b
 	return finish_output();
 }
 
-static int run_batch(
-	const struct options *o, struct snapshot_source *source, struct top_model *model)
+static int run_batch(const struct options *o, struct snapshot_source *source,
+	struct hardware *hardware, struct top_model *model)
 {
 	int code = print_model(o, model, true);
 
@@ -186,7 +189,7 @@ static int run_batch(
 		sleep_s(o->delay_s);
 		if (ended)
 			break;
-		(void)update(source, model);
+		(void)update(source, hardware, model);
 		code = print_model(o, model, false);
 	}
 	return code;
@@ -215,8 +218,8 @@ static bool wait_keys(struct top_view *view, const struct top_model *model)
 	return false;
 }
 
-static int run_view(
-	const struct options *o, struct snapshot_source *source, struct top_model *model)
+static int run_view(const struct options *o, struct snapshot_source *source,
+	struct hardware *hardware, struct top_model *model)
 {
 	struct top_view *view;
 
@@ -227,7 +230,7 @@ static int run_view(
 	top_view_set_delay_s(view, o->delay_s);
 	top_view_draw(view, model);
 	for (uint64_t i = 1; i != o->iterations && wait_keys(view, model); i++) {
-		(void)update(source, model);
+		(void)update(source, hardware, model);
 		top_view_draw(view, model);
 	}
 	top_view_close(view);
@@ -239,6 +242,7 @@ int main(int argc, char **argv)
 	struct options o = {.delay_s = 1};
 	struct top_model model = {0};
 	struct snapshot_source source;
+	struct hardware *hardware;
 
 	tool_name = "gpuq-top";
 	int code = parse_options(argc, argv, &o);
@@ -246,12 +250,21 @@ int main(int argc, char **argv)
 		return code;
 	if (init_source(&o, &source) < 0)
 		return EXIT_USAGE;
-	if (update(&source, &model) < 0) {
-		complain("%s", model.trouble);
+	if (hardware_open(&hardware) < 0) {
+		complain("out of memory");
 		return EXIT_FAIL;
 	}
-	catch_signals();
-	code = o.batch ? run_batch(&o, &source, &model) : run_view(&o, &source, &model);
+	setlocale(LC_CTYPE, "");
+	table_choose_marks();
+	code = EXIT_FAIL;
+	if (update(&source, hardware, &model) < 0) {
+		complain("%s", model.trouble);
+	} else {
+		catch_signals();
+		code = o.batch ? run_batch(&o, &source, hardware, &model)
+			       : run_view(&o, &source, hardware, &model);
+	}
 	top_model_finish(&model);
+	hardware_close(hardware);
 	return code;
 }

@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* From two snapshots to rows: differences, rates, quantiles, states. */
-#include "tools/top_model.h"
+#include "tools/top_impl.h"
 
 #include "shm/clock.h"
-#include "shm/proto.h"
 #include "tools/top_table.h"
 
 #include <errno.h>
@@ -13,17 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* What all rows of one update share. `before` is NULL when there is nothing to compare with. */
-struct update {
-	const struct snapshot *now, *before;
-	enum top_liveness liveness;
-	double seconds;
-	uint64_t clock_ns; /* now, or when a dead gpuqd was last seen */
-	struct top_rows rows[TOP_TABLES];
-};
-
 /* Text from the object: whatever is no printable ASCII could be meant for the terminal. */
-static void take_text(char *to, size_t size, const char *from, size_t from_size)
+void top_take_text(char *to, size_t size, const char *from, size_t from_size)
 {
 	size_t n = 0;
 
@@ -32,9 +22,7 @@ static void take_text(char *to, size_t size, const char *from, size_t from_size)
 	to[n] = '\0';
 }
 
-#define TAKE_TEXT(to, from) take_text(to, sizeof(to), from, sizeof(from))
-
-static void set_state(
+void top_set_state(
 	char state[TOP_STATE_MAX], enum top_mark *mark, const char *text, enum top_mark new_mark)
 {
 	snprintf(state, TOP_STATE_MAX, "%s", text);
@@ -47,7 +35,7 @@ static uint64_t growth(uint64_t now, const uint64_t *before)
 	return before == NULL || now < *before ? TOP_UNKNOWN : now - *before;
 }
 
-static double rate_of(const struct update *u, uint64_t now, const uint64_t *before)
+double top_rate(const struct top_update *u, uint64_t now, const uint64_t *before)
 {
 	uint64_t grown = growth(now, before);
 
@@ -73,7 +61,7 @@ static struct top_latency latency_of(const uint64_t *counts)
 	};
 }
 
-static struct top_latency latency_gain(const uint64_t *now, const uint64_t *before)
+struct top_latency top_latency_gain(const uint64_t *now, const uint64_t *before)
 {
 	uint64_t gain[STATS_HIST_BUCKETS] = {0};
 
@@ -82,8 +70,7 @@ static struct top_latency latency_gain(const uint64_t *now, const uint64_t *befo
 }
 
 /* The row of the same record in the snapshot before, or NULL. */
-static const void *row_before(
-	const struct snapshot_table *before, uint32_t record, size_t row_bytes)
+const void *top_row_of(const struct snapshot_table *before, uint32_t record, size_t row_bytes)
 {
 	uint32_t low = 0, high = before->n;
 
@@ -100,10 +87,10 @@ static const void *row_before(
 }
 
 static const struct stats_channel *channel_before(
-	const struct update *u, const struct stats_channel *c, uint32_t record)
+	const struct top_update *u, const struct stats_channel *c, uint32_t record)
 {
 	const struct stats_channel *b =
-		u->before == NULL ? NULL : row_before(&u->before->channels, record, sizeof(*b));
+		u->before == NULL ? NULL : top_row_of(&u->before->channels, record, sizeof(*b));
 
 	return b != NULL && b->generation == c->generation ? b : NULL;
 }
@@ -114,24 +101,38 @@ static void device_state(struct top_device *row, const struct stats_device *d)
 {
 	switch (d->state) {
 	case STATS_DEVICE_STARTING:
-		return set_state(row->state, &row->mark, "starting", TOP_WARN);
+		return top_set_state(row->state, &row->mark, "starting", TOP_WARN);
 	case STATS_DEVICE_READY:
-		return set_state(row->state, &row->mark, "ready", TOP_PLAIN);
+		return top_set_state(row->state, &row->mark, "ready", TOP_PLAIN);
 	case STATS_DEVICE_DRAINING:
-		return set_state(row->state, &row->mark, "draining", TOP_WARN);
+		return top_set_state(row->state, &row->mark, "draining", TOP_WARN);
 	case STATS_DEVICE_GONE:
-		return set_state(row->state, &row->mark, "gone", TOP_BAD);
+		return top_set_state(row->state, &row->mark, "gone", TOP_BAD);
 	default:
-		return set_state(row->state, &row->mark, "?", TOP_BAD);
+		return top_set_state(row->state, &row->mark, "?", TOP_BAD);
 	}
 }
 
-static void make_device(const struct update *u, uint32_t i, struct top_device *row)
+static uint64_t whole(double value)
+{
+	return isnan(value) ? TOP_UNKNOWN : (uint64_t)value;
+}
+
+static void device_hardware(struct top_device *row, const struct hardware_reading *r)
+{
+	row->utilization_percent = 100 * r->utilization;
+	row->memory_used_bytes = whole(r->memory_used_bytes);
+	row->memory_bytes = whole(r->memory_bytes);
+	row->power_w = r->power_w;
+	row->temperature_c = r->temperature_c;
+}
+
+static void make_device(const struct top_update *u, uint32_t i, struct top_device *row)
 {
 	const struct stats_device *d = (const struct stats_device *)u->now->devices.rows + i;
 	const struct stats_device *b = u->before == NULL
 		? NULL
-		: row_before(&u->before->devices, u->now->devices.records[i], sizeof(*b));
+		: top_row_of(&u->before->devices, u->now->devices.records[i], sizeof(*b));
 
 	if (b != NULL && b->epoch != d->epoch)
 		b = NULL;
@@ -161,12 +162,15 @@ static void make_device(const struct update *u, uint32_t i, struct top_device *r
 		.poisoned = d->poisoned,
 		.hints = d->hints,
 		.false_hints = d->false_hints,
-		.rate = rate_of(u, d->completed, b == NULL ? NULL : &b->completed),
-		.busy_percent = rate_of(u, d->busy_ns, b == NULL ? NULL : &b->busy_ns) / 1e7,
+		.rate = top_rate(u, d->completed, b == NULL ? NULL : &b->completed),
+		.busy_percent = top_rate(u, d->busy_ns, b == NULL ? NULL : &b->busy_ns) / 1e7,
 	};
 	device_state(row, d);
+	device_hardware(row, &u->now->hardware[row->number]);
 	TAKE_TEXT(row->kind, d->kind);
 	TAKE_TEXT(row->name, d->name);
+	TAKE_TEXT(row->uuid, d->uuid);
+	TAKE_TEXT(row->driver, d->driver);
 }
 
 /* --- Channels ------------------------------------------------------------------------------ */
@@ -176,31 +180,32 @@ static void channel_state(struct top_channel *row, const struct stats_channel *c
 	switch (c->state) {
 	case STATS_CHANNEL_OPEN:
 		if (c->held_ns != 0)
-			return set_state(row->state, &row->mark, "held", TOP_WARN);
+			return top_set_state(row->state, &row->mark, "held", TOP_WARN);
 		if (c->parked != 0)
-			return set_state(row->state, &row->mark, "parked", TOP_DIM);
-		return set_state(row->state, &row->mark, "open", TOP_PLAIN);
+			return top_set_state(row->state, &row->mark, "parked", TOP_DIM);
+		return top_set_state(row->state, &row->mark, "open", TOP_PLAIN);
 	case STATS_CHANNEL_POISONED:
-		return set_state(row->state, &row->mark, "poisoned", TOP_BAD);
+		return top_set_state(row->state, &row->mark, "poisoned", TOP_BAD);
 	case STATS_CHANNEL_CLOSING:
-		return set_state(row->state, &row->mark, "closing", TOP_DIM);
+		return top_set_state(row->state, &row->mark, "closing", TOP_DIM);
 	default:
-		return set_state(row->state, &row->mark, "?", TOP_BAD);
+		return top_set_state(row->state, &row->mark, "?", TOP_BAD);
 	}
 }
 
-static const struct stats_client *client_of(const struct snapshot *s, const struct stats_channel *c)
+const struct stats_client *top_client_of(
+	const struct snapshot *s, uint32_t record, uint32_t generation)
 {
-	const struct stats_client *client = row_before(&s->clients, c->client, sizeof(*client));
+	const struct stats_client *client = top_row_of(&s->clients, record, sizeof(*client));
 
-	return client != NULL && client->generation == c->client_generation ? client : NULL;
+	return client != NULL && client->generation == generation ? client : NULL;
 }
 
-static void make_channel(const struct update *u, uint32_t i, struct top_channel *row)
+static void make_channel(const struct top_update *u, uint32_t i, struct top_channel *row)
 {
 	const struct stats_channel *c = (const struct stats_channel *)u->now->channels.rows + i;
 	const struct stats_channel *b = channel_before(u, c, u->now->channels.records[i]);
-	const struct stats_client *client = client_of(u->now, c);
+	const struct stats_client *client = top_client_of(u->now, c->client, c->client_generation);
 
 	*row = (struct top_channel){
 		.record = u->now->channels.records[i],
@@ -219,16 +224,59 @@ static void make_channel(const struct update *u, uint32_t i, struct top_channel 
 		.cancelled = c->cancelled,
 		.expired = c->expired,
 		.rescues = c->rescues,
-		.rate = rate_of(u, c->completed, b == NULL ? NULL : &b->completed),
-		.queue = latency_gain(c->queue_hist, b == NULL ? NULL : b->queue_hist),
-		.execute = latency_gain(c->execute_hist, b == NULL ? NULL : b->execute_hist),
+		.rate = top_rate(u, c->completed, b == NULL ? NULL : &b->completed),
+		.queue = top_latency_gain(c->queue_hist, b == NULL ? NULL : b->queue_hist),
+		.execute = top_latency_gain(c->execute_hist, b == NULL ? NULL : b->execute_hist),
 	};
+	memcpy(row->rates, u->history[row->record].rates, sizeof(row->rates));
 	channel_state(row, c);
 	if (client != NULL)
 		TAKE_TEXT(row->name, client->name);
 }
 
-static bool channel_shown(const struct update *u, uint32_t i)
+static void forget(struct top_history *h, uint32_t generation)
+{
+	h->generation = generation;
+	for (int i = 0; i < TOP_HISTORY; i++)
+		h->rates[i] = NAN;
+}
+
+/* Room for the history of every channel; of those that are new there is none yet. */
+static int history_grow(struct top_model *model, const struct snapshot_table *channels)
+{
+	const uint32_t n = channels->n == 0 ? 0 : channels->records[channels->n - 1] + 1;
+	struct top_history *history;
+
+	if (n <= model->n_history)
+		return 0;
+	history = realloc(model->history, n * sizeof(*history));
+	if (history == NULL)
+		return -ENOMEM;
+	model->history = history;
+	for (; model->n_history < n; model->n_history++)
+		forget(&history[model->n_history], 0);
+	return 0;
+}
+
+/* Adds the interval that has just ended. */
+static void history_add(const struct top_update *u)
+{
+	const struct stats_channel *c = u->now->channels.rows;
+
+	for (uint32_t i = 0; i < u->now->channels.n; i++) {
+		const uint32_t record = u->now->channels.records[i];
+		const struct stats_channel *b = channel_before(u, &c[i], record);
+		struct top_history *h = &u->history[record];
+
+		if (h->generation != c[i].generation)
+			forget(h, c[i].generation);
+		memmove(h->rates, h->rates + 1, (TOP_HISTORY - 1) * sizeof(h->rates[0]));
+		h->rates[TOP_HISTORY - 1] =
+			top_rate(u, c[i].completed, b == NULL ? NULL : &b->completed);
+	}
+}
+
+static bool channel_shown(const struct top_update *u, uint32_t i)
 {
 	const struct stats_channel *c = (const struct stats_channel *)u->now->channels.rows + i;
 
@@ -246,11 +294,11 @@ struct client_sums {
 };
 
 static void add_channel(
-	const struct update *u, uint32_t i, struct top_client *row, struct client_sums *sums)
+	const struct top_update *u, uint32_t i, struct top_client *row, struct client_sums *sums)
 {
 	const struct stats_channel *c = (const struct stats_channel *)u->now->channels.rows + i;
 	const struct stats_channel *b = channel_before(u, c, u->now->channels.records[i]);
-	double rate = rate_of(u, c->completed, b == NULL ? NULL : &b->completed);
+	double rate = top_rate(u, c->completed, b == NULL ? NULL : &b->completed);
 
 	row->depth += c->depth;
 	row->in_flight += c->in_flight;
@@ -273,29 +321,29 @@ static void client_state(
 	struct top_client *row, const struct stats_client *c, const struct client_sums *sums)
 {
 	if (c->state == STATS_CLIENT_DEAD)
-		return set_state(row->state, &row->mark, "dead", TOP_DIM);
+		return top_set_state(row->state, &row->mark, "dead", TOP_DIM);
 	if (c->state == STATS_CLIENT_CONNECTED && sums->held)
-		return set_state(row->state, &row->mark, "dying", TOP_WARN);
+		return top_set_state(row->state, &row->mark, "dying", TOP_WARN);
 	if (c->state == STATS_CLIENT_STALLED)
-		return set_state(row->state, &row->mark, "stalled", TOP_WARN);
+		return top_set_state(row->state, &row->mark, "stalled", TOP_WARN);
 	if (c->state != STATS_CLIENT_CONNECTED)
-		return set_state(row->state, &row->mark, "?", TOP_BAD);
+		return top_set_state(row->state, &row->mark, "?", TOP_BAD);
 	if (sums->active)
-		return set_state(row->state, &row->mark, "running", TOP_GOOD);
-	set_state(row->state, &row->mark, "idle", TOP_PLAIN);
+		return top_set_state(row->state, &row->mark, "running", TOP_GOOD);
+	top_set_state(row->state, &row->mark, "idle", TOP_PLAIN);
 }
 
-static void user_name(uint32_t uid, char *text, size_t size)
+void top_user_name(uint32_t uid, char *text, size_t size)
 {
 	const struct passwd *pw = getpwuid(uid);
 
 	if (pw != NULL)
-		take_text(text, size, pw->pw_name, strlen(pw->pw_name));
+		top_take_text(text, size, pw->pw_name, strlen(pw->pw_name));
 	else
 		snprintf(text, size, "%u", uid);
 }
 
-static void make_client(const struct update *u, uint32_t i, struct top_client *row)
+static void make_client(const struct top_update *u, uint32_t i, struct top_client *row)
 {
 	const struct stats_client *c = (const struct stats_client *)u->now->clients.rows + i;
 	const struct stats_channel *channels = u->now->channels.rows;
@@ -320,99 +368,21 @@ static void make_client(const struct update *u, uint32_t i, struct top_client *r
 	row->queue = latency_of(sums.queue);
 	row->execute = latency_of(sums.execute);
 	client_state(row, c, &sums);
-	user_name(c->uid, row->user, sizeof(row->user));
+	top_user_name(c->uid, row->user, sizeof(row->user));
 	TAKE_TEXT(row->name, c->name);
 }
 
 /* A client stays for a while after its end, so that a crash can be seen. */
-static bool client_shown(const struct update *u, uint32_t i)
+static bool client_shown(const struct top_update *u, uint32_t i)
 {
 	const struct stats_client *c = (const struct stats_client *)u->now->clients.rows + i;
 
 	return c->state != STATS_CLIENT_DEAD || u->clock_ns < c->ended_ns + TOP_DEAD_SHOWN_NS;
 }
 
-/* --- Language models ----------------------------------------------------------------------- */
-
-static void llm_state(struct top_llm *row, const struct stats_model *m)
-{
-	switch (m->state) {
-	case MSG_MODEL_LOADING:
-		return set_state(row->state, &row->mark, "loading", TOP_WARN);
-	case MSG_MODEL_READY:
-		return set_state(row->state, &row->mark, "ready", TOP_PLAIN);
-	case MSG_MODEL_FAILED:
-		return set_state(row->state, &row->mark, "failed", TOP_BAD);
-	default:
-		return set_state(row->state, &row->mark, "unloading", TOP_WARN);
-	}
-}
-
-static double kv_percent(const struct stats_model *m)
-{
-	const double idle = (double)m->kv_free_blocks + (double)m->kv_cached_blocks;
-
-	return m->kv_blocks > 0 ? 100 * (1 - idle / (double)m->kv_blocks) : NAN;
-}
-
-static void make_llm(const struct update *u, uint32_t i, struct top_llm *row)
-{
-	const struct stats_model *m = (const struct stats_model *)u->now->models.rows + i;
-	const struct stats_model *b = u->before == NULL
-		? NULL
-		: row_before(&u->before->models, u->now->models.records[i], sizeof(*b));
-
-	if (b != NULL && b->handle != m->handle)
-		b = NULL;
-	*row = (struct top_llm){
-		.sessions = m->sessions,
-		.max_sessions = m->max_sessions,
-		.bytes = m->bytes,
-		.loaded_bytes = m->loaded_bytes,
-		.total_bytes = m->total_bytes,
-		.max_tokens = m->max_tokens,
-		.kv_blocks = m->kv_blocks,
-		.kv_free_blocks = m->kv_free_blocks,
-		.kv_cached_blocks = m->kv_cached_blocks,
-		.prompt_tokens = m->prompt_tokens,
-		.computed_tokens = m->computed_tokens,
-		.shared_tokens = m->shared_tokens,
-		.generated_tokens = m->generated_tokens,
-		.steps = m->steps,
-		.rows = m->rows,
-		.evictions = m->evictions,
-		.preemptions = m->preemptions,
-		.token_rate =
-			rate_of(u, m->computed_tokens, b == NULL ? NULL : &b->computed_tokens),
-		.step_rate = rate_of(u, m->steps, b == NULL ? NULL : &b->steps),
-		.kv_percent = kv_percent(m),
-	};
-	llm_state(row, m);
-	TAKE_TEXT(row->name, m->name);
-	TAKE_TEXT(row->architecture, m->architecture);
-}
-
-/* --- Operators ----------------------------------------------------------------------------- */
-
-static void make_op(const struct update *u, uint32_t i, struct top_op *row)
-{
-	const struct stats_op *o = (const struct stats_op *)u->now->ops.rows + i;
-	const struct stats_op *b = u->before == NULL
-		? NULL
-		: row_before(&u->before->ops, u->now->ops.records[i], sizeof(*b));
-
-	*row = (struct top_op){
-		.calls = o->calls,
-		.failed = o->failed,
-		.rate = rate_of(u, o->calls, b == NULL ? NULL : &b->calls),
-		.execute = latency_gain(o->execute_hist, b == NULL ? NULL : b->execute_hist),
-	};
-	TAKE_TEXT(row->name, o->name);
-}
-
 /* --- The daemon ---------------------------------------------------------------------------- */
 
-static enum top_liveness liveness_of(const struct update *u)
+static enum top_liveness liveness_of(const struct top_update *u)
 {
 	const struct snapshot *s = u->now;
 	bool moved = u->before != NULL && !u->before->process_exists &&
@@ -450,11 +420,11 @@ static void set_liveness(struct top_daemon *d, enum top_liveness liveness)
 	};
 
 	d->liveness = liveness;
-	set_state(d->state, &d->mark, states[liveness].name, states[liveness].mark);
+	top_set_state(d->state, &d->mark, states[liveness].name, states[liveness].mark);
 }
 
 /* Sums over the devices, whose counters only say something for the same epoch. */
-static void add_devices(const struct update *u, struct top_daemon *d)
+static void add_devices(const struct top_update *u, struct top_daemon *d)
 {
 	const struct stats_device *devices = u->now->devices.rows;
 
@@ -463,18 +433,18 @@ static void add_devices(const struct update *u, struct top_daemon *d)
 	for (uint32_t i = 0; i < u->now->devices.n; i++) {
 		const struct stats_device *b = u->before == NULL
 			? NULL
-			: row_before(&u->before->devices, u->now->devices.records[i], sizeof(*b));
+			: top_row_of(&u->before->devices, u->now->devices.records[i], sizeof(*b));
 
 		if (b != NULL && b->epoch != devices[i].epoch)
 			b = NULL;
 		d->completed += devices[i].completed;
 		d->failed += devices[i].failed;
-		d->rate += rate_of(u, devices[i].completed, b == NULL ? NULL : &b->completed);
-		d->fail_rate += rate_of(u, devices[i].failed, b == NULL ? NULL : &b->failed);
+		d->rate += top_rate(u, devices[i].completed, b == NULL ? NULL : &b->completed);
+		d->fail_rate += top_rate(u, devices[i].failed, b == NULL ? NULL : &b->failed);
 	}
 }
 
-static void make_daemon(const struct update *u, struct top_daemon *ret_daemon)
+static void make_daemon(const struct top_update *u, struct top_daemon *ret_daemon)
 {
 	const struct stats_header *h = &u->now->header;
 	struct top_daemon d = {
@@ -546,16 +516,17 @@ static void free_rows(struct top_rows rows[TOP_TABLES])
 			make(u, i_, (type *)r_->rows + r_->n++); \
 	}
 
-static bool always_shown(const struct update *u, uint32_t i)
+static bool always_shown(const struct top_update *u, uint32_t i)
 {
 	return true;
 }
 
-static int make_rows(struct update *u)
+static int make_rows(struct top_update *u)
 {
 	const struct snapshot *s = u->now;
-	const struct snapshot_table *const records[TOP_TABLES] = {
-		&s->devices, &s->clients, &s->channels, &s->models, &s->ops};
+	const struct snapshot_table *const records[TOP_TABLES] = {&s->devices, &s->clients,
+		&s->channels, &s->models, &s->ops, &s->errors, &s->sessions, &s->pipelines,
+		&s->graphs};
 
 	for (int i = 0; i < TOP_TABLES; i++) {
 		/* + 1: no rows is not out of memory */
@@ -566,13 +537,19 @@ static int make_rows(struct update *u)
 	MAKE_ROWS(u, TOP_DEVICES, &s->devices, struct top_device, make_device, always_shown);
 	MAKE_ROWS(u, TOP_CLIENTS, &s->clients, struct top_client, make_client, client_shown);
 	MAKE_ROWS(u, TOP_CHANNELS, &s->channels, struct top_channel, make_channel, channel_shown);
-	MAKE_ROWS(u, TOP_MODELS, &s->models, struct top_llm, make_llm, always_shown);
-	MAKE_ROWS(u, TOP_OPS, &s->ops, struct top_op, make_op, always_shown);
+	MAKE_ROWS(u, TOP_MODELS, &s->models, struct top_llm, top_make_llm, always_shown);
+	MAKE_ROWS(u, TOP_OPS, &s->ops, struct top_op, top_make_op, always_shown);
+	MAKE_ROWS(u, TOP_ERRORS, &s->errors, struct top_error, top_make_error, always_shown);
+	MAKE_ROWS(
+		u, TOP_SESSIONS, &s->sessions, struct top_session, top_make_session, always_shown);
+	MAKE_ROWS(u, TOP_PIPELINES, &s->pipelines, struct top_pipeline, top_make_pipeline,
+		always_shown);
+	MAKE_ROWS(u, TOP_GRAPHS, &s->graphs, struct top_graph, top_make_graph, always_shown);
 	return 0;
 }
 
 /* A snapshot to compare with, unless it is of another gpuqd. */
-static void compare_with(struct update *u, const struct snapshot *before)
+static void compare_with(struct top_update *u, const struct snapshot *before)
 {
 	if (before == NULL || before->object != u->now->object ||
 		u->now->taken_ns <= before->taken_ns)
@@ -583,7 +560,7 @@ static void compare_with(struct update *u, const struct snapshot *before)
 
 int top_model_update(struct top_model *model, struct snapshot *snapshot)
 {
-	struct update u = {.now = snapshot, .clock_ns = snapshot->clock_ns};
+	struct top_update u = {.now = snapshot, .clock_ns = snapshot->clock_ns};
 
 	compare_with(&u, model->last);
 	u.liveness = liveness_of(&u);
@@ -592,6 +569,13 @@ int top_model_update(struct top_model *model, struct snapshot *snapshot)
 		u.before = NULL;
 		u.clock_ns = snapshot->header.heartbeat_ns;
 	}
+	if (history_grow(model, &snapshot->channels) < 0) {
+		snapshot_free(snapshot);
+		return -ENOMEM;
+	}
+	u.history = model->history;
+	u.n_history = model->n_history;
+	history_add(&u);
 	if (make_rows(&u) < 0) {
 		free_rows(u.rows);
 		snapshot_free(snapshot);
@@ -620,6 +604,7 @@ void top_model_fail(struct top_model *model, const char *why)
 void top_model_finish(struct top_model *model)
 {
 	free_rows(model->rows);
+	free(model->history);
 	snapshot_free(model->last);
 	*model = (struct top_model){0};
 }

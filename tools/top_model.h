@@ -14,6 +14,8 @@
 
 #define TOP_UNKNOWN UINT64_MAX
 #define TOP_STATE_MAX 12
+#define TOP_RECENT_NS 60000000000u     /* an error younger than that stands out */
+#define TOP_HISTORY 12		       /* intervals that a sparkline shows */
 #define TOP_DEAD_SHOWN_NS 30000000000u /* how long a client stays in sight after its end */
 
 enum top_liveness {
@@ -58,6 +60,10 @@ struct top_device {
 	uint64_t graph_hits, graph_misses, graph_captures, graph_failures, graph_evictions;
 	uint64_t graph_bytes, graph_budget, captures_stopped;
 	double rate, busy_percent; /* of one CPU: two busy threads are 200 */
+	char uuid[64], driver[32];
+	/* Of the GPU, or of the machine. */
+	uint64_t memory_used_bytes, memory_bytes;
+	double utilization_percent, power_w, temperature_c;
 };
 
 struct top_client {
@@ -78,6 +84,7 @@ struct top_channel {
 	uint64_t depth, in_flight, unread, completed, failed, cancelled, expired, rescues;
 	double rate;
 	struct top_latency queue, execute;
+	double rates[TOP_HISTORY]; /* the last one last; NAN: not known */
 };
 
 /* A language model. */
@@ -89,6 +96,50 @@ struct top_llm {
 	uint64_t prompt_tokens, computed_tokens, shared_tokens, generated_tokens, steps, rows;
 	uint64_t evictions, preemptions;
 	double token_rate, step_rate, kv_percent; /* of the blocks, in texts of sessions */
+	struct top_latency first_token, gap, decode, chunk;
+};
+
+/* A session of one. */
+struct top_session {
+	enum top_mark mark;
+	uint64_t handle, pid, channel;
+	char model[GPUQ_NAME_MAX], name[GPUQ_NAME_MAX], user[GPUQ_NAME_MAX]; /* of its client */
+	uint64_t tokens, kv_blocks, prompt_tokens, answers, failed;
+	uint64_t first_token_ns, gap_ns, longest_ns, age_ns, idle_ns;
+	double token_rate;
+};
+
+struct top_pipeline {
+	enum top_mark mark;
+	uint64_t handle, pid, steps, calls, failed;
+	char name[GPUQ_NAME_MAX], client[GPUQ_NAME_MAX];
+	double rate;
+	struct top_latency execute;
+};
+
+/* An exact shape. */
+struct top_graph {
+	enum top_mark mark;
+	uint64_t id, device, kernels, pinned, uses, hits, bytes, capture_ns, idle_ns;
+	char shape[160], state[TOP_STATE_MAX], reason[96];
+	double rate, hit_percent; /* of its uses */
+};
+
+struct top_error {
+	enum top_mark mark;
+	char error[GPUQ_NAME_MAX], subject[GPUQ_NAME_MAX], source[8];
+	char text[128];			   /* of the last one, or what the error means */
+	uint64_t count, first_ns, last_ns; /* how long ago */
+	double rate;
+};
+
+/* A node of the tree of users, their clients and the channels of these. */
+struct top_node {
+	enum top_mark mark;
+	char label[64], state[TOP_STATE_MAX];
+	uint64_t clients, channels, depth, in_flight, failed, segment_bytes;
+	double rate;
+	struct top_latency queue, execute;
 };
 
 struct top_op {
@@ -104,14 +155,37 @@ struct top_rows {
 	void *rows;
 };
 
-/* The tables, in the order in which they are shown; top_tables[] describes them. */
-enum top_table_number { TOP_DEVICES, TOP_CLIENTS, TOP_CHANNELS, TOP_MODELS, TOP_OPS, TOP_TABLES };
+/*
+ * The tables, in the order in which they are shown; top_tables[] describes them. From the first
+ * extra one on they are shown when there is room, or when somebody asks for them.
+ */
+enum top_table_number {
+	TOP_DEVICES,
+	TOP_CLIENTS,
+	TOP_CHANNELS,
+	TOP_MODELS,
+	TOP_OPS,
+	TOP_ERRORS,
+	TOP_SESSIONS,
+	TOP_PIPELINES,
+	TOP_GRAPHS,
+	TOP_TABLES,
+};
+#define TOP_FIRST_EXTRA TOP_ERRORS
+
+/* Rates of a channel in the intervals before. */
+struct top_history {
+	uint32_t generation; /* of the channel */
+	double rates[TOP_HISTORY];
+};
 
 struct top_model {
 	struct top_daemon daemon;
 	struct top_rows rows[TOP_TABLES];
-	char trouble[512];     /* why the last snapshot could not be taken; empty: it could */
-	struct snapshot *last; /* owned */
+	char trouble[512];	     /* why the last snapshot could not be taken; empty: it could */
+	struct snapshot *last;	     /* owned */
+	struct top_history *history; /* by the channel's record */
+	uint32_t n_history;
 };
 
 /*
@@ -125,6 +199,9 @@ void top_model_fail(struct top_model *model, const char *why);
 
 /* Releases what the model holds; the model is zeros again. */
 void top_model_finish(struct top_model *model);
+
+/* The users, each with its clients and their channels; free(ret_rows->rows). -ENOMEM. */
+int top_tree(const struct top_model *model, struct top_rows *ret_rows);
 
 /* One line about gpuqd's state: "gpuqd 0.1.0, pid 12, serving for 3m20s". Returns `text`. */
 const char *top_headline(const struct top_daemon *daemon, char *text, size_t size);

@@ -1,176 +1,19 @@
 /* SPDX-License-Identifier: MIT */
-/* The tables, and how their rows become text and JSON. */
+/* How rows of tables become text and JSON. */
 #include "tools/top_table.h"
 
+#include <langinfo.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define FIELD(type, field) offsetof(struct type, field)
-#define COUNT(array) (sizeof(array) / sizeof((array)[0]))
-
-static const struct column device_columns[] = {
-	{"DEVICE", "device", COLUMN_COUNT, FIELD(top_device, number), 6},
-	{"KIND", "kind", COLUMN_TEXT, FIELD(top_device, kind), 5, 5},
-	{"STATE", "state", COLUMN_TEXT, FIELD(top_device, state), 8},
-	{"RATE/s", "rate_per_s", COLUMN_RATE, FIELD(top_device, rate), 7},
-	{"QUEUED", "queued", COLUMN_COUNT, FIELD(top_device, queued), 6, 1},
-	{"EXEC", "executing", COLUMN_COUNT, FIELD(top_device, executing), 5, 2},
-	{"BUSY", "busy_percent", COLUMN_PERCENT, FIELD(top_device, busy_percent), 5, 1},
-	{"FAILED", "failed", COLUMN_COUNT, FIELD(top_device, failed), 6, 1},
-	{"REPLAYS", "graph_hits", COLUMN_COUNT, FIELD(top_device, graph_hits), 7, 5},
-	{"CAPTS", "graph_captures", COLUMN_COUNT, FIELD(top_device, graph_captures), 5, 6},
-	{"GRAPHS", "graph_bytes", COLUMN_BYTES, FIELD(top_device, graph_bytes), 6, 6},
-	{"EPOCH", "epoch", COLUMN_COUNT, FIELD(top_device, epoch), 5, 3},
-	{"PID", "pid", COLUMN_COUNT, FIELD(top_device, pid), 7, 4},
-	{NULL, "completed", COLUMN_COUNT, FIELD(top_device, completed)},
-	{NULL, "workers", COLUMN_COUNT, FIELD(top_device, workers)},
-	{NULL, "active_channels", COLUMN_COUNT, FIELD(top_device, active_channels)},
-	{NULL, "inline_runs", COLUMN_COUNT, FIELD(top_device, inline_runs)},
-	{NULL, "worker_runs", COLUMN_COUNT, FIELD(top_device, worker_runs)},
-	{NULL, "sleeps", COLUMN_COUNT, FIELD(top_device, sleeps)},
-	{NULL, "doorbells", COLUMN_COUNT, FIELD(top_device, doorbells)},
-	{NULL, "rescues", COLUMN_COUNT, FIELD(top_device, rescues)},
-	{NULL, "poisoned", COLUMN_COUNT, FIELD(top_device, poisoned)},
-	{NULL, "hints", COLUMN_COUNT, FIELD(top_device, hints)},
-	{NULL, "false_hints", COLUMN_COUNT, FIELD(top_device, false_hints)},
-	{NULL, "graph_misses", COLUMN_COUNT, FIELD(top_device, graph_misses)},
-	{NULL, "graph_failures", COLUMN_COUNT, FIELD(top_device, graph_failures)},
-	{NULL, "graph_evictions", COLUMN_COUNT, FIELD(top_device, graph_evictions)},
-	{NULL, "graph_budget", COLUMN_BYTES, FIELD(top_device, graph_budget)},
-	{NULL, "captures_stopped", COLUMN_COUNT, FIELD(top_device, captures_stopped)},
-	{"NAME", "name", COLUMN_TEXT, FIELD(top_device, name), 8, 6, true},
-};
-
-static const struct column client_columns[] = {
-	{"CLIENT", "pid", COLUMN_COUNT, FIELD(top_client, pid), 7},
-	{"USER", "user", COLUMN_TEXT, FIELD(top_client, user), 8, 5},
-	{"NAME", "name", COLUMN_TEXT, FIELD(top_client, name), 10, 1, true},
-	{"STATE", "state", COLUMN_TEXT, FIELD(top_client, state), 8},
-	{"CHAN", "channels", COLUMN_COUNT, FIELD(top_client, channels), 4, 6},
-	{"DEPTH", "depth", COLUMN_COUNT, FIELD(top_client, depth), 5, 7},
-	{"FLIGHT", "in_flight", COLUMN_COUNT, FIELD(top_client, in_flight), 6, 4},
-	{"RATE/s", "rate_per_s", COLUMN_RATE, FIELD(top_client, rate), 7},
-	{"QUE50", "queue_p50_ns", COLUMN_NS, FIELD(top_client, queue.p50), 6, 8},
-	{"QUE99", "queue_p99_ns", COLUMN_NS, FIELD(top_client, queue.p99), 6, 3},
-	{"EXE50", "execute_p50_ns", COLUMN_NS, FIELD(top_client, execute.p50), 6, 8},
-	{"EXE99", "execute_p99_ns", COLUMN_NS, FIELD(top_client, execute.p99), 6, 3},
-	{"FAILED", "failed", COLUMN_COUNT, FIELD(top_client, failed), 6, 2},
-	{"MEM", "segment_bytes", COLUMN_BYTES, FIELD(top_client, segment_bytes), 5, 9},
-	{"AGE", "age_ns", COLUMN_AGE, FIELD(top_client, age_ns), 6, 9},
-	{NULL, "record", COLUMN_COUNT, FIELD(top_client, record)},
-	{NULL, "uid", COLUMN_COUNT, FIELD(top_client, uid)},
-	{NULL, "unread", COLUMN_COUNT, FIELD(top_client, unread)},
-	{NULL, "completed", COLUMN_COUNT, FIELD(top_client, completed)},
-};
-
-static const struct column channel_columns[] = {
-	{"CHANNEL", "channel", COLUMN_COUNT, FIELD(top_channel, record), 7},
-	{"PID", "pid", COLUMN_COUNT, FIELD(top_channel, pid), 7, 1},
-	{"NAME", "name", COLUMN_TEXT, FIELD(top_channel, name), 6, 6, true},
-	{"DEV", "device", COLUMN_COUNT, FIELD(top_channel, device), 3, 9},
-	{"PRI", "priority", COLUMN_COUNT, FIELD(top_channel, priority), 3, 9},
-	{"STATE", "state", COLUMN_TEXT, FIELD(top_channel, state), 8, 5},
-	{"DEPTH", "depth", COLUMN_COUNT, FIELD(top_channel, depth), 5, 1},
-	{"FLIGHT", "in_flight", COLUMN_COUNT, FIELD(top_channel, in_flight), 6, 1},
-	{"UNREAD", "unread", COLUMN_COUNT, FIELD(top_channel, unread), 6, 8},
-	{"RATE/s", "rate_per_s", COLUMN_RATE, FIELD(top_channel, rate), 7},
-	{"QUE50", "queue_p50_ns", COLUMN_NS, FIELD(top_channel, queue.p50), 6, 4},
-	{"QUE99", "queue_p99_ns", COLUMN_NS, FIELD(top_channel, queue.p99), 6, 2},
-	{"EXE50", "execute_p50_ns", COLUMN_NS, FIELD(top_channel, execute.p50), 6, 4},
-	{"EXE99", "execute_p99_ns", COLUMN_NS, FIELD(top_channel, execute.p99), 6, 2},
-	{"FAILED", "failed", COLUMN_COUNT, FIELD(top_channel, failed), 6, 3},
-	{"ARENA", "arena_bytes", COLUMN_BYTES, FIELD(top_channel, arena_bytes), 5, 10},
-	{NULL, "client", COLUMN_COUNT, FIELD(top_channel, client)},
-	{NULL, "sq_entries", COLUMN_COUNT, FIELD(top_channel, sq_entries)},
-	{NULL, "cq_entries", COLUMN_COUNT, FIELD(top_channel, cq_entries)},
-	{NULL, "completed", COLUMN_COUNT, FIELD(top_channel, completed)},
-	{NULL, "cancelled", COLUMN_COUNT, FIELD(top_channel, cancelled)},
-	{NULL, "expired", COLUMN_COUNT, FIELD(top_channel, expired)},
-	{NULL, "rescues", COLUMN_COUNT, FIELD(top_channel, rescues)},
-};
-
-static const struct column llm_columns[] = {
-	{"MODEL", "name", COLUMN_TEXT, FIELD(top_llm, name), 16, 0, true},
-	{"STATE", "state", COLUMN_TEXT, FIELD(top_llm, state), 9, 4},
-	{"SESSNS", "sessions", COLUMN_COUNT, FIELD(top_llm, sessions), 6},
-	{"TOKENS", "computed_tokens", COLUMN_COUNT, FIELD(top_llm, computed_tokens), 7, 2},
-	{"TOK/s", "token_rate_per_s", COLUMN_RATE, FIELD(top_llm, token_rate), 7},
-	{"STEP/s", "step_rate_per_s", COLUMN_RATE, FIELD(top_llm, step_rate), 7, 1},
-	{"KV", "kv_percent", COLUMN_PERCENT, FIELD(top_llm, kv_percent), 4},
-	{"MEM", "bytes", COLUMN_BYTES, FIELD(top_llm, bytes), 5, 3},
-	{NULL, "architecture", COLUMN_TEXT, FIELD(top_llm, architecture)},
-	{NULL, "max_sessions", COLUMN_COUNT, FIELD(top_llm, max_sessions)},
-	{NULL, "max_tokens", COLUMN_COUNT, FIELD(top_llm, max_tokens)},
-	{NULL, "loaded_bytes", COLUMN_BYTES, FIELD(top_llm, loaded_bytes)},
-	{NULL, "total_bytes", COLUMN_BYTES, FIELD(top_llm, total_bytes)},
-	{NULL, "kv_blocks", COLUMN_COUNT, FIELD(top_llm, kv_blocks)},
-	{NULL, "kv_free_blocks", COLUMN_COUNT, FIELD(top_llm, kv_free_blocks)},
-	{NULL, "kv_cached_blocks", COLUMN_COUNT, FIELD(top_llm, kv_cached_blocks)},
-	{NULL, "prompt_tokens", COLUMN_COUNT, FIELD(top_llm, prompt_tokens)},
-	{NULL, "shared_tokens", COLUMN_COUNT, FIELD(top_llm, shared_tokens)},
-	{NULL, "generated_tokens", COLUMN_COUNT, FIELD(top_llm, generated_tokens)},
-	{NULL, "steps", COLUMN_COUNT, FIELD(top_llm, steps)},
-	{NULL, "rows", COLUMN_COUNT, FIELD(top_llm, rows)},
-	{NULL, "evictions", COLUMN_COUNT, FIELD(top_llm, evictions)},
-	{NULL, "preemptions", COLUMN_COUNT, FIELD(top_llm, preemptions)},
-};
-
-static const struct column op_columns[] = {
-	{"OPERATOR", "name", COLUMN_TEXT, FIELD(top_op, name), 16, 0, true},
-	{"CALLS", "calls", COLUMN_COUNT, FIELD(top_op, calls), 7, 1},
-	{"RATE/s", "rate_per_s", COLUMN_RATE, FIELD(top_op, rate), 7},
-	{"EXE50", "execute_p50_ns", COLUMN_NS, FIELD(top_op, execute.p50), 6},
-	{"EXE99", "execute_p99_ns", COLUMN_NS, FIELD(top_op, execute.p99), 6},
-	{"FAILED", "failed", COLUMN_COUNT, FIELD(top_op, failed), 6},
-};
-
-static const struct column daemon_columns[] = {
-	{NULL, "state", COLUMN_TEXT, FIELD(top_daemon, state)},
-	{NULL, "pid", COLUMN_COUNT, FIELD(top_daemon, pid)},
-	{NULL, "uid", COLUMN_COUNT, FIELD(top_daemon, uid)},
-	{NULL, "version", COLUMN_TEXT, FIELD(top_daemon, version)},
-	{NULL, "socket", COLUMN_TEXT, FIELD(top_daemon, socket)},
-	{NULL, "uptime_ns", COLUMN_AGE, FIELD(top_daemon, uptime_ns)},
-	{NULL, "silent_ns", COLUMN_AGE, FIELD(top_daemon, silent_ns)},
-	{NULL, "cpus", COLUMN_COUNT, FIELD(top_daemon, cpus)},
-	{NULL, "clients", COLUMN_COUNT, FIELD(top_daemon, clients)},
-	{NULL, "channels", COLUMN_COUNT, FIELD(top_daemon, channels)},
-	{NULL, "segment_bytes", COLUMN_BYTES, FIELD(top_daemon, segment_bytes)},
-	{NULL, "completed", COLUMN_COUNT, FIELD(top_daemon, completed)},
-	{NULL, "failed", COLUMN_COUNT, FIELD(top_daemon, failed)},
-	{NULL, "rate_per_s", COLUMN_RATE, FIELD(top_daemon, rate)},
-	{NULL, "fail_rate_per_s", COLUMN_RATE, FIELD(top_daemon, fail_rate)},
-	{NULL, "accepted", COLUMN_COUNT, FIELD(top_daemon, accepted)},
-	{NULL, "refused", COLUMN_COUNT, FIELD(top_daemon, refused)},
-	{NULL, "protocol_errors", COLUMN_COUNT, FIELD(top_daemon, protocol_errors)},
-	{NULL, "deaths", COLUMN_COUNT, FIELD(top_daemon, deaths)},
-	{NULL, "accept_exhausted", COLUMN_COUNT, FIELD(top_daemon, accept_exhausted)},
-	{NULL, "device_restarts", COLUMN_COUNT, FIELD(top_daemon, device_restarts)},
-	{NULL, "interval_s", COLUMN_SECONDS, FIELD(top_daemon, interval_s)},
-};
-
-#define TABLE(key, name, type, columns)                                  \
-	{                                                                \
-		key, name, sizeof(struct type), COUNT(columns), columns, \
-	}
-
-const struct table top_tables[TOP_TABLES] = {
-	[TOP_DEVICES] = TABLE("devices", "devices", top_device, device_columns),
-	[TOP_CLIENTS] = TABLE("clients", "clients", top_client, client_columns),
-	[TOP_CHANNELS] = TABLE("channels", "channels", top_channel, channel_columns),
-	[TOP_MODELS] = TABLE("models", "models", top_llm, llm_columns),
-	[TOP_OPS] = TABLE("ops", "operators", top_op, op_columns),
-};
-
-const struct table top_daemon_table = TABLE("daemon", "daemon", top_daemon, daemon_columns);
-
 /* --- Values -------------------------------------------------------------------------------- */
 
 static bool is_real(const struct column *c)
 {
-	return c->kind == COLUMN_RATE || c->kind == COLUMN_PERCENT || c->kind == COLUMN_SECONDS;
+	return c->kind == COLUMN_RATE || c->kind == COLUMN_PERCENT || c->kind == COLUMN_SECONDS ||
+		c->kind == COLUMN_WATTS || c->kind == COLUMN_CELSIUS;
 }
 
 static const char *text_of(const struct column *c, const void *row)
@@ -188,16 +31,55 @@ static double real_of(const struct column *c, const void *row)
 	return *(const double *)((const char *)row + c->offset);
 }
 
+static const double *history_of(const struct column *c, const void *row)
+{
+	return (const double *)((const char *)row + c->offset);
+}
+
 /* Integers and floating point on one scale; NAN when not known. */
 static double number_of(const struct column *c, const void *row)
 {
+	if (c->kind == COLUMN_HISTORY)
+		return history_of(c, row)[TOP_HISTORY - 1];
 	if (is_real(c))
 		return real_of(c, row);
 	return integer_of(c, row) == TOP_UNKNOWN ? NAN : (double)integer_of(c, row);
 }
 
+static const char *const ascii_marks[] = {"_", ".", ":", "-", "=", "+", "*", "#"};
+static const char *const block_marks[] = {
+	"\u2581", "\u2582", "\u2583", "\u2584", "\u2585", "\u2586", "\u2587", "\u2588"};
+static const char *const *marks = ascii_marks;
+#define N_MARKS 8
+
+void table_choose_marks(void)
+{
+	marks = strcmp(nl_langinfo(CODESET), "UTF-8") == 0 ? block_marks : ascii_marks;
+}
+
+/* Each interval beside the busiest one of this row; a space where nothing is known. */
+static void draw_history(const double *rates, char *text, size_t size)
+{
+	double most = 0;
+	size_t used = 0;
+
+	for (int i = 0; i < TOP_HISTORY; i++)
+		most = rates[i] > most ? rates[i] : most; /* NAN is not */
+	for (int i = 0; i < TOP_HISTORY && used + 4 < size; i++) {
+		int level = rates[i] > 0 ? (int)(rates[i] / most * (N_MARKS - 1) + 0.5) : 0;
+
+		used += (size_t)snprintf(
+			text + used, size - used, "%s", isnan(rates[i]) ? " " : marks[level]);
+	}
+}
+
 const char *table_value(const struct column *c, const void *row, char *text, size_t size)
 {
+	if (c->kind == COLUMN_HISTORY) {
+		text[0] = '\0';
+		draw_history(history_of(c, row), text, size);
+		return text;
+	}
 	if (c->kind != COLUMN_TEXT && isnan(number_of(c, row))) {
 		snprintf(text, size, "-");
 		return text;
@@ -227,6 +109,14 @@ const char *table_value(const struct column *c, const void *row, char *text, siz
 	case COLUMN_SECONDS:
 		snprintf(text, size, "%.1fs", real_of(c, row));
 		break;
+	case COLUMN_WATTS:
+		snprintf(text, size, "%.0fW", real_of(c, row));
+		break;
+	case COLUMN_CELSIUS:
+		snprintf(text, size, "%.0fC", real_of(c, row));
+		break;
+	case COLUMN_HISTORY:
+		break; /* above */
 	}
 	return text;
 }
@@ -259,20 +149,31 @@ void table_plan(const struct table *t, uint32_t width, struct table_plan *ret_pl
 			continue;
 		ret_plan->column[ret_plan->n] = (uint8_t)i;
 		ret_plan->width[ret_plan->n] = c->width;
-		if (c->grows)
-			ret_plan->width[ret_plan->n] += (uint16_t)(left < 22 ? left : 22);
+		ret_plan->width[ret_plan->n] += (uint16_t)(left < c->grows ? left : c->grows);
 		ret_plan->n++;
 	}
 }
 
-/* Appends one value, cut to its width; text to the left, numbers to the right. */
-static size_t append(
+/* Appends a text, cut to its width; text to the left, numbers to the right. */
+static size_t append_cell(
 	const struct column *c, uint16_t width, const char *value, char *line, size_t used)
 {
 	int w = c->kind == COLUMN_TEXT ? -(int)width : (int)width;
 
 	used += (size_t)snprintf(line + used, TABLE_LINE_MAX - used, "%s%*.*s", used > 0 ? " " : "",
 		w, width, value);
+	return used < TABLE_LINE_MAX ? used : TABLE_LINE_MAX - 1;
+}
+
+/* Likewise a value. */
+static size_t append(
+	const struct column *c, uint16_t width, const char *value, char *line, size_t used)
+{
+	if (c->kind != COLUMN_HISTORY)
+		return append_cell(c, width, value, line, used);
+	/* Its bytes are more than its places, of which it takes all. */
+	used += (size_t)snprintf(
+		line + used, TABLE_LINE_MAX - used, "%s%s", used > 0 ? " " : "", value);
 	return used < TABLE_LINE_MAX ? used : TABLE_LINE_MAX - 1;
 }
 
@@ -293,7 +194,7 @@ const char *table_titles(
 	line[0] = '\0';
 	for (uint32_t i = 0; i < plan->n; i++) {
 		const struct column *c = &t->columns[plan->column[i]];
-		used = append(c, plan->width[i], c->title, line, used);
+		used = append_cell(c, plan->width[i], c->title, line, used);
 	}
 	return trimmed(line);
 }
@@ -352,8 +253,24 @@ void table_sort(const struct table *t, const struct top_rows *rows, int column, 
 
 /* --- JSON ---------------------------------------------------------------------------------- */
 
+static json_t *history_json(const double *rates)
+{
+	json_t *array = json_array();
+
+	for (int i = 0; i < TOP_HISTORY; i++) {
+		json_t *value = isnan(rates[i]) ? json_null() : json_real(rates[i]);
+		if (json_array_append_new(array, value) < 0) {
+			json_decref(array);
+			return NULL;
+		}
+	}
+	return array;
+}
+
 static json_t *value_json(const struct column *c, const void *row)
 {
+	if (c->kind == COLUMN_HISTORY)
+		return history_json(history_of(c, row));
 	if (c->kind == COLUMN_TEXT)
 		return text_of(c, row)[0] == '\0' ? json_null() : json_string(text_of(c, row));
 	if (isnan(number_of(c, row)))

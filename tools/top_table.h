@@ -22,6 +22,9 @@ enum column_kind {
 	COLUMN_RATE,	/* double, per second */
 	COLUMN_PERCENT, /* double */
 	COLUMN_SECONDS, /* double */
+	COLUMN_WATTS,	/* double */
+	COLUMN_CELSIUS, /* double */
+	COLUMN_HISTORY, /* double [TOP_HISTORY], per second: a sparkline */
 };
 
 struct column {
@@ -30,8 +33,8 @@ struct column {
 	enum column_kind kind;
 	size_t offset; /* of the field in its row */
 	uint8_t width;
-	uint8_t drop; /* the greatest go first where the terminal is narrow; 0: never */
-	bool grows;   /* takes the space that is left; one for each table */
+	uint8_t drop;  /* the greatest go first where the terminal is narrow; 0: never */
+	uint8_t grows; /* takes so much of the space that is left; one for each table */
 };
 
 struct table {
@@ -45,11 +48,14 @@ struct table {
 /* By enum top_table_number. */
 extern const struct table top_tables[TOP_TABLES];
 
+/* What top_tree() makes. */
+extern const struct table top_tree_table;
+
 /* The daemon's values, as a table with one row. */
 extern const struct table top_daemon_table;
 
-#define TABLE_COLUMNS_MAX 32
-#define TABLE_LINE_MAX 512
+#define TABLE_COLUMNS_MAX 40
+#define TABLE_LINE_MAX 768 /* bytes; of a sparkline three for each place */
 
 /* The columns that fit a width, and how wide each is. */
 struct table_plan {
@@ -76,6 +82,12 @@ const char *table_titles(
 	const struct table *t, const struct table_plan *plan, char line[TABLE_LINE_MAX]);
 const char *table_line(const struct table *t, const struct table_plan *plan, const void *row,
 	char line[TABLE_LINE_MAX]);
+
+/*
+ * Sparklines are drawn with block elements where the locale knows them, else in ASCII. Looks at
+ * the locale that setlocale() has set.
+ */
+void table_choose_marks(void);
 
 /* A value as people read it; "-" when it is not known. Returns `text`. */
 const char *table_value(const struct column *c, const void *row, char *text, size_t size);

@@ -43,5 +43,6 @@ void top_print(const struct top_model *model, uint32_t width, FILE *out)
 	else
 		fprintf(out, "%s\n", top_summary(&model->daemon, line, sizeof(line)));
 	for (int i = 0; i < TOP_TABLES; i++)
-		print_table(&top_tables[i], &model->rows[i], width, out);
+		if (i < TOP_FIRST_EXTRA || model->rows[i].n > 0)
+			print_table(&top_tables[i], &model->rows[i], width, out);
 }

@@ -1,46 +1,31 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The screen, from top to bottom: a line about gpuqd, a line of its counters, one block for each
- * table (a bar of titles, then rows), a line of keys. One table has the focus: it scrolls, sorts,
- * and gets the lines that the others do not need.
+ * The screen, from top to bottom: a line about gpuqd, a line of its counters, the names of all
+ * tables, one block for each table that has room (a bar of titles, then rows), a line of keys. One
+ * table has the focus: it scrolls, sorts, and gets the lines that the others do not need.
  */
-#include "tools/top_view.h"
-
-#include "tools/top_table.h"
+#include "tools/top_view_impl.h"
 
 #include <errno.h>
-#include <locale.h>
 #include <math.h>
-#include <ncurses.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#define MIN_LINES 5
+#define MIN_LINES 6
 #define MIN_COLUMNS 30
 #define DELAY_MIN_S 0.1
 #define DELAY_MAX_S 3600.0
-#define KEY_ESCAPE 27
+#define TOP_LINES 3 /* above the tables */
 
 enum { PAIR_BAR = 1, PAIR_FOCUS, PAIR_GOOD, PAIR_WARN, PAIR_BAD };
-enum overlay { NO_OVERLAY, HELP, DETAILS };
-
-struct table_view {
-	int sort; /* column, or -1 */
-	uint32_t selected, first;
-	uint32_t shown; /* rows on the screen at the last drawing */
-};
-
-struct top_view {
-	SCREEN *screen;
-	bool colour, paused;
-	enum overlay overlay;
-	uint32_t focus;
-	double delay_s;
-	bool entering;	/* a new delay is being typed */
-	char entry[16]; /* what has been typed of it */
-	struct table_view tables[TOP_TABLES];
+/* The rows of a table that are to be seen, in their order. */
+struct visible {
+	const struct table *table;
+	struct top_rows rows;
+	uint32_t n, *order;
+	void *made; /* rows that were made for this drawing */
 };
 
 /* --- Terminal ------------------------------------------------------------------------------ */
@@ -70,7 +55,6 @@ int top_view_open(struct top_view **ret_view)
 	v = calloc(1, sizeof(*v));
 	if (v == NULL)
 		return -ENOMEM;
-	setlocale(LC_CTYPE, "");
 	v->screen = newterm(NULL, stdout, stdin);
 	if (v->screen == NULL) {
 		free(v);
@@ -131,12 +115,25 @@ static attr_t mark_attr(const struct top_view *v, enum top_mark mark)
 	}
 }
 
+/* How many bytes of a text fill so many places: a sparkline has several for each. */
+static int bytes_of(const char *text, int places)
+{
+	int n = 0;
+
+	for (; text[n] != '\0'; n++) {
+		bool begins = ((unsigned char)text[n] & 0xc0) != 0x80;
+		if (begins && places-- == 0)
+			break;
+	}
+	return n;
+}
+
 /* A whole line: the text, cut to the screen, and the attributes to its end. */
 static void put_line(int y, attr_t attr, const char *text)
 {
 	attrset(attr);
 	mvhline(y, 0, ' ', COLS);
-	mvaddnstr(y, 0, text, COLS);
+	mvaddnstr(y, 0, text, bytes_of(text, COLS));
 	attrset(A_NORMAL);
 }
 
@@ -182,64 +179,97 @@ static void clamp(struct table_view *tv, uint32_t n, uint32_t window)
 		tv->first = n - window;
 }
 
-static void draw_bar(const struct top_view *v, int y, uint32_t table, const char *titles,
-	const struct top_rows *rows)
+static void draw_bar(
+	const struct top_view *v, int y, uint32_t number, const char *titles, uint32_t n)
 {
-	const struct table_view *tv = &v->tables[table];
-	bool focus = table == v->focus;
+	const struct table_view *tv = &v->tables[number];
+	bool focus = number == v->focus;
 	attr_t attr = A_REVERSE | (focus ? A_BOLD : A_NORMAL);
 	char hidden[40];
 
 	if (v->colour)
 		attr = COLOR_PAIR(focus ? PAIR_FOCUS : PAIR_BAR);
 	put_line(y, attr, titles);
-	if (tv->shown >= rows->n)
+	if (tv->shown >= n)
 		return;
-	snprintf(
-		hidden, sizeof(hidden), " %u-%u/%u", tv->first + 1, tv->first + tv->shown, rows->n);
+	snprintf(hidden, sizeof(hidden), " %u-%u/%u", tv->first + 1, tv->first + tv->shown, n);
 	put_right(y, attr | A_BOLD, hidden);
 }
 
 /* One block: `lines` of them from y on, the bar included. */
 static void draw_table(
-	struct top_view *v, const struct top_model *m, uint32_t table, int y, uint32_t lines)
+	struct top_view *v, const struct visible *all, uint32_t number, int y, uint32_t lines)
 {
-	const struct table *t = &top_tables[table];
-	const struct top_rows *rows = &m->rows[table];
-	struct table_view *tv = &v->tables[table];
-	uint32_t *order = calloc(rows->n + 1, sizeof(*order));
+	const struct visible *s = &all[number];
+	struct table_view *tv = &v->tables[number];
 	char line[TABLE_LINE_MAX];
 	struct table_plan plan;
 
-	if (order == NULL)
-		return;
-	table_sort(t, rows, tv->sort, order);
-	table_plan(t, (uint32_t)COLS, &plan);
-	clamp(tv, rows->n, lines - 1 < rows->n ? lines - 1 : rows->n);
-	draw_bar(v, y, table, table_titles(t, &plan, line), rows);
+	table_plan(s->table, (uint32_t)COLS, &plan);
+	clamp(tv, s->n, lines - 1 < s->n ? lines - 1 : s->n);
+	draw_bar(v, y, number, table_titles(s->table, &plan, line), s->n);
 	for (uint32_t i = 0; i < tv->shown; i++) {
-		const void *row = table_row(t, rows, order[tv->first + i]);
-		bool selected = table == v->focus && tv->first + i == tv->selected;
+		const void *row = table_row(s->table, &s->rows, s->order[tv->first + i]);
+		bool selected = number == v->focus && tv->first + i == tv->selected;
 
 		put_line(y + 1 + (int)i,
 			mark_attr(v, table_mark(row)) | (selected ? A_REVERSE : A_NORMAL),
-			table_line(t, &plan, row, line));
+			table_line(s->table, &plan, row, line));
 	}
-	free(order);
+}
+
+/* Of the rows of a table, what a reader's eye should be drawn to most. */
+static enum top_mark worst_mark(const struct visible *s)
+{
+	enum top_mark worst = TOP_PLAIN;
+
+	for (uint32_t i = 0; i < s->n; i++) {
+		enum top_mark mark = table_mark(table_row(s->table, &s->rows, s->order[i]));
+		if (mark >= TOP_WARN && mark > worst)
+			worst = mark;
+	}
+	return worst;
+}
+
+/* The names of all tables; with the keys that choose them where there is room. */
+static void draw_tabs(const struct top_view *v, const struct visible *all)
+{
+	const bool keys = COLS >= 110;
+	char name[40];
+	int x = 0;
+
+	put_line(TOP_LINES - 1, A_NORMAL, "");
+	for (uint32_t i = 0; i < TOP_TABLES && x < COLS; i++) {
+		attr_t attr = mark_attr(v, all[i].n == 0 ? TOP_DIM : worst_mark(&all[i]));
+
+		if (keys)
+			snprintf(name, sizeof(name), "%u %s %u", i + 1, top_tables[i].name,
+				all[i].n);
+		else
+			snprintf(name, sizeof(name), "%s", top_tables[i].name);
+		attrset(i == v->focus ? A_BOLD | A_UNDERLINE : attr);
+		mvaddnstr(TOP_LINES - 1, x, name, COLS - x);
+		attrset(A_NORMAL);
+		x += (int)strlen(name) + (keys ? 3 : 1);
+	}
 }
 
 static void draw_keys(const struct top_view *v)
 {
 	const struct table_view *tv = &v->tables[v->focus];
-	const struct table *t = &top_tables[v->focus];
+	const struct table *t = top_view_table(v, v->focus);
 	char line[TABLE_LINE_MAX];
 
-	if (v->entering)
+	if (v->entering == ENTRY_DELAY)
 		snprintf(line, sizeof(line), "seconds between updates: %s_", v->entry);
+	else if (v->entering == ENTRY_FILTER)
+		snprintf(line, sizeof(line), "only %s with: %s_", t->name, v->entry);
 	else
-		snprintf(line, sizeof(line), "q quit  h help  tab %s  s sort %s  p %s  n %.3gs",
+		snprintf(line, sizeof(line),
+			"q quit  h help  tab %s  s sort %s%s  f filter %s  t %s  p %s  n %.3gs",
 			t->name, tv->sort < 0 ? "-" : t->columns[tv->sort].title,
-			v->paused ? "go on" : "pause", v->delay_s);
+			tv->reverse ? " reversed" : "", tv->filter[0] == '\0' ? "-" : tv->filter,
+			v->tree ? "list" : "tree", v->paused ? "go on" : "pause", v->delay_s);
 	put_line(LINES - 1, A_DIM, line);
 }
 
@@ -267,17 +297,20 @@ static void draw_box(const char *const *lines, int n)
 static void draw_help(void)
 {
 	static const char *const lines[] = {
-		"tab, shift-tab   the next, the previous table",
-		"arrows, j, k     select a row (also page up and down, home, end)",
-		"enter            everything about the selected row",
-		"s                sort by the next column, largest first",
-		"p, space         pause, go on",
-		"n                seconds between updates",
-		"q                quit",
+		"tab, left, right, 1-9  another table",
+		"up, down, j, k         select a row (also page up and down, home, end)",
+		"enter                  everything about the selected row",
+		"s, S                   sort by the next column, the one before; r reverses",
+		"f                      show only rows that contain a text; escape: all",
+		"t                      clients as a tree of users, clients, channels",
+		"p, space               pause, go on",
+		"n                      seconds between updates",
+		"q                      quit",
 		"",
 		"DEPTH  published, not taken yet   FLIGHT  taken, not completed yet",
 		"QUE    from submission to the start of execution (50 %, 99 %)",
 		"EXE    execution itself           FAILED  since the start",
+		"TTFT   from a prompt to its first token   GAP  from token to token",
 		"Rates and times are of the last interval; '-' is not known.",
 	};
 
@@ -285,34 +318,110 @@ static void draw_help(void)
 }
 
 /* Every column of the selected row, the ones that did not fit the screen too. */
-static void draw_details(const struct top_view *v, const struct top_model *m)
+static void draw_details(const struct top_view *v, const struct visible *all)
 {
-	const struct table *t = &top_tables[v->focus];
-	const struct top_rows *rows = &m->rows[v->focus];
+	const struct visible *s = &all[v->focus];
 	const struct table_view *tv = &v->tables[v->focus];
-	char text[TABLE_COLUMNS_MAX][200], value[160];
+	char text[TABLE_COLUMNS_MAX][200], value[176];
 	const char *lines[TABLE_COLUMNS_MAX];
-	uint32_t *order = calloc(rows->n + 1, sizeof(*order));
 
-	if (order == NULL || rows->n == 0) {
-		free(order);
+	if (s->n == 0)
 		return;
-	}
-	table_sort(t, rows, tv->sort, order);
-	const void *row = table_row(t, rows, order[tv->selected]);
-	for (uint32_t i = 0; i < t->n_columns; i++) {
-		snprintf(text[i], sizeof(text[i]), "%-16s %s", t->columns[i].key,
-			table_value(&t->columns[i], row, value, sizeof(value)));
+	const void *row = table_row(s->table, &s->rows, s->order[tv->selected]);
+	for (uint32_t i = 0; i < s->table->n_columns; i++) {
+		snprintf(text[i], sizeof(text[i]), "%-20s %s", s->table->columns[i].key,
+			table_value(&s->table->columns[i], row, value, sizeof(value)));
 		lines[i] = text[i];
 	}
-	free(order);
-	draw_box(lines, (int)t->n_columns);
+	draw_box(lines, (int)s->table->n_columns);
+}
+
+/* --- All of it ----------------------------------------------------------------------------- */
+
+static bool passes(const struct table *t, const void *row, const char *filter)
+{
+	char value[176];
+
+	for (uint32_t i = 0; i < t->n_columns; i++) {
+		const struct column *c = &t->columns[i];
+		if (c->kind != COLUMN_HISTORY &&
+			strcasestr(table_value(c, row, value, sizeof(value)), filter) != NULL)
+			return true;
+	}
+	return false;
+}
+
+static void reverse(uint32_t *order, uint32_t n)
+{
+	for (uint32_t i = 0; i < n / 2; i++) {
+		uint32_t kept = order[i];
+		order[i] = order[n - 1 - i];
+		order[n - 1 - i] = kept;
+	}
+}
+
+/* Which rows of a table are shown, in which order. False: no memory. */
+static bool look_at(
+	struct top_view *v, const struct top_model *m, uint32_t number, struct visible *s)
+{
+	struct table_view *tv = &v->tables[number];
+
+	s->table = top_view_table(v, number);
+	s->rows = m->rows[number];
+	if (s->table == &top_tree_table) {
+		if (top_tree(m, &s->rows) < 0)
+			return false;
+		s->made = s->rows.rows;
+	}
+	s->order = calloc(s->rows.n + 1, sizeof(*s->order));
+	if (s->order == NULL)
+		return false;
+	table_sort(s->table, &s->rows, tv->sort, s->order);
+	for (uint32_t i = 0; i < s->rows.n; i++) {
+		const void *row = table_row(s->table, &s->rows, s->order[i]);
+		if (tv->filter[0] == '\0' || passes(s->table, row, tv->filter))
+			s->order[s->n++] = s->order[i];
+	}
+	if (tv->reverse)
+		reverse(s->order, s->n);
+	tv->n = s->n;
+	return true;
+}
+
+static void draw_tables(struct top_view *v, const struct visible *all)
+{
+	uint32_t rows[TOP_TABLES], lines[TOP_TABLES];
+	int y = TOP_LINES;
+
+	for (int i = 0; i < TOP_TABLES; i++)
+		rows[i] = all[i].n;
+	top_layout((uint32_t)(LINES - TOP_LINES - 1), rows, TOP_TABLES, TOP_FIRST_EXTRA, v->focus,
+		lines);
+	for (uint32_t i = 0; i < TOP_TABLES; i++) {
+		if (lines[i] > 0)
+			draw_table(v, all, i, y, lines[i]);
+		y += (int)lines[i];
+	}
+}
+
+static void draw_all(struct top_view *v, const struct top_model *m, const struct visible *all)
+{
+	draw_header(v, m);
+	draw_tabs(v, all);
+	draw_tables(v, all);
+	draw_keys(v);
+	wnoutrefresh(stdscr);
+	if (v->overlay == HELP)
+		draw_help();
+	else if (v->overlay == DETAILS)
+		draw_details(v, all);
+	doupdate();
 }
 
 void top_view_draw(struct top_view *v, const struct top_model *m)
 {
-	uint32_t rows[TOP_TABLES], lines[TOP_TABLES];
-	int y = 2;
+	struct visible all[TOP_TABLES] = {0};
+	bool complete = true;
 
 	erase();
 	if (LINES < MIN_LINES || COLS < MIN_COLUMNS) {
@@ -320,155 +429,14 @@ void top_view_draw(struct top_view *v, const struct top_model *m)
 		refresh();
 		return;
 	}
-	draw_header(v, m);
-	for (int i = 0; i < TOP_TABLES; i++)
-		rows[i] = m->rows[i].n;
-	top_layout((uint32_t)LINES - 3, rows, TOP_TABLES, v->focus, lines);
+	for (uint32_t i = 0; i < TOP_TABLES && complete; i++)
+		complete = look_at(v, m, i, &all[i]);
+	if (complete)
+		draw_all(v, m, all);
 	for (uint32_t i = 0; i < TOP_TABLES; i++) {
-		if (lines[i] > 0)
-			draw_table(v, m, i, y, lines[i]);
-		y += (int)lines[i];
+		free(all[i].order);
+		free(all[i].made);
 	}
-	draw_keys(v);
-	wnoutrefresh(stdscr);
-	if (v->overlay == HELP)
-		draw_help();
-	else if (v->overlay == DETAILS)
-		draw_details(v, m);
-	doupdate();
-}
-
-/* --- Keys ---------------------------------------------------------------------------------- */
-
-/* Sorts by the next column that has a title; after the last by none. */
-static void next_sort(struct top_view *v)
-{
-	const struct table *t = &top_tables[v->focus];
-	struct table_view *tv = &v->tables[v->focus];
-
-	do {
-		tv->sort++;
-	} while (tv->sort < (int)t->n_columns && t->columns[tv->sort].title == NULL);
-	if (tv->sort == (int)t->n_columns)
-		tv->sort = -1;
-}
-
-static void move_selection(struct top_view *v, const struct top_model *m, int64_t by)
-{
-	struct table_view *tv = &v->tables[v->focus];
-	int64_t last = (int64_t)m->rows[v->focus].n - 1;
-	int64_t to = (int64_t)tv->selected + by;
-
-	to = to > last ? last : to;
-	tv->selected = to < 0 ? 0 : (uint32_t)to;
-}
-
-/* A key while a new delay is being typed. */
-static void entry_key(struct top_view *v, int key)
-{
-	size_t n = strlen(v->entry);
-
-	if ((key >= '0' && key <= '9') || key == '.') {
-		if (n + 1 < sizeof(v->entry)) {
-			v->entry[n] = (char)key;
-			v->entry[n + 1] = '\0';
-		}
-	} else if ((key == KEY_BACKSPACE || key == 127 || key == '\b') && n > 0) {
-		v->entry[n - 1] = '\0';
-	} else if (key == '\n' || key == KEY_ENTER) {
-		double delay_s = strtod(v->entry, NULL);
-
-		v->entering = false;
-		if (delay_s > 0)
-			top_view_set_delay_s(v, delay_s);
-	} else if (key == KEY_ESCAPE) {
-		v->entering = false;
-	}
-}
-
-static bool move_key(struct top_view *v, const struct top_model *m, int key)
-{
-	const struct table_view *tv = &v->tables[v->focus];
-	int64_t page = tv->shown > 1 ? tv->shown - 1 : 1;
-
-	switch (key) {
-	case KEY_UP:
-	case 'k':
-		move_selection(v, m, -1);
-		return true;
-	case KEY_DOWN:
-	case 'j':
-		move_selection(v, m, 1);
-		return true;
-	case KEY_PPAGE:
-		move_selection(v, m, -page);
-		return true;
-	case KEY_NPAGE:
-		move_selection(v, m, page);
-		return true;
-	case KEY_HOME:
-		move_selection(v, m, INT32_MIN);
-		return true;
-	case KEY_END:
-		move_selection(v, m, INT32_MAX);
-		return true;
-	default:
-		return false;
-	}
-}
-
-/* A key that changes what is looked at. */
-static void look_key(struct top_view *v, int key)
-{
-	switch (key) {
-	case 'h':
-	case '?':
-		v->overlay = HELP;
-		break;
-	case '\n':
-	case KEY_ENTER:
-		v->overlay = DETAILS;
-		break;
-	case '\t':
-		v->focus = (v->focus + 1) % TOP_TABLES;
-		break;
-	case KEY_BTAB:
-		v->focus = (v->focus + TOP_TABLES - 1) % TOP_TABLES;
-		break;
-	case 's':
-		next_sort(v);
-		break;
-	case 'n':
-		v->entering = true;
-		v->entry[0] = '\0';
-		break;
-	default:
-		break;
-	}
-}
-
-static enum top_action handle_key(struct top_view *v, const struct top_model *m, int key)
-{
-	if (key == KEY_RESIZE)
-		return TOP_NOTHING; /* everything is drawn anew after any key */
-	if (v->entering) {
-		entry_key(v, key);
-		return TOP_NOTHING;
-	}
-	if (key == 'q')
-		return TOP_QUIT;
-	if (move_key(v, m, key))
-		return TOP_NOTHING;
-	if (v->overlay != NO_OVERLAY) {
-		v->overlay = NO_OVERLAY; /* any other key puts it away */
-		return TOP_NOTHING;
-	}
-	if (key == 'p' || key == ' ') {
-		v->paused = !v->paused;
-		return TOP_REFRESH;
-	}
-	look_key(v, key);
-	return TOP_NOTHING;
 }
 
 enum top_action top_view_wait(struct top_view *v, const struct top_model *m, int timeout_ms)
@@ -477,7 +445,7 @@ enum top_action top_view_wait(struct top_view *v, const struct top_model *m, int
 	int key = getch();
 	if (key == ERR)
 		return TOP_NOTHING;
-	enum top_action action = handle_key(v, m, key);
+	enum top_action action = top_view_key(v, key);
 	top_view_draw(v, m);
 	return action;
 }

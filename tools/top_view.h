@@ -31,10 +31,11 @@ void top_view_set_delay_s(struct top_view *view, double delay_s);
 bool top_view_paused(const struct top_view *view);
 
 /*
- * Shares `lines` between n tables: each wants its title and its rows, the one in focus first.
- * Writes the lines of each, title included; 0: not shown. The sum is never above `lines`.
+ * Shares `lines` between n tables: each of the first n_always and the one in focus wants its title
+ * and its rows, the one in focus first; the others get what is left. Writes the lines of each,
+ * title included; 0: not shown. The sum is never above `lines`.
  */
-void top_layout(
-	uint32_t lines, const uint32_t *rows, uint32_t n, uint32_t focus, uint32_t *ret_lines);
+void top_layout(uint32_t lines, const uint32_t *rows, uint32_t n, uint32_t n_always, uint32_t focus,
+	uint32_t *ret_lines);
 
 #endif

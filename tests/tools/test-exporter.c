@@ -143,6 +143,51 @@ static void several_daemons_are_told_apart(void **state)
 	synthetic_destroy(&s);
 }
 
+/* The fake NVML comes before a real one. */
+static void find_fake_nvml(void)
+{
+	const char *old = getenv("LD_LIBRARY_PATH");
+	char folders[2000];
+
+	snprintf(folders, sizeof(folders), "%s:%s", harness_program("tests/tools/nvml"),
+		old == NULL ? "" : old);
+	setenv("LD_LIBRARY_PATH", folders, 1);
+}
+
+static void make_gpu(uint32_t number, const char *uuid)
+{
+	struct stats_device *d = &s.stats.devices[number];
+
+	snprintf(d->kind, sizeof(d->kind), "cuda");
+	snprintf(d->uuid, sizeof(d->uuid), "%s", uuid);
+	d->state = STATS_DEVICE_READY;
+}
+
+static void gpus_are_read_through_nvml(void **state)
+{
+	struct harness_output out;
+
+	find_fake_nvml();
+	start();
+	make_gpu(0, "GPU-1");
+	make_gpu(1, "MIG-1");
+	make_gpu(2, "GPU-gone");
+	RUN(&out, "--once", "-s", path);
+	assert_true(value(out.out, "gpuq_device_utilization_ratio", DEVICE) == 0.37);
+	assert_true(value(out.out, "gpuq_device_power_watts", DEVICE) == 251.5);
+	assert_true(value(out.out, "gpuq_device_temperature_celsius", DEVICE) == 61);
+	assert_true(value(out.out, "gpuq_device_memory_used_bytes", DEVICE) == 2e9);
+	assert_true(value(out.out, "gpuq_device_memory_bytes", ",device=\"1\"") == 8e9);
+	/* What a part of a GPU does not know, and a GPU that is not there: no sample. */
+	const char *power = strstr(out.out, "\ngpuq_device_power_watts{");
+	assert_null(strstr(power + 1, "\ngpuq_device_power_watts{"));
+	const char *memory = strstr(out.out, "\ngpuq_device_memory_bytes{");
+	memory = strstr(memory + 1, "\ngpuq_device_memory_bytes{");
+	assert_null(strstr(memory + 1, "\ngpuq_device_memory_bytes{"));
+	harness_output_free(&out);
+	synthetic_destroy(&s);
+}
+
 static void wrong_usage_is_refused(void **state)
 {
 	static const struct {
@@ -278,6 +323,7 @@ int main(void)
 		HARNESS_TEST(values_are_those_of_the_statistics),
 		HARNESS_TEST(histograms_are_cumulative),
 		HARNESS_TEST(several_daemons_are_told_apart),
+		HARNESS_TEST(gpus_are_read_through_nvml),
 		HARNESS_TEST(wrong_usage_is_refused),
 		HARNESS_TEST(http_answers),
 	};

@@ -102,7 +102,7 @@ static void json_is_one_document_in_a_line(void **state)
 		line = strtok_r(NULL, "\n", &rest)) {
 		json_t *d = json_loads(line, 0, NULL);
 		const char *schema, *daemon_state;
-		json_t *devices, *clients, *channels, *ops, *rate, *trouble;
+		json_t *devices, *clients, *channels, *ops, *rate, *trouble, *errors, *history;
 		int pid_there;
 
 		assert_non_null(d);
@@ -121,6 +121,13 @@ static void json_is_one_document_in_a_line(void **state)
 		assert_int_equal(json_array_size(clients), 3);
 		assert_int_equal(json_array_size(channels), 4);
 		assert_int_equal(json_array_size(ops), 2);
+		errors = json_object_get(d, "errors");
+		assert_int_equal(json_array_size(errors), 3);
+		assert_int_equal(json_array_size(json_object_get(d, "graphs")), 3);
+		assert_int_equal(json_array_size(json_object_get(d, "sessions")), 1);
+		assert_int_equal(json_array_size(json_object_get(d, "pipelines")), 1);
+		history = json_object_get(json_array_get(channels, 0), "rate_history_per_s");
+		assert_true(json_is_null(json_array_get(history, 0)));
 		json_decref(d);
 		documents++;
 	}
@@ -325,6 +332,10 @@ static void screen_follows_its_size(void **state)
 {
 	static const char *const everywhere[] = {
 		"serving", "DEVICE", "CLIENT", "CHANNEL", "MODEL", "OPERATOR", "RATE/s", "softmax"};
+	static const char *const with_room[] = {"ERROR", "GPUQ_ESHAPE",
+		"a dimension does not fit the other tensors", "a message was cut off", "SESSION",
+		"TTFT", "MAXGAP", "PIPELINE", "preprocess", "GRAPH", "captured", "HIT%", "UTIL",
+		"POWER", "TEMP"};
 	char *screen;
 
 	need_tmux();
@@ -341,8 +352,18 @@ static void screen_follows_its_size(void **state)
 	free(screen);
 
 	resize("120", "40");
-	screen = wait_for_whole("ARENA"); /* a column that needs this width */
+	screen = wait_for_whole("HISTORY"); /* a column that needs this width */
 	assert_int_equal(count_lines(screen), 40);
+	free(screen);
+
+	resize("200", "60"); /* room for everything */
+	screen = wait_for_whole("9 graphs 3");
+	for (size_t i = 0; i < sizeof(everywhere) / sizeof(everywhere[0]); i++)
+		assert_non_null(strstr(screen, everywhere[i]));
+	for (size_t i = 0; i < sizeof(with_room) / sizeof(with_room[0]); i++) {
+		if (strstr(screen, with_room[i]) == NULL)
+			fail_msg("no %s on:\n%s", with_room[i], screen);
+	}
 	free(screen);
 
 	resize("60", "15");
@@ -392,6 +413,73 @@ static void keys_do_what_help_says(void **state)
 	end_daemon(pid, SIGTERM);
 }
 
+static void other_views(void **state)
+{
+	char *screen;
+
+	need_tmux();
+	pid_t pid = start_daemon("4", "7");
+
+	open_screen("80", "24");
+	free(wait_for("tab channels"));
+	TMUX("send-keys", "-t", "top", "9");
+	free(wait_for("tab graphs"));
+	TMUX("send-keys", "-t", "top", "f", "C", "O", "L", "D", "Enter");
+	screen = wait_for_whole("f filter COLD");
+	assert_non_null(strstr(screen, "cold"));
+	assert_null(strstr(screen, "captured"));
+	free(screen);
+	TMUX("send-keys", "-t", "top", "f", "Escape");
+	free(wait_for("captured"));
+	TMUX("send-keys", "-t", "top", "6");
+	free(wait_for("tab errors"));
+	TMUX("send-keys", "-t", "top", "s", "r");
+	free(wait_for("s sort ERROR reversed"));
+	TMUX("send-keys", "-t", "top", "Enter");
+	free(wait_for("first_ago_ns"));
+	TMUX("send-keys", "-t", "top", "x", "t");
+	free(wait_for("USER, CLIENT, CHANNEL"));
+	free(wait_for("   `- channel 4"));
+	TMUX("send-keys", "-t", "top", "t", "Right", "Right", "Left");
+	free(wait_for("tab channels"));
+	quit();
+	end_daemon(pid, SIGTERM);
+}
+
+/* What the terminal was told, colours included. */
+static bool has_colours(void)
+{
+	char *screen = tmux((const char *const[]){"capture-pane", "-p", "-e", "-t", "top", NULL});
+	bool coloured = strstr(screen, "\033[30m") != NULL || strstr(screen, "\033[32m") != NULL;
+
+	free(screen);
+	return coloured;
+}
+
+static void check_colours(bool wanted)
+{
+	need_tmux();
+	pid_t pid = start_daemon("4", "7");
+
+	open_screen("80", "24");
+	free(wait_for_whole("tab channels"));
+	assert_int_equal(has_colours(), wanted);
+	quit();
+	end_daemon(pid, SIGTERM);
+}
+
+static void colours_are_used(void **state)
+{
+	unsetenv("NO_COLOR");
+	check_colours(true);
+}
+
+static void colours_can_be_turned_off(void **state)
+{
+	setenv("NO_COLOR", "1", 1);
+	check_colours(false);
+}
+
 static void screen_keeps_the_last_state(void **state)
 {
 	char expected[64];
@@ -426,6 +514,9 @@ int main(void)
 		HARNESS_TEST(without_a_terminal_batch_is_named),
 		HARNESS_TEST_LONG(screen_follows_its_size, 60),
 		HARNESS_TEST_LONG(keys_do_what_help_says, 60),
+		HARNESS_TEST_LONG(other_views, 60),
+		HARNESS_TEST_LONG(colours_are_used, 60),
+		HARNESS_TEST_LONG(colours_can_be_turned_off, 60),
 		HARNESS_TEST_LONG(screen_keeps_the_last_state, 60),
 	};
 

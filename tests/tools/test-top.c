@@ -154,6 +154,138 @@ static void differences_are_of_the_interval(void **state)
 	synthetic_destroy(&s);
 }
 
+static const void *row_at(const struct top_model *m, enum top_table_number table, uint32_t i)
+{
+	assert_true(i < m->rows[table].n);
+	return table_row(&top_tables[table], &m->rows[table], i);
+}
+
+static void sessions_and_pipelines_have_rates(void **state)
+{
+	struct top_model m = {0};
+
+	start(2, 2);
+	update(&m, 0);
+	synthetic_traffic(&s, 40, 500, 7000);
+	update(&m, 2 * SECOND_NS);
+	const struct top_session *session = row_at(&m, TOP_SESSIONS, 0);
+	assert_string_equal(session->model, "small");
+	assert_string_equal(session->name, "scorer");
+	assert_int_equal(session->pid, getpid());
+	assert_true(session->token_rate == 20);
+	assert_int_equal(session->first_token_ns, 3000000);
+	assert_true(session->longest_ns == TOP_UNKNOWN);
+	const struct top_pipeline *pipeline = row_at(&m, TOP_PIPELINES, 0);
+	assert_string_equal(pipeline->name, "preprocess");
+	assert_true(pipeline->rate == 20);
+	assert_near(pipeline->execute.p50, 7000);
+	assert_near(llm(&m)->first_token.p50, 21000);
+	assert_near(llm(&m)->gap.p99, 7000);
+	/* Others in their place. */
+	s.stats.sessions[0].handle++;
+	s.stats.pipelines[0].handle++;
+	s.stats.clients[0].generation++;
+	update(&m, SECOND_NS);
+	session = row_at(&m, TOP_SESSIONS, 0);
+	assert_true(isnan(session->token_rate) && session->pid == TOP_UNKNOWN);
+	assert_true(isnan(((const struct top_pipeline *)row_at(&m, TOP_PIPELINES, 0))->rate));
+	top_model_finish(&m);
+	synthetic_destroy(&s);
+}
+
+static void graphs_and_errors_are_told(void **state)
+{
+	struct top_model m = {0};
+
+	start(2, 2);
+	update(&m, 0);
+	const struct top_graph *graph = row_at(&m, TOP_GRAPHS, 0);
+	assert_string_equal(graph->state, "captured");
+	assert_true(graph->hit_percent == 90 && graph->bytes == 40960);
+	graph = row_at(&m, TOP_GRAPHS, 1);
+	assert_true(graph->bytes == TOP_UNKNOWN && graph->capture_ns == TOP_UNKNOWN);
+	graph = row_at(&m, TOP_GRAPHS, 2);
+	assert_string_equal(graph->reason, "too large");
+	assert_int_equal(m.rows[TOP_ERRORS].n, 3);
+	const struct top_error *error = row_at(&m, TOP_ERRORS, 0);
+	assert_string_equal(error->source, "control");
+	assert_string_equal(error->text, "a message was cut off");
+	error = row_at(&m, TOP_ERRORS, 1);
+	assert_string_equal(error->error, "GPUQ_ESHAPE");
+	assert_string_equal(error->subject, "softmax");
+	assert_string_equal(error->source, "device");
+	assert_non_null(strstr(error->text, "dimension"));
+	assert_int_equal(error->count, 3);
+	assert_true(error->first_ns < 3600 * SECOND_NS && error->last_ns <= error->first_ns);
+	top_model_finish(&m);
+	synthetic_destroy(&s);
+}
+
+/* The rates of a channel, drawn; another channel in its record starts anew. */
+static void channels_have_a_history(void **state)
+{
+	const struct column *column = NULL;
+	struct top_model m = {0};
+	char text[64];
+
+	for (uint32_t i = 0; i < top_tables[TOP_CHANNELS].n_columns; i++) {
+		if (top_tables[TOP_CHANNELS].columns[i].kind == COLUMN_HISTORY)
+			column = &top_tables[TOP_CHANNELS].columns[i];
+	}
+	assert_non_null(column);
+	start(1, 1);
+	update(&m, 0);
+	for (uint64_t n = 0; n <= 700; n += 100) {
+		synthetic_traffic(&s, n, 500, 500);
+		update(&m, SECOND_NS);
+	}
+	assert_string_equal(
+		table_value(column, channel(&m, 0), text, sizeof(text)), "    _.:-=+*#");
+	s.stats.channels[0].generation++;
+	update(&m, SECOND_NS);
+	assert_string_equal(
+		table_value(column, channel(&m, 0), text, sizeof(text)), "            ");
+	update(&m, SECOND_NS);
+	assert_string_equal(
+		table_value(column, channel(&m, 0), text, sizeof(text)), "           _");
+	top_model_finish(&m);
+	synthetic_destroy(&s);
+}
+
+static const struct top_node *node(const struct top_rows *rows, uint32_t i)
+{
+	assert_true(i < rows->n);
+	return (const struct top_node *)rows->rows + i;
+}
+
+static void clients_are_a_tree(void **state)
+{
+	struct top_rows rows;
+	struct top_model m = {0};
+
+	start(3, 4);
+	s.stats.clients[1].uid = 4000000000u; /* nobody of that number has a name */
+	synthetic_traffic(&s, 10, 500, 500);
+	s.stats.channels[0].depth = 3;
+	s.stats.channels[3].depth = 4;
+	update(&m, 0);
+	assert_int_equal(top_tree(&m, &rows), 0);
+	assert_int_equal(rows.n, 2 + 3 + 4);
+	assert_int_equal(node(&rows, 0)->clients, 2);
+	assert_int_equal(node(&rows, 0)->channels, 3);
+	assert_int_equal(node(&rows, 0)->depth, 7);
+	assert_near(node(&rows, 0)->queue.p99, 500);
+	assert_non_null(strstr(node(&rows, 1)->label, "scorer ("));
+	assert_string_equal(node(&rows, 2)->label, "   |- channel 0");
+	assert_string_equal(node(&rows, 3)->label, "   `- channel 3");
+	assert_string_equal(node(&rows, 4)->label, "   camera (1002)");
+	assert_string_equal(node(&rows, 6)->label, "4000000000");
+	assert_string_equal(node(&rows, 8)->label, "   `- channel 1");
+	free(rows.rows);
+	top_model_finish(&m);
+	synthetic_destroy(&s);
+}
+
 /* Another channel in the same record, and a counter that went back, have nothing to compare. */
 static void reused_records_start_anew(void **state)
 {
@@ -520,7 +652,7 @@ static void layout_fills_and_never_overflows(void **state)
 			for (uint32_t focus = 0; focus < 4; focus++) {
 				uint32_t got[4], sum = 0;
 
-				top_layout(lines, shapes[k], 4, focus, got);
+				top_layout(lines, shapes[k], 4, 4, focus, got);
 				for (uint32_t i = 0; i < 4; i++) {
 					sum += got[i];
 					assert_true(got[i] <= 1 + shapes[k][i]);
@@ -534,12 +666,34 @@ static void layout_fills_and_never_overflows(void **state)
 	}
 }
 
+/* Tables that are shown when there is room get it last, and the one in focus at once. */
+static void layout_has_room_for_more(void **state)
+{
+	static const uint32_t rows[4] = {1, 3, 2, 4};
+	uint32_t got[4];
+
+	top_layout(6, rows, 4, 2, 0, got);
+	assert_memory_equal(got, ((uint32_t[]){2, 4, 0, 0}), sizeof(got));
+	top_layout(8, rows, 4, 2, 0, got);
+	assert_memory_equal(got, ((uint32_t[]){2, 4, 2, 0}), sizeof(got));
+	top_layout(14, rows, 4, 2, 0, got);
+	assert_memory_equal(got, ((uint32_t[]){2, 4, 3, 5}), sizeof(got));
+	top_layout(10, rows, 4, 2, 3, got);
+	assert_memory_equal(got, ((uint32_t[]){2, 3, 0, 5}), sizeof(got));
+	top_layout(5, rows, 4, 2, 3, got);
+	assert_memory_equal(got, ((uint32_t[]){0, 0, 0, 5}), sizeof(got));
+}
+
 int main(void)
 {
 	static const struct harness_test tests[] = {
 		HARNESS_TEST(first_snapshot_shows_totals_and_no_rates),
 		HARNESS_TEST(models_have_rates),
 		HARNESS_TEST(differences_are_of_the_interval),
+		HARNESS_TEST(sessions_and_pipelines_have_rates),
+		HARNESS_TEST(graphs_and_errors_are_told),
+		HARNESS_TEST(channels_have_a_history),
+		HARNESS_TEST(clients_are_a_tree),
 		HARNESS_TEST(reused_records_start_anew),
 		HARNESS_TEST(clients_have_states),
 		HARNESS_TEST(dying_clients_are_shown),
@@ -555,6 +709,7 @@ int main(void)
 		HARNESS_TEST(json_has_null_for_what_is_unknown),
 		HARNESS_TEST(numbers_are_short),
 		HARNESS_TEST(layout_fills_and_never_overflows),
+		HARNESS_TEST(layout_has_room_for_more),
 	};
 
 	return harness_run("tools-top", tests, sizeof(tests) / sizeof(tests[0]));

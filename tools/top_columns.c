@@ -1,0 +1,263 @@
+/* SPDX-License-Identifier: MIT */
+/* The tables: what each column shows of a row, and which columns a narrow terminal leaves out. */
+#include "tools/top_table.h"
+
+#define FIELD(type, field) offsetof(struct type, field)
+#define COUNT(array) (sizeof(array) / sizeof((array)[0]))
+
+static const struct column device_columns[] = {
+	{"DEVICE", "device", COLUMN_COUNT, FIELD(top_device, number), 6},
+	{"KIND", "kind", COLUMN_TEXT, FIELD(top_device, kind), 5, 5},
+	{"STATE", "state", COLUMN_TEXT, FIELD(top_device, state), 8},
+	{"RATE/s", "rate_per_s", COLUMN_RATE, FIELD(top_device, rate), 7},
+	{"QUEUED", "queued", COLUMN_COUNT, FIELD(top_device, queued), 6, 1},
+	{"EXEC", "executing", COLUMN_COUNT, FIELD(top_device, executing), 5, 2},
+	{"BUSY", "busy_percent", COLUMN_PERCENT, FIELD(top_device, busy_percent), 5, 1},
+	{"UTIL", "utilization_percent", COLUMN_PERCENT, FIELD(top_device, utilization_percent), 4,
+		1},
+	{"MEM", "memory_used_bytes", COLUMN_BYTES, FIELD(top_device, memory_used_bytes), 5, 2},
+	{"POWER", "power_w", COLUMN_WATTS, FIELD(top_device, power_w), 5, 2},
+	{"TEMP", "temperature_c", COLUMN_CELSIUS, FIELD(top_device, temperature_c), 4, 2},
+	{"FAILED", "failed", COLUMN_COUNT, FIELD(top_device, failed), 6, 3},
+	{"REPLAYS", "graph_hits", COLUMN_COUNT, FIELD(top_device, graph_hits), 7, 5},
+	{"CAPTS", "graph_captures", COLUMN_COUNT, FIELD(top_device, graph_captures), 5, 6},
+	{"GRAPHS", "graph_bytes", COLUMN_BYTES, FIELD(top_device, graph_bytes), 6, 6},
+	{"EPOCH", "epoch", COLUMN_COUNT, FIELD(top_device, epoch), 5, 3},
+	{"PID", "pid", COLUMN_COUNT, FIELD(top_device, pid), 7, 4},
+	{NULL, "completed", COLUMN_COUNT, FIELD(top_device, completed)},
+	{NULL, "workers", COLUMN_COUNT, FIELD(top_device, workers)},
+	{NULL, "active_channels", COLUMN_COUNT, FIELD(top_device, active_channels)},
+	{NULL, "inline_runs", COLUMN_COUNT, FIELD(top_device, inline_runs)},
+	{NULL, "worker_runs", COLUMN_COUNT, FIELD(top_device, worker_runs)},
+	{NULL, "sleeps", COLUMN_COUNT, FIELD(top_device, sleeps)},
+	{NULL, "doorbells", COLUMN_COUNT, FIELD(top_device, doorbells)},
+	{NULL, "rescues", COLUMN_COUNT, FIELD(top_device, rescues)},
+	{NULL, "poisoned", COLUMN_COUNT, FIELD(top_device, poisoned)},
+	{NULL, "hints", COLUMN_COUNT, FIELD(top_device, hints)},
+	{NULL, "false_hints", COLUMN_COUNT, FIELD(top_device, false_hints)},
+	{NULL, "graph_misses", COLUMN_COUNT, FIELD(top_device, graph_misses)},
+	{NULL, "graph_failures", COLUMN_COUNT, FIELD(top_device, graph_failures)},
+	{NULL, "graph_evictions", COLUMN_COUNT, FIELD(top_device, graph_evictions)},
+	{NULL, "graph_budget", COLUMN_BYTES, FIELD(top_device, graph_budget)},
+	{NULL, "captures_stopped", COLUMN_COUNT, FIELD(top_device, captures_stopped)},
+	{"NAME", "name", COLUMN_TEXT, FIELD(top_device, name), 8, 6, 22},
+	{NULL, "memory_bytes", COLUMN_BYTES, FIELD(top_device, memory_bytes)},
+	{NULL, "uuid", COLUMN_TEXT, FIELD(top_device, uuid)},
+	{NULL, "driver", COLUMN_TEXT, FIELD(top_device, driver)},
+};
+
+static const struct column client_columns[] = {
+	{"CLIENT", "pid", COLUMN_COUNT, FIELD(top_client, pid), 7},
+	{"USER", "user", COLUMN_TEXT, FIELD(top_client, user), 8, 5},
+	{"NAME", "name", COLUMN_TEXT, FIELD(top_client, name), 10, 1, 22},
+	{"STATE", "state", COLUMN_TEXT, FIELD(top_client, state), 8},
+	{"CHAN", "channels", COLUMN_COUNT, FIELD(top_client, channels), 4, 6},
+	{"DEPTH", "depth", COLUMN_COUNT, FIELD(top_client, depth), 5, 7},
+	{"FLIGHT", "in_flight", COLUMN_COUNT, FIELD(top_client, in_flight), 6, 4},
+	{"RATE/s", "rate_per_s", COLUMN_RATE, FIELD(top_client, rate), 7},
+	{"QUE50", "queue_p50_ns", COLUMN_NS, FIELD(top_client, queue.p50), 6, 8},
+	{"QUE99", "queue_p99_ns", COLUMN_NS, FIELD(top_client, queue.p99), 6, 3},
+	{"EXE50", "execute_p50_ns", COLUMN_NS, FIELD(top_client, execute.p50), 6, 8},
+	{"EXE99", "execute_p99_ns", COLUMN_NS, FIELD(top_client, execute.p99), 6, 3},
+	{"FAILED", "failed", COLUMN_COUNT, FIELD(top_client, failed), 6, 2},
+	{"MEM", "segment_bytes", COLUMN_BYTES, FIELD(top_client, segment_bytes), 5, 9},
+	{"AGE", "age_ns", COLUMN_AGE, FIELD(top_client, age_ns), 6, 9},
+	{NULL, "record", COLUMN_COUNT, FIELD(top_client, record)},
+	{NULL, "uid", COLUMN_COUNT, FIELD(top_client, uid)},
+	{NULL, "unread", COLUMN_COUNT, FIELD(top_client, unread)},
+	{NULL, "completed", COLUMN_COUNT, FIELD(top_client, completed)},
+};
+
+static const struct column channel_columns[] = {
+	{"CHANNEL", "channel", COLUMN_COUNT, FIELD(top_channel, record), 7},
+	{"PID", "pid", COLUMN_COUNT, FIELD(top_channel, pid), 7, 1},
+	{"NAME", "name", COLUMN_TEXT, FIELD(top_channel, name), 6, 6, 22},
+	{"DEV", "device", COLUMN_COUNT, FIELD(top_channel, device), 3, 9},
+	{"PRI", "priority", COLUMN_COUNT, FIELD(top_channel, priority), 3, 9},
+	{"STATE", "state", COLUMN_TEXT, FIELD(top_channel, state), 8, 5},
+	{"DEPTH", "depth", COLUMN_COUNT, FIELD(top_channel, depth), 5, 1},
+	{"FLIGHT", "in_flight", COLUMN_COUNT, FIELD(top_channel, in_flight), 6, 1},
+	{"UNREAD", "unread", COLUMN_COUNT, FIELD(top_channel, unread), 6, 8},
+	{"RATE/s", "rate_per_s", COLUMN_RATE, FIELD(top_channel, rate), 7},
+	{"QUE50", "queue_p50_ns", COLUMN_NS, FIELD(top_channel, queue.p50), 6, 4},
+	{"QUE99", "queue_p99_ns", COLUMN_NS, FIELD(top_channel, queue.p99), 6, 2},
+	{"EXE50", "execute_p50_ns", COLUMN_NS, FIELD(top_channel, execute.p50), 6, 4},
+	{"EXE99", "execute_p99_ns", COLUMN_NS, FIELD(top_channel, execute.p99), 6, 2},
+	{"HISTORY", "rate_history_per_s", COLUMN_HISTORY, FIELD(top_channel, rates), TOP_HISTORY,
+		6},
+	{"FAILED", "failed", COLUMN_COUNT, FIELD(top_channel, failed), 6, 3},
+	{"ARENA", "arena_bytes", COLUMN_BYTES, FIELD(top_channel, arena_bytes), 5, 10},
+	{NULL, "client", COLUMN_COUNT, FIELD(top_channel, client)},
+	{NULL, "sq_entries", COLUMN_COUNT, FIELD(top_channel, sq_entries)},
+	{NULL, "cq_entries", COLUMN_COUNT, FIELD(top_channel, cq_entries)},
+	{NULL, "completed", COLUMN_COUNT, FIELD(top_channel, completed)},
+	{NULL, "cancelled", COLUMN_COUNT, FIELD(top_channel, cancelled)},
+	{NULL, "expired", COLUMN_COUNT, FIELD(top_channel, expired)},
+	{NULL, "rescues", COLUMN_COUNT, FIELD(top_channel, rescues)},
+};
+
+static const struct column llm_columns[] = {
+	{"MODEL", "name", COLUMN_TEXT, FIELD(top_llm, name), 16, 0, 22},
+	{"STATE", "state", COLUMN_TEXT, FIELD(top_llm, state), 9, 4},
+	{"SESSNS", "sessions", COLUMN_COUNT, FIELD(top_llm, sessions), 6},
+	{"TOKENS", "computed_tokens", COLUMN_COUNT, FIELD(top_llm, computed_tokens), 7, 5},
+	{"TOK/s", "token_rate_per_s", COLUMN_RATE, FIELD(top_llm, token_rate), 7},
+	{"TTFT50", "first_token_p50_ns", COLUMN_NS, FIELD(top_llm, first_token.p50), 6, 3},
+	{"TTFT99", "first_token_p99_ns", COLUMN_NS, FIELD(top_llm, first_token.p99), 6, 2},
+	{"GAP50", "gap_p50_ns", COLUMN_NS, FIELD(top_llm, gap.p50), 6, 3},
+	{"GAP99", "gap_p99_ns", COLUMN_NS, FIELD(top_llm, gap.p99), 6, 2},
+	{"STEP/s", "step_rate_per_s", COLUMN_RATE, FIELD(top_llm, step_rate), 7, 5},
+	{"KV", "kv_percent", COLUMN_PERCENT, FIELD(top_llm, kv_percent), 4},
+	{"MEM", "bytes", COLUMN_BYTES, FIELD(top_llm, bytes), 5, 4},
+	{"STEP50", "decode_p50_ns", COLUMN_NS, FIELD(top_llm, decode.p50), 6, 6},
+	{"STEP99", "decode_p99_ns", COLUMN_NS, FIELD(top_llm, decode.p99), 6, 6},
+	{NULL, "chunk_p50_ns", COLUMN_NS, FIELD(top_llm, chunk.p50)},
+	{NULL, "chunk_p99_ns", COLUMN_NS, FIELD(top_llm, chunk.p99)},
+	{NULL, "architecture", COLUMN_TEXT, FIELD(top_llm, architecture)},
+	{NULL, "max_sessions", COLUMN_COUNT, FIELD(top_llm, max_sessions)},
+	{NULL, "max_tokens", COLUMN_COUNT, FIELD(top_llm, max_tokens)},
+	{NULL, "loaded_bytes", COLUMN_BYTES, FIELD(top_llm, loaded_bytes)},
+	{NULL, "total_bytes", COLUMN_BYTES, FIELD(top_llm, total_bytes)},
+	{NULL, "kv_blocks", COLUMN_COUNT, FIELD(top_llm, kv_blocks)},
+	{NULL, "kv_free_blocks", COLUMN_COUNT, FIELD(top_llm, kv_free_blocks)},
+	{NULL, "kv_cached_blocks", COLUMN_COUNT, FIELD(top_llm, kv_cached_blocks)},
+	{NULL, "prompt_tokens", COLUMN_COUNT, FIELD(top_llm, prompt_tokens)},
+	{NULL, "shared_tokens", COLUMN_COUNT, FIELD(top_llm, shared_tokens)},
+	{NULL, "generated_tokens", COLUMN_COUNT, FIELD(top_llm, generated_tokens)},
+	{NULL, "steps", COLUMN_COUNT, FIELD(top_llm, steps)},
+	{NULL, "rows", COLUMN_COUNT, FIELD(top_llm, rows)},
+	{NULL, "evictions", COLUMN_COUNT, FIELD(top_llm, evictions)},
+	{NULL, "preemptions", COLUMN_COUNT, FIELD(top_llm, preemptions)},
+};
+
+static const struct column op_columns[] = {
+	{"OPERATOR", "name", COLUMN_TEXT, FIELD(top_op, name), 16, 0, 22},
+	{"CALLS", "calls", COLUMN_COUNT, FIELD(top_op, calls), 7, 1},
+	{"RATE/s", "rate_per_s", COLUMN_RATE, FIELD(top_op, rate), 7},
+	{"EXE50", "execute_p50_ns", COLUMN_NS, FIELD(top_op, execute.p50), 6},
+	{"EXE99", "execute_p99_ns", COLUMN_NS, FIELD(top_op, execute.p99), 6},
+	{"FAILED", "failed", COLUMN_COUNT, FIELD(top_op, failed), 6},
+};
+
+static const struct column error_columns[] = {
+	{"ERROR", "error", COLUMN_TEXT, FIELD(top_error, error), 14},
+	{"OF", "subject", COLUMN_TEXT, FIELD(top_error, subject), 14, 1},
+	{"COUNT", "count", COLUMN_COUNT, FIELD(top_error, count), 7},
+	{"RATE/s", "rate_per_s", COLUMN_RATE, FIELD(top_error, rate), 7, 3},
+	{"FIRST", "first_ago_ns", COLUMN_AGE, FIELD(top_error, first_ns), 6, 4},
+	{"LAST", "last_ago_ns", COLUMN_AGE, FIELD(top_error, last_ns), 6, 2},
+	{"TEXT", "text", COLUMN_TEXT, FIELD(top_error, text), 18, 2, 100},
+	{NULL, "source", COLUMN_TEXT, FIELD(top_error, source)},
+};
+
+static const struct column session_columns[] = {
+	{"SESSION", "session", COLUMN_COUNT, FIELD(top_session, handle), 10},
+	{"MODEL", "model", COLUMN_TEXT, FIELD(top_session, model), 9, 2},
+	{"PID", "pid", COLUMN_COUNT, FIELD(top_session, pid), 7, 1},
+	{"USER", "user", COLUMN_TEXT, FIELD(top_session, user), 8, 6},
+	{"NAME", "name", COLUMN_TEXT, FIELD(top_session, name), 8, 5, 22},
+	{"TOKENS", "tokens", COLUMN_COUNT, FIELD(top_session, tokens), 6, 1},
+	{"BLOCKS", "kv_blocks", COLUMN_COUNT, FIELD(top_session, kv_blocks), 6, 3},
+	{"TOK/s", "token_rate_per_s", COLUMN_RATE, FIELD(top_session, token_rate), 7},
+	{"TTFT", "first_token_ns", COLUMN_NS, FIELD(top_session, first_token_ns), 6, 2},
+	{"GAP", "gap_ns", COLUMN_NS, FIELD(top_session, gap_ns), 6, 2},
+	{"MAXGAP", "longest_gap_ns", COLUMN_NS, FIELD(top_session, longest_ns), 6, 4},
+	{"FAILED", "failed", COLUMN_COUNT, FIELD(top_session, failed), 6, 6},
+	{"IDLE", "idle_ns", COLUMN_AGE, FIELD(top_session, idle_ns), 6, 4},
+	{"AGE", "age_ns", COLUMN_AGE, FIELD(top_session, age_ns), 6, 7},
+	{NULL, "prompt_tokens", COLUMN_COUNT, FIELD(top_session, prompt_tokens)},
+	{NULL, "answers", COLUMN_COUNT, FIELD(top_session, answers)},
+	{NULL, "channel", COLUMN_COUNT, FIELD(top_session, channel)},
+};
+
+static const struct column pipeline_columns[] = {
+	{"PIPELINE", "name", COLUMN_TEXT, FIELD(top_pipeline, name), 16, 0, 22},
+	{"CLIENT", "client", COLUMN_TEXT, FIELD(top_pipeline, client), 10, 2},
+	{"PID", "pid", COLUMN_COUNT, FIELD(top_pipeline, pid), 7, 1},
+	{"STEPS", "steps", COLUMN_COUNT, FIELD(top_pipeline, steps), 5, 3},
+	{"CALLS", "calls", COLUMN_COUNT, FIELD(top_pipeline, calls), 7, 1},
+	{"RATE/s", "rate_per_s", COLUMN_RATE, FIELD(top_pipeline, rate), 7},
+	{"EXE50", "execute_p50_ns", COLUMN_NS, FIELD(top_pipeline, execute.p50), 6},
+	{"EXE99", "execute_p99_ns", COLUMN_NS, FIELD(top_pipeline, execute.p99), 6},
+	{"FAILED", "failed", COLUMN_COUNT, FIELD(top_pipeline, failed), 6},
+	{NULL, "pipeline", COLUMN_COUNT, FIELD(top_pipeline, handle)},
+};
+
+static const struct column graph_columns[] = {
+	{"GRAPH", "id", COLUMN_COUNT, FIELD(top_graph, id), 6, 4},
+	{"SHAPE", "shape", COLUMN_TEXT, FIELD(top_graph, shape), 28, 0, 100},
+	{"STATE", "state", COLUMN_TEXT, FIELD(top_graph, state), 9},
+	{"USES", "uses", COLUMN_COUNT, FIELD(top_graph, uses), 7, 1},
+	{"RATE/s", "rate_per_s", COLUMN_RATE, FIELD(top_graph, rate), 7, 2},
+	{"HITS", "hits", COLUMN_COUNT, FIELD(top_graph, hits), 7, 4},
+	{"HIT%", "hit_percent", COLUMN_PERCENT, FIELD(top_graph, hit_percent), 4},
+	{"MEM", "bytes", COLUMN_BYTES, FIELD(top_graph, bytes), 5, 1},
+	{"CAPTURE", "capture_ns", COLUMN_NS, FIELD(top_graph, capture_ns), 7, 1},
+	{"KERNELS", "kernels", COLUMN_COUNT, FIELD(top_graph, kernels), 7, 5},
+	{"IDLE", "idle_ns", COLUMN_AGE, FIELD(top_graph, idle_ns), 6, 3},
+	{NULL, "pinned", COLUMN_COUNT, FIELD(top_graph, pinned)},
+	{NULL, "device", COLUMN_COUNT, FIELD(top_graph, device)},
+	{NULL, "reason", COLUMN_TEXT, FIELD(top_graph, reason)},
+};
+
+static const struct column node_columns[] = {
+	{"USER, CLIENT, CHANNEL", "label", COLUMN_TEXT, FIELD(top_node, label), 21, 0, 22},
+	{"STATE", "state", COLUMN_TEXT, FIELD(top_node, state), 8, 2},
+	{"CLIENTS", "clients", COLUMN_COUNT, FIELD(top_node, clients), 7, 6},
+	{"CHAN", "channels", COLUMN_COUNT, FIELD(top_node, channels), 4, 5},
+	{"DEPTH", "depth", COLUMN_COUNT, FIELD(top_node, depth), 5, 4},
+	{"FLIGHT", "in_flight", COLUMN_COUNT, FIELD(top_node, in_flight), 6, 4},
+	{"RATE/s", "rate_per_s", COLUMN_RATE, FIELD(top_node, rate), 7},
+	{"QUE50", "queue_p50_ns", COLUMN_NS, FIELD(top_node, queue.p50), 6, 7},
+	{"QUE99", "queue_p99_ns", COLUMN_NS, FIELD(top_node, queue.p99), 6, 1},
+	{"EXE50", "execute_p50_ns", COLUMN_NS, FIELD(top_node, execute.p50), 6, 7},
+	{"EXE99", "execute_p99_ns", COLUMN_NS, FIELD(top_node, execute.p99), 6, 1},
+	{"FAILED", "failed", COLUMN_COUNT, FIELD(top_node, failed), 6, 1},
+	{"MEM", "segment_bytes", COLUMN_BYTES, FIELD(top_node, segment_bytes), 5, 3},
+};
+
+static const struct column daemon_columns[] = {
+	{NULL, "state", COLUMN_TEXT, FIELD(top_daemon, state)},
+	{NULL, "pid", COLUMN_COUNT, FIELD(top_daemon, pid)},
+	{NULL, "uid", COLUMN_COUNT, FIELD(top_daemon, uid)},
+	{NULL, "version", COLUMN_TEXT, FIELD(top_daemon, version)},
+	{NULL, "socket", COLUMN_TEXT, FIELD(top_daemon, socket)},
+	{NULL, "uptime_ns", COLUMN_AGE, FIELD(top_daemon, uptime_ns)},
+	{NULL, "silent_ns", COLUMN_AGE, FIELD(top_daemon, silent_ns)},
+	{NULL, "cpus", COLUMN_COUNT, FIELD(top_daemon, cpus)},
+	{NULL, "clients", COLUMN_COUNT, FIELD(top_daemon, clients)},
+	{NULL, "channels", COLUMN_COUNT, FIELD(top_daemon, channels)},
+	{NULL, "segment_bytes", COLUMN_BYTES, FIELD(top_daemon, segment_bytes)},
+	{NULL, "completed", COLUMN_COUNT, FIELD(top_daemon, completed)},
+	{NULL, "failed", COLUMN_COUNT, FIELD(top_daemon, failed)},
+	{NULL, "rate_per_s", COLUMN_RATE, FIELD(top_daemon, rate)},
+	{NULL, "fail_rate_per_s", COLUMN_RATE, FIELD(top_daemon, fail_rate)},
+	{NULL, "accepted", COLUMN_COUNT, FIELD(top_daemon, accepted)},
+	{NULL, "refused", COLUMN_COUNT, FIELD(top_daemon, refused)},
+	{NULL, "protocol_errors", COLUMN_COUNT, FIELD(top_daemon, protocol_errors)},
+	{NULL, "deaths", COLUMN_COUNT, FIELD(top_daemon, deaths)},
+	{NULL, "accept_exhausted", COLUMN_COUNT, FIELD(top_daemon, accept_exhausted)},
+	{NULL, "device_restarts", COLUMN_COUNT, FIELD(top_daemon, device_restarts)},
+	{NULL, "interval_s", COLUMN_SECONDS, FIELD(top_daemon, interval_s)},
+};
+
+#define TABLE(key, name, type, columns)                                  \
+	{                                                                \
+		key, name, sizeof(struct type), COUNT(columns), columns, \
+	}
+
+const struct table top_tables[TOP_TABLES] = {
+	[TOP_DEVICES] = TABLE("devices", "devices", top_device, device_columns),
+	[TOP_CLIENTS] = TABLE("clients", "clients", top_client, client_columns),
+	[TOP_CHANNELS] = TABLE("channels", "channels", top_channel, channel_columns),
+	[TOP_MODELS] = TABLE("models", "models", top_llm, llm_columns),
+	[TOP_OPS] = TABLE("ops", "operators", top_op, op_columns),
+	[TOP_ERRORS] = TABLE("errors", "errors", top_error, error_columns),
+	[TOP_SESSIONS] = TABLE("sessions", "sessions", top_session, session_columns),
+	[TOP_PIPELINES] = TABLE("pipelines", "pipelines", top_pipeline, pipeline_columns),
+	[TOP_GRAPHS] = TABLE("graphs", "graphs", top_graph, graph_columns),
+};
+
+const struct table top_tree_table = TABLE("tree", "clients", top_node, node_columns);
+
+const struct table top_daemon_table = TABLE("daemon", "daemon", top_daemon, daemon_columns);
