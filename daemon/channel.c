@@ -162,6 +162,8 @@ void channel_note_inline(struct channel *ch, uint64_t user_data)
 	shm_store_release(&l->inline_user_data, user_data);
 	shm_store_release(&l->inline_cq_at, ch->cq.prod);
 	ledger_commit(ch);
+	/* So a client that outlives gpuqd knows that what is behind this has not been started. */
+	ring_release(&ch->sq);
 }
 
 /* Is index a before index b? Indices may have wrapped between them. */
@@ -170,9 +172,10 @@ static bool before(uint64_t a, uint64_t b)
 	return (int64_t)(a - b) < 0;
 }
 
-static void post_lost(struct channel *ch, uint64_t user_data)
+static void post_lost(struct channel *ch, uint64_t user_data, uint32_t flags)
 {
-	const struct wire_cqe cqe = {.user_data = user_data, .status = -GPUQ_EDEVICE};
+	const struct wire_cqe cqe = {
+		.user_data = user_data, .status = -GPUQ_EDEVICE, .flags = flags};
 
 	/* Space was reserved: without it the client's index is a lie. */
 	if (ring_space(&ch->cq, 1) < 1)
@@ -183,7 +186,12 @@ static void post_lost(struct channel *ch, uint64_t user_data)
 
 static bool entry_is_of(const struct ledger_entry *e, const struct channel *ch)
 {
-	return e->generation == ch->generation && e->channel == ch->number;
+	return ledger_entry_is_of(e, ch->number, ch->generation);
+}
+
+static uint32_t lost_flags(const struct ledger_entry *e)
+{
+	return (e->channel & LEDGER_STARTED) == 0 ? WIRE_CQE_NOT_STARTED : 0;
 }
 
 static bool entry_completed(const struct ledger_entry *e, uint64_t prod)
@@ -199,14 +207,14 @@ void channel_recover(struct channel *ch, struct ledger_entry *entries, uint32_t 
 	/* We may die here too: until the commit, the notes must lead a successor to the same. */
 	if (before(l->inline_seq, cons) && !before(l->inline_cq_at, prod)) {
 		shm_store_release(&l->inline_cq_at, ch->cq.prod);
-		post_lost(ch, l->inline_user_data);
+		post_lost(ch, l->inline_user_data, 0);
 	}
 	for (uint32_t i = 0; i < n_entries; i++) {
 		struct ledger_entry *e = &entries[i];
 		if (!entry_is_of(e, ch) || !before(e->seq, cons) || entry_completed(e, prod))
 			continue;
 		shm_store_release(&e->cq_at, ch->cq.prod);
-		post_lost(ch, e->user_data);
+		post_lost(ch, e->user_data, lost_flags(e));
 	}
 	/* The process before may have died between its commit and its publication. */
 	ch->cq.published = ch->cq.prod - ch->cq.entries;

@@ -158,7 +158,7 @@ static void forget_notes(struct link *l, const struct devlink_msg *msg)
 	struct ledger_entry *entries = (void *)(l->ledger + l->start.max_channels);
 
 	for (uint32_t i = 0; msg->recover && i < l->start.max_in_flight; i++) {
-		if (entries[i].channel == msg->channel && entries[i].generation == msg->generation)
+		if (ledger_entry_is_of(&entries[i], msg->channel, msg->generation))
 			shm_store_release_u32(&entries[i].generation, 0);
 	}
 }

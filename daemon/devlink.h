@@ -57,6 +57,8 @@
 
 #include "shm/wire.h"
 
+#include <stdbool.h>
+
 enum {
 	DEVLINK_FD_LINK = 3,
 	DEVLINK_FD_PAGE = 4,
@@ -69,7 +71,7 @@ enum {
  * control process answers with DEVLINK_FAILED; so `version` changes whenever something here does,
  * in the ledger or in the statistics, and stays in front.
  */
-#define DEVLINK_VERSION 1u
+#define DEVLINK_VERSION 2u
 struct devlink_start {
 	uint32_t version; /* DEVLINK_VERSION */
 	uint32_t device;  /* slot in page and statistics */
@@ -176,7 +178,8 @@ struct devlink_msg {
  *
  *   - answers with -GPUQ_EDEVICE the entry noted as inline when it was consumed
  *     (inline_seq < sq_cons) but not completed (inline_cq_at >= cq_prod);
- *   - likewise every noted ledger_entry with seq < sq_cons and cq_at >= cq_prod;
+ *   - likewise every noted ledger_entry with seq < sq_cons and cq_at >= cq_prod, and says of those
+ *     without LEDGER_STARTED that they never started;
  *   - takes entries from sq_cons on: those that its predecessor had read beyond the commit were
  *     never executed.
  */
@@ -203,9 +206,16 @@ struct ledger_entry {
 	uint64_t user_data;
 	uint64_t seq;
 	uint64_t cq_at; /* of its completion; before that, an index that is never reached */
-	uint32_t channel;
+	uint32_t channel;    /* its number; LEDGER_STARTED is set before anything of it runs */
 	uint32_t generation; /* of the channel; 0: the record is free */
 };
+#define LEDGER_STARTED 0x80000000u
+
+static inline bool ledger_entry_is_of(
+	const struct ledger_entry *e, uint32_t channel, uint32_t generation)
+{
+	return e->generation == generation && (e->channel & ~LEDGER_STARTED) == channel;
+}
 
 /*
  * Signs of life, which the control process reads: words that change while all is well. It compares

@@ -146,6 +146,8 @@ static void slot_complete(
 		.executed_ns = end_ns - start_ns,
 	};
 
+	if (status == -GPUQ_EDEVICE && (slot->ledger->channel & LEDGER_STARTED) == 0)
+		cqe.flags |= WIRE_CQE_NOT_STARTED;
 	if (slot->submit_ns != 0 && slot->submit_ns < start_ns)
 		cqe.queued_ns = start_ns - slot->submit_ns;
 	if (ch->state == CHANNEL_OPEN) {
@@ -431,6 +433,7 @@ static bool launch(struct dispatch *d, struct channel *ch)
 	}
 	if (slot->deadline_ns != 0 && slot_expire(d, slot, now_ns))
 		return true;
+	shm_store_release_u32(&slot->ledger->channel, ch->number | LEDGER_STARTED);
 	if (slot->kind == SLOT_SESSION) {
 		slot_dequeue(d, slot);
 		int status = model_session_act(d, slot);
@@ -440,8 +443,10 @@ static bool launch(struct dispatch *d, struct channel *ch)
 	}
 	int r = slot_give(d, slot);
 	d->failed |= r == -GPUQ_EDEVICE;
-	if (r == -EAGAIN)
+	if (r == -EAGAIN) {
+		shm_store_release_u32(&slot->ledger->channel, ch->number);
 		share_requeue(&d->shares, ch, goes_to_cache(slot) && slot->work.no_cold_room);
+	}
 	if (r == -EAGAIN || d->failed)
 		return false;
 	slot_dequeue(d, slot);

@@ -170,6 +170,7 @@ static void make_line(struct line *l, uint32_t number)
 	const struct msg_opened opened = {
 		.channel = number,
 		.generation = 7 + number,
+		.weight = 1,
 		.sq_entries = ENTRIES,
 		.cq_entries = ENTRIES,
 		.arena_bytes = ARENA_BYTES,
