@@ -170,7 +170,6 @@ static void make_line(struct line *l, uint32_t number)
 	const struct msg_opened opened = {
 		.channel = number,
 		.generation = 7 + number,
-		.weight = 1,
 		.sq_entries = ENTRIES,
 		.cq_entries = ENTRIES,
 		.arena_bytes = ARENA_BYTES,
@@ -194,6 +193,7 @@ static void make_line(struct line *l, uint32_t number)
 		.channel = number,
 		.generation = opened.generation,
 		.abi = WIRE_ABI,
+		.weight = 1,
 		.sq_entries = ENTRIES,
 		.cq_entries = ENTRIES,
 		.arena_bytes = ARENA_BYTES,
