@@ -205,7 +205,7 @@ struct ledger_channel {
 struct ledger_entry {
 	uint64_t user_data;
 	uint64_t seq;
-	uint64_t cq_at; /* of its completion; before that, an index that is never reached */
+	uint64_t cq_at;	     /* of its completion; before that, an index that is never reached */
 	uint32_t channel;    /* its number; LEDGER_STARTED is set before anything of it runs */
 	uint32_t generation; /* of the channel; 0: the record is free */
 };

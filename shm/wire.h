@@ -136,7 +136,7 @@ struct wire_sqe {
 
 /* More completions of the same submission follow. */
 #define WIRE_CQE_MORE 1u
-/* With -GPUQ_EDEVICE: nothing of it was executed. Without: it may have been, in part or in whole. */
+/* With -GPUQ_EDEVICE: nothing of it was executed; without this it may have been. */
 #define WIRE_CQE_NOT_STARTED 2u
 /* Bits 8..15: 1 + the argument to blame for a negative status, 0 when none is: see wire_call. */
 #define WIRE_CQE_ARG_SHIFT 8
