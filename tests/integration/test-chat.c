@@ -431,8 +431,8 @@ int main(void)
 		HARNESS_TEST(test_pipe),
 		HARNESS_TEST(test_no_template),
 		HARNESS_TEST(test_full),
-		HARNESS_TEST(test_no_output),
-		HARNESS_TEST(test_gpuqd_is_killed),
+		HARNESS_TEST_LONG(test_no_output, 60),
+		HARNESS_TEST_LONG(test_gpuqd_is_killed, 60),
 		HARNESS_TEST(test_terminal),
 	};
 
