@@ -194,9 +194,13 @@ void model_begin(struct control *c, struct served_model *m, const struct served_
 
 void model_failed(struct control *c, struct served_model *m, int status, const char *why)
 {
+	char text[GPUQ_NAME_MAX + 204];
+
 	m->status = status;
 	snprintf(m->why, sizeof(m->why), "%s", why);
 	set_state(c, m, MSG_MODEL_FAILED);
+	snprintf(text, sizeof(text), "%s: %.200s", m->name, m->why);
+	control_count_error(c, status, "model", text);
 	log_error("model %s could not be loaded: %s", m->name, m->why);
 }
 

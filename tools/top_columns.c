@@ -151,7 +151,7 @@ static const struct column error_columns[] = {
 };
 
 static const struct column session_columns[] = {
-	{"SESSION", "session", COLUMN_COUNT, FIELD(top_session, handle), 10},
+	{"SESSION", "session", COLUMN_TEXT, FIELD(top_session, id), 8},
 	{"MODEL", "model", COLUMN_TEXT, FIELD(top_session, model), 9, 2},
 	{"PID", "pid", COLUMN_COUNT, FIELD(top_session, pid), 7, 1},
 	{"USER", "user", COLUMN_TEXT, FIELD(top_session, user), 8, 6},
@@ -198,6 +198,7 @@ static const struct column graph_columns[] = {
 	{NULL, "pinned", COLUMN_COUNT, FIELD(top_graph, pinned)},
 	{NULL, "device", COLUMN_COUNT, FIELD(top_graph, device)},
 	{NULL, "reason", COLUMN_TEXT, FIELD(top_graph, reason)},
+	{NULL, "definition", COLUMN_TEXT, FIELD(top_graph, definition)},
 };
 
 static const struct column node_columns[] = {

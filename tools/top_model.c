@@ -372,12 +372,19 @@ static void make_client(const struct top_update *u, uint32_t i, struct top_clien
 	TAKE_TEXT(row->name, c->name);
 }
 
-/* A client stays for a while after its end, so that a crash can be seen. */
-static bool client_shown(const struct top_update *u, uint32_t i)
+static bool client_lives(const struct top_update *u, uint32_t i)
 {
 	const struct stats_client *c = (const struct stats_client *)u->now->clients.rows + i;
 
-	return c->state != STATS_CLIENT_DEAD || u->clock_ns < c->ended_ns + TOP_DEAD_SHOWN_NS;
+	return c->state != STATS_CLIENT_DEAD;
+}
+
+/* A client stays for a while after its end, so that a crash can be seen. */
+static bool client_mourned(const struct top_update *u, uint32_t i)
+{
+	const struct stats_client *c = (const struct stats_client *)u->now->clients.rows + i;
+
+	return c->state == STATS_CLIENT_DEAD && u->clock_ns < c->ended_ns + TOP_DEAD_SHOWN_NS;
 }
 
 /* --- The daemon ---------------------------------------------------------------------------- */
@@ -535,7 +542,9 @@ static int make_rows(struct top_update *u)
 			return -ENOMEM;
 	}
 	MAKE_ROWS(u, TOP_DEVICES, &s->devices, struct top_device, make_device, always_shown);
-	MAKE_ROWS(u, TOP_CLIENTS, &s->clients, struct top_client, make_client, client_shown);
+	/* Who is there before who was. */
+	MAKE_ROWS(u, TOP_CLIENTS, &s->clients, struct top_client, make_client, client_lives);
+	MAKE_ROWS(u, TOP_CLIENTS, &s->clients, struct top_client, make_client, client_mourned);
 	MAKE_ROWS(u, TOP_CHANNELS, &s->channels, struct top_channel, make_channel, channel_shown);
 	MAKE_ROWS(u, TOP_MODELS, &s->models, struct top_llm, top_make_llm, always_shown);
 	MAKE_ROWS(u, TOP_OPS, &s->ops, struct top_op, top_make_op, always_shown);

@@ -102,7 +102,8 @@ struct top_llm {
 /* A session of one. */
 struct top_session {
 	enum top_mark mark;
-	uint64_t handle, pid, channel;
+	uint64_t pid, channel;
+	char id[12]; /* the handle, in hexadecimal digits */
 	char model[GPUQ_NAME_MAX], name[GPUQ_NAME_MAX], user[GPUQ_NAME_MAX]; /* of its client */
 	uint64_t tokens, kv_blocks, prompt_tokens, answers, failed;
 	uint64_t first_token_ns, gap_ns, longest_ns, age_ns, idle_ns;
@@ -122,6 +123,7 @@ struct top_graph {
 	enum top_mark mark;
 	uint64_t id, device, kernels, pinned, uses, hits, bytes, capture_ns, idle_ns;
 	char shape[160], state[TOP_STATE_MAX], reason[96];
+	char definition[160];	  /* every tensor */
 	double rate, hit_percent; /* of its uses */
 };
 

@@ -8,6 +8,15 @@
 #include <stdlib.h>
 #include <string.h>
 
+int table_column(const struct table *t, const char *key)
+{
+	for (uint32_t i = 0; i < t->n_columns; i++) {
+		if (strcmp(t->columns[i].key, key) == 0)
+			return (int)i;
+	}
+	return -1;
+}
+
 /* --- Values -------------------------------------------------------------------------------- */
 
 static bool is_real(const struct column *c)

@@ -75,6 +75,9 @@ static inline enum top_mark table_mark(const void *row)
 	return *(const enum top_mark *)row;
 }
 
+/* The number of a column, by its key; -1: there is none. */
+int table_column(const struct table *t, const char *key);
+
 void table_plan(const struct table *t, uint32_t width, struct table_plan *ret_plan);
 
 /* Titles and values in a line without trailing spaces. Return `line`. */

@@ -63,6 +63,9 @@ int top_view_open(struct top_view **ret_view)
 	v->focus = TOP_CHANNELS;
 	for (int i = 0; i < TOP_TABLES; i++)
 		v->tables[i].sort = -1;
+	/* Of these most are seldom used. */
+	v->tables[TOP_OPS].sort = table_column(&top_tables[TOP_OPS], "calls");
+	v->tables[TOP_GRAPHS].sort = table_column(&top_tables[TOP_GRAPHS], "uses");
 	cbreak();
 	noecho();
 	keypad(stdscr, TRUE);
@@ -351,6 +354,12 @@ static bool passes(const struct table *t, const void *row, const char *filter)
 	return false;
 }
 
+/* Operators that nobody has called are left out, but for who looks at them all. */
+static bool is_idle(const struct top_view *v, uint32_t number, const void *row)
+{
+	return number == TOP_OPS && v->focus != TOP_OPS && ((const struct top_op *)row)->calls == 0;
+}
+
 static void reverse(uint32_t *order, uint32_t n)
 {
 	for (uint32_t i = 0; i < n / 2; i++) {
@@ -379,7 +388,8 @@ static bool look_at(
 	table_sort(s->table, &s->rows, tv->sort, s->order);
 	for (uint32_t i = 0; i < s->rows.n; i++) {
 		const void *row = table_row(s->table, &s->rows, s->order[i]);
-		if (tv->filter[0] == '\0' || passes(s->table, row, tv->filter))
+		if (!is_idle(v, number, row) &&
+			(tv->filter[0] == '\0' || passes(s->table, row, tv->filter)))
 			s->order[s->n++] = s->order[i];
 	}
 	if (tv->reverse)

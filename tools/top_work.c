@@ -121,7 +121,6 @@ void top_make_session(const struct top_update *u, uint32_t i, struct top_session
 	if (b != NULL && b->handle != s->handle)
 		b = NULL;
 	*row = (struct top_session){
-		.handle = s->handle,
 		.pid = client == NULL ? TOP_UNKNOWN : client->pid,
 		.channel = s->channel,
 		.tokens = s->tokens,
@@ -136,6 +135,7 @@ void top_make_session(const struct top_update *u, uint32_t i, struct top_session
 		.idle_ns = top_age(u, s->last_ns),
 		.token_rate = top_rate(u, s->answers, b == NULL ? NULL : &b->answers),
 	};
+	snprintf(row->id, sizeof(row->id), "%x", s->handle);
 	row->mark = row->token_rate > 0 ? TOP_GOOD : TOP_PLAIN;
 	if (model != NULL)
 		TAKE_TEXT(row->model, model->name);
@@ -191,6 +191,22 @@ static void graph_state(struct top_graph *row, uint32_t state)
 	}
 }
 
+/* A step of a model by what makes it large; everything else by its tensors. */
+static void graph_shape(
+	const struct top_update *u, const struct stats_graph *g, struct top_graph *row)
+{
+	const struct stats_model *model = g->model == 0 ? NULL : model_of(u->now, g->model);
+	char name[GPUQ_NAME_MAX];
+
+	if (model == NULL) {
+		TAKE_TEXT(row->shape, g->shape);
+		return;
+	}
+	TAKE_TEXT(name, model->name);
+	snprintf(row->shape, sizeof(row->shape), "%s: %u tokens of %u texts, context %u", name,
+		g->tokens, g->batch, g->context);
+}
+
 void top_make_graph(const struct top_update *u, uint32_t i, struct top_graph *row)
 {
 	const struct stats_graph *g = (const struct stats_graph *)u->now->graphs.rows + i;
@@ -213,7 +229,8 @@ void top_make_graph(const struct top_update *u, uint32_t i, struct top_graph *ro
 		.hit_percent = g->uses == 0 ? NAN : 100 * (double)g->hits / (double)g->uses,
 	};
 	graph_state(row, g->state);
-	TAKE_TEXT(row->shape, g->shape);
+	TAKE_TEXT(row->definition, g->shape);
+	graph_shape(u, g, row);
 	if (g->state == MSG_GRAPH_FAILED)
 		TAKE_TEXT(row->reason, g->reason);
 }

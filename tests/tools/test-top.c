@@ -201,11 +201,20 @@ static void graphs_and_errors_are_told(void **state)
 	update(&m, 0);
 	const struct top_graph *graph = row_at(&m, TOP_GRAPHS, 0);
 	assert_string_equal(graph->state, "captured");
+	assert_string_equal(graph->shape, "gemv_batched f32[16,64]");
 	assert_true(graph->hit_percent == 90 && graph->bytes == 40960);
 	graph = row_at(&m, TOP_GRAPHS, 1);
 	assert_true(graph->bytes == TOP_UNKNOWN && graph->capture_ns == TOP_UNKNOWN);
 	graph = row_at(&m, TOP_GRAPHS, 2);
 	assert_string_equal(graph->reason, "too large");
+	s.stats.graphs[1].model = 1;
+	s.stats.graphs[1].tokens = 2;
+	s.stats.graphs[1].batch = 1;
+	s.stats.graphs[1].context = 64;
+	update(&m, SECOND_NS);
+	graph = row_at(&m, TOP_GRAPHS, 1);
+	assert_string_equal(graph->shape, "small: 2 tokens of 1 texts, context 64");
+	assert_string_equal(graph->definition, "gemv_batched f32[17,64]");
 	assert_int_equal(m.rows[TOP_ERRORS].n, 3);
 	const struct top_error *error = row_at(&m, TOP_ERRORS, 0);
 	assert_string_equal(error->source, "control");
@@ -224,15 +233,11 @@ static void graphs_and_errors_are_told(void **state)
 /* The rates of a channel, drawn; another channel in its record starts anew. */
 static void channels_have_a_history(void **state)
 {
-	const struct column *column = NULL;
+	const struct table *t = &top_tables[TOP_CHANNELS];
+	const struct column *column = &t->columns[table_column(t, "rate_history_per_s")];
 	struct top_model m = {0};
 	char text[64];
 
-	for (uint32_t i = 0; i < top_tables[TOP_CHANNELS].n_columns; i++) {
-		if (top_tables[TOP_CHANNELS].columns[i].kind == COLUMN_HISTORY)
-			column = &top_tables[TOP_CHANNELS].columns[i];
-	}
-	assert_non_null(column);
 	start(1, 1);
 	update(&m, 0);
 	for (uint64_t n = 0; n <= 700; n += 100) {
@@ -564,16 +569,6 @@ static void lines_fit_their_width(void **state)
 	synthetic_destroy(&s);
 }
 
-static int column_named(const struct table *t, const char *key)
-{
-	for (uint32_t i = 0; i < t->n_columns; i++) {
-		if (strcmp(t->columns[i].key, key) == 0)
-			return (int)i;
-	}
-	fail_msg("no column %s", key);
-	return -1;
-}
-
 static void rows_are_sorted(void **state)
 {
 	struct top_op rows[] = {
@@ -588,9 +583,9 @@ static void rows_are_sorted(void **state)
 
 	table_sort(t, &all, -1, order);
 	assert_memory_equal(order, ((uint32_t[]){0, 1, 2, 3}), sizeof(order));
-	table_sort(t, &all, column_named(t, "name"), order);
+	table_sort(t, &all, table_column(t, "name"), order);
 	assert_memory_equal(order, ((uint32_t[]){1, 3, 0, 2}), sizeof(order));
-	table_sort(t, &all, column_named(t, "rate_per_s"), order);
+	table_sort(t, &all, table_column(t, "rate_per_s"), order);
 	assert_memory_equal(order, ((uint32_t[]){3, 0, 2, 1}), sizeof(order));
 }
 
