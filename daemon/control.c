@@ -54,6 +54,13 @@ static void signal_arm(struct control *c)
 	control_tag(sqe, OP_SIGNAL, 0);
 }
 
+const char *control_hint(int error)
+{
+	return error == -EPERM || error == -ENOSYS
+		? "; a seccomp profile of the container or the service may forbid it"
+		: "";
+}
+
 /* Why a container or a system refuses what this process is built on, and what to change. */
 static void ring_refused(int error)
 {
@@ -126,7 +133,11 @@ static int signals_create(struct control *c)
 	sigaddset(&set, SIGCHLD);
 	sigprocmask(SIG_BLOCK, &set, NULL);
 	c->signal_fd = signalfd(-1, &set, SFD_CLOEXEC);
-	return c->signal_fd < 0 ? -errno : 0;
+	int r = c->signal_fd < 0 ? -errno : 0;
+	if (r < 0)
+		log_error("signals cannot be received (signalfd): %s%s", strerror(-r),
+			control_hint(r));
+	return r;
 }
 
 static int listen_begin(struct control *c)
@@ -161,8 +172,12 @@ static int tables_create(struct control *c)
 		r = registration_table_create(c);
 	if (r == 0)
 		r = model_table_create(c);
-	if (r == 0)
+	if (r == 0) {
 		r = c->device.ledger_fd = segment_create("gpuq-ledger", bytes);
+		if (r < 0)
+			log_error("memory to be shared cannot be made (memfd_create): %s%s",
+				strerror(-r), control_hint(r));
+	}
 	if (r >= 0)
 		r = watch_create(c);
 	if (r >= 0)

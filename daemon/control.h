@@ -388,6 +388,9 @@ static inline void control_tag(struct io_uring_sqe *sqe, enum op_kind kind, uint
 	io_uring_sqe_set_data64(sqe, (uint64_t)kind << 32 | index);
 }
 
+/* What to look at when a system call was refused in an unusual way; a clause, or "". */
+const char *control_hint(int error);
+
 /* Completes once, after that time; `after` stays until the next submission. */
 void control_timeout(struct control *c, enum op_kind kind, struct __kernel_timespec *after);
 

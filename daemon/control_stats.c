@@ -91,7 +91,10 @@ static int object_create(struct control *c, struct stats *ret_stats, int *ret_fd
 			c->listener.path);
 	else if (r < 0)
 		log_error("the statistics object cannot be made: %s%s", strerror(-r),
-			r == -ENOSPC ? "; make /dev/shm larger, or lower max_channels" : "");
+			r == -ENOSPC ? "; make /dev/shm larger, or lower max_channels"
+				: r == -EROFS || r == -EACCES || r == -ENOENT
+				? "; /dev/shm has to be there, and writable"
+				: "");
 	return r;
 }
 
@@ -101,7 +104,8 @@ int control_publish(struct control *c)
 	int r = page_create(c);
 
 	if (r < 0) {
-		log_error("the daemon page cannot be made: %s", strerror(-r));
+		log_error("the daemon page cannot be made (set_robust_list, memfd_create): %s%s",
+			strerror(-r), control_hint(r));
 		return r;
 	}
 	clock_gettime(CLOCK_REALTIME, &now);

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -378,7 +379,7 @@ static void test_second_signal_ends_at_once(void **state)
 	harness_daemon_destroy(d);
 }
 
-static void test_hangup_signal_is_ignored(void **state)
+static void test_hangup_signal_ends_nothing(void **state)
 {
 	struct harness_daemon *d = harness_daemon_start(NULL);
 
@@ -388,15 +389,20 @@ static void test_hangup_signal_is_ignored(void **state)
 	harness_daemon_destroy(d);
 }
 
-/* What containers do to io_uring, each in a way of its own. */
-static void expect_refusal(int error, const char *text)
+/* What containers refuse, each in a way of its own: gpuqd ends, names it, and leaves nothing. */
+static void expect_refusal_of(uint32_t call, int error, const char *text, const char *name)
 {
 	char path[200];
 
-	raw_refuse_call(SYS_io_uring_setup, RAW_ALWAYS, 0, error);
+	raw_refuse_call(call, RAW_ALWAYS, 0, error);
 	path_in_tmpdir(path, sizeof(path), "refused");
-	expect_failure(path, 1, text, "io_uring");
+	expect_failure(path, 1, text, name);
 	assert_false(exists(path, "") || exists(path, ".lock"));
+}
+
+static void expect_refusal(int error, const char *text)
+{
+	expect_refusal_of(SYS_io_uring_setup, error, text, "io_uring");
 }
 
 static void test_io_uring_forbidden(void **state)
@@ -412,6 +418,27 @@ static void test_io_uring_unknown(void **state)
 static void test_io_uring_fails(void **state)
 {
 	expect_refusal(ENOMEM, "cannot be set up");
+}
+
+static void test_signalfd_forbidden(void **state)
+{
+	expect_refusal_of(SYS_signalfd4, EPERM, "seccomp profile", "signalfd");
+}
+
+/* Only as gpuqd makes them: the harness has some of its own. */
+static void test_memfd_forbidden(void **state)
+{
+	char path[200];
+
+	raw_refuse_call(SYS_memfd_create, 1,
+		MFD_CLOEXEC | MFD_ALLOW_SEALING | 8u /* MFD_NOEXEC_SEAL */, EPERM);
+	path_in_tmpdir(path, sizeof(path), "refused");
+	expect_failure(path, 1, "seccomp profile", "memfd_create");
+}
+
+static void test_robust_list_forbidden(void **state)
+{
+	expect_refusal_of(SYS_set_robust_list, ENOSYS, "seccomp profile", "set_robust_list");
 }
 
 /* Every descriptor is in use: newcomers are told so, and when there are some again, served. */
@@ -498,10 +525,13 @@ int main(void)
 		HARNESS_TEST(test_drain_refuses_newcomers),
 		HARNESS_TEST(test_drain_has_a_deadline),
 		HARNESS_TEST(test_second_signal_ends_at_once),
-		HARNESS_TEST(test_hangup_signal_is_ignored),
+		HARNESS_TEST(test_hangup_signal_ends_nothing),
 		HARNESS_TEST(test_io_uring_forbidden),
 		HARNESS_TEST(test_io_uring_unknown),
 		HARNESS_TEST(test_io_uring_fails),
+		HARNESS_TEST(test_signalfd_forbidden),
+		HARNESS_TEST(test_memfd_forbidden),
+		HARNESS_TEST(test_robust_list_forbidden),
 		HARNESS_TEST(test_descriptors_run_out),
 		HARNESS_TEST(test_no_descriptors_for_a_channel),
 	};
