@@ -61,6 +61,12 @@ PLANTED = [
     ("files_open_with_their_purpose", {"shm/b.h": SPDX + "int x;\n"}),
     ("files_open_with_their_purpose", {"shm/b.c": SPDX + "int x;\n" * 51}),
     ("clang_format_agrees", {"shm/b.c": SPDX + "int  x;\n"}),
+    ("errors_are_in_the_guide", {
+        "client/error.c": SPDX + "int x = ERROR(GPUQ_EONE, 1) + ERROR(GPUQ_ETWO, 2);\n",
+        "docs/operations.md": "| `GPUQ_EONE` | it is one | take another |\n"}),
+    ("errors_are_in_the_guide", {
+        "client/error.c": SPDX + "int x = ERROR(GPUQ_EONE, 1);\n",
+        "docs/operations.md": "| `GPUQ_EONE` | | |\n| `ETWO`, `ETHREE` | | |\n"}),
     ("public_functions_are_documented", {
         "client/gpuq.h": GPUQ_H + "\nGPUQ_EXPORT int gpuq_three(void);\n",
         "client/gpuq-client.map": MAP.replace("gpuq_two;", "gpuq_two;\n\tgpuq_three;")}),

@@ -314,6 +314,26 @@ def exported(tree):
 
 
 @rule
+def errors_are_in_the_guide(tree):
+    """docs/operations.md has a row for each error that the libraries name, and for no other."""
+    guide = "docs/operations.md"
+    if guide not in tree.paths:
+        raise Skip(f"there is no {guide}")
+    headers = {"client/gpuq.h", "client/text/gpuq-text.h", "client/cuda/gpuq-cuda.h"}
+    named = set(re.findall(r"ERROR\((\w+),", tree.text("client/error.c"))) - {"code"}
+    for header in headers & set(tree.paths):
+        named |= set(re.findall(r"(?<![\w])-(E[A-Z0-9]+)\b", tree.text(header)))
+    rows = {}
+    for number, line in enumerate(tree.lines(guide), 1):
+        if re.match(r"\| `(GPUQ_)?E[A-Z0-9]+`", line):
+            rows.update({name: number for name in re.findall(r"`(\w+)`", line.split("|")[1])})
+    for name in sorted(named - rows.keys()):
+        yield guide, 1, f"{name} is missing"
+    for name in sorted(rows.keys() - named):
+        yield guide, rows[name], f"{name} is no error that the libraries name"
+
+
+@rule
 def public_functions_are_documented(tree):
     if "client/gpuq.h" not in tree.paths:
         raise Skip("no client/gpuq.h here")
