@@ -282,9 +282,11 @@ enum { WATCH_DISPATCH, WATCH_LINK, WATCH_OLDEST, WATCHES };
 /* The device process, seen from the control process. */
 struct device {
 	enum device_state state;
-	uint32_t index; /* in page and statistics */
-	pid_t pid;	/* 0: none */
-	int link_fd;	/* -1: none */
+	uint32_t index;	 /* in page and statistics */
+	pid_t pid;	 /* 0: none */
+	pid_t ended_pid; /* of one whose end the log has not told; 0: none */
+	int ended_status;
+	int link_fd; /* -1: none */
 	int ledger_fd;
 	int exe_fd; /* what device processes are started from */
 	struct restart restart;

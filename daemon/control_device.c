@@ -393,6 +393,29 @@ static void device_give_up(struct control *c, const char *why)
 	control_finish(c, 1);
 }
 
+/* Its last words, which came by the link, may be heard after the signal of its end. */
+static void log_end(struct device *d)
+{
+	const int status = d->ended_status;
+	const long pid = d->ended_pid;
+
+	d->ended_pid = 0;
+	/* What keeps the first one from starting device_replace() says. */
+	if (pid == 0 || (d->failure[0] != '\0' && !d->was_ready))
+		return;
+	if (d->restart.state == RESTART_ENDING && WIFEXITED(status) && WEXITSTATUS(status) == 0)
+		return;
+	if (d->failure[0] != '\0')
+		log_error("the device process (pid %ld) gave up: %s", pid, d->failure);
+	else if (WIFSIGNALED(status))
+		log_error("the device process (pid %ld) was killed by signal %d (%s)%s", pid,
+			WTERMSIG(status), strsignal(WTERMSIG(status)),
+			WCOREDUMP(status) ? ", core dumped" : "");
+	else
+		log_error("the device process (pid %ld) ended with status %d", pid,
+			WEXITSTATUS(status));
+}
+
 /* Process and link are both gone: makes a new one. */
 void device_replace(struct control *c)
 {
@@ -402,6 +425,7 @@ void device_replace(struct control *c)
 	if (c->finished || d->pid != 0 || d->receiving || d->waiting_room)
 		return;
 	d->start_later = false;
+	log_end(d);
 	if (!d->was_ready && d->failure[0] != '\0') {
 		snprintf(why, sizeof(why), "the device \"%s\" cannot be used: %s",
 			c->config->device, d->failure);
@@ -482,32 +506,13 @@ void device_has_room(struct control *c)
 		device_pump(c);
 }
 
-static void log_end(const struct device *d, int status)
-{
-	/* What keeps the first one from starting device_replace() says. */
-	if (d->failure[0] != '\0' && !d->was_ready)
-		return;
-	if (d->restart.state == RESTART_ENDING && WIFEXITED(status) && WEXITSTATUS(status) == 0)
-		return;
-	if (d->failure[0] != '\0')
-		log_error("the device process (pid %ld) gave up: %s", (long)d->pid, d->failure);
-	else if (WIFSIGNALED(status))
-		log_error("the device process (pid %ld) was killed by signal %d (%s)%s",
-			(long)d->pid, WTERMSIG(status), strsignal(WTERMSIG(status)),
-			WCOREDUMP(status) ? ", core dumped" : "");
-	else
-		log_error("the device process (pid %ld) ended with status %d", (long)d->pid,
-			WEXITSTATUS(status));
-}
-
 void device_reap(struct control *c)
 {
 	struct device *d = &c->device;
-	int status;
 
-	if (d->pid == 0 || waitpid(d->pid, &status, WNOHANG) != d->pid)
+	if (d->pid == 0 || waitpid(d->pid, &d->ended_status, WNOHANG) != d->pid)
 		return;
-	log_end(d, status);
+	d->ended_pid = d->pid;
 	d->pid = 0;
 	device_replace(c);
 }
