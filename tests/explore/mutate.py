@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Writes a mutated copy of one file: mutate.py TABLE FILE NAME OUTPUT (see mutations.txt)."""
+"""Writes a mutated copy of one file: mutate.py TABLE FILE NAME OUTPUT (see mutations.txt, and
+plants.txt in tests/hostile)."""
 
 import re
 import sys
@@ -19,14 +20,14 @@ def find(table, name):
 
 def mutate(text, function, removed, added):
     """The text with that place of that function changed."""
-    pattern = rf"^static inline [^;{{]*\b{function}\([^;]*?\)\n{{.*?^}}$"
+    pattern = rf"^\w[^;{{}}#]*\b{function}\([^;]*?\)\n{{.*?^}}$"
     bodies = list(re.finditer(pattern, text, re.M | re.S))
     if len(bodies) != 1:
-        sys.exit(f"mutations.txt is out of date: {function} is defined {len(bodies)} times")
+        sys.exit(f"the table is out of date: {function} is defined {len(bodies)} times")
     start, end = bodies[0].span()
     body = text[start:end]
     if body.count(removed) != 1:
-        sys.exit(f"mutations.txt is out of date: {function} has {body.count(removed)} times "
+        sys.exit(f"the table is out of date: {function} has {body.count(removed)} times "
                  f"{removed!r}")
     return text[:start] + body.replace(removed, added) + text[end:]
 

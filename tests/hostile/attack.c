@@ -30,7 +30,7 @@ const struct attack_form attack_classes[ATTACK_CLASSES] = {
 	[ATTACK_UNREAD_DESCRIPTORS] = {"unread-descriptors", "descriptors asked for and not read",
 		attack_unread_descriptors},
 	[ATTACK_CONNECTS] = {"connects", "connections that ended at some step", attack_connects},
-	[ATTACK_HANDLES] = {"handles", "foreign and stale handles", attack_handles},
+	[ATTACK_HANDLES] = {"handles", "foreign and stale handles and places", attack_handles},
 	[ATTACK_QUOTAS] = {"quotas", "limits reached", attack_quotas},
 	[ATTACK_STATISTICS] = {"statistics", "statistics opened or truncated", attack_statistics},
 };

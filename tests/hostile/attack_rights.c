@@ -164,10 +164,79 @@ static void try_stale(struct attacker *a, struct attack_channel *ch)
 	}
 }
 
+/* --- Places -------------------------------------------------------------------------------- */
+
+/* Of what ends behind the arena nothing may be read or written: others' memory may lie there. */
+static void outside(struct attacker *a, int status, const char *what, uint64_t offset)
+{
+	if (status >= 0)
+		attack_complain(a, "%s at %llu, behind the arena, was granted", what,
+			(unsigned long long)offset);
+	attack_count(a, 1);
+}
+
+/* Where `bytes` bytes end behind the arena, by little or by much. */
+static uint64_t place_outside(struct attacker *a, const struct attack_channel *ch, uint64_t bytes)
+{
+	const uint64_t least = ch->client.arena_bytes - bytes + 8;
+
+	switch (random_below(&a->rng, 4)) {
+	case 0:
+		return least;
+	case 1:
+		return (least + random_below(&a->rng, bytes)) & ~7ull;
+	case 2:
+		return ch->client.arena_bytes;
+	default:
+		return (UINT64_MAX - random_below(&a->rng, 2 * bytes)) & ~7ull;
+	}
+}
+
+static void try_tensor(struct attacker *a, struct attack_channel *ch)
+{
+	struct {
+		struct wire_call call;
+		struct wire_tensor tensors[2];
+	} block = {.call = {.n_in = 1, .n_out = 1}};
+	const uint64_t n = 8 + random_below(&a->rng, 4096), wrong = random_below(&a->rng, 2);
+
+	assert_non_null(op_find("softmax", &block.call.op));
+	for (uint32_t i = 0; i < 2; i++)
+		block.tensors[i] = (struct wire_tensor){
+			.offset = WORK_DATA, .dtype = GPUQ_F32, .rank = 1, .dims = {n}};
+	block.tensors[wrong].offset = place_outside(a, ch, n * sizeof(float));
+	outside(a, entry_status(ch, WIRE_OP_CALL, 0, &block, sizeof(block)), "a tensor",
+		block.tensors[wrong].offset);
+}
+
+static void try_range(struct attacker *a, struct attack_channel *ch)
+{
+	const uint32_t n = 8 + (uint32_t)random_below(&a->rng, 1024);
+	const struct wire_copy copy = {.arena_offset = place_outside(a, ch, n),
+		.bytes = n,
+		.buffer = ch->work.buffer,
+		.to_buffer = (uint32_t)random_below(&a->rng, 2)};
+	const struct wire_generate generate = {.n_tokens = n,
+		.n_generate = 1,
+		.tokens_offset = place_outside(a, ch, n * sizeof(int32_t))};
+	const struct wire_step step = {.n_tokens = n,
+		.rows = n,
+		.top_k = 8,
+		.tokens_offset = WORK_DATA,
+		.out_offset = place_outside(a, ch, n * wire_row_bytes(8, 0)),
+		.logits_offset = WIRE_NOWHERE};
+
+	outside(a, entry_status(ch, WIRE_OP_COPY, 0, &copy, sizeof(copy)), "a copy",
+		copy.arena_offset);
+	outside(a, entry_status(ch, WIRE_OP_GENERATE, 1, &generate, sizeof(generate)), "tokens",
+		generate.tokens_offset);
+	outside(a, entry_status(ch, WIRE_OP_STEP, 1, &step, sizeof(step)), "rows", step.out_offset);
+}
+
 void attack_handles(struct attacker *a)
 {
-	static void (*const tries[])(struct attacker *, struct attack_channel *) = {
-		try_buffer, try_pipeline, try_session, try_channel, try_stale};
+	static void (*const tries[])(struct attacker *, struct attack_channel *) = {try_buffer,
+		try_pipeline, try_session, try_channel, try_stale, try_tensor, try_range};
 	struct attack_channel ch;
 
 	if (!attack_channel_open(a, &ch))

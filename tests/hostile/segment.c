@@ -6,7 +6,8 @@
 
 #define SWEEP_WORDS 512u
 #define FLIPS 32u
-#define MOST_PAUSES 64u
+#define MOST_PAUSES 32u
+#define FOCUS_FLIPS 4096u
 
 static bool is_control_word(uint64_t at)
 {
@@ -44,27 +45,52 @@ static void sweep(struct segment_assault *a)
 	}
 }
 
-/* One word of a block is wrong for a moment, now and then one of an entry for good. */
+/* A word of which all is wrong, or only a part: a count, a size. */
+static uint64_t wrong_word(struct segment_assault *a, uint64_t right)
+{
+	const uint64_t wrong = work_wrong(&a->rng);
+	const uint64_t lane = random_below(&a->rng, 4) * 16;
+
+	if (random_below(&a->rng, 4) == 0)
+		return wrong;
+	return (right & ~(0xffffull << lane)) | (wrong & 0xffff) << lane;
+}
+
+/* Both threads turn to one block for a while, and this one to one word of it. */
+static void focus(struct segment_assault *a)
+{
+	struct work *w = a->work;
+	const uint32_t block = (uint32_t)random_below(&a->rng, w->n_blocks);
+
+	/* Counts and sizes come first. */
+	a->word = (uint32_t)random_below(
+		&a->rng, random_below(&a->rng, 2) == 0 ? 1 : w->bytes[block] / 8);
+	a->block = block;
+	a->flips = FOCUS_FLIPS;
+	shm_store_relaxed(&w->focus, 1 + (uint64_t)block);
+}
+
+/* One word of a block is wrong for a moment, again and again; now and then one of an entry. */
 static void flip_arguments(struct segment_assault *a)
 {
 	struct work *w = a->work;
 
-	for (uint32_t i = 0; i < FLIPS; i++) {
-		const uint32_t block = (uint32_t)random_below(&a->rng, w->n_blocks);
-		const uint32_t words = w->bytes[block] / 8;
-		/* Counts and sizes come first. */
-		const uint64_t k = random_below(&a->rng, random_below(&a->rng, 2) == 0 ? 2 : words);
-		uint64_t *word =
-			(void *)(w->client->arena + block * WORK_BLOCK_BYTES + k * sizeof(*word));
-		const uint32_t other = (uint32_t)random_below(&a->rng, w->n_blocks);
-		const bool wrong = random_below(&a->rng, 2) == 0;
-
-		shm_store_relaxed(word, wrong ? work_wrong(&a->rng) : w->right[other][k]);
+	if (a->flips == 0)
+		focus(a);
+	const uint64_t right = w->right[a->block][a->word];
+	uint64_t *word =
+		(void *)(w->client->arena + a->block * WORK_BLOCK_BYTES + a->word * sizeof(*word));
+	for (uint32_t i = 0; i < FLIPS && a->flips > 0; i++, a->flips--) {
+		shm_store_relaxed(word, wrong_word(a, right));
 		for (uint64_t n = random_below(&a->rng, MOST_PAUSES); n > 0; n--)
 			shm_pause();
-		shm_store_relaxed(word, w->right[block][k]);
+		shm_store_relaxed(word, right);
+		for (uint64_t n = random_below(&a->rng, MOST_PAUSES); n > 0; n--)
+			shm_pause();
 		a->deeds += 2;
 	}
+	if (random_below(&a->rng, 64) != 0)
+		return;
 	uint64_t *entries = (void *)w->client->sqes;
 	const uint64_t all = w->client->sq.entries * sizeof(struct wire_sqe) / 8;
 	shm_store_relaxed(&entries[random_below(&a->rng, all)], work_wrong(&a->rng));

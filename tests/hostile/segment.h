@@ -20,8 +20,9 @@ enum segment_attack {
 struct segment_assault {
 	enum segment_attack attack;
 	struct work *work;
-	struct random rng; /* of the thread that spoils */
-	uint64_t deeds;	   /* words that were written */
+	struct random rng;	     /* of the thread that spoils */
+	uint64_t deeds;		     /* words that were written */
+	uint32_t block, word, flips; /* SEGMENT_ARGUMENTS: what is spoiled, so often still */
 	uint64_t stop;
 };
 

@@ -197,7 +197,10 @@ void work_restore(struct work *w)
 
 static struct wire_sqe some_entry(struct work *w)
 {
-	const uint32_t i = (uint32_t)random_below(w->rng, w->n_blocks);
+	const uint64_t focus = shm_load_relaxed(&w->focus);
+	const uint32_t i = focus != 0 && random_below(w->rng, 8) != 0
+		? (uint32_t)focus - 1
+		: (uint32_t)random_below(w->rng, w->n_blocks);
 	const uint64_t how = random_below(w->rng, 32);
 	struct wire_sqe sqe = wire_client_entry(w->client, w->opcodes[i], random_below(w->rng, 8));
 
@@ -237,19 +240,20 @@ bool work_submit(struct work *w)
 	return true;
 }
 
+/* Of what comes from shared memory: it may be any number. */
 static bool status_is_typed(int status)
 {
-	switch (-status) {
-	case EINVAL:
-	case ETIMEDOUT:
-	case ECANCELED:
-	case EALREADY:
-	case ENOENT:
-	case EBUSY:
-	case EAGAIN:
+	switch (status) {
+	case -EINVAL:
+	case -ETIMEDOUT:
+	case -ECANCELED:
+	case -EALREADY:
+	case -ENOENT:
+	case -EBUSY:
+	case -EAGAIN:
 		return true;
 	default:
-		return status >= 0 || (-status >= GPUQ_ERROR_FIRST && -status <= GPUQ_ERROR_LAST);
+		return status >= 0 || (status <= -GPUQ_ERROR_FIRST && status >= -GPUQ_ERROR_LAST);
 	}
 }
 

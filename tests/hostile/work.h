@@ -34,6 +34,7 @@ struct work {
 	uint64_t right[WORK_BLOCKS][WORK_BLOCK_BYTES / 8];
 	struct work_range indices[2 * WORK_BLOCKS];
 	uint32_t n_indices;
+	uint64_t focus; /* 1 + a block that most entries are about; 0: none. Any thread's. */
 	uint64_t submitted, completed, failed;
 	int odd_status; /* one that no client may get */
 };

@@ -7,10 +7,13 @@
  *
  * All three share one mapping of each channel, so that ThreadSanitizer sees the real accesses:
  * everything that dispatch reads of a channel it must read atomically. Payloads are exempt, as
- * the wire says: kernels read them while they change.
+ * the wire says: kernels read them while they change. In a siege the attacks of gpuq-attack on
+ * memory are made the same way.
  */
 #include "tests/daemon/dispatch-rig.h"
+#include "tests/hostile/segment.h"
 
+#include "shm/clock.h"
 #include "shm/segment.h"
 
 #include <pthread.h>
@@ -28,6 +31,8 @@
 #define SMALL 8u	     /* for dispatch itself */
 #define ENOUGH_ENTRIES 2000u /* of the hostile client */
 #define PATIENCE_ROUNDS 100000u
+#define SPOILERS 2u	   /* of a channel under siege */
+#define LIFE_NS 100000000u /* of such a channel */
 
 /* Two calls of the hostile client may write to the same place. */
 const char *__tsan_default_suppressions(void);
@@ -346,11 +351,128 @@ static void test_anything_in_indices(void **state)
 	free(honest);
 }
 
+/* --- A siege ------------------------------------------------------------------------------ */
+
+/* A channel under attack: one thread submits, two write over what it has submitted. */
+struct besieged {
+	struct rig_client client;
+	struct wire_client wire; /* the same, as the attacks see it */
+	struct work work;
+	struct random rng;
+	struct segment_assault assaults[SPOILERS];
+	uint64_t stop;
+};
+
+static void *besieged_main(void *arg)
+{
+	struct besieged *b = arg;
+
+	while (shm_load_relaxed(&b->stop) == 0) {
+		if (work_submit(&b->work))
+			continue;
+		if (!work_take(&b->work))
+			break;
+		sched_yield();
+	}
+	return NULL;
+}
+
+static void besieged_open(struct besieged *b, struct rig *rig, uint64_t life)
+{
+	memset(b, 0, sizeof(*b));
+	rig_open(rig, &b->client, 1, life * (UINT64_MAX / 8), WIRE_ABI);
+	b->wire = (struct wire_client){
+		.channel = b->client.msg.channel,
+		.generation = b->client.generation,
+		.sq = b->client.sq,
+		.cq = b->client.cq,
+		.sqes = b->client.sqes,
+		.cqes = b->client.cqes,
+		.arena = b->client.arena,
+		.arena_bytes = RIG_ARENA,
+		.doorbell_fd = b->client.event_fd,
+		.bell_fd = b->client.pipe_fd,
+		.base = b->client.base,
+		.bytes = b->client.channel->bytes,
+	};
+	b->rng.state = life;
+	b->work = (struct work){.client = &b->wire, .rng = &b->rng};
+	work_begin(&b->work);
+}
+
+/* One life of a channel under these attacks, beside an honest client. Returns what was done. */
+static uint64_t siege(struct rig *rig, struct honest *honest, uint64_t life)
+{
+	const enum segment_attack first = (enum segment_attack)(life % (SEGMENT_INDICES + 1));
+	struct besieged *b = calloc(1, sizeof(*b));
+	pthread_t threads[SPOILERS + 1];
+	uint64_t deeds = 0;
+
+	besieged_open(b, rig, life);
+	assert_int_equal(pthread_create(&threads[SPOILERS], NULL, besieged_main, b), 0);
+	for (uint32_t i = 0; i < SPOILERS; i++) {
+		b->assaults[i] = (struct segment_assault){
+			.attack = i == 0 ? first : SEGMENT_PAYLOADS,
+			.work = &b->work,
+			.rng = {life * SPOILERS + i},
+		};
+		assert_int_equal(
+			pthread_create(&threads[i], NULL, segment_spoil_main, &b->assaults[i]), 0);
+	}
+	const uint64_t end_ns = clock_monotonic_ns() + LIFE_NS;
+	while (clock_monotonic_ns() < end_ns)
+		honest_submit(honest);
+	honest_finish(honest);
+	shm_store_relaxed(&b->stop, 1);
+	for (uint32_t i = 0; i < SPOILERS; i++)
+		shm_store_relaxed(&b->assaults[i].stop, 1);
+	for (uint32_t i = 0; i <= SPOILERS; i++)
+		pthread_join(threads[i], NULL);
+	for (uint32_t i = 0; i < SPOILERS; i++)
+		deeds += b->assaults[i].deeds;
+	if ((first == SEGMENT_ARGUMENTS || first == SEGMENT_PAYLOADS) && b->work.odd_status != 0)
+		fail_msg("a completion with the status %d", b->work.odd_status);
+	rig_close(&b->client);
+	free(b);
+	return deeds;
+}
+
+/* TEST_SECONDS says how long. */
+static void test_siege(void **state)
+{
+	const char *text = getenv("TEST_SECONDS");
+	const uint64_t seconds = text != NULL ? strtoull(text, NULL, 10)
+		: harness_long()	      ? 120
+		: harness_slowness() > 1      ? 12
+					      : 2;
+	const uint64_t start_ns = clock_monotonic_ns();
+	struct honest *honest = calloc(1, sizeof(*honest));
+	uint64_t life = 0, deeds = 0;
+	struct rig rig;
+
+	rig_start(&rig);
+	rig_open(&rig, &honest->client, 0, 0, WIRE_ABI);
+	/* Each attack has its turn however slow the machine is. */
+	for (; life <= SEGMENT_INDICES || clock_monotonic_ns() - start_ns < seconds * 1000000000;
+		life++) {
+		const uint64_t done = siege(&rig, honest, life);
+
+		assert_true(done > 0);
+		deeds += done;
+	}
+	print_message("%llu lives, %llu deeds, %llu honest calls\n", (unsigned long long)life,
+		(unsigned long long)deeds, (unsigned long long)honest->completed);
+	rig_close(&honest->client);
+	rig_stop(&rig);
+	free(honest);
+}
+
 int main(void)
 {
 	static const struct harness_test tests[] = {
 		HARNESS_TEST_LONG(test_anything_in_entries, 60),
 		HARNESS_TEST_LONG(test_anything_in_indices, 60),
+		HARNESS_TEST_LONG(test_siege, 240),
 	};
 
 	return harness_run("dispatch-hostile", tests, sizeof(tests) / sizeof(tests[0]));
