@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Fuzz target for gpuqd's configuration: a first line is what --model says, the second a key and its
- * value as a flag gives them, the third a variable of the environment, the rest is a file. Whatever
- * they are, what is refused has a reason, and what is accepted is the same when it is printed and
- * read again.
+ * Fuzz target for gpuqd's configuration: a first line is what --model says, the second a key and
+ * its value as a flag gives them, the third a variable of the environment, the rest is a file.
+ * Whatever they are, what is refused has a reason, and what is accepted is the same when it is
+ * printed and read again.
  */
 #include "daemon/config.h"
 
@@ -69,7 +69,7 @@ static void check_round_trip(const struct config *config)
 	rewind(out);
 	config_print(config, out);
 	fclose(out);
-	/* Lines that are too long for a file, or that a file reads otherwise, are what it is for. */
+	/* A value from elsewhere may be one that a file cannot hold. */
 	config_init(again);
 	if (read_text(again, text, strlen(text)) == 0)
 		require(config_check(again, &error) == config_check(config, &error));

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Fuzz target for what comes in on gpuqd's sockets. The input is a byte of flags, then packets, each
- * after two bytes with its length. Whatever they are: a session hears of each at most once more
- * when it is closing; only what is whole, of the session's version and with no unknown fields
- * reaches what would act on it; nothing but MSG_HELLO does before that was accepted.
+ * Fuzz target for what comes in on gpuqd's sockets. The input is a byte of flags, then packets,
+ * each after two bytes with its length. Whatever they are: only what is whole, of the session's
+ * version and without unknown fields reaches what would act on it, once, and nothing but MSG_HELLO
+ * is heard before that was accepted.
  */
 #include "daemon/control.h"
 #include "daemon/log.h"
@@ -69,6 +69,7 @@ ACT_ANY(registration_close_request, MSG_PIPELINE_CLOSE)
 ACT_ANY(model_query, MSG_MODEL_QUERY)
 ACT_ANY(model_load_request, MSG_ADMIN_LOAD)
 ACT_ANY(model_unload_request, MSG_ADMIN_UNLOAD)
+ACT_ANY(restart_request, MSG_ADMIN_RESTART)
 
 void registration_piece(struct control *c, struct session *s, const struct msg_pipeline *m)
 {

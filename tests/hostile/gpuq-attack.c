@@ -31,7 +31,7 @@
 
 #define SECOND_NS 1000000000ull
 #define WARM_UP_NS (2 * SECOND_NS)
-#define ROUND_NS (10 * SECOND_NS)
+#define ROUND_NS (20 * SECOND_NS)
 #define PATIENCE_NS (20 * SECOND_NS * harness_slowness())
 #define STALE_NS (harness_slowness() > 1 ? 30 * SECOND_NS : 15 * SECOND_NS)
 #define SLACK_KIB 8192u
@@ -181,7 +181,7 @@ static void check_neighbours(struct siege *s)
 		if (completed != s->completed[i])
 			s->moved_ns[i] = now_ns;
 		s->completed[i] = completed;
-		if (now_ns - s->moved_ns[i] > PATIENCE_NS)
+		if (now_ns - s->moved_ns[i] > STALE_NS)
 			fail_msg("neighbour %u does not get on", i);
 		if (waitpid(s->neighbours[i].pid, NULL, WNOHANG) != 0)
 			fail_msg("neighbour %u is not content", i);
