@@ -780,9 +780,12 @@ int dispatch_create(const struct dispatch_options *options, struct dispatch **re
 
 int dispatch_start(struct dispatch *d)
 {
+	/* Before: its neighbours in memory are the thread's from then on. */
+	d->started = true;
 	int r = -pthread_create(&d->thread, NULL, dispatch_main, d);
 
-	d->started = r == 0;
+	if (r < 0)
+		d->started = false;
 	return r;
 }
 
