@@ -670,6 +670,7 @@ static void test_models_that_cannot_be_loaded(void **state)
 	snprintf(dir, sizeof(dir), "/proc/%d/fd/%d", (int)getpid(), fd);
 	TINY_GPUQ(1, "Mystery", "load", "mystery", dir);
 	TINY_GPUQ(0, "failed", "models");
+	TINY_GPUQ(0, "\"subject\": \"model\"", "status", "--json"); /* among the errors */
 	client_open(&c, NULL);
 	assert_int_equal(gpuq_session_open(c.ch, "mystery", &s), -GPUQ_EMODEL);
 	assert_non_null(strstr(gpuq_error_detail(), "Mystery"));
