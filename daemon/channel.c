@@ -55,6 +55,7 @@ static void channel_attach_rings(struct channel *ch, const struct devlink_msg *m
 		.entries = msg->cq_entries,
 	};
 	ch->counted = prod;
+	ch->seen = prod;
 	ch->sqes = (void *)(base + layout.sqe_offset);
 	ch->cqes = (void *)(base + layout.cqe_offset);
 	ch->arena = base + layout.arena_offset;

@@ -105,6 +105,8 @@ struct channel {
 	bool waiting;	   /* for slots to become free, outside the scan: to go on, or to end */
 	bool held;	   /* on a hint that its client has ended: see dispatch_hold() */
 	uint64_t held_ns;
+	uint64_t seen;	 /* completions before this one were read, at the last look */
+	bool look_again; /* since then work was completed that is recorded by itself */
 	const struct wire_notice *notice; /* NULL: there is none, or it has lied */
 
 	uint32_t number; /* its record in every table */

@@ -121,6 +121,8 @@ const struct config_key config_keys[] = {
 	{"operator_timeout_ms", CONFIG_NUMBER, AT(operator_timeout_ms), "60000", 0, 86400000,
 		"milliseconds that one operator or pipeline may execute before the device process "
 		"is replaced; 0: any time"},
+	{"trace_events", CONFIG_NUMBER, AT(trace_events), "32768", 0, 1u << 22,
+		"events that the flight recorder keeps, 64 bytes each; 0: it is off"},
 	{"log", CONFIG_TEXT, AT(log), "info", 0, 0,
 		"error, warn, info or debug; for some topics others: warn,ring:debug", CONFIG_NOW},
 };

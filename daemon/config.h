@@ -57,6 +57,7 @@ struct config {
 	uint64_t graph_promote_uses, graph_promote_window_ms, graph_pinned;
 	char test_faults[256]; /* for tests: see device/fault.h */
 	uint64_t max_graphs;
+	uint64_t trace_events;
 	uint64_t handshake_timeout_ms, drain_timeout_ms;
 	uint64_t watchdog_ms, operator_timeout_ms;
 	char watchdog_stopped[8]; /* "kill" or "spare" */

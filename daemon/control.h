@@ -364,6 +364,7 @@ struct control {
 	int page_fd, page_ro_fd;
 	char executable[CONFIG_PATH_MAX]; /* path of the one that this process is */
 	struct stats stats;
+	struct recorder recorder;
 	int stats_fd;
 	uint64_t started_realtime_ns;
 	uint64_t ticks; /* of OP_TICK */
@@ -432,6 +433,9 @@ void control_reload(struct control *c);
 
 /* Makes the daemon page and the statistics object. Negative errno, and logs it. */
 int control_publish(struct control *c);
+
+/* Tells the flight recorder of a client. */
+void control_record(struct control *c, enum recorder_kind kind, const struct session *s);
 
 /*
  * Makes the statistics object anew when somebody has damaged it: a device process could not map

@@ -506,6 +506,18 @@ void device_has_room(struct control *c)
 		device_pump(c);
 }
 
+static void record_end(struct control *c)
+{
+	const struct recorder_event e = {
+		.kind = RECORDER_DEVICE_END,
+		.time_ns = clock_now_ns(&c->clock),
+		.status = c->device.ended_status,
+		.words = {(uint64_t)c->device.ended_pid},
+	};
+
+	recorder_put(&c->recorder, &e);
+}
+
 void device_reap(struct control *c)
 {
 	struct device *d = &c->device;
@@ -513,6 +525,7 @@ void device_reap(struct control *c)
 	if (d->pid == 0 || waitpid(d->pid, &d->ended_status, WNOHANG) != d->pid)
 		return;
 	d->ended_pid = d->pid;
+	record_end(c);
 	d->pid = 0;
 	device_replace(c);
 }

@@ -77,6 +77,7 @@ static struct stats_sizes record_counts(const struct control *c)
 		.models = (uint32_t)c->config->max_models,
 		.sessions = (uint32_t)(c->config->max_models > 0 ? c->config->max_sessions : 0),
 		.pipelines = (uint32_t)c->config->max_pipelines,
+		.recorder_events = c->config->trace_events,
 	};
 }
 
@@ -91,7 +92,8 @@ static int object_create(struct control *c, struct stats *ret_stats, int *ret_fd
 			c->listener.path);
 	else if (r < 0)
 		log_error("the statistics object cannot be made: %s%s", strerror(-r),
-			r == -ENOSPC ? "; make /dev/shm larger, or lower max_channels"
+			r == -ENOSPC
+				? "; make /dev/shm larger, or lower max_channels or trace_events"
 				: r == -EROFS || r == -EACCES || r == -ENOENT
 				? "; /dev/shm has to be there, and writable"
 				: "");
@@ -114,7 +116,21 @@ int control_publish(struct control *c)
 	if (r < 0)
 		return r;
 	stats_fill(c);
+	c->recorder = stats_recorder(&c->stats, RECORDER_CONTROL);
 	return stats_survive_truncation(&c->stats);
+}
+
+void control_record(struct control *c, enum recorder_kind kind, const struct session *s)
+{
+	const struct recorder_event e = {
+		.kind = (uint16_t)kind,
+		.time_ns = clock_now_ns(&c->clock),
+		.channel = s->index,
+		.generation = s->generation,
+		.words = {(uint64_t)s->pid, s->uid},
+	};
+
+	recorder_put(&c->recorder, &e);
 }
 
 /* Counters of the whole go on, as far as they are still there; the rest is known. */
@@ -183,6 +199,7 @@ int control_repair_stats(struct control *c)
 	c->stats_fd = fd;
 	r = stats_survive_truncation(&c->stats);
 	stats_fill(c);
+	c->recorder = stats_recorder(&c->stats, RECORDER_CONTROL);
 	records_fill(c);
 	return r;
 }

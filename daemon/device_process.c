@@ -53,6 +53,7 @@ struct link {
 	struct devlink_start start;
 	struct wire_page *page;
 	struct stats stats;
+	struct recorder recorders[RECORDER_RINGS];
 	struct ledger_channel *ledger;
 	struct ledger_pulse *pulse;
 	struct cost_model cost;
@@ -589,6 +590,8 @@ static int map_shared(struct link *l)
 		l->pulse = ledger_pulse(l->ledger, l->start.max_channels, l->start.max_in_flight);
 	if (r == 0)
 		r = stats_survive_truncation(&l->stats);
+	for (enum recorder_writer w = 0; r == 0 && w < RECORDER_RINGS; w++)
+		l->recorders[w] = stats_recorder(&l->stats, w);
 	return r;
 }
 
@@ -656,6 +659,8 @@ static int start_graphs(struct link *l, struct clock_line clock, int wake_fd)
 		.stage_bytes = is_cpu(l) ? UINT64_MAX : GRAPHS_STAGE_BYTES,
 		.staging_bytes = is_cpu(l) ? 0 : GRAPHS_STAGING_BYTES,
 		.hot_list = l->start.hot_list[0] != '\0' ? l->start.hot_list : NULL,
+		.capture_recorder = &l->recorders[RECORDER_CAPTURE],
+		.cold_recorder = &l->recorders[RECORDER_COLD],
 		.wake_fd = wake_fd,
 	};
 	char why[224] = "";
@@ -716,6 +721,7 @@ static int start_dispatch(struct link *l, struct clock_line clock, int wake_fd)
 		.max_sessions_per_user = l->start.max_sessions_per_user,
 		.poll_us = l->start.poll_us,
 		.ageing_ns = l->start.ageing_ms * 1000000ull,
+		.recorder = &l->recorders[RECORDER_DISPATCH],
 		.inline_max_ns = inline_limit_ns(&l->info),
 		.wake_fd = wake_fd,
 	};
@@ -734,6 +740,7 @@ static int start_models(struct link *l, struct clock_line clock)
 		.graphs = l->graphs,
 		.clock = clock,
 		.stats = l->stats.models,
+		.recorder = &l->recorders[RECORDER_DISPATCH],
 		.max_models = l->start.max_models,
 		.max_clients = l->start.max_clients,
 		.max_sessions = l->start.max_sessions,

@@ -230,6 +230,7 @@ static void on_add(struct dispatch *d, struct channel *ch, bool recover)
 		ch->state = CHANNEL_POISONED;
 	d->channels[ch->number] = ch;
 	d->n_channels++;
+	record_channel(d, ch, false);
 	ch->drain_at = ch->sq.cons;
 	/* Its doorbell may have rung before it was watched: it starts in the scan. */
 	dispatch_activate(d, ch, clock_now_ns(&d->o.clock));
@@ -241,6 +242,7 @@ static void on_add(struct dispatch *d, struct channel *ch, bool recover)
 static void finish_removal(struct dispatch *d, struct channel *ch)
 {
 	wait_no_more(d, ch);
+	record_channel(d, ch, true);
 	d->channels[ch->number] = NULL;
 	d->n_channels--;
 	share_leave(&d->shares, ch->share);
@@ -492,6 +494,7 @@ static void rescue(struct dispatch *d, uint64_t now_ns)
 		if (ch == NULL || ch->state != CHANNEL_OPEN)
 			continue;
 		shm_store_relaxed(&ch->stats->unread, channel_unread(ch));
+		record_seen_of(d, ch, now_ns);
 		/* It may have been held since this tick began. */
 		if (ch->held && now_ns > ch->held_ns + HINT_NS)
 			let_go(d, ch, now_ns);
@@ -537,6 +540,7 @@ static void look_at_parked(struct dispatch *d)
 static void tick(struct dispatch *d, uint64_t now_ns)
 {
 	look_for_hints(d);
+	record_seen(d, now_ns);
 	if (now_ns - d->rescue_ns > RESCUE_NS)
 		rescue(d, now_ns);
 	if (d->n_deadlines > 0 && now_ns - d->expire_ns > EXPIRE_NS) {
@@ -648,6 +652,7 @@ static void *dispatch_main(void *arg)
 	wait.brief_rounds = WAIT_BRIEF_ROUNDS;
 	prctl(PR_SET_NAME, "gpuqd-dispatch");
 	robust_take(&d->page->owner);
+	record_start(d);
 	while (!d->stop) {
 		bool progress = round_once(d);
 		d->passes++;

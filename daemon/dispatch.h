@@ -31,9 +31,10 @@ struct dispatch_options {
 	uint32_t max_models; /* 0: none, and then the next four are of no importance */
 	uint32_t max_clients, max_sessions, max_sessions_per_client, max_sessions_per_user;
 	uint32_t poll_us;
-	uint64_t ageing_ns;	/* see share.h */
-	uint64_t inline_max_ns; /* dispatch itself runs what is predicted to be this short */
-	int wake_fd;		/* eventfd, also given to the device */
+	uint64_t ageing_ns;	   /* see share.h */
+	struct recorder *recorder; /* dispatch's; NULL: nothing is recorded */
+	uint64_t inline_max_ns;	   /* dispatch itself runs what is predicted to be this short */
+	int wake_fd;		   /* eventfd, also given to the device */
 };
 
 enum dispatch_event_type {

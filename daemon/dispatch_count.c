@@ -46,11 +46,12 @@ void count_pipeline(
 		hist_add(s->execute_hist, HIST_STATS_BITS, executed_ns);
 }
 
-void count_launch(struct dispatch *d, uint64_t start_ns)
+uint64_t count_launch(struct dispatch *d, uint64_t start_ns)
 {
 	const uint64_t now_ns = clock_now_ns(&d->o.clock);
 
 	hist_add(d->stats->launch_hist, HIST_STATS_BITS, now_ns > start_ns ? now_ns - start_ns : 0);
+	return now_ns;
 }
 
 /* --- Errors -------------------------------------------------------------------------------- */

@@ -23,6 +23,7 @@ static void refuse(struct dispatch *d, struct channel *ch, const struct wire_sqe
 	};
 
 	channel_post(ch, &cqe);
+	record_refused(d, ch, sqe, status, now_ns);
 	count_error(d, status, subject, now_ns);
 }
 
@@ -43,6 +44,7 @@ static void run_inline(struct dispatch *d, struct channel *ch, const struct wire
 	channel_post(ch, &cqe);
 	/* Others in this batch may take long: what is done is shown at once. */
 	channel_flush(ch);
+	record_inline(d, ch, sqe, call->op, now_ns, now_ns + cqe.executed_ns);
 	budget_spend(d, cqe.executed_ns / BUDGET_UNIT_NS);
 	share_charge(ch->share, (int64_t)cqe.executed_ns);
 	shm_count(&d->stats->inline_runs, 1);
@@ -137,6 +139,7 @@ static bool take_call(struct dispatch *d, struct channel *ch, const struct wire_
 		slot->user_data = sqe->user_data;
 		slot->submit_ns = sqe->submit_ns;
 		slot_enqueue(d, ch, slot);
+		record_taken(d, slot, sqe->trace_id, now_ns);
 		return true;
 	}
 	TAILQ_INSERT_HEAD(&d->free_slots, slot, link);
@@ -157,6 +160,9 @@ static void count_same(struct dispatch *d, struct channel *ch)
 	shm_count(&ch->stats->queue_hist[bucket], d->n_same);
 	shm_count(&d->stats->queue_hist[bucket], d->n_same);
 	shm_count(&d->stats->total_hist[bucket], d->n_same);
+	if (d->n_null == 0)
+		d->first_queued_ns = d->same_queued_ns;
+	d->n_null += d->n_same;
 	d->n_same = 0;
 }
 
@@ -207,6 +213,9 @@ int dispatch_channel_pass(struct dispatch *d, struct channel *ch)
 
 	if (available <= 0)
 		return available;
+	/* Its client has just written there, too. */
+	if (ch->look_again)
+		__builtin_prefetch(&ch->cq.ring->cons);
 	if (__builtin_expect(channel_hinted(ch), 0))
 		return -EOWNERDEAD;
 	if (__builtin_expect(d->paused, 0)) {
@@ -234,6 +243,10 @@ int dispatch_channel_pass(struct dispatch *d, struct channel *ch)
 		return 0;
 	channel_flush(ch);
 	count_same(d, ch);
+	if (d->n_null > 0)
+		record_batch(d, ch, (uint32_t)taken, now_ns);
+	if (ch->look_again)
+		record_seen_of(d, ch, now_ns);
 	ch->last_active_ns = now_ns;
 	struct stats_channel *s = ch->stats;
 	shm_count(&s->consumed, (uint64_t)taken);

@@ -7,6 +7,7 @@
  *   dispatch_run.c    what waits for its turn, goes to the graph cache, and ends
  *   dispatch_count.c  what of all this the statistics tell
  *   dispatch_copy.c   what runs on copy streams instead
+ *   dispatch_record.c what the flight recorder is told
  *   dispatch_model.c  sessions of language models, and what their engines have
  */
 #ifndef GPUQ_DAEMON_DISPATCH_IMPL_H
@@ -100,6 +101,9 @@ struct dispatch {
 	uint32_t budget;	      /* what is left of the present pass */
 	uint32_t n_same; /* null operations of this pass that were queued equally long */
 	uint64_t same_queued_ns;
+	uint32_t n_null; /* all of this pass, and how long the first one was queued */
+	uint64_t first_queued_ns;
+	uint32_t seen_at; /* the next active channel whose client is looked at */
 
 	uint64_t tick_ns, rescue_ns, expire_ns; /* when each was last done */
 	uint32_t naps;				/* since something was taken */
@@ -220,8 +224,8 @@ void count_operator(struct dispatch *d, struct channel *ch, const struct op *op,
 void count_pipeline(
 	struct dispatch *d, const struct known_pipeline *p, int status, uint64_t executed_ns);
 
-/* Dispatch has given something to the device, and began with that at start_ns. */
-void count_launch(struct dispatch *d, uint64_t start_ns);
+/* Dispatch has given something to the device now, and began with that at start_ns. */
+uint64_t count_launch(struct dispatch *d, uint64_t start_ns);
 
 /* What an error is said to have happened to. */
 const char *entry_subject(const struct wire_sqe *sqe);
@@ -235,6 +239,32 @@ void count_session_asked(struct dispatch *d, struct model_session *s, const stru
 void count_session_answered(struct dispatch *d, struct model_session *s, const struct slot *slot,
 	int status, uint64_t end_ns);
 void count_session_closed(struct dispatch *d, const struct model_session *s);
+
+/* --- dispatch_record.c --- */
+
+/* Of shm/recorder.h's kinds of events, one each. The slot has been enqueued. */
+void record_taken(struct dispatch *d, const struct slot *slot, uint64_t trace_id, uint64_t now_ns);
+void record_given(struct dispatch *d, const struct slot *slot, uint64_t end_ns);
+
+/* Its completion was the last one posted. */
+void record_ended(struct dispatch *d, const struct slot *slot, int status, uint64_t start_ns,
+	uint64_t end_ns);
+
+/* Likewise, and its entry was the last one taken. */
+void record_inline(struct dispatch *d, const struct channel *ch, const struct wire_sqe *sqe,
+	const struct op *op, uint64_t start_ns, uint64_t end_ns);
+void record_refused(struct dispatch *d, const struct channel *ch, const struct wire_sqe *sqe,
+	int status, uint64_t now_ns);
+
+/* After a pass with null operations. */
+void record_batch(struct dispatch *d, const struct channel *ch, uint32_t taken, uint64_t now_ns);
+
+void record_channel(struct dispatch *d, const struct channel *ch, bool ended);
+void record_start(struct dispatch *d);
+
+/* What clients have read meanwhile: of a few active channels in turn, or of this one. */
+void record_seen(struct dispatch *d, uint64_t now_ns);
+void record_seen_of(struct dispatch *d, struct channel *ch, uint64_t now_ns);
 
 /* --- dispatch_copy.c --- */
 

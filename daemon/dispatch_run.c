@@ -154,6 +154,7 @@ static void slot_complete(
 		slot->ledger->cq_at = ch->cq.prod;
 		channel_post(ch, &cqe);
 		channel_flush(ch);
+		record_ended(d, slot, status, start_ns, end_ns);
 		/* Who is answered is likely to go on at once, sooner than a doorbell is heard. */
 		if (!ch->active)
 			dispatch_activate(d, ch, clock_now_ns(&d->o.clock));
@@ -455,8 +456,8 @@ static bool launch(struct dispatch *d, struct channel *ch)
 		return true;
 	}
 	slot->started_ns = now_ns;
-	if (slot->kind != SLOT_STEP) /* an engine launches when it sees fit */
-		count_launch(d, now_ns);
+	/* An engine launches when it sees fit. */
+	record_given(d, slot, slot->kind == SLOT_STEP ? now_ns : count_launch(d, now_ns));
 	keep(d, slot);
 	FAILPOINT_OF("dispatch.launched", slot->kind);
 	charge(d, slot);

@@ -110,6 +110,8 @@ static int make_engine(struct models *m, struct known_model *k)
 		.clock = m->o.clock,
 		.model = engine_model_of(k->model),
 		.pace = &m->pace,
+		.recorder = m->o.recorder,
+		.recorded_as = k->handle,
 		.max_sessions = m->o.max_sessions,
 		.max_user_blocks = user_blocks(m, k),
 		.max_batch = BATCH,

@@ -503,12 +503,14 @@ void session_show(struct control *c, const struct session *s)
 	record->channels = s->n_channels;
 	record->segment_bytes = s->bytes;
 	shm_store_release_u32(&record->state, STATS_CLIENT_CONNECTED);
+	control_record(c, RECORDER_CLIENT, s);
 }
 
 static void stats_client_ended(struct control *c, const struct session *s)
 {
 	struct stats_client *record = &c->stats.clients[s->index];
 
+	control_record(c, RECORDER_CLIENT_END, s);
 	shm_store_relaxed(&record->ended_ns, clock_now_ns(&c->clock));
 	shm_store_release_u32(&record->state, STATS_CLIENT_DEAD);
 	shm_count(&c->stats.header->clients, (uint64_t)-1);

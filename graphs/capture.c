@@ -332,14 +332,28 @@ static int make_room(struct graphs *g, struct job *job)
 	return 0;
 }
 
+static void record(struct graphs *g, enum recorder_kind kind, const struct job *job)
+{
+	const struct recorder_event e = {
+		.kind = (uint16_t)kind,
+		.time_ns = kind == RECORDER_CAPTURING ? job->begin_ns : job->end_ns,
+		.status = job->err,
+		.words = {job->id, job->lane, job->kernels},
+	};
+
+	recorder_put(g->options.capture_recorder, &e);
+}
+
 static void capture(struct graphs *g, struct job *job)
 {
 	job->begin_ns = graphs_now_ns(g);
+	record(g, RECORDER_CAPTURING, job);
 	job->err = graphs_saw(
 		g, record_make(g, job->entry, job->lane, &job->exec, &job->kernels, &job->why));
 	job->end_ns = graphs_now_ns(g);
 	if (job->err == 0)
 		job->err = make_room(g, job);
+	record(g, RECORDER_CAPTURED, job);
 	pthread_mutex_lock(&g->lock);
 	job->entry->capturing = false;
 	assert(entry_exec(job->entry, job->lane) == NULL);

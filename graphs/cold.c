@@ -259,6 +259,18 @@ static void refuse(struct graphs *g, struct graph_work *w, int err)
 	work_complete(g, w, err);
 }
 
+static void record(struct graphs *g, enum recorder_kind kind, uint64_t graph, int status)
+{
+	const struct recorder_event e = {
+		.kind = (uint16_t)kind,
+		.time_ns = graphs_now_ns(g),
+		.status = status,
+		.words = {graph},
+	};
+
+	recorder_put(g->options.cold_recorder, &e);
+}
+
 static int serve(struct graphs *g, struct graph_cold *cold, struct graph_work *w)
 {
 	struct graph_entry *e;
@@ -275,10 +287,14 @@ static int serve(struct graphs *g, struct graph_cold *cold, struct graph_work *w
 	if (e != NULL)
 		count_cold_use(g, e, w);
 	w->plan = plan;
+	/* It may have ended, and be another one, when the launch returns. */
+	const uint64_t id = w->graph_id;
+	record(g, RECORDER_COLD_LAUNCH, id, 0);
 	if (shm_compare_swap(&w->state, WORK_QUEUED, WORK_RUNNING))
 		err = lane_launch(g, lane_slot(&cold->lane), w, plan, NULL, true);
 	else
 		err = -ECANCELED;
+	record(g, RECORDER_COLD_LAUNCHED, id, err);
 	if (err != 0) {
 		w->plan = NULL;
 		plan_release(g, plan);

@@ -67,8 +67,9 @@ struct graphs_options {
 	 * right where the device works in the host's memory anyway.
 	 */
 	uint64_t stage_bytes, staging_bytes;
-	const char *hot_list; /* path; NULL: none is kept */
-	bool capture_stopped; /* as after graphs_stop_captures() */
+	const char *hot_list;				   /* path; NULL: none is kept */
+	bool capture_stopped;				   /* as after graphs_stop_captures() */
+	struct recorder *capture_recorder, *cold_recorder; /* of these threads; may be NULL */
 	int wake_fd; /* eventfd, rung when a work ends by no doing of the device; -1: none */
 };
 
@@ -91,6 +92,8 @@ struct graph_work {
 
 	/* Valid with a negative completion->status: 1 + the argument to blame, 0: none. */
 	uint32_t blame;
+	/* Valid after graphs_launch() and at the end: an executable was launched. */
+	bool replayed;
 	/* Valid after -EAGAIN: it is cold, and graphs_cold_room() says when to try again. */
 	bool no_cold_room;
 

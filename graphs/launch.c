@@ -184,6 +184,7 @@ static int launch_exec(
 
 	shm_store_relaxed(&exec->in_flight, exec->in_flight + 1);
 	err = give(g, lane, w, NULL, exec);
+	w->replayed = err == 0;
 	if (err == 0)
 		w->exec = exec;
 	else
@@ -228,6 +229,7 @@ static void start_work(struct graphs *g, struct graph_work *w)
 	w->slot = NULL;
 	w->plan = NULL;
 	w->precapture = false;
+	w->replayed = false;
 }
 
 int graphs_launch(struct graphs *g, struct graph_work *w)

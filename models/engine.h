@@ -84,6 +84,8 @@ struct engine_options {
 	struct clock_line clock;
 	struct engine_model model; /* what it points to outlives the engine */
 	struct engine_pace *pace;  /* NULL: there is no other engine */
+	struct recorder *recorder; /* of the thread that polls the engine; may be NULL */
+	uint32_t recorded_as;	   /* the model's handle in what is recorded */
 	uint32_t max_sessions;
 	uint32_t max_user_blocks; /* of the cache, for all sessions of one salt; 0: any */
 	uint32_t max_batch;	  /* 1 .. ENGINE_MAX_BATCH */

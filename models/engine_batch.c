@@ -576,6 +576,23 @@ static void measure(struct engine *e, uint64_t now_ns)
 	measure_decode(e, took_ns);
 }
 
+static void record_step(const struct engine *e, int status, uint64_t now_ns)
+{
+	const struct engine_step *step = &e->step;
+	const struct recorder_event event = {
+		.kind = RECORDER_STEP,
+		.time_ns = now_ns,
+		.channel = e->options.recorded_as,
+		.ticket = step->is_decode,
+		.what = (uint16_t)step->n_parts,
+		.status = status,
+		.words = {step->started_ns, step->n_tokens, step->work.graph_id,
+			step->work.replayed ? RECORDER_REPLAYED : 0},
+	};
+
+	recorder_put(e->options.recorder, &event);
+}
+
 static bool await_step(struct engine *e)
 {
 	struct engine_step *step = &e->step;
@@ -585,7 +602,9 @@ static bool await_step(struct engine *e)
 		return false;
 	const int status = (int)c->status;
 	e->pace->running--;
-	measure(e, engine_now_ns(e));
+	const uint64_t now_ns = engine_now_ns(e);
+	measure(e, now_ns);
+	record_step(e, status, now_ns);
 	graphs_finish(e->options.graphs, &step->work);
 	finish(e, status);
 	return true;

@@ -64,6 +64,16 @@ static inline void shm_fence(void)
 #endif
 }
 
+/* No later store is visible before the stores and loads before this. */
+static inline void shm_fence_release(void)
+{
+#ifdef __SANITIZE_THREAD__
+	shm_fence();
+#else
+	__atomic_thread_fence(__ATOMIC_RELEASE);
+#endif
+}
+
 /* Counter with one writer: readers may be anywhere, so the store must not tear. */
 static inline void shm_count(uint64_t *p, uint64_t n)
 {

@@ -63,6 +63,16 @@ static bool table_fits(const struct stats_header *h, uint64_t bytes, uint64_t of
 		(uint64_t)count * record <= bytes - offset && h->total_bytes == bytes;
 }
 
+static bool recorder_fits(const struct stats_header *h, uint64_t bytes)
+{
+	const uint64_t n = h->recorder_events;
+
+	return n <= STATS_MAX_BYTES / sizeof(struct recorder_event) &&
+		n == recorder_ring_events(RECORDER_DISPATCH, n) && h->recorder_offset % 8 == 0 &&
+		h->recorder_offset <= bytes &&
+		recorder_ring_offset(RECORDER_RINGS, n) <= bytes - h->recorder_offset;
+}
+
 bool stats_header_valid(const struct stats_header *h, uint64_t bytes)
 {
 	return shm_load_acquire_u32(&h->magic) == STATS_MAGIC && h->version == STATS_VERSION &&
@@ -86,7 +96,8 @@ bool stats_header_valid(const struct stats_header *h, uint64_t bytes)
 		table_fits(h, bytes, h->pipelines_offset, h->max_pipelines, h->pipeline_bytes,
 			sizeof(struct stats_pipeline)) &&
 		table_fits(h, bytes, h->errors_offset, h->max_errors, h->error_bytes,
-			sizeof(struct stats_error));
+			sizeof(struct stats_error)) &&
+		recorder_fits(h, bytes);
 }
 
 /* Points the view at its tables; the header has been checked or was made here. */
@@ -106,6 +117,7 @@ static void stats_view(struct stats *s, void *base, uint64_t bytes)
 	s->sessions = (void *)(p + h->sessions_offset);
 	s->pipelines = (void *)(p + h->pipelines_offset);
 	s->errors = (void *)(p + h->errors_offset);
+	s->recorder = p + h->recorder_offset;
 	s->bytes = bytes;
 }
 
@@ -139,6 +151,7 @@ static struct stats_header stats_plan(const struct stats_sizes *sizes)
 		.max_sessions = sizes->sessions,
 		.max_pipelines = sizes->pipelines,
 		.max_errors = STATS_ERRORS,
+		.recorder_events = recorder_ring_events(RECORDER_DISPATCH, sizes->recorder_events),
 		.devices_offset = align_page(sizeof(struct stats_header)),
 	};
 
@@ -154,8 +167,10 @@ static struct stats_header stats_plan(const struct stats_sizes *sizes)
 		align_page(h.sessions_offset + h.max_sessions * (uint64_t)h.session_bytes);
 	h.errors_offset =
 		align_page(h.pipelines_offset + h.max_pipelines * (uint64_t)h.pipeline_bytes);
+	h.recorder_offset = align_page(h.errors_offset + h.max_errors * (uint64_t)h.error_bytes);
 	/* Last: stats_damaged() looks at its end. */
-	h.ops_offset = align_page(h.errors_offset + h.max_errors * (uint64_t)h.error_bytes);
+	h.ops_offset = align_page(
+		h.recorder_offset + recorder_ring_offset(RECORDER_RINGS, h.recorder_events));
 	h.total_bytes = align_page(h.ops_offset + h.max_ops * (uint64_t)h.op_bytes);
 	return h;
 }
@@ -177,6 +192,32 @@ static int stats_remove_old(const char *name)
 	return r;
 }
 
+static struct recorder_ring *recorder_ring(const struct stats *s, enum recorder_writer writer)
+{
+	return (void *)(s->recorder + recorder_ring_offset(writer, s->header->recorder_events));
+}
+
+static void recorder_format(const struct stats *s)
+{
+	for (enum recorder_writer w = 0; w < RECORDER_RINGS; w++)
+		recorder_ring(s, w)->events = recorder_ring_events(w, s->header->recorder_events);
+}
+
+struct recorder stats_recorder(const struct stats *s, enum recorder_writer writer)
+{
+	struct recorder_ring *ring = recorder_ring(s, writer);
+	const uint64_t n = recorder_ring_events(writer, s->header->recorder_events);
+
+	if (n == 0)
+		return (struct recorder){0};
+	return (struct recorder){
+		.ring = ring,
+		.events = (void *)(ring + 1),
+		.next = shm_load_relaxed(&ring->next),
+		.mask = n - 1,
+	};
+}
+
 /* Writes an empty object into memory of the planned size. */
 static int stats_format(
 	int fd, const struct stats_header *plan, const char *socket_path, struct stats *ret_stats)
@@ -188,6 +229,7 @@ static int stats_format(
 		return r;
 	memcpy(base, plan, sizeof(*plan));
 	stats_view(ret_stats, base, plan->total_bytes);
+	recorder_format(ret_stats);
 	snprintf(ret_stats->header->socket_path, STATS_PATH_MAX, "%s", socket_path);
 	shm_store_release_u32(&ret_stats->header->magic, STATS_MAGIC);
 	return 0;

@@ -17,6 +17,7 @@
  *	sessions_offset   struct stats_session [max_sessions]
  *	pipelines_offset  struct stats_pipeline [max_pipelines]
  *	errors_offset     struct stats_error [max_errors]
+ *	recorder_offset   the rings of the flight recorder: see recorder.h
  *
  * A reader checks magic, version and the record sizes, and otherwise trusts nothing but its own
  * bounds. Counters are 64-bit words with one writer each; they only grow while a record's
@@ -27,12 +28,13 @@
 #define GPUQ_SHM_STATS_H
 
 #include "shm/hist.h"
+#include "shm/recorder.h"
 #include "shm/wire.h"
 
 #include <stdbool.h>
 
 #define STATS_MAGIC 0x73757067u
-#define STATS_VERSION 5
+#define STATS_VERSION 6
 #define STATS_PATH_MAX 256
 
 struct stats_header {
@@ -66,6 +68,8 @@ struct stats_header {
 	uint32_t session_bytes, pipeline_bytes, error_bytes;
 	uint32_t max_sessions, max_pipelines, max_errors;
 	uint64_t sessions_offset, pipelines_offset, errors_offset;
+	/* Of the flight recorder: events of dispatch's ring, 0: it is off. */
+	uint64_t recorder_offset, recorder_events;
 };
 
 #define STATS_HIST_BUCKETS HIST_BUCKETS(HIST_STATS_BITS)
@@ -301,12 +305,14 @@ struct stats {
 	struct stats_session *sessions;
 	struct stats_pipeline *pipelines;
 	struct stats_error *errors;
+	char *recorder;
 	uint64_t bytes;
 };
 
 /* How many records of each kind an object has. */
 struct stats_sizes {
 	uint32_t clients, channels, ops, graphs, captures, models, sessions, pipelines;
+	uint64_t recorder_events; /* see recorder_ring_events() */
 };
 
 /* Which half of the errors is meant. */
@@ -360,6 +366,9 @@ void stats_close(struct stats *stats);
 /* Counts an error. One thread of each writer. `text` may be NULL. */
 void stats_count_error(const struct stats *stats, enum stats_error_writer writer, int status,
 	const char *what, const char *text, uint64_t now_ns);
+
+/* The writer of one ring goes on where the one before it ended; off where the recorder is. */
+struct recorder stats_recorder(const struct stats *stats, enum recorder_writer writer);
 
 /*
  * From now on a SIGBUS inside this mapping (somebody truncated the object) is survived: private

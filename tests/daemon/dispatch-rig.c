@@ -33,6 +33,8 @@ static void start_graphs(struct rig *rig, struct clock_line clock)
 		.promote_window_ns = 1000000000u,
 		.direct_kernels = UINT32_MAX,
 		.stage_bytes = UINT64_MAX,
+		.capture_recorder = &rig->recorders[RECORDER_CAPTURE],
+		.cold_recorder = &rig->recorders[RECORDER_COLD],
 		.wake_fd = rig->wake_fd,
 	};
 	char why[224];
@@ -55,6 +57,8 @@ static void start_dispatch(struct rig *rig)
 	assert_int_equal(buffer_table_create(RIG_BUFFERS, RIG_USERS, &rig->buffers), 0);
 	assert_int_equal(device_open(&device, &rig->device, NULL), 0);
 	assert_int_equal(pipeline_table_create(RIG_PIPELINES, &rig->pipelines), 0);
+	for (enum recorder_writer w = 0; w < RECORDER_RINGS; w++)
+		rig->recorders[w] = stats_recorder(&rig->stats, w);
 	start_graphs(rig, clock);
 	const struct dispatch_options options = {
 		.device = rig->device,
@@ -77,6 +81,7 @@ static void start_dispatch(struct rig *rig)
 		.max_sessions_per_user = RIG_USER_SESSIONS,
 		.poll_us = 50,
 		.ageing_ns = RIG_AGEING_NS,
+		.recorder = &rig->recorders[RECORDER_DISPATCH],
 		.inline_max_ns = 1000,
 		.wake_fd = rig->wake_fd,
 	};
@@ -106,7 +111,8 @@ void rig_start_workers(struct rig *rig, uint32_t workers)
 					 .captures = 64,
 					 .models = RIG_MODELS,
 					 .sessions = RIG_SESSIONS,
-					 .pipelines = RIG_PIPELINES},
+					 .pipelines = RIG_PIPELINES,
+					 .recorder_events = RIG_EVENTS},
 				 &rig->stats, &fd),
 		0);
 	close(fd);

@@ -21,12 +21,14 @@
 #define RIG_USER_SESSIONS 5u
 #define RIG_ARENA (1u << 20)
 #define RIG_AGEING_NS 10000000u
+#define RIG_EVENTS 1024u /* of the flight recorder */
 
 struct rig {
 	struct dispatch *dispatch;
 	struct device *device;
 	struct wire_page *page;
 	struct stats stats;
+	struct recorder recorders[RECORDER_RINGS];
 	void *ledger;
 	struct buffer_table *buffers;
 	struct pipeline_table *pipelines;
