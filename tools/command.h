@@ -41,6 +41,7 @@ extern const struct command command_precapture;
 extern const struct command command_run;
 extern const struct command command_status;
 extern const struct command command_stop;
+extern const struct command command_trace;
 extern const struct command command_unload;
 /* Only where the feature `text` is built. */
 extern const struct command command_chat;

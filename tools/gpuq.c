@@ -20,6 +20,7 @@ static const struct command *const commands[] = {
 	&command_ping,
 	&command_run,
 	&command_stop,
+	&command_trace,
 #ifdef GPUQ_TEXT
 	&command_generate,
 	&command_chat,

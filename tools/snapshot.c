@@ -196,6 +196,24 @@ static int read_object(int fd, const struct stat *st, struct snapshot *s)
 	return r;
 }
 
+int snapshot_open(const struct snapshot_source *source, struct stats_header *ret_header)
+{
+	struct stat st;
+	int fd = open_object(source->places[source->chosen], source->file, &st);
+
+	if (fd < 0)
+		return fd;
+	int r = (uint64_t)st.st_size < sizeof(*ret_header)
+		? -EPROTO
+		: read_at(fd, ret_header, sizeof(*ret_header), 0);
+	if (r == 0 && !stats_header_valid(ret_header, (uint64_t)st.st_size))
+		r = -EPROTO;
+	if (r == 0)
+		return fd;
+	close(fd);
+	return r;
+}
+
 static int take_from(const char *place, bool file, struct snapshot **ret_snapshot)
 {
 	struct snapshot *s;

@@ -57,6 +57,12 @@ int snapshot_take(
 /* Asks the devices of a live gpuqd how they are. */
 void snapshot_read_hardware(struct snapshot *snapshot, struct hardware *hardware);
 
+/*
+ * Opens the object at the chosen place, for what a snapshot has no copy of. *ret_header is checked.
+ * The descriptor, or a negative error.
+ */
+int snapshot_open(const struct snapshot_source *source, struct stats_header *ret_header);
+
 /* NULL is fine. */
 void snapshot_free(struct snapshot *snapshot);
 
