@@ -387,6 +387,7 @@ int bench_decode(struct bench *b);
 int bench_prefill(struct bench *b);
 int bench_load(struct bench *b);
 int bench_generate(struct bench *b); /* only where the feature `text` is built */
+int bench_trace(struct bench *b);
 int bench_values(struct bench *b);
 
 #endif

@@ -42,6 +42,8 @@ static const struct subcommand subcommands[] = {
 		"GiB",
 		"detected p50 < 0.2 ms, p99 < 5 ms; all back < 5 ms after proof and last kernel",
 		true, true},
+	{"trace", bench_trace, "null operations with the flight recorder, and without",
+		"p50 <= 1.02 x without", false, true},
 	{"graphs", bench_graphs, "replays beside captures: none, in the background, by the server",
 		"p99 beside captures in the background <= 1.1 x quiet, with 4 CPUs or more", true},
 	{"memory", bench_memory, "device memory of clients that do not use CUDA (--device cuda)",
