@@ -133,6 +133,7 @@ static void make_device(const struct top_update *u, uint32_t i, struct top_devic
 	const struct stats_device *b = u->before == NULL
 		? NULL
 		: top_row_of(&u->before->devices, u->now->devices.records[i], sizeof(*b));
+	struct hardware_reading reading = hardware_unknown();
 
 	if (b != NULL && b->epoch != d->epoch)
 		b = NULL;
@@ -166,7 +167,10 @@ static void make_device(const struct top_update *u, uint32_t i, struct top_devic
 		.busy_percent = top_rate(u, d->busy_ns, b == NULL ? NULL : &b->busy_ns) / 1e7,
 	};
 	device_state(row, d);
-	device_hardware(row, &u->now->hardware[row->number]);
+	/* The object may say that there are more. */
+	if (row->number < WIRE_MAX_DEVICES)
+		reading = u->now->hardware[row->number];
+	device_hardware(row, &reading);
 	TAKE_TEXT(row->kind, d->kind);
 	TAKE_TEXT(row->name, d->name);
 	TAKE_TEXT(row->uuid, d->uuid);

@@ -489,6 +489,25 @@ static void damaged_headers_are_survived(void **state)
 	synthetic_destroy(&s);
 }
 
+/* The object says that there are more devices than there can be. */
+static void more_devices_than_there_can_be(void **state)
+{
+	struct top_model m = {0};
+
+	start(20, 20);
+	s.stats.header->max_devices = WIRE_MAX_DEVICES + 4;
+	for (uint32_t i = 0; i < WIRE_MAX_DEVICES + 4; i++) {
+		assert_true(
+			(char *)&s.stats.devices[i + 1] <= (char *)s.stats.header + s.stats.bytes);
+		s.stats.devices[i].state = STATS_DEVICE_READY;
+	}
+	update(&m, 0);
+	assert_int_equal(m.rows[TOP_DEVICES].n, WIRE_MAX_DEVICES + 4);
+	assert_true(isnan(((const struct top_device *)row_at(&m, TOP_DEVICES, 11))->power_w));
+	top_model_finish(&m);
+	synthetic_destroy(&s);
+}
+
 static void hostile_names_are_made_harmless(void **state)
 {
 	struct top_model m = {0};
@@ -697,6 +716,7 @@ int main(void)
 		HARNESS_TEST(a_beating_heart_counts_without_a_process),
 		HARNESS_TEST(cut_and_removed_objects_keep_the_last_state),
 		HARNESS_TEST(damaged_headers_are_survived),
+		HARNESS_TEST(more_devices_than_there_can_be),
 		HARNESS_TEST(hostile_names_are_made_harmless),
 		HARNESS_TEST(places_follow_the_environment),
 		HARNESS_TEST(lines_fit_their_width),
