@@ -225,7 +225,7 @@ static void wrong_usage_is_refused(void **state)
 static pid_t serve(uint16_t *ret_port)
 {
 	char line[200] = "";
-	unsigned int port;
+	unsigned int port = 0;
 	int out[2];
 
 	assert_int_equal(pipe(out), 0);
