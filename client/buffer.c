@@ -33,7 +33,7 @@ static void unlink_buf(struct gpuq_buf *buf)
 bool buf_known(const struct gpuq *g, uint32_t handle)
 {
 	for (const struct gpuq_buf *buf = g->bufs; buf != NULL; buf = buf->next)
-		if (buf->handle == handle)
+		if (buf->handle == handle && buf->epoch == g->epoch)
 			return true;
 	return false;
 }
@@ -47,6 +47,18 @@ void bufs_free(struct gpuq *g)
 	}
 }
 
+/* It went with the gpuqd that made it. */
+static bool buf_lost(const struct gpuq_buf *buf)
+{
+	return buf->epoch != gpuq_epoch(buf->gpuq);
+}
+
+static int fail_lost(void)
+{
+	return fail_plain(-GPUQ_ELOST,
+		"the buffer went with the gpuqd that had made it; free it and allocate another");
+}
+
 int buf_check(const struct gpuq *g, const struct gpuq_buf *buf, uint64_t offset, uint64_t bytes,
 	const char *what)
 {
@@ -54,6 +66,8 @@ int buf_check(const struct gpuq *g, const struct gpuq_buf *buf, uint64_t offset,
 		return fail(-GPUQ_EBUFFER,
 			"%s: the buffer belongs to another connection; see gpuq_buf_accept()",
 			what);
+	if (buf_lost(buf))
+		return fail_lost();
 	if (offset > buf->bytes || bytes > buf->bytes - offset)
 		return fail(-GPUQ_EBOUNDS,
 			"%s: %llu bytes from %llu on do not lie in a buffer of %llu", what,
@@ -96,6 +110,7 @@ static int request_buf(struct gpuq *g, struct msg_header *request, struct gpuq_b
 		.device = answer.buffer.device,
 		.form = answer.buffer.form,
 		.bytes = answer.buffer.bytes,
+		.epoch = gpuq_epoch(g),
 	};
 	link_buf(g, buf);
 	*ret_buf = buf;
@@ -137,6 +152,8 @@ static int request_about(const struct gpuq_buf *buf, uint16_t type, uint32_t pid
 		.pid = pid,
 	};
 
+	if (buf_lost(buf))
+		return fail_lost();
 	return session_request(buf->gpuq, &request.h, *want, ret_answer);
 }
 

@@ -185,6 +185,79 @@ int gpuq_call_create(struct gpuq_channel *ch, const char *op_name, const struct 
 	return r < 0 ? r : call_create(ch, op, NULL, &a, ret_call);
 }
 
+/* --- Another gpuqd ------------------------------------------------------------------------- */
+
+/* But for its number. */
+static bool same_interface(const struct gpuq_op_info *a, const struct gpuq_op_info *b)
+{
+	struct gpuq_op_info copy = *a;
+
+	copy.index = b->index;
+	memcpy(copy.summary, b->summary, sizeof(copy.summary));
+	return memcmp(&copy, b, sizeof(copy)) == 0;
+}
+
+/* Finds the operator of a block that was written for another gpuqd. */
+static int renew_op(struct gpuq_call *call, struct wire_call *head)
+{
+	const struct gpuq_op_info *op;
+	int r = discovery_find(call->channel->gpuq, call->op->name, &op);
+
+	if (r < 0 && r != -GPUQ_EOP)
+		return r;
+	head->op = STALE_OP;
+	if (r == 0 && same_interface(call->op, op)) {
+		head->op = op->index;
+		call->op = op;
+	}
+	return 0;
+}
+
+static int renew_block(struct gpuq_call *call, void *block)
+{
+	struct wire_call *head = block;
+	struct wire_tensor *tensors = (struct wire_tensor *)(head + 1);
+
+	for (uint32_t i = 0; i < (uint32_t)head->n_in + head->n_out; i++) {
+		if (tensors[i].buffer != 0)
+			tensors[i].buffer = STALE_HANDLE;
+	}
+	if (call->pipeline == NULL)
+		return renew_op(call, head);
+	head->op = STALE_PIPELINE;
+	return 0;
+}
+
+static int call_renew(struct gpuq_call *call, uint8_t *arena)
+{
+	void *block = arena + (uint32_t)call->args;
+
+	switch ((uint16_t)call->opcode) {
+	case WIRE_OP_CALL:
+		return renew_block(call, block);
+	case WIRE_OP_COPY:
+		((struct wire_copy *)block)->buffer = STALE_HANDLE;
+		return 0;
+	case WIRE_OP_SHAPE:
+		((struct wire_shape *)block)->model = STALE_HANDLE;
+		return 0;
+	default:
+		/* Of a session. */
+		call->opcode = (uint16_t)call->opcode | (uint64_t)STALE_HANDLE << 32;
+		return 0;
+	}
+}
+
+int calls_renew(struct gpuq_channel *ch, uint8_t *arena)
+{
+	for (struct gpuq_call *call = ch->calls; call != NULL; call = call->next) {
+		int r = call_renew(call, arena);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
 void call_free(struct gpuq_call *call)
 {
 	model_call_free(call);

@@ -3,6 +3,7 @@
 #include "client/client.h"
 #include "shm/segment.h"
 
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -92,6 +93,8 @@ static struct gpuq_channel *channel_new(struct gpuq *g, const struct gpuq_channe
 		.clock = clock_from_page(g->page),
 		.cq_entries = o->cq_entries,
 		.device = o->device,
+		.options = *o,
+		.epoch = gpuq_epoch(g),
 		.spin_cpus = smaller(g->shared_cpus, g->page->cpus),
 		.trace_mask = g->welcome.abi >= 2 ? UINT64_MAX : 0,
 		.null_call = {.channel = ch, .opcode = WIRE_OP_NULL, .references = 1},
@@ -253,6 +256,71 @@ int gpuq_channel_open(struct gpuq *g, const struct gpuq_channel_options *options
 	return 0;
 }
 
+int channel_open_twin(const struct gpuq_channel *ch, struct gpuq_channel **ret_twin)
+{
+	const struct gpuq_channel_options *o = &ch->options;
+	int r = check_options(ch->gpuq, o);
+
+	if (r < 0)
+		return r;
+	struct gpuq_channel *twin = channel_new(ch->gpuq, o);
+	if (twin == NULL)
+		return fail_plain(-ENOMEM, "no memory for a channel");
+	r = request_open(twin, o);
+	if (r < 0) {
+		gpuq_channel_close(twin);
+		return r;
+	}
+	*ret_twin = twin;
+	return 0;
+}
+
+/* What says where the twin's rings stand, all of it relative to a segment at the same place. */
+static void take_state(struct gpuq_channel *ch, const struct gpuq_channel *twin)
+{
+	ch->id = twin->id;
+	ch->generation = twin->generation;
+	ch->tail_word = twin->tail_word;
+	ch->trace_mask = twin->trace_mask;
+	ch->clock = twin->clock;
+	ch->spin_cpus = twin->spin_cpus;
+	ch->sq = twin->sq;
+	ch->sq.ring = (struct wire_ring *)((uint8_t *)ch->segment + WIRE_SQ_RING);
+	ch->cq = twin->cq;
+	ch->cq.ring = (struct wire_ring *)((uint8_t *)ch->segment + WIRE_CQ_RING);
+	ch->gone = 0;
+	ch->gone_text = NULL;
+	ch->bell_rung = false;
+	ch->usual_ns = 0;
+	ch->epoch = twin->epoch;
+}
+
+int channel_become(struct gpuq_channel *ch, struct gpuq_channel *twin)
+{
+	struct gpuq *g = ch->gpuq;
+	int r = 0;
+
+	pthread_mutex_lock(&g->lock);
+	notice_remove(ch);
+	if (dup3(twin->doorbell_fd, ch->doorbell_fd, O_CLOEXEC) < 0 ||
+		dup3(twin->bell_fd, ch->bell_fd, O_CLOEXEC) < 0)
+		r = -errno;
+	if (r == 0)
+		r = segment_move_behind_page(twin->segment, twin->segment_bytes, ch->segment);
+	if (r == 0) {
+		twin->segment = NULL;
+		take_state(ch, twin);
+		flights_reset(ch);
+		notice_add(ch);
+		channel_free(twin);
+	}
+	pthread_mutex_unlock(&g->lock);
+	if (r == 0)
+		return 0;
+	gpuq_channel_close(twin);
+	return fail(r, "giving a channel new rings: %s", strerror(-r));
+}
+
 void channel_free(struct gpuq_channel *ch)
 {
 	unlink_channel(ch);
@@ -264,6 +332,7 @@ void channel_free(struct gpuq_channel *ch)
 		free(call);
 	}
 	sessions_free(ch);
+	overtaken_free(ch->overtaken);
 	/* In a child the segment's addresses may belong to something else by now. */
 	if (ch->segment != NULL && !guard_forked(ch->guard)) {
 		notice_remove(ch);
@@ -310,7 +379,8 @@ int gpuq_channel_adopt(struct gpuq_channel *ch)
 {
 	if (guard_forked(ch->guard))
 		return channel_refuse(ch);
-	((struct guard *)ch->guard)->owner = thread_self();
+	/* gpuq_reconnect() of other threads looks at it. */
+	shm_store_relaxed(&((struct guard *)ch->guard)->owner, thread_self());
 	return 0;
 }
 
@@ -333,7 +403,7 @@ int channel_lost(struct gpuq_channel *ch)
 	}
 	if (ch->gone_text != NULL)
 		return fail_plain(ch->gone, ch->gone_text);
-	ch->gone = session_gone(ch->gpuq);
+	ch->gone = session_gone(ch->gpuq, ch->epoch);
 	return ch->gone;
 }
 
@@ -349,6 +419,8 @@ int channel_poison(struct gpuq_channel *ch)
 
 int channel_end(struct gpuq_channel *ch)
 {
+	if (ch->cq.ring != &ch->ended_ring)
+		overtaken_note(ch);
 	for (uint32_t i = 0; i < ch->cq_entries; i++)
 		if (ch->flights[i].token != FLIGHT_FREE)
 			call_release(ch->flights[i].call);

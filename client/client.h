@@ -25,7 +25,7 @@
  * "another process?".
  */
 struct guard {
-	uintptr_t owner;
+	uint64_t owner;
 };
 
 /* Its address tells threads apart. initial-exec: no call to find it. */
@@ -43,12 +43,17 @@ struct gpuq {
 	uint64_t gone;	     /* 0, or the gpuq_error that ended the connection; atomic */
 	uint64_t timeout_ns; /* of one request */
 	uint32_t shared_cpus;
+	bool automatic;	      /* gpuq_submit() reconnects */
 	pthread_mutex_t lock; /* serialises requests; guards everything below */
 	uint32_t serial;
 	struct msg_welcome welcome;
 	char path[sizeof(((struct msg_welcome *)0)->socket_path)];
-	char gone_text[MSG_TEXT_MAX]; /* written before `gone` */
-	struct gpuq_op_info **ops;    /* [welcome.n_ops], filled as they are asked for */
+	char gone_text[MSG_TEXT_MAX];	 /* written before `gone` */
+	const struct gpuq_op_info **ops; /* [welcome.n_ops], filled as they are asked for */
+	struct known_op *known_ops;	 /* of all epochs: calls point to them */
+	uint64_t epoch;			 /* counts the gpuqds; atomic */
+	pthread_mutex_t reconnect;	 /* serialises gpuq_reconnect() */
+	char name[GPUQ_NAME_MAX];	 /* as gpuqd was told */
 	struct gpuq_channel *channels;
 	struct notice *notice; /* NULL before the first channel */
 	struct gpuq_pipeline *pipelines;
@@ -61,6 +66,7 @@ struct gpuq_buf {
 	uint32_t handle, device;
 	uint32_t form; /* enum gpuq_buf_form */
 	uint64_t bytes;
+	uint64_t epoch; /* in which it was made; lost when the connection's is another */
 	struct gpuq_buf *next, **link; /* in gpuq->bufs */
 };
 
@@ -106,6 +112,10 @@ struct gpuq_channel {
 
 	/* What only waits and rare functions read. */
 	struct gpuq *gpuq;
+	uint64_t epoch;	       /* of the connection */
+	uint64_t device_ended; /* 1: the old gpuqd's had, when there was a new one; atomic */
+	struct overtaken *overtaken;
+	struct gpuq_channel_options options;
 	const char *gone_text; /* why it is gone, when the connection does not say */
 	int doorbell_fd;       /* eventfd: wakes gpuqd */
 	int bell_fd;	       /* pipe: wakes us */
@@ -158,6 +168,20 @@ void notice_remove(struct gpuq_channel *channel);
 
 /* When no channel is left. */
 void notice_end(struct gpuq *gpuq);
+
+/* --- fate.c -------------------------------------------------------------------------------- */
+
+/* The channel ends: what is in flight is kept for gpuq_fates(), if there is memory for that. */
+void overtaken_note(struct gpuq_channel *channel);
+
+/* Finds out, before page or rings are replaced. `device_ended`: nobody writes them any more. */
+void overtaken_resolve(struct gpuq_channel *channel, bool device_ended);
+void overtaken_free(struct overtaken *overtaken);
+
+/* --- connect.c ----------------------------------------------------------------------------- */
+
+/* One try to connect as `g` did, to the path that it used. What comes back is for its own use. */
+int connect_again(const struct gpuq *g, struct gpuq **ret_gpuq);
 
 /* --- session.c: messages on the socket ----------------------------------------------------- */
 
@@ -214,10 +238,10 @@ void session_message_close(struct session_message *message);
 void session_leave(const struct gpuq *gpuq);
 
 /*
- * The connection has ended: reads gpuqd's last word, if there is one. Returns -GPUQ_EGONE or
- * -GPUQ_EPOISONED, with the sentence.
+ * The connection of this epoch has ended: reads gpuqd's last word, if there is one. Returns
+ * -GPUQ_EGONE or -GPUQ_EPOISONED, with the sentence.
  */
-int session_gone(struct gpuq *gpuq);
+int session_gone(struct gpuq *gpuq, uint64_t epoch);
 
 /* 0, or the error of a connection that has ended, or of a forked child, with the sentence. */
 int session_check(const struct gpuq *gpuq);
@@ -233,6 +257,11 @@ static inline int session_need_abi3(const struct gpuq *gpuq, const char *what)
 /* The descriptor is a memfd of exactly `bytes` that nobody can shrink. */
 int session_check_memory(int fd, uint64_t bytes, const char *what);
 
+/* Handles that gpuqd never gives out: their generations are 0. */
+#define STALE_HANDLE 1u
+#define STALE_PIPELINE (WIRE_PIPELINE | STALE_HANDLE)
+#define STALE_OP (WIRE_PIPELINE - 1)
+
 /* gpuqd has ended, by its own words in shared memory. */
 static inline bool page_gone(const struct wire_page *page)
 {
@@ -243,6 +272,10 @@ static inline bool page_gone(const struct wire_page *page)
 
 /* Copies a text that somebody else wrote, with an end. */
 void discovery_copy_text(char *dst, const char *src, size_t size);
+
+/* Numbers may be others from now on. The lock is held. */
+void discovery_forget(
+	struct gpuq *gpuq, const struct msg_welcome *welcome, const struct gpuq_op_info **ops);
 
 /* An operator by name; valid until gpuq_disconnect(). */
 int discovery_find(struct gpuq *gpuq, const char *name, const struct gpuq_op_info **ret_op);
@@ -265,6 +298,12 @@ int call_create(struct gpuq_channel *channel, const struct gpuq_op_info *op,
 void call_free(struct gpuq_call *call);
 
 /*
+ * Makes the channel's calls, whose blocks lie in a copy of its arena at `arena`, fit for the gpuqd
+ * that is connected now, or to be refused by it.
+ */
+int calls_renew(struct gpuq_channel *channel, uint8_t *arena);
+
+/*
  * Makes a call of `opcode` out of an argument block, which is copied into the arena. Owned by the
  * calling thread; op may be NULL.
  */
@@ -283,6 +322,9 @@ static inline void call_release(struct gpuq_call *call)
 void pipeline_ref(struct gpuq_pipeline *pipeline);
 void pipeline_unref(struct gpuq_pipeline *pipeline);
 
+/* They are unknown to gpuqd from now on. */
+void pipelines_lose(struct gpuq *gpuq);
+
 /* All pipelines of a connection that ends; gpuqd is not told. */
 void pipeline_free_all(struct gpuq *gpuq);
 
@@ -290,6 +332,9 @@ void pipeline_free_all(struct gpuq *gpuq);
 
 /* What a call of a session has besides; its memory in the arena, too. */
 void model_call_free(struct gpuq_call *call);
+
+/* They are unknown to gpuqd from now on. */
+void sessions_lose(struct gpuq_channel *channel);
 
 /* All sessions of a channel that ends; gpuqd is not told. */
 void sessions_free(struct gpuq_channel *channel);
@@ -334,6 +379,12 @@ int channel_poison(struct gpuq_channel *channel);
 /* The ring holds nothing more: forgets what was in flight. Returns the error. */
 int channel_end(struct gpuq_channel *channel);
 
+/* Opens a second channel like this one, which is not in the connection's list. */
+int channel_open_twin(const struct gpuq_channel *channel, struct gpuq_channel **ret_twin);
+
+/* The twin's rings take the place of the channel's, which has ended; it is freed. */
+int channel_become(struct gpuq_channel *channel, struct gpuq_channel *twin);
+
 /* Frees everything on this side; gpuqd is not told. */
 void channel_free(struct gpuq_channel *channel);
 
@@ -345,6 +396,12 @@ void channel_free(struct gpuq_channel *channel);
  */
 int call_wait(struct gpuq_channel *channel, const struct gpuq_call *call,
 	struct gpuq_completion *ret_completion);
+
+/*
+ * Moves what is in the ring of a channel that is gone to where gpuq_poll() finds it, and ends the
+ * channel. -ENOSPC: there is no room to keep it all.
+ */
+int channel_settle(struct gpuq_channel *channel);
 
 /* Waits until one more can be submitted and all completions then in flight can be kept. */
 int call_room(struct gpuq_channel *channel);

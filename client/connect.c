@@ -157,7 +157,7 @@ static int accept_welcome(struct gpuq *g, const struct msg_welcome *w)
 	g->welcome.socket_path[sizeof(w->socket_path) - 1] = '\0';
 	if (g->welcome.socket_path[0] == '\0')
 		memcpy(g->welcome.socket_path, g->path, sizeof(g->path));
-	g->ops = calloc(w->n_ops > 0 ? w->n_ops : 1, sizeof(struct gpuq_op_info *));
+	g->ops = calloc(w->n_ops > 0 ? w->n_ops : 1, sizeof(const struct gpuq_op_info *));
 	return g->ops != NULL ? 0 : fail_plain(-ENOMEM, "no memory for a connection");
 }
 
@@ -173,6 +173,7 @@ static int shake_hands(struct gpuq *g, const char *name)
 
 	snprintf(hello.name, sizeof(hello.name), "%s",
 		name != NULL ? name : program_invocation_short_name);
+	memcpy(g->name, hello.name, sizeof(g->name));
 	int r = session_request(g, &hello.h, want, &answer);
 	if (r < 0)
 		return r;
@@ -196,6 +197,8 @@ static struct gpuq *gpuq_new(void)
 	g->fd = -1;
 	pthread_mutex_init(&g->lock, NULL);
 	pthread_mutex_init(&g->upload, NULL);
+	pthread_mutex_init(&g->reconnect, NULL);
+	g->epoch = 1;
 	return g;
 }
 
@@ -208,6 +211,7 @@ static int connect_once(
 		return fail_plain(-ENOMEM, "no memory for a connection");
 	g->timeout_ns = options->timeout_ns > 0 ? options->timeout_ns : DEFAULT_TIMEOUT_NS;
 	g->shared_cpus = wait_shared_cpus();
+	g->automatic = options->reconnect;
 	int r = reach(g, paths);
 	FAILPOINT("client.connected");
 	if (r == 0)
@@ -218,6 +222,16 @@ static int connect_once(
 	}
 	*ret_gpuq = g;
 	return 0;
+}
+
+int connect_again(const struct gpuq *g, struct gpuq **ret_gpuq)
+{
+	const struct gpuq_options options = {.name = g->name, .timeout_ns = g->timeout_ns};
+	struct paths paths = {0};
+
+	if (!add_path(&paths, g->path, "", false))
+		return fail_plain(-ENAMETOOLONG, "the path of the socket is too long");
+	return connect_once(&options, &paths, ret_gpuq);
 }
 
 int gpuq_connect(const struct gpuq_options *options, struct gpuq **ret_gpuq)
@@ -260,6 +274,7 @@ void gpuq_disconnect(struct gpuq *g)
 	if (g->fd >= 0)
 		close(g->fd);
 	guard_destroy(g->guard);
+	pthread_mutex_destroy(&g->reconnect);
 	pthread_mutex_destroy(&g->upload);
 	pthread_mutex_destroy(&g->lock);
 	free(g);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * discovery.c: what gpuqd offers. Operators are asked for once and remembered: they keep their
- * numbers for the life of a gpuqd, and a connection does not outlive one.
+ * numbers for the life of a gpuqd.
  */
 #include "client/client.h"
 
@@ -55,8 +55,30 @@ static int read_op(struct gpuq_op_info *info, const struct msg_op *m)
 	return 0;
 }
 
+/* Kept until the connection is freed: calls point to them, whichever gpuqd described them. */
+struct known_op {
+	struct known_op *next;
+	struct gpuq_op_info info;
+};
+
+/* The one known operator that is described so. The lock is held; takes `op` over. */
+static const struct gpuq_op_info *intern(struct gpuq *g, struct known_op *op)
+{
+	struct known_op *known = g->known_ops;
+
+	while (known != NULL && memcmp(&known->info, &op->info, sizeof(op->info)) != 0)
+		known = known->next;
+	if (known != NULL) {
+		free(op);
+		return &known->info;
+	}
+	op->next = g->known_ops;
+	g->known_ops = op;
+	return &op->info;
+}
+
 /* Asks gpuqd; the caller frees what comes back. */
-static int ask(struct gpuq *g, uint32_t index, struct gpuq_op_info **ret_info)
+static int ask(struct gpuq *g, uint32_t index, struct known_op **ret_op)
 {
 	struct msg_query query = {
 		.h = {.type = MSG_OP_QUERY, .bytes = sizeof(query)},
@@ -68,38 +90,33 @@ static int ask(struct gpuq *g, uint32_t index, struct gpuq_op_info **ret_info)
 
 	if (r < 0)
 		return r;
-	struct gpuq_op_info *info = calloc(1, sizeof(*info));
-	if (info == NULL)
+	struct known_op *op = calloc(1, sizeof(*op));
+	if (op == NULL)
 		return fail_plain(-ENOMEM, "no memory for an operator's description");
-	r = read_op(info, &answer.op);
+	r = read_op(&op->info, &answer.op);
 	if (r < 0) {
-		free(info);
+		free(op);
 		return r;
 	}
-	*ret_info = info;
+	*ret_op = op;
 	return 0;
 }
 
 /* The remembered operator, or asks for it. */
 static int get(struct gpuq *g, uint32_t index, const struct gpuq_op_info **ret_info)
 {
-	struct gpuq_op_info *info;
+	const struct gpuq_op_info *info;
+	struct known_op *op;
 
 	pthread_mutex_lock(&g->lock);
 	info = g->ops[index];
 	pthread_mutex_unlock(&g->lock);
 	if (info == NULL) {
-		int r = ask(g, index, &info);
+		int r = ask(g, index, &op);
 		if (r < 0)
 			return r;
 		pthread_mutex_lock(&g->lock);
-		if (g->ops[index] == NULL) {
-			g->ops[index] = info;
-		} else {
-			/* Another thread was faster, and calls may point to its answer. */
-			free(info);
-			info = g->ops[index];
-		}
+		info = g->ops[index] = intern(g, op);
 		pthread_mutex_unlock(&g->lock);
 	}
 	*ret_info = info;
@@ -127,9 +144,20 @@ int discovery_find(struct gpuq *g, const char *name, const struct gpuq_op_info *
 
 void discovery_free(struct gpuq *g)
 {
-	for (uint32_t i = 0; g->ops != NULL && i < g->welcome.n_ops; i++)
-		free(g->ops[i]);
+	while (g->known_ops != NULL) {
+		struct known_op *op = g->known_ops;
+		g->known_ops = op->next;
+		free(op);
+	}
 	free(g->ops);
+}
+
+void discovery_forget(
+	struct gpuq *g, const struct msg_welcome *welcome, const struct gpuq_op_info **ops)
+{
+	free(g->ops);
+	g->ops = ops;
+	g->welcome = *welcome;
 }
 
 uint32_t gpuq_op_count(const struct gpuq *g)

@@ -36,7 +36,8 @@
  * undefined, nothing worse. That stays so when a wait times out, when a cancellation is asked
  * for but not yet completed, and when a deadline has passed: only the completion ends it.
  * After -GPUQ_EGONE nothing is in flight any more; outputs are then undefined, and the memory
- * stays readable until gpuq_channel_close().
+ * stays readable until gpuq_channel_close(). What became of each submission gpuq_fates() tells;
+ * when gpuqd runs again, gpuq_reconnect() makes connection and channels work again.
  */
 #ifndef GPUQ_H
 #define GPUQ_H
@@ -77,6 +78,12 @@ struct gpuq_options {
 	const char *name;    /* shown by gpuq-top; NULL: the program's name */
 	uint64_t timeout_ns; /* of the handshake; 0: 5 s */
 	bool admin;	     /* connect to the administrative socket (the path with "-admin") */
+	/*
+	 * gpuq_submit() on a channel that has ended with gpuqd calls gpuq_reconnect(gpuq, 0)
+	 * first, once nothing of it is in flight or left to be polled; it fails as before while no
+	 * gpuqd is there, and may take as long as a connection when one is.
+	 */
+	bool reconnect;
 };
 
 /*
@@ -88,6 +95,28 @@ GPUQ_EXPORT int gpuq_connect(const struct gpuq_options *options, struct gpuq **r
 
 /* Closes the connection and every channel still open on it. NULL is fine. */
 GPUQ_EXPORT void gpuq_disconnect(struct gpuq *gpuq);
+
+/*
+ * After -GPUQ_EGONE: connects to the gpuqd that has taken its place at the same socket, trying for
+ * up to timeout_ns, and gives every channel of the calling thread a new life on it. What stays as
+ * it was: both pointers, the arena with its contents and pointers, calls of operators, channels'
+ * options, gpuq_completion_fd() (its number; a descriptor in an epoll set has to be added again),
+ * completions not yet returned, gpuq_fates(). What cannot come back is answered with an error and
+ * has to be made anew: buffers (-GPUQ_ELOST; -GPUQ_EBUFFER for calls that use them), pipelines
+ * (-GPUQ_EPIPELINE), sessions of models (-GPUQ_ESESSION), calls of operators that the new gpuqd
+ * does not have or that take other arguments there (-GPUQ_EOP).
+ *
+ * Each thread that has channels calls this for its own: the first one connects. Meanwhile other
+ * threads may use their channels, which say -GPUQ_EGONE until then, but not the connection.
+ *
+ * 0, also when there was nothing to do; -ETIMEDOUT and the errors of gpuq_connect(): no gpuqd has
+ * come; -GPUQ_EDRAIN: the old one is still ending; or an error of gpuq_channel_open(): the
+ * connection is back, but not this channel. All may be tried again.
+ */
+GPUQ_EXPORT int gpuq_reconnect(struct gpuq *gpuq, uint64_t timeout_ns);
+
+/* How often this connection was made: 1, and 1 more with each gpuq_reconnect() that connected. */
+GPUQ_EXPORT uint64_t gpuq_epoch(const struct gpuq *gpuq);
 
 /* 0 while gpuqd serves, -GPUQ_EDRAIN while it shuts down, -GPUQ_EGONE after. No system call. */
 GPUQ_EXPORT int gpuq_alive(const struct gpuq *gpuq);
@@ -377,8 +406,8 @@ struct gpuq_submission {
 
 struct gpuq_completion {
 	uint64_t user_data;
-	int32_t status; /* 0 or as documented for the call, or negative: see gpuq_explain() */
-	uint32_t flags;
+	int32_t status;	      /* 0 or as documented for the call, or negative: see gpuq_explain() */
+	uint32_t flags;	      /* for gpuq_explain() and gpuq_fate() */
 	uint64_t queued_ns;   /* from submission to the start of execution */
 	uint64_t executed_ns; /* from there to the end */
 };
@@ -424,6 +453,37 @@ GPUQ_EXPORT int gpuq_wait(struct gpuq_channel *channel, struct gpuq_completion *
  */
 GPUQ_EXPORT int gpuq_wait_space(
 	struct gpuq_channel *channel, uint32_t entries, size_t bytes, uint64_t timeout_ns);
+
+enum gpuq_fate {
+	GPUQ_COMPLETED = 1,	/* with a status, which may be an error */
+	GPUQ_NEVER_STARTED = 2, /* nothing of it was executed, and nothing will be */
+	GPUQ_UNKNOWN = 3,	/* it may have been executed, in part or in whole; it is not now */
+};
+
+/*
+ * What a completion says of its submission. GPUQ_COMPLETED, unless its status is -GPUQ_EDEVICE: the
+ * device process ended with it in flight, and knew whether it had started.
+ */
+GPUQ_EXPORT enum gpuq_fate gpuq_fate(const struct gpuq_completion *completion);
+
+/* A submission that gpuqd's end has overtaken. */
+struct gpuq_overtaken {
+	uint64_t user_data;
+	uint32_t fate;	/* enum gpuq_fate */
+	int32_t status; /* GPUQ_COMPLETED: of the completion, which gpuq_poll() did not see */
+};
+
+/*
+ * After -GPUQ_EGONE or -GPUQ_EPOISONED: what became of that which was in flight then, cancellations
+ * included, in the order of submission. Each is told once; what had completed before, gpuq_poll()
+ * has returned. Returns how many, up to max; 0: no more. Waits until gpuqd's device process has
+ * ended, too, which takes milliseconds; if that takes longer than the connection's timeout, or
+ * gpuqd lives and has only closed the connection, what was in flight is GPUQ_UNKNOWN. May be called
+ * after gpuq_reconnect() as well, until the next end. Errors: -EBUSY (the channel has not ended),
+ * -ENOMEM, -GPUQ_ETHREAD, -GPUQ_EFORK.
+ */
+GPUQ_EXPORT int gpuq_fates(
+	struct gpuq_channel *channel, struct gpuq_overtaken *ret_overtaken, uint32_t max);
 
 /* Submissions in flight: accepted, their completions not yet returned (but perhaps kept). */
 GPUQ_EXPORT uint32_t gpuq_in_flight(const struct gpuq_channel *channel);

@@ -228,6 +228,12 @@ static void link_session(struct gpuq_session *s)
 	ch->sessions = s;
 }
 
+void sessions_lose(struct gpuq_channel *ch)
+{
+	for (struct gpuq_session *s = ch->sessions; s != NULL; s = s->next)
+		s->handle = STALE_HANDLE;
+}
+
 void sessions_free(struct gpuq_channel *ch)
 {
 	while (ch->sessions != NULL) {

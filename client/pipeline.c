@@ -340,7 +340,7 @@ void gpuq_pipeline_destroy(struct gpuq_pipeline *p)
 	bool forked = guard_forked(g->guard);
 
 	/* Fails when gpuqd has ended, and then there is nothing to tell. */
-	if (!forked)
+	if (!forked && p->info.index != STALE_PIPELINE)
 		(void)session_request(g, &m.h, want, &answer);
 	if (!forked)
 		pthread_mutex_lock(&g->lock);
@@ -348,6 +348,12 @@ void gpuq_pipeline_destroy(struct gpuq_pipeline *p)
 	if (!forked)
 		pthread_mutex_unlock(&g->lock);
 	pipeline_unref(p);
+}
+
+void pipelines_lose(struct gpuq *g)
+{
+	for (struct gpuq_pipeline *p = g->pipelines; p != NULL; p = p->next)
+		p->info.index = STALE_PIPELINE;
 }
 
 void pipeline_free_all(struct gpuq *g)
@@ -372,5 +378,9 @@ int gpuq_pipeline_call_create(struct gpuq_channel *ch, struct gpuq_pipeline *p,
 		return fail_plain(-EINVAL,
 			"the pipeline was registered through another connection, or for another "
 			"device");
+	if (p->info.index == STALE_PIPELINE)
+		return fail_plain(-GPUQ_EPIPELINE,
+			"the pipeline went with the gpuqd that knew it; destroy it and create it "
+			"again");
 	return call_create(ch, &p->info, p, &a, ret_call);
 }

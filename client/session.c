@@ -196,13 +196,21 @@ static void read_last_words(struct gpuq *g)
 	note_gone(g, GPUQ_EGONE, "it ended without a word; start it again, then connect again");
 }
 
-int session_gone(struct gpuq *g)
+int session_gone(struct gpuq *g, uint64_t epoch)
 {
+	int r;
+
 	pthread_mutex_lock(&g->lock);
-	if (shm_load_relaxed(&g->gone) == 0)
-		read_last_words(g);
+	if (g->epoch != epoch) {
+		/* The socket is another gpuqd's by now. */
+		r = fail_plain(-GPUQ_EGONE, gpuq_strerror(GPUQ_EGONE));
+	} else {
+		if (shm_load_relaxed(&g->gone) == 0)
+			read_last_words(g);
+		r = gone_sentence(g);
+	}
 	pthread_mutex_unlock(&g->lock);
-	return gone_sentence(g);
+	return r;
 }
 
 int session_check(const struct gpuq *g)

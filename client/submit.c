@@ -17,13 +17,24 @@ static int refuse_shut(struct gpuq_channel *ch)
 	return fail_plain(-GPUQ_EDRAIN, gpuq_strerror(GPUQ_EDRAIN));
 }
 
+/* Nothing can be submitted, unless the channel has ended with gpuqd and a new one is there. */
+static int revive(struct gpuq_channel *ch)
+{
+	struct gpuq *g = ch->gpuq;
+
+	if (!g->automatic || !channel_gone(ch) || flights_busy(ch) + ch->n_kept > 0)
+		return refuse_shut(ch);
+	return gpuq_reconnect(g, 0) == 0 && !channel_shut(ch) ? 0 : refuse_shut(ch);
+}
+
 /* How many of n >= 1 can be submitted now, at least 1, or why none. */
 static int room_for(struct gpuq_channel *ch, uint32_t n)
 {
 	if (!channel_owned(ch))
 		return channel_refuse(ch);
-	if (__builtin_expect(channel_shut(ch), 0))
-		return refuse_shut(ch);
+	int r = __builtin_expect(channel_shut(ch), 0) ? revive(ch) : 0;
+	if (r < 0)
+		return r;
 	if (n > ch->n_free)
 		n = ch->n_free;
 	if (n == 0)

@@ -231,6 +231,16 @@ static int keep(struct gpuq_channel *ch, uint32_t max)
 	return n;
 }
 
+int channel_settle(struct gpuq_channel *ch)
+{
+	int n;
+
+	do
+		n = keep(ch, UINT32_MAX);
+	while (n > 0);
+	return ch->cq.ring == &ch->ended_ring ? 0 : n;
+}
+
 /* 1: there is space; 0: not yet; or an error. */
 static int have_space(struct gpuq_channel *ch, uint32_t entries, size_t bytes)
 {

@@ -81,6 +81,14 @@ void segment_unmap_behind_page(void *base, uint64_t bytes)
 	munmap((char *)base - WIRE_PAGE_SIZE, WIRE_PAGE_SIZE + bytes);
 }
 
+int segment_move_behind_page(void *from, uint64_t bytes, void *to)
+{
+	if (mremap(from, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, to) == MAP_FAILED)
+		return -errno;
+	munmap((char *)from - WIRE_PAGE_SIZE, WIRE_PAGE_SIZE);
+	return 0;
+}
+
 int segment_punch(int fd, uint64_t bytes)
 {
 	if (fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, (off_t)bytes) < 0)

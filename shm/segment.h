@@ -35,6 +35,12 @@ int segment_map_behind_page(int fd, uint64_t bytes, void **ret_base);
 void segment_unmap_behind_page(void *base, uint64_t bytes);
 
 /*
+ * Moves a segment mapped so to the place of another of the same length, at once for those who look
+ * at it now; the page before `to` stays, the one before `from` goes. Returns 0 or a negative errno.
+ */
+int segment_move_behind_page(void *from, uint64_t bytes, void *to);
+
+/*
  * Gives all pages of a segment back to the system although descriptors to it may linger
  * somewhere. Returns 0 or a negative errno.
  */
