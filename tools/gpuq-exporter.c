@@ -31,6 +31,7 @@ struct source {
 	const char *socket; /* as it was given; NULL: the default one */
 	struct snapshot_source where;
 	struct hardware *hardware; /* one for each: some readings are differences */
+	char trouble[512];	   /* why it could not be read the last time; "": it could */
 };
 
 struct exporter {
@@ -150,10 +151,16 @@ static const char *source_name(const struct source *s)
 static struct snapshot *take_snapshot(struct source *s)
 {
 	struct snapshot *snapshot;
-	char why[512];
+	char why[sizeof(s->trouble)] = "";
 
-	if (snapshot_take(&s->where, &snapshot, why, sizeof(why)) < 0)
+	if (snapshot_take(&s->where, &snapshot, why, sizeof(why)) < 0) {
+		/* Once, not at each scrape. */
+		if (strcmp(why, s->trouble) != 0)
+			complain("%s", why);
+		memcpy(s->trouble, why, sizeof(why));
 		return NULL;
+	}
+	s->trouble[0] = '\0';
 	snapshot_read_hardware(snapshot, s->hardware);
 	return snapshot;
 }

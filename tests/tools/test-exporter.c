@@ -139,6 +139,7 @@ static void several_daemons_are_told_apart(void **state)
 	snprintf(path, sizeof(path), "%s", absent);
 	assert_true(value(out.out, "gpuq_up", "") == 0);
 	assert_null(strstr(strstr(out.out, absent) + 1, absent));
+	assert_non_null(strstr(out.err, "gpuq-exporter: no daemon at "));
 	harness_output_free(&out);
 	synthetic_destroy(&s);
 }
