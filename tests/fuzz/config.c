@@ -7,7 +7,6 @@
  */
 #include "daemon/config.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -27,18 +26,21 @@ static void check(int r, const struct config_error *error)
 		(error->text[0] != '\0' && memchr(error->text, '\0', sizeof(error->text)) != NULL));
 }
 
+/* The text as a configuration file, and as one of a model's settings. */
 static int read_text(struct config *config, const void *text, size_t bytes)
 {
+	struct config_model *model = calloc(1, sizeof(*model));
 	struct config_error error = {""};
 	char path[64];
 	int fd = memfd_create("config", MFD_CLOEXEC);
 
-	require(fd >= 0 && write(fd, text, bytes) == (ssize_t)bytes);
+	require(model != NULL && fd >= 0 && write(fd, text, bytes) == (ssize_t)bytes);
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	check(config_read_model_file(model, path, &error), &error);
 	int r = config_read_file(config, path, &error);
+	check(r, &error);
 	close(fd);
-	if (r != -ENOSYS)
-		check(r, &error);
+	free(model);
 	return r;
 }
 

@@ -48,6 +48,24 @@ static void encode(const struct gpuq_tokenizer *t, const char *text, size_t byte
 	gpuq_encoder_destroy(e);
 }
 
+/* What is said of its tokens goes together. */
+static void look_at_tokens(const struct gpuq_tokenizer *t)
+{
+	const uint32_t n = gpuq_tokenizer_size(t);
+	const char *token;
+
+	for (uint32_t id = 0; id <= n && id < 64; id++) {
+		int64_t bytes = gpuq_tokenizer_token(t, id, &token);
+
+		(void)gpuq_tokenizer_special(t, id);
+		if (bytes < 0)
+			continue;
+		int64_t found = gpuq_tokenizer_find(t, token, (size_t)bytes);
+		require(found >= 0 && found < n);
+	}
+	require(gpuq_tokenizer_token(t, n, &token) < 0);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	const uint8_t *zero = size == 0 ? NULL : memchr(data, 0, size);
@@ -56,6 +74,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 	if (gpuq_tokenizer_parse((const char *)data, json_bytes, &t) < 0)
 		return 0;
+	look_at_tokens(t);
 	if (zero != NULL)
 		encode(t, (const char *)zero + 1, size - json_bytes - 1);
 	gpuq_tokenizer_destroy(t);
