@@ -80,7 +80,7 @@ static void check_place(const struct channel *ch, const void *data, uint64_t byt
 
 static void check_tensor(const struct channel *ch, const struct tensor *t)
 {
-	uint64_t elements, bytes;
+	uint64_t elements, bytes = 0;
 
 	if (t->dtype == 0)
 		return;
