@@ -5,12 +5,15 @@
  * the landlord, gpuqd holds what it held before; in the end every class has done something.
  *
  *	gpuq-attack [--seconds N] [--seed N] [--attackers N] [--only CLASS] [--json FILE]
+ *	gpuq-attack --latency [--seconds N] [--attackers N]
  *
+ * --latency: only measures what the attackers cost a client that behaves; see latency.h.
  * --seconds: 5, more under a sanitizer, 120 with TEST_LONG=1; longer where some class had no turn.
  * It runs as one test of the harness, so gpuqd's log is shown when something was wrong. As root,
  * attackers are another user; else that is left out, and said. --seed repeats the choices.
  */
-#include "tests/hostile/attack.h"
+#include "tests/hostile/attackers.h"
+#include "tests/hostile/latency.h"
 #include "tests/hostile/neighbours.h"
 #include "tests/hostile/options.h"
 #include "tests/integration/world.h"
@@ -42,6 +45,7 @@
 static struct {
 	uint64_t seconds, seed, attackers;
 	uint32_t only; /* 1 + the class */
+	bool latency;
 	const char *json;
 	int progress_fd;
 } options = {.attackers = 3};
@@ -57,8 +61,7 @@ struct siege {
 	uint64_t completed[NEIGHBOURS]; /* when it was last looked at */
 	uint64_t moved_ns[NEIGHBOURS];	/* when that last changed */
 	uint64_t served[NEIGHBOURS];	/* in all rounds */
-	struct child attackers[ATTACKERS_MAX];
-	struct attack_page *pages;
+	struct attackers attackers;
 	struct world before;
 	uint64_t start_ns, shown_ns;
 	uint32_t rounds;
@@ -67,11 +70,6 @@ struct siege {
 static struct siege siege;
 
 /* --- Starting and ending ------------------------------------------------------------------- */
-
-static void run_attacker(struct child *child)
-{
-	attack_main(&siege.common, &siege.pages[child->number], child->number);
-}
 
 static void start_all(struct siege *s)
 {
@@ -88,52 +86,12 @@ static void start_all(struct siege *s)
 		s->completed[i] = 0;
 		s->moved_ns[i] = clock_monotonic_ns();
 	}
-	for (uint32_t i = 0; i < options.attackers; i++) {
-		s->attackers[i].number = i;
-		s->attackers[i].run = run_attacker;
-		shm_store_release_u32(&s->pages[i].stop, 0);
-		child_start(&s->attackers[i]);
-	}
-}
-
-static const char *class_of(const struct attack_page *page)
-{
-	return attack_classes[shm_load_relaxed_u32(&page->class) % ATTACK_CLASSES].name;
-}
-
-/* Fails the test when an attacker has ended of itself, with what it complains of. */
-static bool attacker_ended(struct siege *s, uint32_t i)
-{
-	const struct attack_page *page = &s->pages[i];
-	int status;
-
-	if (s->attackers[i].pid == 0)
-		return true;
-	if (waitpid(s->attackers[i].pid, &status, WNOHANG) != s->attackers[i].pid)
-		return false;
-	s->attackers[i].pid = 0;
-	if (page->complaint[0] != '\0')
-		fail_msg("attacker %u, %s: %s", i, class_of(page), page->complaint);
-	if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
-		fail_msg("attacker %u, %s: ended with status %#x", i, class_of(page),
-			(unsigned int)status);
-	return true;
+	attackers_start(&s->attackers);
 }
 
 static void stop_all(struct siege *s)
 {
-	const uint64_t start_ns = clock_monotonic_ns();
-
-	for (uint32_t i = 0; i < options.attackers; i++)
-		shm_store_release_u32(&s->pages[i].stop, 1);
-	for (uint32_t i = 0; i < options.attackers; i++) {
-		while (!attacker_ended(s, i)) {
-			if (clock_monotonic_ns() - start_ns > PATIENCE_NS)
-				fail_msg("attacker %u does not come back from %s", i,
-					class_of(&s->pages[i]));
-			raw_pause();
-		}
-	}
+	attackers_stop(&s->attackers);
 	for (uint32_t i = 0; i < s->n_neighbours; i++) {
 		child_stop(&s->neighbours[i]);
 		s->served[i] += shm_load_acquire(&s->neighbours[i].page->completed);
@@ -222,11 +180,7 @@ static void check_accounts(struct siege *s)
 
 static uint64_t deeds(const struct siege *s, uint32_t class)
 {
-	uint64_t n = 0;
-
-	for (uint32_t i = 0; i < ATTACKERS_MAX; i++)
-		n += shm_load_relaxed(&s->pages[i].deeds[class]);
-	return n;
+	return attackers_deeds(&s->attackers, class);
 }
 
 static bool wanted(uint32_t class)
@@ -271,10 +225,7 @@ static void watch(struct siege *s, uint64_t ns)
 	while (clock_monotonic_ns() - start_ns < ns) {
 		check_alive(s);
 		check_neighbours(s);
-		for (uint32_t i = 0; i < options.attackers; i++) {
-			if (attacker_ended(s, i))
-				fail_msg("attacker %u has ended", i);
-		}
+		attackers_check(&s->attackers);
 		show_progress(s, isatty(options.progress_fd) ? SECOND_NS : 30 * SECOND_NS);
 		(void)nanosleep(&look, NULL);
 	}
@@ -315,7 +266,7 @@ static void truncate_statistics(struct siege *s)
 			if (i % 2 == 0)
 				assert_int_equal(ftruncate(object, bytes), 0);
 			close(object);
-			shm_count(&s->pages[0].deeds[ATTACK_STATISTICS], 1);
+			shm_count(&s->attackers.pages[0].deeds[ATTACK_STATISTICS], 1);
 		}
 		int fd = raw_client(s->daemon->socket);
 		raw_open_plain(fd);
@@ -374,9 +325,6 @@ static void begin(struct siege *s)
 	s->device_pid = (pid_t)s->stats.devices[0].pid;
 	landlord_open(&s->landlord, s->daemon->socket, TEST_HAS_MODEL);
 	landlord_check(&s->landlord);
-	s->pages = mmap(NULL, ATTACKERS_MAX * sizeof(*s->pages), PROT_READ | PROT_WRITE,
-		MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	assert_true(s->pages != MAP_FAILED);
 	s->n_neighbours = TEST_HAS_MODEL ? 2 : 1;
 	s->common = (struct attack_common){
 		.seed = options.seed,
@@ -385,6 +333,7 @@ static void begin(struct siege *s)
 		.estate = s->landlord.estate,
 	};
 	memcpy(s->common.socket, s->daemon->socket, sizeof(s->common.socket));
+	attackers_create(&s->attackers, &s->common, (uint32_t)options.attackers);
 	s->start_ns = clock_monotonic_ns();
 }
 
@@ -443,13 +392,27 @@ static void test_attack(void **state)
 	write_report(s, "passed");
 }
 
+/* --- Latency ---------------------------------------------------------------------------------- */
+
+static void test_latency(void **state)
+{
+	struct siege *s = &siege;
+
+	begin(s);
+	latency_measure(&s->attackers, options.seconds, options.progress_fd);
+	check_alive(s);
+	stats_close(&s->stats);
+	landlord_close(&s->landlord);
+	harness_daemon_destroy(s->daemon);
+}
+
 /* --- Options ------------------------------------------------------------------------------- */
 
 static int usage(void)
 {
 	fprintf(stderr,
 		"usage: gpuq-attack [--seconds N] [--seed N] [--attackers 1..%u] "
-		"[--only CLASS] [--json FILE]\nclasses:",
+		"[--only CLASS] [--json FILE] [--latency]\nclasses:",
 		ATTACKERS_MAX);
 	for (uint32_t i = 0; i < ATTACK_CLASSES; i++)
 		fprintf(stderr, " %s", attack_classes[i].name);
@@ -482,7 +445,7 @@ static bool take_options(int argc, char **argv)
 	static const struct option longs[] = {{"seconds", required_argument, NULL, 's'},
 		{"seed", required_argument, NULL, 'r'}, {"attackers", required_argument, NULL, 'a'},
 		{"only", required_argument, NULL, 'o'}, {"json", required_argument, NULL, 'j'},
-		{NULL, 0, NULL, 0}};
+		{"latency", no_argument, NULL, 'l'}, {NULL, 0, NULL, 0}};
 	bool good = true;
 	int option;
 
@@ -503,6 +466,9 @@ static bool take_options(int argc, char **argv)
 		case 'j':
 			options.json = optarg;
 			break;
+		case 'l':
+			options.latency = true;
+			break;
 		default:
 			good = false;
 		}
@@ -512,7 +478,8 @@ static bool take_options(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
-	static const struct harness_test tests[] = {HARNESS_TEST(test_attack)};
+	static const struct harness_test attack[] = {HARNESS_TEST(test_attack)};
+	static const struct harness_test latency[] = {HARNESS_TEST(test_latency)};
 	char text[32];
 
 	options.seed = (uint64_t)time(NULL);
@@ -528,5 +495,5 @@ int main(int argc, char **argv)
 	setenv("TEST_TIMEOUT", text, 0);
 	options.progress_fd = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3);
 	dprintf(options.progress_fd, "seed %llu\n", (unsigned long long)options.seed);
-	return harness_run("attack", tests, 1);
+	return harness_run("attack", options.latency ? latency : attack, 1);
 }
