@@ -150,11 +150,12 @@ void *segment_spoil_main(void *assault)
 {
 	struct segment_assault *a = assault;
 
-	while (shm_load_relaxed(&a->stop) == 0) {
+	/* Once at least, however late this thread has begun. */
+	do {
 		segment_spoil(a);
 		/* Entries are to be right at times, and the other thread is to get on. */
 		if (random_below(&a->rng, 8) == 0)
 			sched_yield();
-	}
+	} while (shm_load_relaxed(&a->stop) == 0);
 	return NULL;
 }
