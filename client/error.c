@@ -90,6 +90,9 @@ static const struct error_text gpuq_errors[] = {
 	ERROR(GPUQ_EDEADLINE,
 		"such work takes longer than there was time left, so it was not started; give it "
 		"more time"),
+	ERROR(GPUQ_ERATE,
+		"more submissions a second than gpuqd allows one user (max_rate_per_user); submit "
+		"later"),
 };
 _Static_assert(
 	sizeof(gpuq_errors) / sizeof(gpuq_errors[0]) == GPUQ_ERROR_LAST - GPUQ_ERROR_FIRST + 1,

@@ -56,6 +56,7 @@ static void channel_attach_rings(struct channel *ch, const struct devlink_msg *m
 	};
 	ch->counted = prod;
 	ch->seen = prod;
+	ch->rated = cons - 1;
 	ch->sqes = (void *)(base + layout.sqe_offset);
 	ch->cqes = (void *)(base + layout.cqe_offset);
 	ch->arena = base + layout.arena_offset;

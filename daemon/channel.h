@@ -111,8 +111,9 @@ struct channel {
 
 	uint32_t number; /* its record in every table */
 	uint32_t client, client_generation, uid;
-	uint32_t weight;			/* of the user */
-	struct share *share;			/* of the user; dispatch's */
+	uint32_t weight;     /* of the user */
+	struct share *share; /* of the user; dispatch's */
+	uint64_t rated;	     /* index of the last entry that counts in the user's rate */
 	const struct buffer_table *buffers;	/* set before anything is validated */
 	const struct pipeline_table *pipelines; /* likewise */
 	uint32_t priority;

@@ -19,6 +19,12 @@ const struct config_key config_keys[] = {
 		"path of the socket; empty: $XDG_RUNTIME_DIR/gpuq-0, else /run/gpuq/gpuq-0"},
 	{"socket_mode", CONFIG_MODE, AT(socket_mode), "0660", 0600, 0777,
 		"permissions of the socket: who may write to it may connect"},
+	{"access", CONFIG_TEXT, AT(access), "open", 0, 0,
+		"open: who may write to the socket may connect; listed: of these only root, "
+		"gpuqd's own user, and who has a section of its own or is in a group that has one",
+		CONFIG_NOW},
+	{"stats_mode", CONFIG_MODE, AT(stats_mode), "0600", 0600, 0644,
+		"permissions of the statistics: who may read them sees all users"},
 	{"device", CONFIG_TEXT, AT(device), "auto", 0, 0, "cpu, cuda, cuda:N, or auto"},
 	{"resident", CONFIG_TEXT, AT(resident), "on", 0, 0,
 		"on or off: on a GPU small work goes to a kernel that stays there",
@@ -51,6 +57,13 @@ const struct config_key config_keys[] = {
 	{"max_in_flight", CONFIG_NUMBER, AT(max_in_flight), "4096", 16, 1u << 20,
 		"submissions accepted and not completed, all channels together; more than "
 		"max_channels"},
+	{"max_in_flight_per_user", CONFIG_NUMBER, AT(max_in_flight_per_user), "0", 0, 1u << 20,
+		"the same of one user id; what is more waits in the rings; 0: no limit of its own",
+		CONFIG_NEXT_DEVICE},
+	{"max_rate_per_user", CONFIG_NUMBER, AT(max_rate_per_user), "0", 0, 1u << 30,
+		"submissions a second of one user id, in bursts of a second's; others are refused; "
+		"0: any",
+		CONFIG_NEXT_DEVICE},
 	{"max_buffers", CONFIG_NUMBER, AT(max_buffers), "4096", 1, 65536, "device buffers"},
 	{"max_buffers_per_user", CONFIG_NUMBER, AT(max_buffers_per_user), "2048", 1, 65536,
 		"device buffers of one user id", CONFIG_NOW},
@@ -64,6 +77,9 @@ const struct config_key config_keys[] = {
 		"exact shapes that a device process keeps an account of"},
 	{"graph_bytes", CONFIG_BYTES, AT(graph_bytes), "256M", 0, 1ull << 40,
 		"memory that captured graphs may take", CONFIG_NEXT_DEVICE},
+	{"graph_bytes_per_user", CONFIG_BYTES, AT(graph_bytes_per_user), "0", 0, 1ull << 40,
+		"of this, for shapes that one user id was the first to use; 0: three quarters",
+		CONFIG_NEXT_DEVICE},
 	{"graph_scratch_bytes", CONFIG_BYTES, AT(graph_scratch_bytes), "16M", 4096, 1ull << 40,
 		"memory for the inner tensors of one pipeline while it runs", CONFIG_NEXT_DEVICE},
 	{"graph_promote_uses", CONFIG_NUMBER, AT(graph_promote_uses), "3", 1, 1000000,
@@ -238,6 +254,9 @@ static int text_set(struct config *config, const struct config_key *key, const c
 		wanted = "auto, cpu, cuda or cuda:N";
 	if (strcmp(key->name, "log") == 0 && !log_levels_parse(value, &levels))
 		wanted = log_levels_form;
+	if (strcmp(key->name, "access") == 0 && strcmp(value, "open") != 0 &&
+		strcmp(value, "listed") != 0)
+		wanted = "open or listed";
 	if (strcmp(key->name, "resident") == 0 && strcmp(value, "on") != 0 &&
 		strcmp(value, "off") != 0)
 		wanted = "on or off";
@@ -390,6 +409,7 @@ void config_print(const struct config *config, FILE *out)
 		}
 		fprintf(out, "# %s\n%s = %s\n", key->doc, key->name, value);
 	}
+	config_users_print(config, out);
 	config_models_print(config, out);
 }
 

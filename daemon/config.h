@@ -36,24 +36,35 @@ struct config_model {
 	char why[224]; /* not "": it cannot be served, for this reason */
 };
 
+/* A user or a group, of this id. */
+#define CONFIG_MAX_USERS 64u
+#define CONFIG_MAX_WEIGHT 1000u
+struct config_user {
+	bool is_group;
+	uint32_t id;
+	uint32_t weight; /* of its part of the device: see share.h */
+	bool admin;	 /* may administer gpuqd */
+};
+
 struct config {
 	char models_dir[CONFIG_PATH_MAX]; /* a repository, see repository.h; "": none */
 	char socket[104];		  /* "": see listener_default_path() */
 	char device[32];		  /* "auto", "cpu", "cuda" or "cuda:N" */
 	char log[128];			  /* see log_levels_parse() */
 	char resident[4];		  /* "on" or "off" */
-	uint64_t socket_mode;
+	uint64_t socket_mode, stats_mode;
+	char access[8];	  /* "open", or "listed": only those of `users` */
 	uint64_t workers; /* of the CPU device; 0: as many as fit */
 	uint64_t poll_us;
 	uint64_t ageing_ms;
 	uint64_t max_clients, max_clients_per_user;
 	uint64_t max_channels, max_channels_per_client, max_channels_per_user;
 	uint64_t max_arena_bytes, max_client_bytes, max_user_bytes, max_total_bytes;
-	uint64_t max_in_flight;
+	uint64_t max_in_flight, max_in_flight_per_user, max_rate_per_user;
 	uint64_t max_buffers, max_buffers_per_user;
 	uint64_t max_pipelines, max_pipelines_per_client, max_pipelines_per_user;
 	char hot_list[256]; /* path; "auto": see graph_hot_list_prepare(); "": none */
-	uint64_t graph_bytes, graph_scratch_bytes;
+	uint64_t graph_bytes, graph_bytes_per_user, graph_scratch_bytes;
 	uint64_t graph_promote_uses, graph_promote_window_ms, graph_pinned;
 	char test_faults[256]; /* for tests: see device/fault.h */
 	uint64_t max_graphs;
@@ -63,6 +74,8 @@ struct config {
 	char watchdog_stopped[8]; /* "kill" or "spare" */
 	uint64_t max_models, max_sessions, max_sessions_per_client, max_sessions_per_user;
 	uint64_t kv_bytes, kv_blocks_per_client, kv_blocks_per_user, kv_bucket, prefill_chunk;
+	uint32_t n_users;
+	struct config_user users[CONFIG_MAX_USERS];
 	uint32_t n_models;
 	struct config_model models[CONFIG_MAX_MODELS];
 };
@@ -189,6 +202,24 @@ int config_model_flag(struct config *config, const char *text, struct config_err
 /* The parts of config_check() and config_print(). */
 int config_models_check(const struct config *config, struct config_error *ret_error);
 void config_models_print(const struct config *config, FILE *out);
+
+/* --- config_user.c --- */
+
+/* Whether it is a user's or a group's, and which one's. */
+bool config_user_section(const char *section, bool *ret_is_group, const char **ret_name);
+
+/* Sets one key of a user or a group. -EINVAL. */
+int config_user_set(struct config *config, bool is_group, const char *name, const char *key,
+	const char *value, struct config_error *ret_error);
+
+/* What is said of a user: of itself, else of the first group that it is in. NULL: nothing. */
+const struct config_user *config_user_find(
+	const struct config *config, uint32_t uid, const uint32_t *gids, uint32_t n_gids);
+
+/* Others than root and gpuqd's own user may administer it. */
+bool config_has_admins(const struct config *config);
+
+void config_users_print(const struct config *config, FILE *out);
 
 /* A key's flag without the dashes in front, or its variable in the environment. */
 void config_flag_name(const struct config_key *key, char *name, size_t size);

@@ -49,6 +49,22 @@ static int model_key(struct reader *r, const char *section, const char *name, co
 	return -EINVAL;
 }
 
+/* A key of a model, a user or a group. 1: done; 0: it is none; or -EINVAL. */
+static int named_key(struct reader *r, const char *section, const char *name, const char *value)
+{
+	const char *model = config_model_section(section), *who;
+	bool is_group;
+	int err = 0;
+
+	if (model != NULL)
+		err = config_model_set(r->config, model, name, value, r->error);
+	else if (config_user_section(section, &is_group, &who))
+		err = config_user_set(r->config, is_group, who, name, value, r->error);
+	else
+		return 0;
+	return err < 0 ? err : 1;
+}
+
 static int reader_key(void *user, const char *section, const char *name, const char *value)
 {
 	struct reader *r = user;
@@ -66,17 +82,15 @@ static int reader_key(void *user, const char *section, const char *name, const c
 		r->bad_line = 0;
 		return 1;
 	}
-	const char *model = config_model_section(section);
-	if (model != NULL) {
-		if (config_model_set(r->config, model, name, value, error) < 0)
-			return 0;
-		r->bad_line = 0;
-		return 1;
+	int named = named_key(r, section, name, value);
+	if (named != 0) {
+		r->bad_line = named < 0 ? r->line : 0;
+		return named > 0;
 	}
 	if (section[0] != '\0' && strcmp(section, "gpuqd") != 0) {
 		snprintf(error->text, sizeof(error->text),
-			"there is no section [%.64s]; keys stand alone, under [gpuqd] or under "
-			"[model NAME]",
+			"there is no section [%.64s]; keys stand alone, under [gpuqd], or under "
+			"[model NAME], [user NAME] or [group NAME]",
 			section);
 		return 0;
 	}

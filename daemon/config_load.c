@@ -66,6 +66,9 @@ void config_take(struct config *config, const struct config *wanted,
 		if (key->when != CONFIG_NEXT_START)
 			memcpy(to, from, key->size);
 	}
+	/* For connections from now on. */
+	config->n_users = wanted->n_users;
+	memcpy(config->users, wanted->users, sizeof(config->users));
 	config->n_models = wanted->n_models;
 	memcpy(config->models, wanted->models, sizeof(config->models));
 }

@@ -147,12 +147,15 @@ static int listen_begin(struct control *c)
 	const struct service *s = &c->service;
 	int r = 0;
 
+	/* Who may administer is asked of each connection; the mode is a second door. */
+	const mode_t modes[2] = {
+		(mode_t)config->socket_mode, config_has_admins(config) ? 0666 : 0600};
 	snprintf(path, sizeof(path), "%s", config->socket);
 	if (path[0] == '\0' && s->n_fds == 0)
 		r = listener_default_path(path, sizeof(path), error);
 	if (r == 0)
-		r = listener_open(&c->listener, path[0] != '\0' ? path : NULL,
-			(mode_t)config->socket_mode, s->fds, s->n_fds, error);
+		r = listener_open(&c->listener, path[0] != '\0' ? path : NULL, modes, s->fds,
+			s->n_fds, error);
 	if (r < 0)
 		log_error("%s", error);
 	return r;

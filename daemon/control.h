@@ -223,6 +223,7 @@ struct session {
 	uint32_t abi;
 	pid_t pid;
 	uid_t uid;
+	uint32_t weight;      /* of its user: see share.h */
 	uint64_t deadline_ns; /* of the handshake */
 	uint64_t connected_ns;
 	uint64_t bytes; /* of its segments, and what else memory_take() counted */

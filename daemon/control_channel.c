@@ -35,7 +35,7 @@ static int channel_send(struct control *c, struct owed *owed)
 		m.client = ch->session->index;
 		m.client_generation = ch->session->generation;
 		m.uid = ch->session->uid;
-		m.weight = 1;
+		m.weight = ch->session->weight;
 		r = device_send(c, &m, fds, 3);
 		ch->add = r < 0;
 		return r < 0 ? r : 1;

@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -97,6 +98,8 @@ static int object_create(struct control *c, struct stats *ret_stats, int *ret_fd
 				: r == -EROFS || r == -EACCES || r == -ENOENT
 				? "; /dev/shm has to be there, and writable"
 				: "");
+	else if (fchmod(*ret_fd, (mode_t)c->config->stats_mode) < 0)
+		log_warn("the statistics object stays its owner's alone: %s", strerror(errno));
 	return r;
 }
 

@@ -650,6 +650,8 @@ static int start_graphs(struct link *l, struct clock_line clock, int wake_fd)
 		.captures = l->stats.captures,
 		.max_captures = l->stats.header->max_captures,
 		.budget_bytes = l->start.graph_bytes,
+		.user_bytes = l->start.graph_bytes_per_user > 0 ? l->start.graph_bytes_per_user
+								: l->start.graph_bytes / 4 * 3,
 		.scratch_bytes = l->start.scratch_bytes,
 		.lanes = count_lanes(l),
 		.promote_uses = l->start.promote_uses,
@@ -722,6 +724,8 @@ static int start_dispatch(struct link *l, struct clock_line clock, int wake_fd)
 		.poll_us = l->start.poll_us,
 		.ageing_ns = l->start.ageing_ms * 1000000ull,
 		.recorder = &l->recorders[RECORDER_DISPATCH],
+		.max_in_flight_per_user = l->start.max_in_flight_per_user,
+		.max_rate_per_user = l->start.max_rate_per_user,
 		.inline_max_ns = inline_limit_ns(&l->info),
 		.wake_fd = wake_fd,
 	};

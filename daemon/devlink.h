@@ -84,7 +84,9 @@ struct devlink_start {
 	uint64_t kv_bytes;
 	uint32_t promote_uses, promote_window_ms, pinned; /* see graphs/graphs.h */
 	uint64_t graph_bytes, scratch_bytes;
-	uint32_t ageing_ms;	  /* see share.h */
+	uint32_t ageing_ms;				    /* see share.h */
+	uint32_t max_in_flight_per_user, max_rate_per_user; /* 0: any */
+	uint64_t graph_bytes_per_user;
 	uint32_t resident;	  /* see struct device_options */
 	uint32_t list_devices;	  /* 1: says what the machine has, before it is ready */
 	char kind[GPUQ_NAME_MAX]; /* of device: "cpu", "cuda:0", "auto" */

@@ -31,7 +31,8 @@ struct dispatch_options {
 	uint32_t max_models; /* 0: none, and then the next four are of no importance */
 	uint32_t max_clients, max_sessions, max_sessions_per_client, max_sessions_per_user;
 	uint32_t poll_us;
-	uint64_t ageing_ns;	   /* see share.h */
+	uint64_t ageing_ns;				    /* see share.h */
+	uint32_t max_in_flight_per_user, max_rate_per_user; /* 0: any */
 	struct recorder *recorder; /* dispatch's; NULL: nothing is recorded */
 	uint64_t inline_max_ns;	   /* dispatch itself runs what is predicted to be this short */
 	int wake_fd;		   /* eventfd, also given to the device */

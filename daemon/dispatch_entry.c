@@ -166,6 +166,21 @@ static void count_same(struct dispatch *d, struct channel *ch)
 	d->n_same = 0;
 }
 
+/*
+ * Whether the user may submit so much. An entry that then has to wait comes again, but counts once.
+ * Cancellations only take back.
+ */
+static int check_rate(
+	struct dispatch *d, struct channel *ch, const struct wire_sqe *sqe, uint64_t now_ns)
+{
+	if (sqe->opcode == WIRE_OP_CANCEL)
+		return 0;
+	if (!share_submits(ch->share, d->o.max_rate_per_user, now_ns))
+		return -GPUQ_ERATE;
+	ch->rated = ch->sq.cons;
+	return 0;
+}
+
 /* One entry, already in private memory. False when it must wait. */
 static bool take_entry(
 	struct dispatch *d, struct channel *ch, const struct wire_sqe *sqe, uint64_t now_ns)
@@ -174,6 +189,8 @@ static bool take_entry(
 	bool late = d->draining && (int64_t)(ch->sq.cons - ch->drain_at) >= 0;
 	int r = late ? -GPUQ_EDRAIN : validate_entry(ch, sqe);
 
+	if (r == 0 && d->o.max_rate_per_user > 0 && ch->sq.cons != ch->rated)
+		r = check_rate(d, ch, sqe, now_ns);
 	if (r == 0 && sqe->opcode != WIRE_OP_NULL && sqe->opcode != WIRE_OP_CANCEL)
 		return take_call(d, ch, sqe);
 	/* This completes the target and commits: the entry itself is not taken before that. */

@@ -10,15 +10,17 @@
  */
 static bool user_may_queue(const struct dispatch *d, const struct share *share)
 {
-	return share->in_flight < SLOTS_FOR_EACH_FREE * (d->n_free - d->n_channels);
+	return d->n_free > d->n_channels &&
+		share->in_flight < SLOTS_FOR_EACH_FREE * (d->n_free - d->n_channels);
 }
 
 struct slot *slot_take(struct dispatch *d, struct channel *ch)
 {
 	/* The last slots are kept so that every channel can have one: nobody starves. */
-	if (d->n_free == 0)
+	if (d->n_free == 0 || (ch->in_flight > 0 && !user_may_queue(d, ch->share)))
 		return NULL;
-	if (ch->in_flight > 0 && (d->n_free <= d->n_channels || !user_may_queue(d, ch->share)))
+	/* Of a user that has as much as it may have at all, even its other channels wait. */
+	if (d->o.max_in_flight_per_user > 0 && ch->share->in_flight >= d->o.max_in_flight_per_user)
 		return NULL;
 	struct slot *slot = TAILQ_FIRST(&d->free_slots);
 	TAILQ_REMOVE(&d->free_slots, slot, link);

@@ -229,7 +229,7 @@ static int adopt(struct listener *l, const int *passed, uint32_t n_passed,
 	return 0;
 }
 
-int listener_open(struct listener *l, const char *path, mode_t mode, const int *passed,
+int listener_open(struct listener *l, const char *path, const mode_t modes[2], const int *passed,
 	uint32_t n_passed, char error[LISTEN_ERROR_MAX])
 {
 	char whole[LISTEN_PATH_MAX] = "";
@@ -248,9 +248,9 @@ int listener_open(struct listener *l, const char *path, mode_t mode, const int *
 		r = lock_take(l, error);
 	FAILPOINT("control.locked");
 	if (r == 0 && !l->fd_passed)
-		r = listen_at(l->path, mode, &l->fd, error);
+		r = listen_at(l->path, modes[0], &l->fd, error);
 	if (r == 0 && !l->admin_fd_passed)
-		r = listen_at(l->admin_path, 0600, &l->admin_fd, error);
+		r = listen_at(l->admin_path, modes[1], &l->admin_fd, error);
 	FAILPOINT("control.bound");
 	if (r < 0)
 		listener_close(l);

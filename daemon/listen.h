@@ -36,7 +36,7 @@ int listener_default_path(char *path, size_t size, char error[LISTEN_ERROR_MAX])
  * path, -EEXIST when something that is no socket lies there, -EINVAL for a socket that does not
  * fit. `l` is closed then.
  */
-int listener_open(struct listener *l, const char *path, mode_t mode, const int *passed,
+int listener_open(struct listener *l, const char *path, const mode_t modes[2], const int *passed,
 	uint32_t n_passed, char error[LISTEN_ERROR_MAX]);
 
 /* Removes the sockets, but those that were passed, and the lock. */

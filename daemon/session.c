@@ -242,13 +242,47 @@ static uint32_t user_sessions(const struct control *c, uid_t uid)
 	return n;
 }
 
-/* Whether a connection may become a session. Writes the reason when not. */
-static int admission(const struct control *c, bool admin, uid_t uid, char *text, size_t size)
+/* Groups of a peer beside its first one that are looked at. */
+#define PEER_GROUPS 64
+
+/* What the configuration says of the user behind a connection; NULL: nothing. */
+static const struct config_user *peer_user(const struct control *c, int fd, const struct ucred *who)
 {
-	if (admin && uid != 0 && uid != geteuid()) {
-		snprintf(text, size, "only root and gpuqd's own user may administer it");
+	gid_t gids[1 + PEER_GROUPS] = {who->gid};
+	socklen_t n = PEER_GROUPS * sizeof(gid_t);
+
+	/* Of more than these, and on a kernel that does not tell, the first one counts alone. */
+	if (getsockopt(fd, SOL_SOCKET, SO_PEERGROUPS, gids + 1, &n) < 0)
+		n = 0;
+	return config_user_find(c->config, who->uid, gids, 1 + (uint32_t)(n / sizeof(gid_t)));
+}
+
+/* Whether a user may connect at all. */
+static int access_check(const struct control *c, bool admin, uid_t uid,
+	const struct config_user *user, char *text, size_t size)
+{
+	const bool trusted = uid == 0 || uid == geteuid();
+
+	if (admin && !trusted && (user == NULL || !user->admin)) {
+		snprintf(text, size,
+			"only root, gpuqd's own user and those with admin = yes in gpuqd.conf may "
+			"administer it");
 		return -EACCES;
 	}
+	if (!admin && !trusted && user == NULL && strcmp(c->config->access, "listed") == 0) {
+		snprintf(text, size,
+			"user id %u may not use this gpuqd: it has no section in gpuqd.conf, nor "
+			"has "
+			"a group of it",
+			(unsigned int)uid);
+		return -EACCES;
+	}
+	return 0;
+}
+
+/* Whether there is room for one more session. Writes the reason when not. */
+static int admission(const struct control *c, bool admin, uid_t uid, char *text, size_t size)
+{
 	if (TAILQ_EMPTY(&c->free_sessions[admin])) {
 		snprintf(text, size,
 			"the limit max_clients (%llu) is reached; raise it, or close "
@@ -266,7 +300,8 @@ static int admission(const struct control *c, bool admin, uid_t uid, char *text,
 	return 0;
 }
 
-static void session_begin(struct control *c, bool admin, int fd, int pidfd, const struct ucred *who)
+static void session_begin(
+	struct control *c, bool admin, int fd, int pidfd, const struct ucred *who, uint32_t weight)
 {
 	struct session *s = TAILQ_FIRST(&c->free_sessions[admin]);
 
@@ -277,6 +312,7 @@ static void session_begin(struct control *c, bool admin, int fd, int pidfd, cons
 	s->pidfd = pidfd;
 	s->pid = who->pid;
 	s->uid = who->uid;
+	s->weight = weight;
 	s->reset = false;
 	s->fds = FDS_NONE;
 	s->fds_messages = 0;
@@ -308,7 +344,10 @@ static bool connection_admit(struct control *c, bool admin, int fd)
 		close(fd);
 		return true;
 	}
-	int r = admission(c, admin, who.uid, text, sizeof(text));
+	const struct config_user *user = peer_user(c, fd, &who);
+	int r = access_check(c, admin, who.uid, user, text, sizeof(text));
+	if (r == 0)
+		r = admission(c, admin, who.uid, text, sizeof(text));
 	if (r < 0) {
 		connection_refuse(c, fd, r, text);
 		return true;
@@ -323,7 +362,7 @@ static bool connection_admit(struct control *c, bool admin, int fd)
 		close(fd);
 		return true;
 	}
-	session_begin(c, admin, fd, pidfd < 0 ? -1 : pidfd, &who);
+	session_begin(c, admin, fd, pidfd < 0 ? -1 : pidfd, &who, user != NULL ? user->weight : 1);
 	return true;
 }
 

@@ -153,6 +153,19 @@ void share_ended(struct share *share, uint64_t now_ns)
 		share->idle_ns = now_ns;
 }
 
+bool share_submits(struct share *share, uint32_t rate, uint64_t now_ns)
+{
+	const uint64_t second_ns = 1000000000u, each_ns = second_ns / rate;
+
+	if (share->rate_ns < now_ns)
+		share->rate_ns = now_ns;
+	/* Each one speaks for its part of a second, and no more than a second is spoken for. */
+	if (share->rate_ns + each_ns > now_ns + second_ns)
+		return false;
+	share->rate_ns += each_ns;
+	return true;
+}
+
 /* --- Whose turn it is ---------------------------------------------------------------------- */
 
 uint32_t shares_priority(const struct shares *s, uint32_t full, uint32_t cold_room, uint64_t now_ns)

@@ -49,6 +49,7 @@ struct share {
 	uint32_t n_listed;    /* of its turns */
 	int64_t deficit_ns;   /* of the device, that it may still use in this round */
 	uint64_t idle_ns;     /* since when nothing of it is in flight */
+	uint64_t rate_ns;     /* so far submissions are spoken for: see share_submits() */
 	uint64_t budget;      /* of dispatch's time: see share_budget() */
 	LIST_ENTRY(share) of; /* shares.used, or .free */
 	struct share_turn turns[MSG_PRIORITIES];
@@ -92,6 +93,12 @@ static inline void share_charge(struct share *share, int64_t device_ns)
 {
 	share->deficit_ns -= device_ns;
 }
+
+/*
+ * Whether another submission keeps to so many a second (not 0), in bursts of one second's. If so,
+ * it is counted.
+ */
+bool share_submits(struct share *share, uint32_t rate, uint64_t now_ns);
 
 /*
  * The priority to start something of, not in the mask `full`; those in the mask `cold_room` have

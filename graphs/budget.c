@@ -105,8 +105,14 @@ bool budget_may_withdraw(const struct graphs *g, const struct graph_entry *e)
 	return !e->pinned && !e->hot && !in_flight(g, e);
 }
 
-/* Who goes first; NULL: nobody can. */
-static struct graph_entry *victim(struct graphs *g)
+/* Those of gpuqd's own models, and of the hot list, are nobody's. */
+static bool is_of(const struct graph_entry *e, uint32_t uid)
+{
+	return e->uid == uid && (e->pipeline == NULL || !pipeline_has_constants(e->pipeline));
+}
+
+/* Who of a user's goes first, or of all (UID_NONE); NULL: nobody can. */
+static struct graph_entry *victim(struct graphs *g, uint32_t uid)
 {
 	struct graph_entry *oldest = NULL;
 	uint64_t oldest_ns = UINT64_MAX;
@@ -116,7 +122,7 @@ static struct graph_entry *victim(struct graphs *g)
 		const uint64_t used_ns = shm_load_relaxed(&e->record->last_used_ns);
 
 		if (!e->used || used_ns >= oldest_ns || !entry_captured(g, e) ||
-			!budget_may_withdraw(g, e))
+			!budget_may_withdraw(g, e) || (uid != UID_NONE && !is_of(e, uid)))
 			continue;
 		oldest = e;
 		oldest_ns = used_ns;
@@ -129,7 +135,7 @@ static bool withdraw_down_to(struct graphs *g, uint64_t bytes)
 {
 	budget_mark_hot(g);
 	while (g->bytes > bytes) {
-		struct graph_entry *e = victim(g);
+		struct graph_entry *e = victim(g, UID_NONE);
 
 		if (e == NULL)
 			return false;
@@ -138,15 +144,52 @@ static bool withdraw_down_to(struct graphs *g, uint64_t bytes)
 	return true;
 }
 
-bool budget_make_room(struct graphs *g, uint64_t bytes)
+/* Of executables whose shapes this user was the first to use. */
+static uint64_t bytes_of(const struct graphs *g, uint32_t uid)
 {
-	bool fits;
+	uint64_t bytes = 0;
+
+	for (uint32_t i = 0; i < g->options.max_graphs; i++) {
+		const struct graph_entry *e = &g->entries[i];
+
+		if (e->used && is_of(e, uid))
+			bytes += shm_load_relaxed(&e->record->bytes);
+	}
+	return bytes;
+}
+
+/* Withdraws a user's until so many more fit that are its. With the lock. */
+static bool user_makes_room(struct graphs *g, const struct graph_entry *e, uint64_t bytes)
+{
+	const uint64_t most = g->options.user_bytes;
+	struct graph_entry *other;
+
+	if (most == 0 || e->uid == UID_NONE || !is_of(e, e->uid))
+		return true;
+	if (bytes > most)
+		return false;
+	budget_mark_hot(g);
+	while (bytes_of(g, e->uid) > most - bytes) {
+		other = victim(g, e->uid);
+		if (other == NULL)
+			return false;
+		budget_withdraw(g, other);
+	}
+	return true;
+}
+
+const char *budget_make_room(struct graphs *g, const struct graph_entry *e, uint64_t bytes)
+{
+	const char *why = NULL;
 
 	pthread_mutex_lock(&g->lock);
-	fits = bytes <= g->budget && withdraw_down_to(g, g->budget - bytes);
+	if (!user_makes_room(g, e, bytes))
+		why = "no room in what graph_bytes_per_user gives";
+	else if (bytes > g->budget || !withdraw_down_to(g, g->budget - bytes))
+		why = "no room in the budget of graphs";
 	budget_publish(g);
 	pthread_mutex_unlock(&g->lock);
-	return fits;
+	return why;
 }
 
 void budget_shrink(struct graphs *g)

@@ -322,9 +322,9 @@ static int make_room(struct graphs *g, struct job *job)
 {
 	const uint64_t until_ns = graphs_now_ns(g) + ROOM_WAIT_NS;
 
-	if (!budget_make_room(g, job->exec->bytes)) {
+	job->why = budget_make_room(g, job->entry, job->exec->bytes);
+	if (job->why != NULL) {
 		exec_destroy(job->exec);
-		job->why = "no room in the budget of graphs";
 		return -ENOSPC;
 	}
 	while (budget_reap(g) && graphs_now_ns(g) < until_ns)

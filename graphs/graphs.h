@@ -54,6 +54,7 @@ struct graphs_options {
 	struct stats_capture *captures;
 	uint32_t max_captures;
 	uint64_t budget_bytes;	    /* of all executables */
+	uint64_t user_bytes;	    /* of those whose shape one user was the first to use; 0: any */
 	uint64_t scratch_bytes;	    /* of one lane; there are lanes + 4 such arenas */
 	uint32_t lanes;		    /* 1 .. GRAPHS_MAX_LANES */
 	uint32_t promote_uses;	    /* so many uses ... */

@@ -333,8 +333,11 @@ void budget_mark_hot(struct graphs *g);
 /* Neither pinned nor hot nor on the device. With the lock, and the hot set found before. */
 bool budget_may_withdraw(const struct graphs *g, const struct graph_entry *e);
 
-/* Withdraws what was not used for longest until so many more bytes fit. False: they cannot. */
-bool budget_make_room(struct graphs *g, uint64_t bytes);
+/*
+ * Withdraws what was not used for longest until so many more bytes fit that are for this entry: of
+ * its user's, and of all. NULL: they do; or why they cannot.
+ */
+const char *budget_make_room(struct graphs *g, const struct graph_entry *e, uint64_t bytes);
 
 /*
  * There was no memory: withdraws something and keeps to what is left for a while, or to the

@@ -78,9 +78,10 @@ enum gpuq_error {
 	GPUQ_ECONTEXT = 5031,  /* the text would be longer than the model's limit */
 	GPUQ_EKV = 5032,       /* no room in the KV cache */
 	GPUQ_EDEADLINE = 5033, /* it takes longer than there is time left; it was not started */
+	GPUQ_ERATE = 5034,     /* more submissions a second than gpuqd allows this user */
 };
 #define GPUQ_ERROR_FIRST GPUQ_EGONE
-#define GPUQ_ERROR_LAST GPUQ_EDEADLINE
+#define GPUQ_ERROR_LAST GPUQ_ERATE
 
 #ifdef __cplusplus
 }

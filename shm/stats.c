@@ -245,7 +245,7 @@ int stats_create(const char *socket_path, const struct stats_sizes *sizes, struc
 	int r = stats_remove_old(name);
 	if (r < 0)
 		return r;
-	int fd = shm_open(name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0640);
+	int fd = shm_open(name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 	if (fd < 0)
 		return -errno;
 	FAILPOINT("control.stats_made");

@@ -334,7 +334,7 @@ void stats_name(const char *socket_path, char *name, uint32_t size);
 /*
  * Makes the object of a path of stats_socket_path() anew: an old one is removed first when it
  * belongs to this user (-EPERM when it does not). All memory is allocated. *ret_fd can be mapped
- * by the device process.
+ * by the device process. Only this user may read it, until the caller says otherwise with fchmod().
  */
 int stats_create(const char *socket_path, const struct stats_sizes *sizes, struct stats *ret_stats,
 	int *ret_fd);

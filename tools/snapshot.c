@@ -252,8 +252,8 @@ static int explain(
 		snprintf(why, size, "no daemon at %s; start gpuqd or set GPUQ_SOCKET", all);
 	} else if (error == -EACCES) {
 		snprintf(why, size,
-			"the statistics of %s may not be read; become their owner or join their "
-			"group",
+			"the statistics of %s may not be read: they show all users; ask its "
+			"administrator (stats_mode in gpuqd.conf)",
 			at);
 	} else if (error == -EPROTO) {
 		snprintf(why, size,

@@ -82,6 +82,8 @@ static void start_dispatch(struct rig *rig)
 		.poll_us = 50,
 		.ageing_ns = RIG_AGEING_NS,
 		.recorder = &rig->recorders[RECORDER_DISPATCH],
+		.max_in_flight_per_user = rig->max_in_flight_per_user,
+		.max_rate_per_user = rig->max_rate_per_user,
 		.inline_max_ns = 1000,
 		.wake_fd = rig->wake_fd,
 	};

@@ -33,6 +33,7 @@ struct rig {
 	struct buffer_table *buffers;
 	struct pipeline_table *pipelines;
 	struct graphs *graphs;
+	uint32_t max_in_flight_per_user, max_rate_per_user; /* of the next dispatcher; 0: any */
 	const char *faults; /* of the next device: see device/fault.h */
 	uint32_t workers;
 	bool failed; /* DISPATCH_FAILED has come */

@@ -118,6 +118,9 @@ static void test_values(void **state)
 		{"socket_mode = 666", "\nsocket_mode = 0666\n"},
 		{"device = cuda:3", "\ndevice = cuda:3\n"},
 		{"socket = /a b/c", "\nsocket = /a b/c\n"},
+		{"[user root]\nweight = 1000\n[group 0]\nadmin = yes\n[user 0]\nadmin = no\n",
+			"\n[user 0]\nweight = 1000\nadmin = no\n[group 0]\nweight = 1\nadmin = "
+			"yes\n"},
 	};
 
 	for (size_t i = 0; i < sizeof(good) / sizeof(good[0]); i++) {
@@ -135,8 +138,8 @@ static void test_bad_lines(void **state)
 			":2: workers is set twice (a line that starts with a space continues the "
 			"one above)"},
 		{"[elsewhere]\nworkers = 1\n",
-			":2: there is no section [elsewhere]; keys stand alone, under [gpuqd] or "
-			"under [model NAME]"},
+			":2: there is no section [elsewhere]; keys stand alone, under [gpuqd], or "
+			"under [model NAME], [user NAME] or [group NAME]"},
 		{"[model a]\nquant = int4\n",
 			":2: quant of a model is 'int4', but must be none or int8"},
 		{"[model a]\npath = /x\n",
@@ -175,6 +178,33 @@ static void test_bad_lines(void **state)
 			"may go on "
 			"with ',TOPIC:LEVEL' for control, client, ring, device, graph, model or "
 			"stats"},
+	};
+
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		const char *path = file("f", bad[i][0]);
+		const char *const args[] = {"-c", path, "--check-config", NULL};
+		expect_error(args, 1, bad[i][1], path);
+	}
+}
+
+static void test_bad_users(void **state)
+{
+	static const char *const bad[][2] = {
+		{"[user no such user]\nweight = 2\n", ":2: there is no user 'no such user'"},
+		{"[group no such group]\nweight = 2\n", ":2: there is no group 'no such group'"},
+		{"[user 4294967295]\nweight = 2\n", ":2: there is no user '4294967295'"},
+		{"[user 7]\nweight = 0\n",
+			":2: weight is '0', but must be a number from 1 to 1000"},
+		{"[user 7]\nweight = 1001\n",
+			":2: weight is '1001', but must be a number from 1 to 1000"},
+		{"[user 7]\nweight = 1\nadmin = maybe\n",
+			":3: admin is 'maybe', but must be yes or no"},
+		{"[group 7]\nrole = 1\n",
+			":2: a user or a group has no key 'role', only weight and admin"},
+		{"access = closed\n", ":1: access is 'closed', but must be open or listed"},
+		{"stats_mode = 0666\n",
+			":1: stats_mode is '0666', but must be octal permissions from 0600 to "
+			"0644"},
 	};
 
 	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
@@ -467,6 +497,7 @@ int main(void)
 		HARNESS_TEST(test_file_is_found),
 		HARNESS_TEST(test_values),
 		HARNESS_TEST(test_bad_lines),
+		HARNESS_TEST(test_bad_users),
 		HARNESS_TEST(test_models),
 		HARNESS_TEST(test_long_line),
 		HARNESS_TEST(test_missing_file),

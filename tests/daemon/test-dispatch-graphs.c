@@ -15,6 +15,7 @@
 
 #define HANDLE (WIRE_PIPELINE | 5u << 16 | 3u)
 #define CAPTURES 6u
+#define MOST 5u			 /* entries in flight of a user, where that is limited */
 #define FREE (RIG_ARENA - 4096u) /* in the arena: of no other entry */
 
 static void expect_event(
@@ -266,6 +267,79 @@ static void test_captures_are_no_reason_to_wait(void **state)
 	stop(&rig, &c, known);
 }
 
+static uint64_t in_flight(const struct rig_client *c)
+{
+	return shm_load_relaxed(&c->channel->stats->in_flight);
+}
+
+static void await_in_flight(const struct rig_client *a, const struct rig_client *b, uint64_t n)
+{
+	for (uint32_t ms = 0; in_flight(a) + in_flight(b) != n; ms++) {
+		if (ms > 10000 * harness_slowness())
+			fail_msg("%llu and %llu are in flight, not %llu in all",
+				(unsigned long long)in_flight(a), (unsigned long long)in_flight(b),
+				(unsigned long long)n);
+		usleep(1000);
+	}
+}
+
+/* Asks for captures, which cannot begin yet, of n shapes that no other call has. */
+static void wish(struct rig_client *c, uint32_t n, uint64_t elements)
+{
+	for (uint32_t i = 0; i < n; i++) {
+		const struct wire_sqe sqe =
+			entry_of(c, WIRE_OP_CAPTURE, 64 + i * 4096, elements + i, i);
+		rig_submit(c, &sqe);
+	}
+}
+
+/* So many entries of a user are in flight, over all its channels; others wait in its rings. */
+static void test_what_a_user_has_in_flight(void **state)
+{
+	struct rig_client a, b, other;
+	struct rig rig;
+
+	rig_start(&rig);
+	rig.max_in_flight_per_user = MOST;
+	rig_restart(&rig);
+	rig.uids[3] = 200;
+	rig_open(&rig, &a, 1, 0, WIRE_ABI);
+	rig_open(&rig, &b, 2, 0, WIRE_ABI);
+	rig_open(&rig, &other, 3, 0, WIRE_ABI);
+	struct known_pipeline *known = add_pipeline(&rig, 0, 0);
+	graphs_quiet_begin(rig.graphs);
+	wish(&a, MOST - 1, 8);
+	await_in_flight(&a, &b, MOST - 1);
+	wish(&b, 3, 100);
+	await_in_flight(&a, &b, MOST);
+	/* Somebody else's come and go; so dispatch has seen what there is. */
+	const struct wire_sqe sqe = entry_of(&other, WIRE_OP_CALL, 64, 8, 1);
+	for (uint32_t i = 0; i < 20; i++) {
+		assert_int_equal(run(&other, &sqe), 0);
+		assert_int_equal(in_flight(&a) + in_flight(&b), MOST);
+	}
+	/* One goes, one comes. */
+	struct wire_sqe cancel = rig_entry(&a, WIRE_OP_CANCEL, 77);
+	cancel.target = 0;
+	rig_submit(&a, &cancel);
+	for (uint32_t i = 0; i < 2; i++) {
+		const struct wire_cqe cqe = rig_complete(&a);
+		assert_int_equal(cqe.status, cqe.user_data == 77 ? 0 : -ECANCELED);
+	}
+	await_in_flight(&a, &other, MOST - 2);
+	await_in_flight(&b, &other, 2);
+	graphs_quiet_end(rig.graphs);
+	for (uint32_t i = 0; i < MOST - 2; i++)
+		assert_int_equal(rig_complete(&a).status, 0);
+	for (uint32_t i = 0; i < 3; i++)
+		assert_int_equal(rig_complete(&b).status, 0);
+	remove_pipeline(&rig, known);
+	rig_close(&a);
+	rig_close(&b);
+	rig_close(&other);
+	rig_stop(&rig);
+}
+
 /* A channel has a few wishes waiting; further ones stay in its ring until those are answered. */
 static void test_captures_in_the_ring(void **state)
 {
@@ -447,6 +521,7 @@ int main(void)
 		HARNESS_TEST(test_cancelled_captures),
 		HARNESS_TEST(test_captures_are_no_reason_to_wait),
 		HARNESS_TEST(test_captures_in_the_ring),
+		HARNESS_TEST(test_what_a_user_has_in_flight),
 		HARNESS_TEST(test_cold_heads_hold_up_nobody),
 		HARNESS_TEST(test_a_fault_of_the_device),
 		HARNESS_TEST(test_everything_in_flight_is_lost),

@@ -258,6 +258,26 @@ static void test_rounds_of_dispatch(void **state)
 	world_stop(&w);
 }
 
+/* At the edges of a rate: so many at once, no more, and one more when its time has passed. */
+static void test_rates(void **state)
+{
+	const uint64_t second_ns = 1000 * MS;
+	struct share share = {0};
+	uint64_t now_ns = 5 * second_ns;
+
+	for (uint32_t i = 0; i < 10; i++)
+		assert_true(share_submits(&share, 10, now_ns));
+	assert_false(share_submits(&share, 10, now_ns));
+	assert_false(share_submits(&share, 10, now_ns + second_ns / 10 - 1));
+	assert_true(share_submits(&share, 10, now_ns + second_ns / 10));
+	assert_false(share_submits(&share, 10, now_ns + second_ns / 10));
+	/* A pause of any length is worth one second. */
+	now_ns += 100 * second_ns;
+	for (uint32_t i = 0; i < 10; i++)
+		assert_true(share_submits(&share, 10, now_ns));
+	assert_false(share_submits(&share, 10, now_ns));
+}
+
 /* The cold ones go only where there is room for cold works. */
 static void test_cold_ones(void **state)
 {
@@ -288,6 +308,7 @@ int main(void)
 		HARNESS_TEST(test_debts_are_forgiven),
 		HARNESS_TEST(test_blocked_ones_hold_up_nobody),
 		HARNESS_TEST(test_rounds_of_dispatch),
+		HARNESS_TEST(test_rates),
 		HARNESS_TEST(test_cold_ones),
 	};
 

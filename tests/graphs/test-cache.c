@@ -669,6 +669,56 @@ static void test_cache_budget_evicts_the_oldest(void **state)
 	rig_free(rig);
 }
 
+/* A user makes room among its own shapes; others keep theirs, though older, and have their own. */
+static void test_cache_bytes_of_a_user(void **state)
+{
+	const uint64_t bytes = bytes_of_one();
+	struct rig *rig = rig_prepare(NULL);
+	struct task *other, *tasks[4];
+
+	rig->options.budget_bytes = 16 * bytes;
+	rig->options.user_bytes = 3 * bytes;
+	rig_start(rig);
+	other = task_softmax(rig, 9, 8);
+	other->w.uid = 1001;
+	task_heat(rig, other);
+	for (uint32_t i = 0; i < 4; i++) {
+		tasks[i] = task_softmax(rig, 1 + i, 8);
+		task_heat(rig, tasks[i]);
+		/* Up to three fit. */
+		assert_int_equal(
+			task_state(rig, tasks[0]), i < 3 ? MSG_GRAPH_CAPTURED : MSG_GRAPH_COLD);
+	}
+	assert_int_equal(task_state(rig, tasks[3]), MSG_GRAPH_CAPTURED);
+	assert_int_equal(task_state(rig, other), MSG_GRAPH_CAPTURED);
+	assert_int_equal(seen(&rig->stats.graph_evictions), 1);
+	/* What was given up comes back when it is used, in the place of the next one. */
+	task_heat(rig, tasks[0]);
+	assert_int_equal(task_state(rig, tasks[1]), MSG_GRAPH_COLD);
+	task_free(rig, other);
+	for (uint32_t i = 0; i < 4; i++)
+		task_free(rig, tasks[i]);
+	rig_free(rig);
+}
+
+static void test_cache_larger_than_what_a_user_has(void **state)
+{
+	struct rig *rig = rig_prepare(NULL);
+	struct task *t;
+
+	rig->options.user_bytes = 16;
+	rig_start(rig);
+	t = task_softmax(rig, 2, 8);
+	for (uint32_t i = 0; i < 3; i++)
+		assert_int_equal(task_run(rig, t), 0);
+	task_await_state(rig, t, MSG_GRAPH_FAILED);
+	assert_int_equal(task_record(rig, t)->status, -ENOSPC);
+	assert_non_null(strstr(task_record(rig, t)->reason, "graph_bytes_per_user"));
+	assert_int_equal(task_run(rig, t), 0);
+	task_free(rig, t);
+	rig_free(rig);
+}
+
 static void test_cache_pinned_shapes_stay(void **state)
 {
 	const uint64_t bytes = bytes_of_one();
@@ -861,6 +911,8 @@ int main(void)
 		HARNESS_TEST(test_cache_captures_are_logged),
 		HARNESS_TEST(test_cache_equal_pipelines_are_one),
 		HARNESS_TEST(test_cache_budget_evicts_the_oldest),
+		HARNESS_TEST(test_cache_bytes_of_a_user),
+		HARNESS_TEST(test_cache_larger_than_what_a_user_has),
 		HARNESS_TEST(test_cache_pinned_shapes_stay),
 		HARNESS_TEST(test_cache_larger_than_the_budget),
 		HARNESS_TEST(test_cache_staging),
