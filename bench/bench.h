@@ -379,6 +379,7 @@ int bench_pipeline(struct bench *b);
 int bench_op(struct bench *b);
 int bench_idle(struct bench *b);
 int bench_death(struct bench *b);
+int bench_overload(struct bench *b);
 int bench_graphs(struct bench *b);
 int bench_memory(struct bench *b);
 int bench_attention(struct bench *b);

@@ -44,6 +44,10 @@ static const struct subcommand subcommands[] = {
 		true, true},
 	{"trace", bench_trace, "null operations with the flight recorder, and without",
 		"p50 <= 1.02 x without", false, true},
+	{"overload", bench_overload,
+		"0.5, 1, 2 and 5 times as much work as gpuqd can do, with deadlines",
+		"goodput >= 90 % of the capacity; admitted work in time at p99; memory flat", true,
+		true},
 	{"graphs", bench_graphs, "replays beside captures: none, in the background, by the server",
 		"p99 beside captures in the background <= 1.1 x quiet, with 4 CPUs or more", true},
 	{"memory", bench_memory, "device memory of clients that do not use CUDA (--device cuda)",
@@ -73,7 +77,8 @@ static const struct subcommand subcommands[] = {
 		"writes what a model's layers make of --tokens to --out, as .npy; measures nothing",
 		NULL, true, true, true},
 	{"all", bench_all,
-		"all of the above but death, memory, attention and those of models; one summary",
+		"all of the above but death, overload, memory, attention and those of models; one "
+		"summary",
 		NULL, false, true},
 };
 #define N_SUBCOMMANDS (sizeof(subcommands) / sizeof(subcommands[0]))

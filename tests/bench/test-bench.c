@@ -60,8 +60,8 @@ static void test_help_names_every_subcommand(void **state)
 {
 	const char *const args[] = {"--help"};
 	const char *const names[] = {"floor", "ring", "null", "sleep", "pipeline", "op", "idle",
-		"death", "graphs", "memory", "linear", "decode", "prefill", "load", "values",
-		"all"};
+		"death", "overload", "graphs", "memory", "linear", "decode", "prefill", "load",
+		"values", "all"};
 	struct harness_output output = run(args, 1);
 
 	assert_int_equal(output.status, 0);
