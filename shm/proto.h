@@ -350,7 +350,10 @@ enum msg_model_state {
 	MSG_MODEL_UNLOADING = 4,
 };
 
-/* Models by number or, when the name is not empty, by name. */
+/*
+ * Models by number or, when the name is not empty, by name; when none is called NAME, the one of
+ * those called NAME:VERSION that is ready and newest.
+ */
 struct msg_model_query {
 	struct msg_header h;
 	uint32_t index;

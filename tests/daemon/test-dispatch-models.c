@@ -760,6 +760,14 @@ static void test_warming(void **state)
 	for (int removed = 0; removed < 2; removed++) {
 		world_add_model(&w, 2);
 		await(&w.engine.warming, 2);
+		/* Dispatch has looked at it since, and said nothing. */
+		struct dispatch_event none;
+		for (int i = 0; i < 3; i++) {
+			const struct wire_sqe sqe = rig_entry(&c, WIRE_OP_NULL, 0);
+			rig_submit(&c, &sqe);
+			assert_int_equal(rig_complete(&c).status, 0);
+		}
+		assert_false(dispatch_take_event(w.rig.dispatch, &none));
 		if (removed) {
 			remove_model(&w, false, DISPATCH_MODEL_ADDED);
 		} else {

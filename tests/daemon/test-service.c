@@ -115,7 +115,7 @@ static const char *await_line(struct manager *m, const char *begin)
 			return line;
 		}
 		size_t n = strlen(m->heard);
-		if (poll(&p, 1, 8000 * (int)harness_slowness()) != 1)
+		if (poll(&p, 1, 15000 * (int)harness_slowness()) != 1)
 			fail_msg("gpuqd has not told '%s', but: %s", begin, m->heard);
 		if (n > sizeof(m->heard) / 2) /* of a watchdog, say */
 			n = 0;
@@ -242,7 +242,7 @@ static void test_environment_ends_here(void **state)
 static void test_nobody_listens(void **state)
 {
 	static const char *const sockets[] = {
-		"/nowhere/notify", "relative", "@", "", "@gpuq-test-nobody-listens-here"};
+		"/nowhere/notify", "relative", "@gpuq-test-nobody-listens-here"};
 
 	for (size_t i = 0; i < sizeof(sockets) / sizeof(sockets[0]); i++) {
 		assert_int_equal(setenv("NOTIFY_SOCKET", sockets[i], 1), 0);
@@ -367,13 +367,13 @@ static void need_files(const struct manager *m)
 static void test_reload(void **state)
 {
 	const struct msg_open open = raw_open(4096);
-	struct msg_open another = open;
+	struct msg_open another = open, large = raw_open(8u << 20);
 	struct raw_answer first;
 	struct manager m;
 
 	manager_open(&m);
 	char *const args[] = {"gpuqd", "--socket", m.socket, "-c", m.config, NULL};
-	configure(&m, "max_channels_per_client = 1\nmax_clients = 9\n");
+	configure(&m, "max_channels_per_client = 1\nmax_clients = 9\nmax_user_bytes = 4M\n");
 	need_files(&m);
 	manager_start(&m, args);
 	await_line(&m, "READY=1");
@@ -382,14 +382,21 @@ static void test_reload(void **state)
 	raw_close_fds(&first);
 	raw_send(fd, &another, MSG_OPEN, sizeof(another), 5);
 	raw_expect_error(fd, -GPUQ_ELIMIT, "max_channels_per_client (1)");
+	const int other = raw_client(m.socket);
+	raw_send(other, &large, MSG_OPEN, sizeof(large), 5);
+	raw_expect_error(other, -GPUQ_ELIMIT, "max_user_bytes (4194304)");
 	configure(&m,
 		"max_channels_per_client = 2\nmax_clients = 10\npoll_us = 60\n"
 		"log = info,client:debug\n");
 	reload(&m);
 	raw_open_plain(fd);
+	raw_open_channel(other, &large, &first);
+	raw_close_fds(&first);
+	close(other);
 	close(raw_client(m.socket));
 	static const char *const lines[] = {
-		"read again; used from now on: max_channels_per_client, log; used when a device "
+		"read again; used from now on: max_channels_per_client, max_user_bytes, log; used "
+		"when a device "
 		"process starts: poll_us; only used when gpuqd starts: max_clients\n",
 		"gpuqd: client: client ",
 	};
@@ -471,6 +478,37 @@ static void test_unit_is_hardened(void **state)
 	analyze(args, "");
 }
 
+/* Runs a program of systemd's on a file of ours, below a folder of the test's. */
+static void run_below(const char *program, const char *option, const char *file, const char *made)
+{
+	char root[300], from[300], path[400];
+	const char *argv[] = {program, root, from, option, NULL};
+	struct harness_output o;
+	struct stat st;
+
+	snprintf(root, sizeof(root), "--root=%s", harness_tmpdir());
+	snprintf(from, sizeof(from), "%s", harness_source(file));
+	harness_exec(argv, &o);
+	if (o.status == 127)
+		harness_skip("%s is not installed", program);
+	snprintf(path, sizeof(path), "%s/%s", harness_tmpdir(), made);
+	if (o.status != 0 || stat(path, &st) < 0)
+		fail_msg("%s made no %s: %s%s", program, made, o.out, o.err);
+	harness_output_free(&o);
+}
+
+static void test_user_and_folder(void **state)
+{
+	char etc[300];
+
+	if (geteuid() != 0)
+		harness_skip("only root can make a folder for another user");
+	snprintf(etc, sizeof(etc), "%s/etc", harness_tmpdir());
+	assert_int_equal(mkdir(etc, 0755), 0);
+	run_below("systemd-sysusers", NULL, "daemon/systemd/sysusers.conf", "etc/passwd");
+	run_below("systemd-tmpfiles", "--create", "daemon/systemd/tmpfiles.conf", "run/gpuq");
+}
+
 int main(void)
 {
 	static const struct harness_test tests[] = {
@@ -484,6 +522,7 @@ int main(void)
 		HARNESS_TEST(test_reload),
 		HARNESS_TEST(test_unit_is_understood),
 		HARNESS_TEST(test_unit_is_hardened),
+		HARNESS_TEST(test_user_and_folder),
 	};
 
 	return harness_run("service", tests, sizeof(tests) / sizeof(tests[0]));

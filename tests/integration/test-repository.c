@@ -165,15 +165,19 @@ static void test_new_version(void **state)
 
 	make_repository();
 	put("a", "1", source.dir);
+	put("idle", "1", source.dir);
 	put("plain", NULL, source.dir);
 	serve();
 	TINY_GPUQ(0, "", "status", "--wait-ready", "60");
 	client_open(&c, &tiny_channel);
 	struct gpuq_session *old = open_named(&c, "a");
 	put("a", "2", NULL);
+	put("idle", "2", NULL);
 	reload();
 	raw_await(is(&c, "a:2", "a:2", GPUQ_MODEL_FAILED));
+	raw_await(is(&c, "idle:2", "idle:2", GPUQ_MODEL_FAILED));
 	assert_true(is(&c, "a", "a:1", GPUQ_MODEL_READY));
+	assert_true(is(&c, "idle", "idle:1", GPUQ_MODEL_READY));
 	drop("a", "2");
 	put("a", "2", source.dir);
 	drop("plain", NULL);
@@ -300,6 +304,48 @@ static void test_no_folder(void **state)
 	end(&c);
 }
 
+/* The same for models that the configuration names one by one. */
+static void test_sections(void **state)
+{
+	static const char *const configs[] = {
+		"[model a]\ndir = %s\n[model b]\ndir = %s\n",
+		"[model b]\ndir = %s\nquant = int8\n[model c]\ndir = %s\nwarm = 2x64\n",
+	};
+	char path[300];
+	const char *const args[] = {"-c", path, "--kv-bytes", "1M", NULL};
+	struct client c;
+
+	make_repository();
+	snprintf(path, sizeof(path), "%s/gpuqd.conf", harness_tmpdir());
+	const char *const check[] = {
+		harness_program("daemon/gpuqd"), "-c", path, "--check-config", NULL};
+	struct harness_output o;
+	for (int i = 0; i < 2; i++) {
+		FILE *f = fopen(path, "we");
+		assert_non_null(f);
+		fprintf(f, configs[i], source.dir, source.dir);
+		assert_int_equal(fclose(f), 0);
+		if (i == 1) {
+			reload();
+			break;
+		}
+		harness_exec(check, &o);
+		if (strstr(o.err, "libinih") != NULL)
+			harness_skip("gpuqd was built without libinih");
+		harness_output_free(&o);
+		source.daemon = harness_daemon_start(args);
+		client_open(&c, &tiny_channel);
+		raw_await(is(&c, "a", "a", GPUQ_MODEL_READY));
+		raw_await(is(&c, "b", "b", GPUQ_MODEL_READY));
+		assert_false(find(&c, "b").int8);
+	}
+	raw_await(is_gone(&c, "a"));
+	raw_await(is(&c, "b", "b", GPUQ_MODEL_READY) && find(&c, "b").int8);
+	raw_await(is(&c, "c", "c", GPUQ_MODEL_READY));
+	assert_int_equal(find(&c, "c").captured_batches, 2);
+	end(&c);
+}
+
 static void test_nobody_to_wait_for(void **state)
 {
 	TINY_GPUQ(1, "not ready after 0.2 s: no daemon at", "status", "--wait-ready", "0.2");
@@ -315,6 +361,7 @@ int main(void)
 		HARNESS_TEST(test_administrator),
 		HARNESS_TEST(test_device_ends),
 		HARNESS_TEST(test_no_folder),
+		HARNESS_TEST(test_sections),
 		HARNESS_TEST(test_nobody_to_wait_for),
 	};
 
