@@ -30,8 +30,14 @@
 #define RESCUE_NS 100000000u /* between two rescue polls, asleep or not */
 #define EXPIRE_NS 1000000u   /* between two looks for deadlines that have passed */
 #define HINT_NS 1000000000u  /* a hint that is not proved by then was none */
+#define AWAKE_NS 1000000u    /* what is due sooner is waited for awake */
+#define SHORT_NAP_NS 100000u
+#define SHORT_NAPS 10u
+#define NAP_NS 2000000u
+#define NAPS (SHORT_NAPS + 2)
+#define TIMER_SLACK_NS 5000ul
+#define NS_PER_S 1000000000u
 #define EVENTS 64
-#define NAPS 2		/* short sleeps after work: clients that end just then are noticed soon */
 #define TICK_ROUNDS 64u /* rounds between two looks at the clock */
 
 enum {
@@ -438,10 +444,12 @@ static bool round_once(struct dispatch *d)
 
 /* --- Doorbells, parking, sleep ------------------------------------------------------------ */
 
-static void take_doorbells(struct dispatch *d, int timeout_ms)
+static void take_doorbells(struct dispatch *d, uint64_t timeout_ns)
 {
+	const struct timespec timeout = {.tv_sec = (time_t)(timeout_ns / NS_PER_S),
+		.tv_nsec = (long)(timeout_ns % NS_PER_S)};
 	struct epoll_event events[EVENTS];
-	int n = epoll_wait(d->epoll_fd, events, EVENTS, timeout_ms);
+	int n = epoll_pwait2(d->epoll_fd, events, EVENTS, &timeout, NULL);
 	uint64_t now_ns = clock_now_ns(&d->o.clock);
 
 	for (int i = 0; i < n; i++) {
@@ -529,8 +537,9 @@ static void look_for_hints(struct dispatch *d)
 /* Likewise of those that are parked: between naps. */
 static void look_at_parked(struct dispatch *d)
 {
-	for (uint32_t i = 0; i < d->o.max_channels; i++) {
+	for (uint32_t i = 0, seen = 0; i < d->o.max_channels && seen < d->n_channels; i++) {
 		struct channel *ch = d->channels[i];
+		seen += ch != NULL;
 		if (ch != NULL && ch->state == CHANNEL_OPEN && !ch->held && channel_hinted(ch))
 			dispatch_hold(d, ch);
 	}
@@ -579,30 +588,43 @@ static uint64_t doze_end_ns(const struct dispatch *d, uint64_t now_ns)
 	return due_ns == UINT64_MAX || due_ns < now_ns + DUE_NS ? UINT64_MAX : due_ns - DUE_NS;
 }
 
-/* How long there is nothing to do that rings no bell, or whose bell would come late. */
-static int sleep_ms(const struct dispatch *d, bool may_watch)
+/*
+ * Sleeps after work are short at first: clients that end just then are noticed soon, though the
+ * mark comes some time after the kill.
+ */
+static uint64_t nap_ns(const struct dispatch *d)
 {
-	static const uint64_t naps_ns[NAPS + 1] = {1000000u, 3000000u, RESCUE_NS};
-	uint64_t most_ns = d->n_deadlines > 0 ? EXPIRE_NS : naps_ns[d->naps];
+	return d->naps < SHORT_NAPS ? SHORT_NAP_NS : d->naps < NAPS ? NAP_NS : RESCUE_NS;
+}
+
+/* How long there is nothing to do that rings no bell, or whose bell would come late. */
+static uint64_t sleep_ns(const struct dispatch *d, bool may_watch)
+{
+	uint64_t most_ns = nap_ns(d);
 	uint64_t wake_ns = d->n_stepping > 0 ? model_wake_ns(d) : UINT64_MAX;
 	uint64_t now_ns = d->n_stepping > 0 ? clock_now_ns(&d->o.clock) : 0;
 
 	if (may_watch && d->n_stepping > 0 && doze_end_ns(d, now_ns) < wake_ns)
 		wake_ns = doze_end_ns(d, now_ns);
+	if (d->n_deadlines > 0 && most_ns > EXPIRE_NS)
+		most_ns = EXPIRE_NS;
 	if (wake_ns <= now_ns)
 		return 0;
-	return (int)((wake_ns - now_ns < most_ns ? wake_ns - now_ns : most_ns) / 1000000);
+	/* A sleeper is late: the last part is waited for awake. */
+	const uint64_t left_ns = (wake_ns - now_ns) / AWAKE_NS * AWAKE_NS;
+	return left_ns < most_ns ? left_ns : most_ns;
 }
 
-static void sleep_until_wanted(struct dispatch *d, bool may_watch)
+/* True when the sleep ended by itself: there is nothing to look for awake. */
+static bool sleep_until_wanted(struct dispatch *d, bool may_watch)
 {
 	/* A gather window is over sooner than falling asleep takes. */
-	if (sleep_ms(d, may_watch) == 0)
-		return;
+	if (sleep_ns(d, may_watch) == 0)
+		return false;
 	look_for_hints(d);
 	while (d->n_active > 0) {
 		if (!park(d, d->n_active - 1))
-			return;
+			return false;
 	}
 	publish_stats(d, clock_now_ns(&d->o.clock));
 	if (d->napped_at != shm_load_relaxed(&d->stats->consumed))
@@ -612,7 +634,7 @@ static void sleep_until_wanted(struct dispatch *d, bool may_watch)
 	FAILPOINT("dispatch.wish");
 	if (!anything_done(d)) {
 		shm_count(&d->stats->sleeps, 1);
-		take_doorbells(d, sleep_ms(d, may_watch));
+		take_doorbells(d, sleep_ns(d, may_watch));
 	}
 	device_sleep_prepare(d->o.device, false);
 	if (d->naps < NAPS) {
@@ -620,6 +642,7 @@ static void sleep_until_wanted(struct dispatch *d, bool may_watch)
 		look_at_parked(d);
 	}
 	tick(d, clock_now_ns(&d->o.clock));
+	return d->n_active == 0 && !anything_done(d);
 }
 
 /* The device has failed: nobody is left waiting, and nothing new is taken. */
@@ -648,9 +671,11 @@ static void *dispatch_main(void *arg)
 	struct dispatch *d = arg;
 	struct wait wait = wait_begin(d->o.poll_us * 1000ull, YIELD_NS);
 	uint32_t rounds = 0;
+	bool rested = false;
 
 	wait.brief_rounds = WAIT_BRIEF_ROUNDS;
 	prctl(PR_SET_NAME, "gpuqd-dispatch");
+	prctl(PR_SET_TIMERSLACK, TIMER_SLACK_NS, 0, 0, 0);
 	robust_take(&d->page->owner);
 	record_start(d);
 	while (!d->stop) {
@@ -669,14 +694,16 @@ static void *dispatch_main(void *arg)
 		}
 		if (progress) {
 			wait_done(&wait);
+			rested = false;
 			continue;
 		}
 		bool may_spin = shm_load_relaxed_u32(&d->page->runnable) <= d->cpus;
 		bool may_watch = may_spin && d->o.poll_us > 0;
-		if (!wait_round(&wait, may_spin, &d->o.clock)) {
+		if (rested || !wait_round(&wait, may_spin, &d->o.clock)) {
+			rested = false;
 			if (may_watch && is_due(d))
 				continue;
-			sleep_until_wanted(d, may_watch);
+			rested = sleep_until_wanted(d, may_watch);
 			wait_reset(&wait);
 		}
 	}
