@@ -22,12 +22,21 @@
 #include "shm/atomics.h"
 
 #include <stdlib.h>
+#include <time.h>
 
 #define SOAK_SLOTS 64u
 #define SOAK_PROMPTS 4u
 #define SOAK_GENERATE 12u
 #define SOAK_MODEL "soak"
 #define SOAK_CHECKPOINTS 64u
+
+/* Less than a second. */
+static inline void soak_sleep_us(uint32_t us)
+{
+	const struct timespec t = {.tv_nsec = (long)us * 1000};
+
+	(void)nanosleep(&t, NULL);
+}
 
 /* What a client is doing. */
 enum soak_state {
@@ -168,7 +177,7 @@ struct soak {
 	struct soak_random rng;
 	uint64_t stops, starvations, ends;
 	uint64_t died_in[SOAK_STATES];
-	uint64_t steady_rescues; /* counted by gpuqd */
+	uint64_t steady_rescues; /* of those that nobody harms: by gpuqd's count and by their own */
 	struct world checkpoints[SOAK_CHECKPOINTS];
 	uint64_t checkpoint_kills[SOAK_CHECKPOINTS];
 	uint32_t n_checkpoints;

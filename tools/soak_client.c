@@ -85,13 +85,6 @@ static void need(struct life *l, int r, const char *what)
 		wrong(l, "%s: %s: %s", what, gpuq_error_name(r), gpuq_error_detail());
 }
 
-static void sleep_us(uint32_t us)
-{
-	const struct timespec t = {.tv_nsec = (long)us * 1000};
-
-	(void)nanosleep(&t, NULL);
-}
-
 /* Says what comes next; dawdles where the reaper wants a death. */
 static void enter(struct life *l, enum soak_state state)
 {
@@ -100,7 +93,7 @@ static void enter(struct life *l, enum soak_state state)
 	if (shm_load_relaxed_u32(&l->page->wish) != 1 + (uint32_t)state)
 		return;
 	shm_fetch_add_u32(&l->page->lingers, 1);
-	sleep_us(soak_below(&l->rng, LINGER_US));
+	soak_sleep_us(soak_below(&l->rng, LINGER_US));
 }
 
 /* --- Connection and channel ---------------------------------------------------------------- */
@@ -158,7 +151,7 @@ static void act_connection(struct life *l)
 static void act_idle(struct life *l)
 {
 	enter(l, SOAK_IDLE);
-	sleep_us(soak_below(&l->rng, 3000));
+	soak_sleep_us(soak_below(&l->rng, 3000));
 }
 
 /* --- Batches ------------------------------------------------------------------------------- */
@@ -274,7 +267,7 @@ static void run_batch(struct life *l, uint32_t n, enum soak_kind kind, struct gp
 		cancel_one(l, &b);
 	if (kind == SOAK_NULL) {
 		enter(l, SOAK_UNREAD);
-		sleep_us(soak_below(&l->rng, 1000));
+		soak_sleep_us(soak_below(&l->rng, 1000));
 	}
 	take_batch(l, &b);
 	for (uint32_t i = 0; i < n; i++)
@@ -336,7 +329,7 @@ static void grant(struct life *l, const struct gpuq_buf *buf, uint32_t pattern)
 	l->page->grants++;
 	for (uint32_t i = soak_below(&l->rng, 30);
 		i > 0 && shm_load_relaxed(&l->common->pages[to].seen[l->slot]) != offer; i--)
-		sleep_us(500);
+		soak_sleep_us(500);
 }
 
 static void act_buffer(struct life *l)

@@ -15,15 +15,8 @@
 #include <unistd.h>
 
 #define START_TRIES 6000u
-#define TRY_NS 10000000
+#define TRY_US 10000u
 #define END_TRIES 3000u
-
-static void pause_ns(long ns)
-{
-	const struct timespec t = {.tv_nsec = ns};
-
-	(void)nanosleep(&t, NULL);
-}
 
 static _Noreturn void exec_gpuqd(const struct soak_daemon *d, const char *program,
 	const char *device, const char *model, const char *socket)
@@ -76,6 +69,15 @@ static bool is_ready(const struct soak_common *common)
 	return r == 0 && device.ready && model.state == GPUQ_MODEL_READY;
 }
 
+static int open_stats(struct soak_daemon *d, const struct soak_common *common)
+{
+	int r = stats_open(common->socket, false, &d->stats);
+
+	if (r < 0)
+		complain("gpuqd's statistics cannot be read: %s", strerror(-r));
+	return r;
+}
+
 int soak_daemon_start(struct soak_daemon *d, const char *gpuqd, const char *device,
 	const char *model, struct soak_common *common)
 {
@@ -92,12 +94,19 @@ int soak_daemon_start(struct soak_daemon *d, const char *gpuqd, const char *devi
 	d->pid = fork();
 	if (d->pid == 0)
 		exec_gpuqd(d, program, device, model, common->socket);
-	for (uint32_t i = 0; d->pid > 0 && i < START_TRIES; i++) {
-		if (waitpid(d->pid, NULL, WNOHANG) == d->pid)
+	if (d->pid < 0) {
+		const int r = -errno;
+		complain("gpuqd cannot be started: %s", strerror(-r));
+		return r;
+	}
+	for (uint32_t i = 0; i < START_TRIES; i++) {
+		if (waitpid(d->pid, NULL, WNOHANG) == d->pid) {
+			d->pid = -1;
 			break;
+		}
 		if (is_ready(common))
-			return stats_open(common->socket, false, &d->stats);
-		pause_ns(TRY_NS);
+			return open_stats(d, common);
+		soak_sleep_us(TRY_US);
 	}
 	complain("gpuqd does not come up:");
 	soak_daemon_print_log(d);
@@ -114,7 +123,7 @@ bool soak_daemon_stop(struct soak_daemon *d)
 		kill(d->pid, SIGTERM);
 	for (uint32_t i = 0; ended == 0 && i < END_TRIES; i++) {
 		ended = waitpid(d->pid, &status, WNOHANG);
-		pause_ns(TRY_NS);
+		soak_sleep_us(TRY_US);
 	}
 	if (ended == 0) {
 		kill(d->pid, SIGKILL);

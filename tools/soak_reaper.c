@@ -43,13 +43,6 @@ static struct soak_page *page_of(struct soak *s, uint32_t i)
 	return &s->common->pages[i];
 }
 
-static void sleep_us(long us)
-{
-	const struct timespec t = {.tv_nsec = us * 1000};
-
-	(void)nanosleep(&t, NULL);
-}
-
 /* --- Beginning ----------------------------------------------------------------------------- */
 
 static enum soak_plan choose_plan(struct soak *s)
@@ -279,7 +272,7 @@ static void end_all(struct soak *s)
 	while (anybody_lives(s)) {
 		look_for_ends(s);
 		if (clock_monotonic_ns() - start_ns < s->common->bound_ns) {
-			sleep_us(LOOK_US);
+			soak_sleep_us(LOOK_US);
 			continue;
 		}
 		for (uint32_t i = 0; i < s->n_slots; i++) {
@@ -290,6 +283,30 @@ static void end_all(struct soak *s)
 	}
 }
 
+/* What the records of all shapes add up to. */
+static uint64_t graph_records_bytes(const struct stats *stats)
+{
+	uint64_t bytes = 0;
+
+	for (uint32_t i = 0; i < stats->header->max_graphs; i++) {
+		if (shm_load_acquire_u32(&stats->graphs[i].state) != 0)
+			bytes += shm_load_relaxed(&stats->graphs[i].bytes);
+	}
+	return bytes;
+}
+
+/* Memory of graphs is kept on purpose, so it is no leak when each byte of it is some shape's. */
+static bool accounts_agree(struct soak *s, struct world *ret_now)
+{
+	*ret_now = world_read(s->daemon.pid, &s->daemon.stats);
+	const uint64_t graphs_kib = ret_now->graph_bytes > s->before.graph_bytes
+		? (ret_now->graph_bytes - s->before.graph_bytes) >> 10
+		: 0;
+
+	return ret_now->graph_bytes == graph_records_bytes(&s->daemon.stats) &&
+		world_is_back(ret_now, &s->before, s->slack_kib + graphs_kib);
+}
+
 /* Nobody is connected: gpuqd holds what it held before, soon. */
 static void check_accounts(struct soak *s)
 {
@@ -297,16 +314,8 @@ static void check_accounts(struct soak *s)
 	uint64_t start_ns = clock_monotonic_ns();
 	struct world w;
 
-	do {
-		w = world_read(s->daemon.pid, &s->daemon.stats);
-		uint64_t graphs_kib = w.graph_bytes > s->before.graph_bytes
-			? (w.graph_bytes - s->before.graph_bytes) >> 10
-			: 0;
-		uint64_t slack_kib = s->slack_kib + graphs_kib;
-		if (world_is_back(&w, &s->before, slack_kib > graphs_kib ? slack_kib : UINT64_MAX))
-			break;
-		sleep_us(10 * LOOK_US);
-	} while (clock_monotonic_ns() - start_ns < s->common->bound_ns);
+	while (!accounts_agree(s, &w) && clock_monotonic_ns() - start_ns < s->common->bound_ns)
+		soak_sleep_us(10 * LOOK_US);
 	if (w.graph_bytes > shm_load_relaxed(&s->daemon.stats.devices[0].graph_budget))
 		soak_wrong(s, "graphs take %llu bytes, more than their budget",
 			(unsigned long long)w.graph_bytes);
@@ -318,7 +327,9 @@ static void check_accounts(struct soak *s)
 		return;
 	world_describe(&s->before, before, sizeof(before));
 	world_describe(&w, now, sizeof(now));
-	fprintf(stderr, "before:\n%s\nnow:\n%s\n", before, now);
+	fprintf(stderr, "before:\n%s\nnow:\n%s\ngraphs: %llu bytes, by their records %llu\n",
+		before, now, (unsigned long long)w.graph_bytes,
+		(unsigned long long)graph_records_bytes(&s->daemon.stats));
 	soak_wrong(s, "not everything came back within %.1f s", (double)s->common->bound_ns / 1e9);
 }
 
@@ -344,7 +355,7 @@ static void reap_until(struct soak *s, uint64_t killed, uint64_t ns)
 		}
 		look_for_ends(s);
 		soak_progress(s, false);
-		sleep_us(LOOK_US);
+		soak_sleep_us(LOOK_US);
 	}
 }
 
@@ -364,7 +375,7 @@ void soak_reap(struct soak *s)
 		end_all(s);
 	}
 	do {
-		sleep_us(10 * LOOK_US);
+		soak_sleep_us(10 * LOOK_US);
 		s->before = world_read(s->daemon.pid, &s->daemon.stats);
 	} while (!over(s) && (s->before.clients > 0 || s->before.dying > 0));
 	s->ends = s->steady_rescues = 0;
