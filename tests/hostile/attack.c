@@ -14,6 +14,7 @@
 
 #define BOUT_NS 40000000u
 #define ENTRIES 64u
+#define STRANGER 65534u /* user and group that own nothing */
 
 const struct attack_form attack_classes[ATTACK_CLASSES] = {
 	[ATTACK_SCRIBBLE] = {"scribble", "words of shared memory written over", attack_scribble},
@@ -152,12 +153,17 @@ void attack_channel_close(struct attack_channel *ch)
 	wire_client_close(&ch->client);
 }
 
+bool attack_become_stranger(void)
+{
+	return geteuid() == 0 && setgid(STRANGER) == 0 && setuid(STRANGER) == 0;
+}
+
 void attack_main(const struct attack_common *common, struct attack_page *page, uint32_t number)
 {
 	struct attacker a = {.common = common, .page = page, .number = number};
 
 	/* root gives up its rights first of all. */
-	if (common->stranger && (setgid(65534) < 0 || setuid(65534) < 0))
+	if (common->stranger && !attack_become_stranger())
 		attack_complain(&a, "cannot become another user");
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	signal(SIGPIPE, SIG_IGN);

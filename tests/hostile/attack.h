@@ -72,6 +72,9 @@ struct attack_form {
 };
 extern const struct attack_form attack_classes[ATTACK_CLASSES];
 
+/* Gives up root's rights for good. False: that is not possible here. */
+bool attack_become_stranger(void);
+
 /* The process of an attacker: bouts until it is told to stop. */
 _Noreturn void attack_main(
 	const struct attack_common *common, struct attack_page *page, uint32_t number);
