@@ -1,11 +1,15 @@
 /* SPDX-License-Identifier: MIT */
-/* estimate.c: means and spreads of what works took, in a table without chains. */
+/* estimate.c: what works took, in a table without chains. */
 #include "daemon/estimate.h"
 
 #include <stddef.h>
 
-/* Spreads above the mean: as far as retransmission timers go, for the same reason. */
-#define SPREADS 4u
+/*
+ * A run above what is expected of nearly all raises that by a half at most, one below lowers it by
+ * a 200th: it stays where about one in a hundred is above, however far those are.
+ */
+#define UP 2u
+#define DOWN 200u
 #define DOUBT 64u /* of the estimate goes with each doubt */
 
 static struct estimate *place(struct estimate *table, uint64_t key)
@@ -25,6 +29,11 @@ static uint64_t towards(uint64_t mean, uint64_t value)
 	return value > mean ? mean + (value - mean) / 8 : mean - (mean - value) / 8;
 }
 
+static uint64_t least(uint64_t a, uint64_t b)
+{
+	return a < b ? a : b;
+}
+
 void estimate_add(struct estimate *table, uint64_t key, uint64_t device_ns, uint64_t run_ns)
 {
 	struct estimate *e = place(table, key);
@@ -32,13 +41,12 @@ void estimate_add(struct estimate *table, uint64_t key, uint64_t device_ns, uint
 	if (key == 0)
 		return;
 	if (e->key != key) {
-		*e = (struct estimate){key, device_ns, run_ns, run_ns / 2};
+		*e = (struct estimate){key, device_ns, run_ns};
 		return;
 	}
-	const uint64_t distance_ns = run_ns > e->run_ns ? run_ns - e->run_ns : e->run_ns - run_ns;
 	e->device_ns = towards(e->device_ns, device_ns);
-	e->run_ns = towards(e->run_ns, run_ns);
-	e->spread_ns = towards(e->spread_ns, distance_ns);
+	e->run_ns = run_ns > e->run_ns ? least(run_ns, e->run_ns + e->run_ns / UP + 1)
+				       : e->run_ns - least(e->run_ns - run_ns, e->run_ns / DOWN);
 }
 
 uint64_t estimate_device_ns(const struct estimate *table, uint64_t key, uint64_t unknown_ns)
@@ -52,7 +60,7 @@ uint64_t estimate_run_ns(const struct estimate *table, uint64_t key)
 {
 	const struct estimate *e = find(table, key);
 
-	return e != NULL ? e->run_ns + SPREADS * e->spread_ns : 0;
+	return e != NULL ? e->run_ns : 0;
 }
 
 void estimate_doubt(struct estimate *table, uint64_t key)
@@ -62,5 +70,4 @@ void estimate_doubt(struct estimate *table, uint64_t key)
 	if (e->key != key)
 		return;
 	e->run_ns -= e->run_ns / DOUBT;
-	e->spread_ns -= e->spread_ns / DOUBT;
 }

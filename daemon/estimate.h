@@ -14,8 +14,7 @@
 struct estimate {
 	uint64_t key;	    /* 0: unused */
 	uint64_t device_ns; /* of the device; a mean in which older ones count less */
-	uint64_t run_ns;    /* from its launch to its end */
-	uint64_t spread_ns; /* mean distance of these from their mean */
+	uint64_t run_ns;    /* from its launch to its end; hardly any takes longer */
 };
 
 /* A work with this key has taken so long. Nothing is known of those with 0. */
