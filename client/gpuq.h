@@ -653,7 +653,8 @@ struct gpuq_model_info {
 /*
  * Describes a model by number (from 0; -ENOENT behind the last one) or by name (-GPUQ_EMODEL). Of a
  * model with versions, "NAME:2", the newest that is ready is meant by "NAME", here and where else a
- * model is named; the name that comes back says which. One round trip. Other errors: -GPUQ_EABI, -ETIMEDOUT, -GPUQ_EGONE.
+ * model is named; the name that comes back says which. One round trip. Other errors: -GPUQ_EABI,
+ * -ETIMEDOUT, -GPUQ_EGONE.
  */
 GPUQ_EXPORT int gpuq_model_info(
 	struct gpuq *gpuq, uint32_t index, struct gpuq_model_info *ret_info);

@@ -431,7 +431,7 @@ static bool round_once(struct dispatch *d)
 	bool progress = !mailbox_empty(&d->in) && read_mailbox(d);
 
 	progress |= scan(d);
-	if (in_flight(d) > 0)
+	if (in_flight(d) > 0 || d->n_warming > 0)
 		progress |= dispatch_run(d);
 	if (d->slot_freed)
 		after_slots_freed(d);
