@@ -7,6 +7,7 @@
  */
 #include "client/client.h"
 #include "shm/failpoint.h"
+#include "shm/probe.h"
 #include "shm/segment.h"
 
 /* Why nothing can be submitted, when channel_shut() says so. */
@@ -120,6 +121,7 @@ int gpuq_submit(struct gpuq_channel *ch, const struct gpuq_submission *submissio
 	if (done == 0)
 		return fail_plain(-EINVAL, "the call was created for another channel");
 	publish(ch, &at);
+	PROBE3(submit, at.index, done, now_ns);
 	return done;
 }
 
@@ -211,6 +213,7 @@ int submit_reap(struct gpuq_channel *ch, struct gpuq_completion *ret_completions
 	FAILPOINT("client.copied");
 	ring_release(&ch->cq);
 	FAILPOINT("client.released");
+	PROBE2(complete, at.index, done);
 	if (__builtin_expect(done == 0, 0)) {
 		channel_poison(ch);
 		return channel_end(ch);

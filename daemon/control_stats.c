@@ -5,6 +5,7 @@
 #include "daemon/log.h"
 #include "kernels/op.h"
 #include "shm/atomics.h"
+#include "shm/probe.h"
 #include "shm/robust.h"
 #include "shm/segment.h"
 #include "shm/wait.h"
@@ -133,6 +134,10 @@ void control_record(struct control *c, enum recorder_kind kind, const struct ses
 		.words = {(uint64_t)s->pid, s->uid},
 	};
 
+	if (kind == RECORDER_CLIENT)
+		PROBE3(client, s->index, s->pid, s->uid);
+	else
+		PROBE3(client_end, s->index, s->pid, s->uid);
 	recorder_put(&c->recorder, &e);
 }
 

@@ -7,6 +7,7 @@
 #include "daemon/dispatch_impl.h"
 
 #include "kernels/op.h"
+#include "shm/probe.h"
 
 #include <unistd.h>
 
@@ -61,6 +62,7 @@ void record_taken(struct dispatch *d, const struct slot *slot, uint64_t trace_id
 	e.words[1] = trace_id;
 	e.words[2] = slot->deadline_ns;
 	e.words[3] = record_of(slot->call.op) | session << 32;
+	PROBE5(taken, e.channel, e.ticket, e.what, e.words[0], now_ns);
 	recorder_put(d->o.recorder, &e);
 }
 
@@ -73,6 +75,7 @@ void record_given(struct dispatch *d, const struct slot *slot, uint64_t end_ns)
 	/* Of a cold shape another thread finds it out. */
 	if (slot->kind == SLOT_CALL && slot->work.replayed)
 		e.words[1] = slot->work.graph_id;
+	PROBE3(given, e.channel, e.ticket, e.time_ns);
 	recorder_put(d->o.recorder, &e);
 }
 
@@ -91,6 +94,7 @@ void record_ended(
 	e.words[2] = slot->channel->cq.prod - 1;
 	e.words[3] = had_graph ? slot->work.graph_id : 0;
 	e.what = had_graph && slot->work.replayed ? RECORDER_REPLAYED : 0;
+	PROBE6(ended, e.channel, e.ticket, status, start_ns, end_ns, e.what);
 	recorder_put(d->o.recorder, &e);
 }
 
@@ -104,6 +108,7 @@ void record_inline(struct dispatch *d, const struct channel *ch, const struct wi
 	e.words[1] = end_ns;
 	e.words[2] = ch->cq.prod - 1;
 	e.words[3] = sqe->trace_id;
+	PROBE6(run, e.channel, e.ticket, op->name, e.words[0], start_ns, end_ns);
 	recorder_put(d->o.recorder, &e);
 }
 
@@ -116,6 +121,7 @@ void record_refused(struct dispatch *d, const struct channel *ch, const struct w
 	e.words[0] = sqe->submit_ns;
 	e.words[2] = ch->cq.prod - 1;
 	e.words[3] = sqe->trace_id;
+	PROBE3(refused, e.channel, e.ticket, status);
 	recorder_put(d->o.recorder, &e);
 }
 
@@ -129,6 +135,7 @@ void record_batch(struct dispatch *d, const struct channel *ch, uint32_t taken, 
 	e.words[2] = ch->cq.prod;
 	e.words[3] = taken;
 	d->n_null = 0;
+	PROBE5(batch, e.channel, e.ticket, e.what, taken, now_ns);
 	recorder_put(d->o.recorder, &e);
 }
 
@@ -149,6 +156,7 @@ static void look_at_client(struct dispatch *d, struct channel *ch, uint64_t now_
 
 	ch->seen = seen;
 	ch->look_again = false;
+	PROBE3(seen, e.channel, seen, now_ns);
 	recorder_put(d->o.recorder, &e);
 }
 

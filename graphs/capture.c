@@ -5,6 +5,7 @@
  * answers precaptures, and keeps the hot list.
  */
 #include "graphs/impl.h"
+#include "shm/probe.h"
 
 #include <assert.h>
 #include <stdio.h>
@@ -347,12 +348,14 @@ static void record(struct graphs *g, enum recorder_kind kind, const struct job *
 static void capture(struct graphs *g, struct job *job)
 {
 	job->begin_ns = graphs_now_ns(g);
+	PROBE2(capture_begin, job->id, job->lane);
 	record(g, RECORDER_CAPTURING, job);
 	job->err = graphs_saw(
 		g, record_make(g, job->entry, job->lane, &job->exec, &job->kernels, &job->why));
 	job->end_ns = graphs_now_ns(g);
 	if (job->err == 0)
 		job->err = make_room(g, job);
+	PROBE5(capture_end, job->id, job->err, job->kernels, job->begin_ns, job->end_ns);
 	record(g, RECORDER_CAPTURED, job);
 	pthread_mutex_lock(&g->lock);
 	job->entry->capturing = false;

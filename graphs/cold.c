@@ -5,6 +5,7 @@
  * when there were enough of them in a short time. So first uses never hold up dispatch.
  */
 #include "graphs/impl.h"
+#include "shm/probe.h"
 
 #include <errno.h>
 #include <unistd.h>
@@ -289,11 +290,13 @@ static int serve(struct graphs *g, struct graph_cold *cold, struct graph_work *w
 	w->plan = plan;
 	/* It may have ended, and be another one, when the launch returns. */
 	const uint64_t id = w->graph_id;
+	PROBE1(cold_begin, id);
 	record(g, RECORDER_COLD_LAUNCH, id, 0);
 	if (shm_compare_swap(&w->state, WORK_QUEUED, WORK_RUNNING))
 		err = lane_launch(g, lane_slot(&cold->lane), w, plan, NULL, true);
 	else
 		err = -ECANCELED;
+	PROBE2(cold_end, id, err);
 	record(g, RECORDER_COLD_LAUNCHED, id, err);
 	if (err != 0) {
 		w->plan = NULL;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Steps: who is in the next one, its launch, and what its end means for each session in it. */
 #include "models/engine_impl.h"
+#include "shm/probe.h"
 
 #include <errno.h>
 #include <string.h>
@@ -590,6 +591,8 @@ static void record_step(const struct engine *e, int status, uint64_t now_ns)
 			step->work.replayed ? RECORDER_REPLAYED : 0},
 	};
 
+	PROBE6(step, e->options.recorded_as, step->is_decode, step->n_parts, step->n_tokens,
+		step->started_ns, now_ns);
 	recorder_put(e->options.recorder, &event);
 }
 
