@@ -197,7 +197,7 @@ static void name_request(
 	if (r->n > 0)
 		snprintf(name, size, r->n == 1 ? "null" : "null x%u", r->n);
 	else if (r->kind == RECORDER_CALL && op != NULL)
-		snprintf(name, size, "%s", op);
+		snprintf(name, size, "%.*s", GPUQ_NAME_MAX, op);
 	else
 		snprintf(name, size, "%s",
 			kinds[r->kind < sizeof(kinds) / sizeof(kinds[0]) ? r->kind : 0]);
