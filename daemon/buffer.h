@@ -10,6 +10,7 @@
 #ifndef GPUQ_DAEMON_BUFFER_H
 #define GPUQ_DAEMON_BUFFER_H
 
+#include "daemon/reaper.h"
 #include "device/device.h"
 
 struct buffer {
@@ -19,7 +20,8 @@ struct buffer {
 	uint64_t bytes; /* that clients may use */
 	/* Dispatch's. */
 	uint32_t in_flight;
-	bool removed; /* from the table */
+	bool removed;		/* from the table */
+	struct reaping reaping; /* at its end */
 	/* A bit for each client that may use it; written by the link thread, atomic. */
 	uint64_t clients[];
 };

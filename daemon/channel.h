@@ -11,6 +11,7 @@
 #include "daemon/buffer.h"
 #include "daemon/devlink.h"
 #include "daemon/pipelines.h"
+#include "daemon/reaper.h"
 #include "device/device.h"
 #include "graphs/graphs.h"
 #include "kernels/launch.h"
@@ -123,6 +124,7 @@ struct channel {
 	TAILQ_ENTRY(channel) wait_link; /* among those that wait for slots */
 	void *base;
 	uint64_t bytes;
+	struct reaping reaping; /* at its end */
 	int segment_fd, event_fd, pipe_fd;
 };
 TAILQ_HEAD(channel_queue, channel);

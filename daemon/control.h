@@ -272,7 +272,7 @@ struct watched {
 	uint64_t seen, since_ns;
 };
 
-enum { WATCH_DISPATCH, WATCH_LINK, WATCH_OLDEST, WATCHES };
+enum { WATCH_DISPATCH, WATCH_LINK, WATCH_OLDEST, WATCH_REAPING, WATCHES };
 
 #define CONTROL_CAPTURES 4096 /* the last ones, in the statistics */
 

@@ -22,6 +22,7 @@ static const char *const threads[WATCHES] = {
 	[WATCH_DISPATCH] = "its dispatch thread does not move",
 	[WATCH_LINK] = "its link thread does not move",
 	[WATCH_OLDEST] = "an operator does not end",
+	[WATCH_REAPING] = "the driver takes something back and does not end",
 };
 
 static struct __kernel_timespec look_interval(const struct config *config)
@@ -59,6 +60,8 @@ static uint64_t word_now(const struct ledger_pulse *p, uint32_t which)
 		return shm_load_relaxed(&p->dispatch);
 	case WATCH_LINK:
 		return shm_load_relaxed(&p->link);
+	case WATCH_REAPING:
+		return shm_load_relaxed(&p->reaping);
 	default:
 		return shm_load_relaxed(&p->oldest);
 	}
@@ -69,7 +72,7 @@ static uint64_t same_for_ns(struct device *d, uint32_t which, uint64_t now_ns, b
 {
 	struct watched *w = &d->watched[which];
 	const uint64_t word = word_now(d->pulse, which);
-	const bool at_nothing = which == WATCH_OLDEST && word == 0;
+	const bool at_nothing = which >= WATCH_OLDEST && word == 0;
 
 	if (anew || word != w->seen || at_nothing)
 		*w = (struct watched){word, now_ns};

@@ -8,6 +8,7 @@
 #include "daemon/device_process.h"
 
 #include "daemon/dispatch.h"
+#include "daemon/link_message.h"
 #include "daemon/log.h"
 #include "shm/failpoint.h"
 #include "shm/segment.h"
@@ -29,7 +30,6 @@
 
 #define INLINE_NS 2000u
 #define INLINE_CROWDED_NS 5000u
-#define LINK_FDS 3	/* segment, eventfd, pipe */
 #define MAX_PRESENT 17u /* devices of a machine */
 
 #define CUDA_LANES 8u
@@ -56,102 +56,9 @@ struct link {
 	struct recorder recorders[RECORDER_RINGS];
 	struct ledger_channel *ledger;
 	struct ledger_pulse *pulse;
+	struct reaper *reaper;
 	struct cost_model cost;
 };
-
-static void send_msg(const struct devlink_msg *msg)
-{
-	/* The control process reads promptly; when it is gone, serve() sees the end of the link. */
-	FAILPOINT_OF("device.answering", msg->type);
-	if (send(DEVLINK_FD_LINK, msg, sizeof(*msg), MSG_NOSIGNAL) < 0)
-		shutdown(DEVLINK_FD_LINK, SHUT_RDWR);
-	FAILPOINT_OF("device.answered", msg->type);
-}
-
-/* The same with a descriptor. */
-static void send_fd(const struct devlink_msg *msg, int fd)
-{
-	union {
-		struct cmsghdr align;
-		char bytes[CMSG_SPACE(sizeof(int))];
-	} control = {0};
-	struct iovec iov = {.iov_base = (void *)msg, .iov_len = sizeof(*msg)};
-	const struct msghdr h = {
-		.msg_iov = &iov,
-		.msg_iovlen = 1,
-		.msg_control = &control,
-		.msg_controllen = sizeof(control),
-	};
-	struct cmsghdr *c = CMSG_FIRSTHDR(&h);
-
-	c->cmsg_level = SOL_SOCKET;
-	c->cmsg_type = SCM_RIGHTS;
-	c->cmsg_len = CMSG_LEN(sizeof(fd));
-	memcpy(CMSG_DATA(c), &fd, sizeof(fd));
-	FAILPOINT_OF("device.answering", msg->type);
-	if (sendmsg(DEVLINK_FD_LINK, &h, MSG_NOSIGNAL) < 0)
-		shutdown(DEVLINK_FD_LINK, SHUT_RDWR);
-	FAILPOINT_OF("device.answered", msg->type);
-}
-
-static void answer(enum devlink_type type, uint32_t channel, uint32_t generation)
-{
-	const struct devlink_msg msg = {
-		.type = type,
-		.channel = channel,
-		.generation = generation,
-	};
-
-	send_msg(&msg);
-}
-
-static int fail_because(const char *what, const char *why)
-{
-	struct devlink_msg msg = {.type = DEVLINK_FAILED};
-
-	snprintf(msg.text, sizeof(msg.text), "%s%s%s", what, why[0] != '\0' ? ": " : "", why);
-	send_msg(&msg);
-	return EXIT_FAILURE;
-}
-
-static int fail(const char *what, int error)
-{
-	return fail_because(what, strerror(-error));
-}
-
-/* Receives one message and up to LINK_FDS descriptors. False at the end of the link. */
-static bool receive(struct devlink_msg *msg, int fds[LINK_FDS], int *ret_n)
-{
-	union {
-		struct cmsghdr align;
-		char bytes[CMSG_SPACE(LINK_FDS * sizeof(int))];
-	} control;
-	struct iovec iov = {.iov_base = msg, .iov_len = sizeof(*msg)};
-	struct msghdr h = {
-		.msg_iov = &iov,
-		.msg_iovlen = 1,
-		.msg_control = &control,
-		.msg_controllen = sizeof(control),
-	};
-	ssize_t n;
-
-	do
-		n = recvmsg(DEVLINK_FD_LINK, &h, MSG_CMSG_CLOEXEC);
-	while (n < 0 && errno == EINTR);
-	*ret_n = 0;
-	const struct cmsghdr *c = CMSG_FIRSTHDR(&h);
-	if (n > 0 && c != NULL && c->cmsg_type == SCM_RIGHTS) {
-		*ret_n = (int)((c->cmsg_len - CMSG_LEN(0)) / sizeof(int));
-		memcpy(fds, CMSG_DATA(c), (size_t)*ret_n * sizeof(int));
-	}
-	return n == (ssize_t)sizeof(*msg);
-}
-
-static void close_all(const int fds[LINK_FDS], int n)
-{
-	while (n > 0)
-		close(fds[--n]);
-}
 
 /* A channel that is lost: what a dead process noted about it would keep slots for ever. */
 static void forget_notes(struct link *l, const struct devlink_msg *msg)
@@ -215,15 +122,15 @@ static void on_add(struct link *l, const struct devlink_msg *msg, const int fds[
 	struct channel *ch;
 
 	if (n != LINK_FDS || msg->channel >= l->start.max_channels) {
-		close_all(fds, n);
-		answer(DEVLINK_POISONED, msg->channel, msg->generation);
+		link_close_all(fds, n);
+		link_answer(DEVLINK_POISONED, msg->channel, msg->generation);
 		return;
 	}
 	int r = channel_take(l, msg, fds, &ch);
 	if (r < 0) {
 		log_error("channel %u cannot be taken over: %s", msg->channel, strerror(-r));
 		forget_notes(l, msg);
-		answer(DEVLINK_POISONED, msg->channel, msg->generation);
+		link_answer(DEVLINK_POISONED, msg->channel, msg->generation);
 		return;
 	}
 	l->channels[msg->channel] = ch;
@@ -237,7 +144,7 @@ static void on_remove(struct link *l, const struct devlink_msg *msg)
 
 	/* One that could not be mapped was never known to dispatch. */
 	if (ch == NULL)
-		answer(DEVLINK_REMOVED, msg->channel, msg->generation);
+		link_answer(DEVLINK_REMOVED, msg->channel, msg->generation);
 	else
 		dispatch_remove(l->dispatch, ch);
 }
@@ -324,9 +231,9 @@ static void on_pipeline(
 		refusal.status = -GPUQ_EPIPELINE;
 	else
 		refusal.status = pipeline_know(l, msg, fds[0], &l->pipelines[place], refusal.text);
-	close_all(fds, n);
+	link_close_all(fds, n);
 	if (refusal.status < 0) {
-		send_msg(&refusal);
+		link_send(&refusal);
 		return;
 	}
 	pipeline_show(l, l->pipelines[place]);
@@ -337,7 +244,7 @@ static void answer_pipeline(enum devlink_type type, uint32_t handle)
 {
 	const struct devlink_msg a = {.type = type, .handle = handle};
 
-	send_msg(&a);
+	link_send(&a);
 }
 
 static void on_pipeline_remove(struct link *l, const struct devlink_msg *msg)
@@ -389,7 +296,7 @@ static void on_buffer(struct link *l, const struct devlink_msg *msg)
 	graphs_quiet_end(l->graphs);
 	if (a.status < 0) {
 		explain_alloc(&a, &l->info, msg->bytes);
-		send_msg(&a);
+		link_send(&a);
 		return;
 	}
 	if (lost)
@@ -398,11 +305,11 @@ static void on_buffer(struct link *l, const struct devlink_msg *msg)
 	memcpy(a.uuid, l->info.uuid, sizeof(a.uuid));
 	memcpy(a.driver, l->info.driver, sizeof(a.driver));
 	if (b->export.fd < 0) {
-		send_msg(&a);
+		link_send(&a);
 		return;
 	}
 	/* It lives in the control process from here on. */
-	send_fd(&a, b->export.fd);
+	link_send_fd(&a, b->export.fd);
 	close(b->export.fd);
 	b->export.fd = -1;
 }
@@ -419,14 +326,14 @@ static void on_buffer_permit(struct link *l, const struct devlink_msg *msg)
 	/* Not there: one that was lost, and for whose record there was no memory. */
 	if (b != NULL)
 		buffer_permit(l->buffers, b, msg->client, msg->type == DEVLINK_BUFFER_GRANT);
-	send_msg(&a);
+	link_send(&a);
 }
 
 static void answer_buffer_removed(uint32_t handle)
 {
 	const struct devlink_msg a = {.type = DEVLINK_BUFFER_REMOVED, .handle = handle};
 
-	send_msg(&a);
+	link_send(&a);
 }
 
 static void on_buffer_remove(struct link *l, const struct devlink_msg *msg)
@@ -446,7 +353,7 @@ static void answer_model(enum devlink_type type, uint32_t handle, int status, co
 	struct devlink_msg a = {.type = type, .handle = handle, .status = status};
 
 	snprintf(a.text, sizeof(a.text), "%.223s", why);
-	send_msg(&a);
+	link_send(&a);
 }
 
 static void on_model(struct link *l, const struct devlink_msg *msg, const int fds[LINK_FDS], int n)
@@ -454,7 +361,7 @@ static void on_model(struct link *l, const struct devlink_msg *msg, const int fd
 	int r = n == 1 ? models_load(l->models, msg, fds[0]) : -EINVAL;
 
 	if (n != 1)
-		close_all(fds, n);
+		link_close_all(fds, n);
 	if (r < 0)
 		answer_model(DEVLINK_MODEL, msg->handle, r,
 			r == -ENOSYS ? "this gpuqd was built without libjansson and reads no models"
@@ -511,8 +418,10 @@ static void take_models(struct link *l)
 
 /* --- Events and messages ------------------------------------------------------------------- */
 
-static void on_buffer_removed(struct link *l, struct buffer *b)
+static void reap_buffer(void *context, struct reaping *reaping)
 {
+	struct link *l = context;
+	struct buffer *b = (struct buffer *)((char *)reaping - offsetof(struct buffer, reaping));
 	uint32_t handle = b->handle;
 
 	graphs_quiet_begin(l->graphs);
@@ -521,37 +430,51 @@ static void on_buffer_removed(struct link *l, struct buffer *b)
 	answer_buffer_removed(handle);
 }
 
+static void on_buffer_removed(struct link *l, struct buffer *b)
+{
+	b->reaping.reap = reap_buffer;
+	reaper_give(l->reaper, &b->reaping);
+}
+
 static void __attribute__((noreturn)) end_failed(void)
 {
 	FAILPOINT("device.failed");
-	(void)fail_because("the device has failed, with what ran on it", "");
+	(void)link_fail_because("the device has failed, with what ran on it", "");
 	_exit(EXIT_FAILURE);
+}
+
+static void reap_channel(void *context, struct reaping *reaping)
+{
+	struct channel *ch =
+		(struct channel *)((char *)reaping - offsetof(struct channel, reaping));
+	uint32_t number = ch->number, generation = ch->generation;
+
+	arena_unregister(context, ch);
+	channel_destroy(ch);
+	link_answer(DEVLINK_REMOVED, number, generation);
 }
 
 static void on_removed(struct link *l, struct channel *ch)
 {
-	uint32_t number = ch->number, generation = ch->generation;
-
-	l->channels[number] = NULL;
-	arena_unregister(l, ch);
-	channel_destroy(ch);
-	answer(DEVLINK_REMOVED, number, generation);
+	l->channels[ch->number] = NULL;
+	ch->reaping.reap = reap_channel;
+	reaper_give(l->reaper, &ch->reaping);
 }
 
 static void on_event(struct link *l, const struct dispatch_event *event)
 {
 	switch (event->type) {
 	case DISPATCH_ADDED:
-		answer(DEVLINK_ADDED, event->channel->number, event->channel->generation);
+		link_answer(DEVLINK_ADDED, event->channel->number, event->channel->generation);
 		break;
 	case DISPATCH_POISONED:
-		answer(DEVLINK_POISONED, event->channel->number, event->channel->generation);
+		link_answer(DEVLINK_POISONED, event->channel->number, event->channel->generation);
 		break;
 	case DISPATCH_REMOVED:
 		on_removed(l, event->channel);
 		break;
 	case DISPATCH_DRAINED:
-		answer(DEVLINK_DRAINED, 0, 0);
+		link_answer(DEVLINK_DRAINED, 0, 0);
 		break;
 	case DISPATCH_BUFFER_REMOVED:
 		on_buffer_removed(l, event->buffer);
@@ -687,16 +610,16 @@ static int start_device(struct link *l, struct clock_line clock, int wake_fd)
 	int r = device_open(&options, &l->device, why);
 
 	if (r < 0)
-		return fail_because(why[0] != '\0' ? why : strerror(-r), "");
+		return link_fail_because(why[0] != '\0' ? why : strerror(-r), "");
 	/* Of the first device process: that of its successors is no news. */
 	if (why[0] != '\0' && l->start.list_devices)
 		log_info("CUDA is not used: %s", why);
 	device_info(l->device, &l->info);
 	r = is_cpu(l) ? cost_calibrate(&l->cost) : 0;
 	if (r < 0)
-		return fail("cannot measure the operators", r);
+		return link_fail("cannot measure the operators", r);
 	r = start_graphs(l, clock, wake_fd);
-	return r < 0 ? fail("cannot make the graph cache", r) : 0;
+	return r < 0 ? link_fail("cannot make the graph cache", r) : 0;
 }
 
 static int start_dispatch(struct link *l, struct clock_line clock, int wake_fd)
@@ -772,14 +695,14 @@ static int make_tables(struct link *l)
 	return r;
 }
 
-/* Opens the device and starts dispatch. Returns 0 or what fail() returned. */
+/* Opens the device and starts dispatch. Returns 0 or what link_fail() returned. */
 static int start(struct link *l)
 {
 	int wake_fd = bell_eventfd();
 	int r = map_shared(l);
 
 	if (r < 0)
-		return fail("cannot map shared memory", r);
+		return link_fail("cannot map shared memory", r);
 	const struct clock_line clock = clock_from_page(l->page);
 	r = start_device(l, clock, wake_fd);
 	if (r != 0)
@@ -788,8 +711,10 @@ static int start(struct link *l)
 	if (r == 0)
 		r = start_models(l, clock);
 	if (r == 0)
+		r = reaper_create(l, l->pulse, &l->reaper);
+	if (r == 0)
 		r = start_dispatch(l, clock, wake_fd);
-	return r < 0 ? fail("cannot start dispatch", r) : 0;
+	return r < 0 ? link_fail("cannot start dispatch", r) : 0;
 }
 
 /* Tells what the machine has, usable or not. */
@@ -807,7 +732,7 @@ static void tell_present(void)
 		memcpy(m.name, present[i].name, sizeof(m.name));
 		memcpy(m.uuid, present[i].uuid, sizeof(m.uuid));
 		memcpy(m.text, present[i].why, sizeof(present[i].why));
-		send_msg(&m);
+		link_send(&m);
 	}
 }
 
@@ -879,7 +804,7 @@ static void on_message(
 		log_configure(msg->text);
 		break;
 	default:
-		close_all(fds, n);
+		link_close_all(fds, n);
 	}
 }
 
@@ -938,7 +863,7 @@ static void serve(struct link *l)
 		take_models(l);
 		if ((polls[0].revents & (POLLIN | POLLHUP)) == 0)
 			continue;
-		if (!receive(&msg, fds, &n))
+		if (!link_receive(&msg, fds, &n))
 			return;
 		FAILPOINT_OF("device.told", msg.type);
 		on_message(l, &msg, fds, n);
@@ -952,7 +877,7 @@ static void end_graphs(struct link *l)
 
 	for (int i = 0; i < END_MS && dispatch_is_busy(l->dispatch); i++)
 		nanosleep(&nap, NULL);
-	if (dispatch_is_busy(l->dispatch))
+	if (dispatch_is_busy(l->dispatch) || !reaper_finish(l->reaper, END_MS * 1000000ull))
 		return;
 	dispatch_destroy(l->dispatch);
 	models_destroy(l->models);
@@ -970,7 +895,7 @@ int device_process_main(void)
 	signal(SIGTERM, SIG_IGN);
 	if (recv(DEVLINK_FD_LINK, &l.start, sizeof(l.start), MSG_TRUNC) != sizeof(l.start) ||
 		l.start.version != DEVLINK_VERSION)
-		return fail_because("it is of another version than the control process", "");
+		return link_fail_because("it is of another version than the control process", "");
 	log_configure(l.start.log);
 	/* No thread runs yet. */
 	const bool by_child = strcmp(l.start.kind, "cpu") == 0;
@@ -981,7 +906,7 @@ int device_process_main(void)
 		return r;
 	if (l.start.list_devices && !by_child)
 		tell_present();
-	answer(DEVLINK_READY, 0, 0);
+	link_answer(DEVLINK_READY, 0, 0);
 	serve(&l);
 	end_graphs(&l);
 	/* Threads and mappings end with the process; nothing outlives it. */

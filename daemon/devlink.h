@@ -71,7 +71,7 @@ enum {
  * control process answers with DEVLINK_FAILED; so `version` changes whenever something here does,
  * in the ledger or in the statistics, and stays in front.
  */
-#define DEVLINK_VERSION 2u
+#define DEVLINK_VERSION 3u
 struct devlink_start {
 	uint32_t version; /* DEVLINK_VERSION */
 	uint32_t device;  /* slot in page and statistics */
@@ -227,6 +227,7 @@ struct ledger_pulse {
 	uint64_t dispatch; /* changes at least every 100 ms, asleep or not */
 	uint64_t link;	   /* likewise, every 500 ms */
 	uint64_t oldest;   /* number of the launch that has been executing for longest; 0: none */
+	uint64_t reaping;  /* number of what is given back to the driver now; 0: nothing is */
 };
 
 static inline uint64_t ledger_bytes(uint32_t max_channels, uint32_t max_in_flight)

@@ -99,6 +99,8 @@ int device_register(struct device *device, void *base, uint64_t bytes, void **re
 void device_unregister(struct device *device, void *base)
 {
 	capture_break();
+	/* It may hang, and cannot fail. */
+	(void)fault_check(device->fault, FAULT_UNREGISTER_HOST);
 	device->driver->unregister_host(device, base);
 }
 

@@ -33,6 +33,7 @@ static const char *const call_names[FAULT_CALLS] = {
 	[FAULT_CHECK] = "check",
 	[FAULT_ALLOC] = "alloc",
 	[FAULT_REGISTER_HOST] = "register_host",
+	[FAULT_UNREGISTER_HOST] = "unregister_host",
 	[FAULT_EXPORT_CREATE] = "export_create",
 	[FAULT_STREAM_CREATE] = "stream_create",
 	[FAULT_STREAM_QUERY] = "stream_query",

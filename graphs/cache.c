@@ -148,12 +148,12 @@ int graphs_pin(struct graphs *g, uint64_t id, bool pin)
 
 void graphs_quiet_begin(struct graphs *g)
 {
-	pthread_mutex_lock(&g->quiet);
+	pthread_rwlock_rdlock(&g->quiet);
 }
 
 void graphs_quiet_end(struct graphs *g)
 {
-	pthread_mutex_unlock(&g->quiet);
+	pthread_rwlock_unlock(&g->quiet);
 }
 
 /* --- Making --------------------------------------------------------------------------------- */
@@ -298,7 +298,7 @@ static void free_all(struct graphs *g)
 	sem_destroy(&g->cold_wake);
 	sem_destroy(&g->capture_wake);
 	pthread_mutex_destroy(&g->lock);
-	pthread_mutex_destroy(&g->quiet);
+	pthread_rwlock_destroy(&g->quiet);
 	free(g->table);
 	free(g->entries);
 	free(g->sorted);
@@ -332,7 +332,7 @@ int graphs_create(const struct graphs_options *options, struct graphs **ret_grap
 	g->saved_ns = g->aged_ns = g->grown_ns = graphs_now_ns(g);
 	LIST_INIT(&g->plans);
 	pthread_mutex_init(&g->lock, NULL);
-	pthread_mutex_init(&g->quiet, NULL);
+	pthread_rwlock_init(&g->quiet, NULL);
 	sem_init(&g->cold_wake, 0, 0);
 	sem_init(&g->capture_wake, 0, 0);
 	err = create_table(g);

@@ -180,7 +180,8 @@ void graphs_release(struct graphs *g, struct pipeline *p);
 
 /*
  * Nothing is recorded between the two: for what disturbs captures or is disturbed by them, such as
- * registering host memory. begin waits for a recording; never dispatch.
+ * registering host memory. begin waits for a recording, and not for others that need quiet; never
+ * dispatch.
  */
 void graphs_quiet_begin(struct graphs *g);
 void graphs_quiet_end(struct graphs *g);

@@ -154,7 +154,7 @@ struct graphs {
 	bool hot_list_changed;
 
 	/* The capture thread's. */
-	pthread_mutex_t quiet; /* held while it records */
+	pthread_rwlock_t quiet; /* held for writing while it records */
 	sem_t capture_wake;
 	struct device_stream *warm_streams[2], *capture_streams[2];
 	void *warm_scratch, *warm_tensors;

@@ -207,9 +207,9 @@ static int record_exec(struct graphs *g, const struct plan *plan, uint32_t lane,
 	int err;
 
 	*why = "recording";
-	pthread_mutex_lock(&g->quiet);
+	pthread_rwlock_wrlock(&g->quiet);
 	err = record_plan(stream, plan, &graph);
-	pthread_mutex_unlock(&g->quiet);
+	pthread_rwlock_unlock(&g->quiet);
 	if (err != 0)
 		return err;
 	err = make_exec(g, graph, stream, exec, why);

@@ -103,12 +103,59 @@ static void test_endless_operator(void **state)
 	harness_daemon_destroy(daemon);
 }
 
+static void leave_a_channel(void)
+{
+	struct client c;
+
+	client_open(&c, NULL);
+	client_check_works(&c);
+	gpuq_disconnect(c.g);
+}
+
+/* A driver that never takes an arena back keeps nobody else waiting. */
+static void test_endless_reclaim_is_nobodys(void **state)
+{
+	static const char *const args[] = {
+		"--test-faults", "unregister_host:1=HANG", "--watchdog-ms", "0", NULL};
+	struct harness_daemon *daemon = harness_daemon_start(args);
+	const pid_t pid = world_device_pid(daemon);
+	struct client c;
+
+	leave_a_channel();
+	client_open(&c, NULL);
+	client_check_works(&c);
+	assert_int_equal(world_device_pid(daemon), pid);
+	/* The answer to a close would come behind the one that never ends. */
+	gpuq_disconnect(c.g);
+	harness_daemon_destroy(daemon);
+}
+
+static void test_endless_reclaim_is_replaced(void **state)
+{
+	static const char *const args[] = {
+		"--test-faults", "unregister_host:1=HANG", "--watchdog-ms", "1000", NULL};
+	struct harness_daemon *daemon = harness_daemon_start(args);
+	const pid_t pid = world_device_pid(daemon);
+	struct client c;
+
+	leave_a_channel();
+	(void)await_other(daemon, pid);
+	/* It has what the one before did not give back, and gives it back. */
+	raw_await(world_look(daemon).channels == 0);
+	client_open(&c, NULL);
+	client_check_works(&c);
+	client_close(&c);
+	harness_daemon_destroy(daemon);
+}
+
 int main(void)
 {
 	static const struct harness_test tests[] = {
 		HARNESS_TEST_LONG(test_stopped_is_replaced, 60),
 		HARNESS_TEST_LONG(test_stopped_is_spared, 60),
 		HARNESS_TEST_LONG(test_endless_operator, 60),
+		HARNESS_TEST_LONG(test_endless_reclaim_is_nobodys, 60),
+		HARNESS_TEST_LONG(test_endless_reclaim_is_replaced, 60),
 	};
 
 	return harness_run("watchdog", tests, sizeof(tests) / sizeof(tests[0]));
