@@ -73,6 +73,7 @@ static const char *beyond_device(const struct gpuq_sampling *s)
 		{"repetition_penalty", s->repetition_penalty != 0 && s->repetition_penalty != 1},
 		{"presence_penalty", s->presence_penalty != 0},
 		{"frequency_penalty", s->frequency_penalty != 0},
+		{"penalty_tokens", s->penalty_tokens > 0},
 		{"a logit bias", s->n_biases > 0},
 		{"a constraint", s->constraint.rule != NULL || s->constraint.change != NULL},
 	};
