@@ -258,6 +258,16 @@ static int generate(struct gpuq_writer *w, const struct generate_options *o, con
 	return code;
 }
 
+/* Without the newline that ends the last line: a model seldom goes on well behind one. */
+static int read_prompt(const char *file, char **ret_text, size_t *ret_bytes)
+{
+	const int code = input_read(file, ret_text, ret_bytes);
+
+	if (code == EXIT_OK && *ret_bytes > 0 && (*ret_text)[*ret_bytes - 1] == '\n')
+		--*ret_bytes;
+	return code;
+}
+
 static int run_connected(const struct invocation *v, struct generate_options *o)
 {
 	struct gpuq_writer *w = NULL;
@@ -266,7 +276,7 @@ static int run_connected(const struct invocation *v, struct generate_options *o)
 	size_t bytes = 0;
 	int code;
 
-	if (o->prompt == NULL && input_read(o->file, &text, &bytes) != EXIT_OK)
+	if (o->prompt == NULL && read_prompt(o->file, &text, &bytes) != EXIT_OK)
 		return EXIT_FAIL;
 	text_catch_interrupts(&o->text);
 	code = text_session_open(&session, v, &o->text);
@@ -320,7 +330,7 @@ const struct command command_generate = {
 	.summary = "Go on with a text",
 	.help = "  -m, --model NAME         the model; see gpuq models\n"
 		"  -p, --prompt TEXT        the text; else that of -f, or standard input\n"
-		"  -f, --file FILE          its text\n"
+		"  -f, --file FILE          its text; a last newline of either is left out\n"
 		"  -n, --tokens N           at most so many more (128)\n"
 		"  -t, --tokenizer PATH     tokenizer.json or its folder (that of the model)\n"
 		"      --temp T             temperature; 0: always the most likely token "

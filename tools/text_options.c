@@ -4,6 +4,7 @@
 #include "shm/clock.h"
 
 #include <errno.h>
+#include <float.h>
 #include <math.h>
 #include <poll.h>
 #include <signal.h>
@@ -14,13 +15,15 @@
 
 /* --- Options ------------------------------------------------------------------------------- */
 
-static bool take_float(const char *option, const char *text, float *ret)
+/* From `low` to `high`, or 0, which leaves out what the option is about. */
+static bool take_float(const char *option, const char *text, float low, float high, float *ret)
 {
 	char *end;
 	float value = strtof(text, &end);
 
-	if (end == text || *end != '\0' || isnan(value)) {
-		complain("--%s: '%s' is not a number", option, text);
+	if (end == text || *end != '\0' || !(value == 0 || (value >= low && value <= high))) {
+		complain("--%s: '%s' is not %sa number from %g to %g", option, text,
+			low > 0 ? "0 or " : "", (double)low, (double)high);
 		return false;
 	}
 	*ret = value;
@@ -45,7 +48,7 @@ static bool take_bias(const char *text, struct text_options *o)
 	}
 	snprintf(number, sizeof(number), "%.*s", (int)(equals - text), text);
 	if (!parse_count("--bias", number, 0, INT32_MAX, &id) ||
-		!take_float("bias", equals + 1, &bias->bias))
+		!take_float("bias", equals + 1, -INFINITY, FLT_MAX, &bias->bias))
 		return false;
 	bias->id = (uint32_t)id;
 	o->writer.sampling.n_biases++;
@@ -56,6 +59,10 @@ static bool take_stop(const char *text, struct text_options *o)
 {
 	if (o->writer.n_stops == TEXT_LIST_MAX) {
 		complain("--stop: at most %u of them", TEXT_LIST_MAX);
+		return false;
+	}
+	if (*text == '\0') {
+		complain("--stop: the text is empty");
 		return false;
 	}
 	o->stops[o->writer.n_stops++] = text;
@@ -73,23 +80,26 @@ static bool take_sampling(int option, struct text_options *o)
 	case TEXT_SEED:
 		return parse_count("--seed", optarg, 0, UINT64_MAX, &s->seed);
 	case TEXT_TEMP:
-		return take_float("temp", optarg, &s->temperature);
+		return take_float("temp", optarg, 1e-30f, 1e30f, &s->temperature);
 	case TEXT_TOP_K:
 		fine = parse_count("--top-k", optarg, 0, UINT32_MAX, &number);
 		s->top_k = (uint32_t)number;
 		return fine;
 	case TEXT_TOP_P:
-		return take_float("top-p", optarg, &s->top_p);
+		return take_float("top-p", optarg, 0, 1, &s->top_p);
 	case TEXT_MIN_P:
-		return take_float("min-p", optarg, &s->min_p);
+		return take_float("min-p", optarg, 0, 1, &s->min_p);
 	case TEXT_TYPICAL:
-		return take_float("typical", optarg, &s->typical_p);
+		return take_float("typical", optarg, 0, 1, &s->typical_p);
 	case TEXT_REPEAT:
-		return take_float("repeat-penalty", optarg, &s->repetition_penalty);
+		return take_float(
+			"repeat-penalty", optarg, FLT_MIN, FLT_MAX, &s->repetition_penalty);
 	case TEXT_PRESENCE:
-		return take_float("presence-penalty", optarg, &s->presence_penalty);
+		return take_float(
+			"presence-penalty", optarg, -FLT_MAX, FLT_MAX, &s->presence_penalty);
 	case TEXT_FREQUENCY:
-		return take_float("frequency-penalty", optarg, &s->frequency_penalty);
+		return take_float(
+			"frequency-penalty", optarg, -FLT_MAX, FLT_MAX, &s->frequency_penalty);
 	default:
 		fine = parse_count("--penalty-tokens", optarg, 0, 1u << 24, &number);
 		s->penalty_tokens = (uint32_t)number;
@@ -123,7 +133,7 @@ bool text_option(int option, struct text_options *o)
 bool text_has_model(const struct text_options *o)
 {
 	if (o->writer.model == NULL)
-		complain_usage("which model? give -m NAME; see gpuq models");
+		complain_usage("which model? give -m NAME, which gpuq models lists");
 	return o->writer.model != NULL;
 }
 
@@ -131,8 +141,14 @@ bool text_has_model(const struct text_options *o)
 
 static volatile sig_atomic_t interrupted;
 
+/* One that was not heard, because what is waited for does not come, is followed by another. */
 static void on_interrupt(int number)
 {
+	if (interrupted != 0) {
+		/* It is blocked here, and ends the process when this returns. */
+		signal(number, SIG_DFL);
+		raise(number);
+	}
 	interrupted = number;
 }
 

@@ -74,7 +74,10 @@ bool text_option(int option, struct text_options *o);
 /* Whether the model was named; complains when not. */
 bool text_has_model(const struct text_options *o);
 
-/* From here on Ctrl-C is noted, and cancels the writer; a closed pipe is an error. */
+/*
+ * From here on Ctrl-C is noted, and cancels the writer; another one before that was forgotten ends
+ * the process. A closed pipe is an error.
+ */
 void text_catch_interrupts(struct text_options *o);
 bool text_interrupted(void);
 void text_forget_interrupt(void);

@@ -23,14 +23,15 @@ int main(int argc, char **argv)
 	struct gpuq_tokenizer *t;
 	struct gpuq_writer *w;
 	struct gpuq_written new;
-	const char *text;
 	int64_t n = 0;
 
-	if (gpuq_connect(NULL, &g) < 0 || gpuq_model_find(g, argc == 3 ? argv[1] : "", &m) < 0 ||
+	if (argc != 3)
+		errx(2, "usage: lipogram MODEL TEXT");
+	if (gpuq_connect(NULL, &g) < 0 || gpuq_model_find(g, argv[1], &m) < 0 ||
 		gpuq_channel_open(g, NULL, &ch) < 0 || gpuq_tokenizer_load(m.dir, &t) < 0)
 		errx(1, "%s", gpuq_error_detail());
 	for (uint32_t id = 0; id < m.vocab && n_allowed < 1u << 18; id++)
-		if ((n = gpuq_tokenizer_token(t, id, &text)) > 0 && !memchr(text, 'e', (size_t)n))
+		if ((n = gpuq_tokenizer_token(t, id, &new.text)) > 0 && !memchr(new.text, 'e', n))
 			allowed[n_allowed++] = id;
 	struct gpuq_writer_options o = {.model = m.name, .tokenizer = t, .sampling = policy};
 	if (gpuq_writer_create(ch, &o, &w) < 0 ||
@@ -38,9 +39,9 @@ int main(int argc, char **argv)
 		errx(1, "%s", gpuq_error_detail());
 	for (int i = 0; i < 60 && (n = gpuq_writer_next(w, &new)) > 0; i++)
 		fwrite(new.text, 1, new.bytes, stdout);
-	if (n < 0 || (n = gpuq_writer_finish(w, &text)) < 0)
+	if (n < 0 || (n = gpuq_writer_finish(w, &new.text)) < 0)
 		errx(1, "%s", gpuq_error_detail());
-	printf("%.*s\n", (int)n, text);
+	printf("%.*s\n", (int)n, new.text);
 	gpuq_writer_destroy(w);
 	gpuq_tokenizer_destroy(t);
 	gpuq_disconnect(g);

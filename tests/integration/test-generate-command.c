@@ -18,6 +18,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define LENGTH WRITING_LENGTH
@@ -25,6 +26,8 @@
 
 static const struct writing_model gpt2 = {.tokenizer = "gpt2", .max_tokens = 1024};
 static const struct writing_model tight = {.tokenizer = "gpt2", .max_tokens = 64};
+static const struct writing_model unwatched = {
+	.tokenizer = "gpt2", .max_tokens = 1024, .unwatched = true};
 /* A text of it takes far longer than any test. */
 static const struct writing_model endless = {.tokenizer = "gpt2", .max_tokens = 1u << 17};
 
@@ -126,6 +129,8 @@ static void expect_tokens(json_t *document, const struct written_text *t)
 static void test_plain(void **state)
 {
 	const char *const plain[] = {"-p", "The cat", "-n", "24", "--ignore-eos", NULL};
+	const char *const verbose[] = {
+		"-p", "The cat", "-n", "24", "--ignore-eos", "--verbose", NULL};
 	const char *const fused[] = {
 		"-p", "The cat", "-n", "24", "--ignore-eos", "--fused", "--verbose", NULL};
 	struct harness_output out;
@@ -139,6 +144,12 @@ static void test_plain(void **state)
 	assert_memory_equal(out.out, t.bytes, t.length);
 	assert_string_equal(out.out + t.length, "\n");
 	assert_string_equal(out.err, "");
+	harness_output_free(&out);
+	/* The likeliest token is a candidate. */
+	generate(&out, verbose);
+	assert_int_equal(out.status, 0);
+	if (strstr(out.err, "drawn:  0 of 24 from the full row, 0.0 %\n") == NULL)
+		fail_msg("'%s'", out.err);
 	harness_output_free(&out);
 	generate(&out, fused);
 	assert_int_equal(out.status, 0);
@@ -175,7 +186,20 @@ static void test_json(void **state)
 	writing_stop(&w);
 }
 
-/* A file, standard input, and standard input by name. */
+/* The tokens that the model's file puts around a text are part of the prompt. */
+static void test_special_tokens(void **state)
+{
+	const struct writing_model llama3 = {.tokenizer = "llama3", .max_tokens = 128};
+	struct writing w;
+
+	writing_start(&w, &llama3);
+	json_t *document = JSON_OF(0, "-p", "a", "-n", "1");
+	assert_int_equal(json_integer_value(json_object_get(document, "prompt_tokens")), 2);
+	json_decref(document);
+	writing_stop(&w);
+}
+
+/* A file, standard input, and standard input by name; without the newline at the end. */
 static void test_prompts(void **state)
 {
 	const struct gpuq_writer_options o = {.ignore_end = true};
@@ -185,11 +209,11 @@ static void test_prompts(void **state)
 	char path[300];
 
 	writing_start(&w, &gpt2);
-	writing_text(&w, o, "The cat\nsat", &t);
+	writing_text(&w, o, "The cat\nsat\n", &t);
 	snprintf(path, sizeof(path), "%s/prompt", harness_tmpdir());
 	FILE *f = fopen(path, "we");
 	assert_non_null(f);
-	assert_true(fputs("The cat\nsat", f) >= 0 && fclose(f) == 0);
+	assert_true(fputs("The cat\nsat\n\n", f) >= 0 && fclose(f) == 0);
 	for (size_t i = 0; i < sizeof(forms) / sizeof(forms[0]); i++) {
 		struct harness_output out;
 		char command[200];
@@ -304,8 +328,14 @@ static void test_fused(void **state)
 
 	writing_start(&w, &gpt2);
 	writing_text(&w, o, "The cat", &t);
+	struct stats stats = raw_stats(w.daemon);
+	const uint64_t before = shm_load_relaxed(&stats.devices[0].completed);
 	json_t *document = JSON_OF(0, "-p", "The cat", "-n", "70", "--ignore-eos", "--fused",
 		"--temp", "1", "--seed", "5");
+	/* 4 requests; some of the 24 before them may have been counted late. */
+	raw_await(shm_load_relaxed(&stats.devices[0].completed) - before >= 4);
+	assert_in_range(shm_load_relaxed(&stats.devices[0].completed) - before, 4, 28);
+	stats_close(&stats);
 	assert_int_equal(count_of(document), 70);
 	assert_true(has_tokens(document, &t));
 	assert_true(json_is_true(json_object_get(document, "fused")));
@@ -332,8 +362,31 @@ static void test_fused_refusals(void **state)
 	REFUSED(1, "repetition_penalty", "-p", "x", "--fused", "--repeat-penalty", "2");
 	REFUSED(1, "presence_penalty", "-p", "x", "--fused", "--presence-penalty", "1");
 	REFUSED(1, "frequency_penalty", "-p", "x", "--fused", "--frequency-penalty", "1");
+	REFUSED(1, "penalty_tokens", "-p", "x", "--fused", "--penalty-tokens", "5");
 	REFUSED(1, "bias", "-p", "x", "--fused", "--bias", "1=1");
 	writing_stop(&w);
+}
+
+/* Numbers that no sampler takes are refused by the option's name. */
+static void refuse_numbers(void)
+{
+	static const char *const all[][2] = {
+		{"--temp", "warm"},
+		{"--temp", "-1"},
+		{"--temp", "nan"},
+		{"--temp", "1e39"},
+		{"--temp", "1e-31"},
+		{"--top-p", "1.5"},
+		{"--min-p", "-0.1"},
+		{"--typical", "2"},
+		{"--repeat-penalty", "-1"},
+		{"--presence-penalty", "inf"},
+		{"--frequency-penalty", "-inf"},
+		{"--bias", "3=inf"},
+	};
+
+	for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++)
+		REFUSED(2, all[i][0], "-p", "x", all[i][0], all[i][1]);
 }
 
 static void test_refusals(void **state)
@@ -348,14 +401,15 @@ static void test_refusals(void **state)
 	const char *const no_model[] = {harness_program("tools/gpuq"), "generate", "-p", "x", NULL};
 	harness_exec(no_model, &out);
 	assert_int_equal(out.status, 2);
-	assert_non_null(strstr(out.err, "which model"));
+	assert_non_null(strstr(
+		out.err, "which model? give -m NAME, which gpuq models lists; see gpuq --help"));
 	harness_output_free(&out);
 	REFUSED(2, "not both", "-p", "x", "-f", "/dev/null");
 	REFUSED(2, "--bias", "-p", "x", "--bias", "7");
-	REFUSED(2, "--temp", "-p", "x", "--temp", "warm");
+	REFUSED(2, "--stop: the text is empty", "-p", "x", "--stop", "");
+	refuse_numbers();
 	REFUSED(1, "no model \"other\"", "-m", "other", "-p", "x");
 	REFUSED(1, "no text yet", "-p", "");
-	REFUSED(1, "temperature", "-p", "x", "--temp", "-1");
 	REFUSED(1, "/nowhere", "-f", "/nowhere");
 	REFUSED(1, "is this its tokenizer?", "-t", llama3, "-p", "<|eot_id|>");
 	writing_stop(&w);
@@ -486,6 +540,48 @@ static void test_interrupt(void **state)
 	assert_int_equal(kill(plain.pid, SIGINT), 0);
 	expect_plain(&plain, 130, "");
 	expect_json(&json, 130, "", "interrupted", false);
+	writing_stop(&w);
+}
+
+static uint64_t channels_of(const struct stats *stats, pid_t pid)
+{
+	for (uint32_t i = 0; i < stats->header->max_clients; i++)
+		if (shm_load_acquire_u32(&stats->clients[i].state) == STATS_CLIENT_CONNECTED &&
+			stats->clients[i].pid == (uint32_t)pid)
+			return shm_load_relaxed(&stats->clients[i].channels);
+	return 0;
+}
+
+/* Interrupts it until it has ended: the second one may come too soon to be another. */
+static bool ends_by_interrupts(struct running *r)
+{
+	int status;
+
+	assert_int_equal(kill(r->pid, SIGINT), 0);
+	if (waitpid(r->pid, &status, WNOHANG) == 0)
+		return false;
+	if (!WIFSIGNALED(status) || WTERMSIG(status) != SIGINT)
+		fail_msg("wait status %#x", (unsigned int)status);
+	return true;
+}
+
+/* It waits for a device process that is stopped, and hears no Ctrl-C. */
+static void test_interrupt_again(void **state)
+{
+	struct running r;
+	struct writing w;
+
+	writing_start(&w, &unwatched);
+	struct stats stats = raw_stats(w.daemon);
+	const pid_t device = world_device_pid(w.daemon);
+	assert_int_equal(kill(device, SIGSTOP), 0);
+	start(&r, endless_plain);
+	raw_await(channels_of(&stats, r.pid) == 1);
+	raw_await(ends_by_interrupts(&r));
+	assert_int_equal(kill(device, SIGCONT), 0);
+	close(r.out);
+	close(r.err);
+	stats_close(&stats);
 	writing_stop(&w);
 }
 
@@ -627,7 +723,7 @@ static void test_lipogram(void **state)
 	writing_start(&w, &gpt2);
 	expect_lipogram(0, "", "small", "The cat");
 	expect_lipogram(1, "no model \"other\"", "other", "The cat");
-	expect_lipogram(1, "", NULL, NULL);
+	expect_lipogram(2, "usage: lipogram MODEL TEXT", "small", NULL);
 	writing_stop(&w);
 	writing_start(&w, &tight);
 	memset(prompt, 'x', sizeof(prompt) - 1);
@@ -642,6 +738,7 @@ int main(void)
 	static const struct harness_test tests[] = {
 		HARNESS_TEST(test_plain),
 		HARNESS_TEST(test_json),
+		HARNESS_TEST(test_special_tokens),
 		HARNESS_TEST_LONG(test_prompts, 60),
 		HARNESS_TEST_LONG(test_policies, 120),
 		HARNESS_TEST(test_ends),
@@ -650,6 +747,7 @@ int main(void)
 		HARNESS_TEST_LONG(test_refusals, 60),
 		HARNESS_TEST_LONG(test_context, 60),
 		HARNESS_TEST_LONG(test_interrupt, 60),
+		HARNESS_TEST_LONG(test_interrupt_again, 60),
 		HARNESS_TEST_LONG(test_model_is_unloaded, 60),
 		HARNESS_TEST_LONG(test_device_is_lost, 60),
 		HARNESS_TEST_LONG(test_gpuqd_is_killed, 60),

@@ -64,7 +64,8 @@ void writing_start(struct writing *w, const struct writing_model *model)
 	assert_int_equal(gpuq_tokenizer_load(tokenizer, &w->tokenizer), 0);
 	make_folder(w, model, tokenizer);
 	snprintf(argument, sizeof(argument), "small=%s,deterministic=yes", w->dir);
-	const char *const args[] = {"--model", argument, NULL};
+	const char *const args[] = {
+		"--model", argument, model->unwatched ? "--watchdog-ms" : NULL, "0", NULL};
 	w->daemon = harness_daemon_start(args);
 	client_open(&w->client, &writing_channel);
 	served_await(w->client.g, "small");

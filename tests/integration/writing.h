@@ -18,6 +18,7 @@ struct writing_model {
 	const char *tokenizer; /* in tests/text/data */
 	const char *jinja;     /* the folder's chat template, or NULL */
 	uint32_t max_tokens;
+	bool unwatched; /* a device process that is stopped is left alone */
 };
 
 struct writing {
