@@ -301,16 +301,17 @@ static void run_operators(struct client *c, struct random *rng)
 	job_destroy(&large);
 }
 
-/* Until it was replayed, too. */
+/* Until it was replayed, too, as steps of the model may have been before. */
 static void run_pipeline(const struct tiny_world *w, struct client *c, struct random *rng)
 {
 	struct gpuq_pipeline *p = classify_register(c->g, "classify");
 	struct stats stats = raw_stats(w->daemon);
+	const uint64_t hits = shm_load_relaxed(&stats.devices[0].graph_hits);
 	const uint64_t start_ns = clock_monotonic_ns();
 	struct classify job;
 
 	classify_create(&job, c->ch, p, 4, 16, 32);
-	for (uint32_t i = 0; i < N_CALLS || shm_load_relaxed(&stats.devices[0].graph_hits) == 0;
+	for (uint32_t i = 0; i < N_CALLS || shm_load_relaxed(&stats.devices[0].graph_hits) == hits;
 		i++) {
 		classify_run(&job, rng);
 		if (clock_monotonic_ns() - start_ns > PATIENCE_NS)
