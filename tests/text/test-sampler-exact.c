@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define VOCABULARY 60
@@ -483,6 +484,114 @@ static void test_typical_gives_the_same(void **state)
 	assert_true(tally.full < tally.draws / 4 * 3);
 }
 
+/* --- At the very edge ------------------------------------------------------------------------ */
+
+static double mean_of(const float *logits, uint32_t n)
+{
+	double moment = 0, sum = 0;
+
+	for (uint32_t v = 0; v < n; v++) {
+		moment += exp(logits[v]) * logits[v];
+		sum += exp(logits[v]);
+	}
+	return moment / sum;
+}
+
+/*
+ * Two tokens with the mean between them, of which the one above is nearer by 5e-6 (side: -1) or the
+ * one below (1). The row is so flat that its entropy may be off by more than that, and by more than
+ * what its log-sum-exp may be off makes up for.
+ */
+static void make_undecided(float *logits, int side)
+{
+	for (uint32_t v = 0; v < LARGE; v++)
+		logits[v] = v < 61 ? 0.05f : -0.005f;
+	logits[61] = logits[62] = 0;
+	/* The two are part of the mean, but a small one. */
+	for (int i = 0; i < 5; i++) {
+		const double mean = mean_of(logits, LARGE);
+
+		logits[61] = (float)(mean + 0.002);
+		logits[62] = (float)(mean - 0.002 + side * 5e-6);
+	}
+}
+
+/* Such an entropy fits the one and the other, so the candidates do not tell. */
+static void test_typical_is_left_open_where_the_entropy_is(void **state)
+{
+	const struct gpuq_sampling policy = {.temperature = 1, .typical_p = 0.001f};
+	static struct rig_row row;
+	float logits[LARGE];
+
+	for (int side = -1; side <= 1; side += 2) {
+		struct gpuq_sampler *s = rig_sampler(&policy, LARGE);
+		struct gpuq_sampler_want want;
+
+		make_undecided(logits, side);
+		assert_int_equal(gpuq_sampler_want(s, &want), 0);
+		rig_row_make(&row, &want, logits, LARGE, 64, -side);
+		assert_int_equal(gpuq_sampler_draw(s, &row.row, NULL), -EAGAIN);
+		assert_int_equal(rig_draw_full(s, logits, NULL), side < 0 ? 61 : 62);
+		gpuq_sampler_destroy(s);
+	}
+}
+
+/* The number of which mix() makes this one. */
+static uint64_t unmix(uint64_t y)
+{
+	uint64_t x = (y ^ y >> 31 ^ y >> 62) * 0x319642b2d24d8ec3u;
+
+	x = (x ^ x >> 27 ^ x >> 54) * 0x96de1b173f119089u;
+	x = x ^ x >> 30 ^ x >> 60;
+	assert_true(mix(x) == y);
+	return x;
+}
+
+static int by_greatest(const void *a, const void *b)
+{
+	const float x = *(const float *)a, y = *(const float *)b;
+
+	return (x < y) - (x > y);
+}
+
+/* The random number, in units of 2^-53, at which one token takes over from another. */
+static uint64_t middle_of(const float *logits)
+{
+	float sorted[VOCABULARY];
+	double total = 0, sum = 0;
+
+	memcpy(sorted, logits, sizeof(sorted));
+	qsort(sorted, VOCABULARY, sizeof(*sorted), by_greatest);
+	for (uint32_t v = 0; v < VOCABULARY; v++)
+		total += exp((double)sorted[v] - sorted[0]);
+	for (uint32_t v = 0; sum < total / 2; v++)
+		sum += exp((double)sorted[v] - sorted[0]);
+	return (uint64_t)(sum / total * 0x1p53);
+}
+
+/* There the last bit of a total decides, and that hangs on the order in which it was summed. */
+static void test_the_order_of_a_sum_does_not_matter(void **state)
+{
+	struct rig_random random = {.state = 4};
+	float logits[VOCABULARY];
+
+	for (int i = 0; i < 500; i++) {
+		make_logits(&random, logits, VOCABULARY, 2);
+		const uint64_t middle = middle_of(logits);
+		for (uint64_t at = middle - 2; at <= middle + 2; at++) {
+			const struct gpuq_sampling policy = {.temperature = 1,
+				.seed = unmix(unmix(at << 11) - 0x9e3779b97f4a7c15u)};
+			struct gpuq_sampler *a = rig_sampler(&policy, VOCABULARY),
+					    *b = rig_sampler(&policy, VOCABULARY);
+
+			assert_int_equal(rig_draw(a, logits, VOCABULARY, VOCABULARY, NULL),
+				rig_draw_full(b, logits, NULL));
+			gpuq_sampler_destroy(a);
+			gpuq_sampler_destroy(b);
+		}
+	}
+}
+
 int main(void)
 {
 	static const struct harness_test tests[] = {
@@ -493,6 +602,8 @@ int main(void)
 		HARNESS_TEST(test_both_ways_give_the_same),
 		HARNESS_TEST(test_full_rows_give_what_is_promised),
 		HARNESS_TEST(test_typical_gives_the_same),
+		HARNESS_TEST(test_typical_is_left_open_where_the_entropy_is),
+		HARNESS_TEST(test_the_order_of_a_sum_does_not_matter),
 	};
 
 	return harness_run("text-sampler-exact", tests, sizeof(tests) / sizeof(tests[0]));
