@@ -3,9 +3,12 @@
 #include "tests/harness.h"
 
 #include <jansson.h>
+#include <pty.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #define LLAMA3 "tests/text/data/llama3.json"
 
@@ -56,6 +59,31 @@ static void test_there_and_back(void **state)
 	/* Standard input is empty here. */
 	EXPECT(0, "\n", "", "tokenize", "-t", t, "-");
 	EXPECT(0, "", "", "detokenize", "-t", t);
+}
+
+/* On a terminal the text ends with a line's end of its own, so that the prompt begins one. */
+static void test_detokenize_on_a_terminal(void **state)
+{
+	const char *t = tokenizer();
+	const char *const argv[] = {
+		harness_program("tools/gpuq"), "detokenize", "-t", t, "64", NULL};
+	char seen[200] = "";
+	size_t n = 0;
+	ssize_t more;
+	int fd, status;
+
+	const pid_t pid = forkpty(&fd, NULL, NULL, NULL);
+	assert_true(pid >= 0);
+	if (pid == 0) {
+		execv(argv[0], (char *const *)argv);
+		_exit(127);
+	}
+	while (n < sizeof(seen) - 1 && (more = read(fd, seen + n, sizeof(seen) - 1 - n)) > 0)
+		n += (size_t)more;
+	close(fd);
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+	assert_string_equal(seen, "a\r\n");
 }
 
 static void test_special_tokens(void **state)
@@ -115,6 +143,7 @@ int main(void)
 {
 	static const struct harness_test tests[] = {
 		HARNESS_TEST(test_there_and_back),
+		HARNESS_TEST(test_detokenize_on_a_terminal),
 		HARNESS_TEST(test_special_tokens),
 		HARNESS_TEST(test_json),
 		HARNESS_TEST(test_bad_input),
