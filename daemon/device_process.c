@@ -15,6 +15,7 @@
 #include "shm/wait.h"
 
 #include <errno.h>
+#include <malloc.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -39,6 +40,7 @@
 #define CHECK_IDLE_MS 500
 #define FAIL_MS 300
 #define END_MS 200 /* in which what was in flight a moment ago ends */
+#define MMAP_BYTES (256 << 10)
 
 struct link {
 	struct dispatch *dispatch;
@@ -889,6 +891,11 @@ int device_process_main(void)
 	static struct link l;
 
 	prctl(PR_SET_NAME, "gpuqd-device");
+	/*
+	 * What is large goes back to the system when it is freed: otherwise glibc learns from what a
+	 * model frees to keep as much in each thread's heap, for models to come.
+	 */
+	(void)mallopt(M_MMAP_THRESHOLD, MMAP_BYTES);
 	signal(SIGPIPE, SIG_IGN);
 	/* The control process decides when to end; a terminal's Ctrl-C reaches it too. */
 	signal(SIGINT, SIG_IGN);
