@@ -892,8 +892,8 @@ int device_process_main(void)
 
 	prctl(PR_SET_NAME, "gpuqd-device");
 	/*
-	 * What is large goes back to the system when it is freed: otherwise glibc learns from what a
-	 * model frees to keep as much in each thread's heap, for models to come.
+	 * What is large goes back to the system when it is freed: otherwise glibc learns from what
+	 * a model frees to keep as much in each thread's heap, for models to come.
 	 */
 	(void)mallopt(M_MMAP_THRESHOLD, MMAP_BYTES);
 	signal(SIGPIPE, SIG_IGN);

@@ -89,7 +89,7 @@ fi
 # The module is found beside the executable, in the build and where it is installed, without help.
 # There is no hundredth GPU: gpuqd ends at once, with what the module says or that it is missing.
 unset GPUQ_CUDA_MODULE
-gpuqd=$(find "$root" -name gpuqd -type f)
+gpuqd=$(find "$root" -path "*/bin/gpuqd" -type f)
 for program in "$build/daemon/gpuqd" "$gpuqd"; do
 	[ -n "$(find "$root" -name libgpuq-cuda-device.so)" ] || break
 	timeout 60 "$program" --device cuda:99 --socket "$root/socket" >"$root/log" 2>&1 &&
