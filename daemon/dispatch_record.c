@@ -82,7 +82,9 @@ void record_given(struct dispatch *d, const struct slot *slot, uint64_t end_ns)
 void record_ended(
 	struct dispatch *d, const struct slot *slot, int status, uint64_t start_ns, uint64_t end_ns)
 {
-	const bool had_graph = slot->kind == SLOT_CALL && slot->value != 0;
+	/* When the device is lost another thread may be at the work still, looking for its graph. */
+	const bool had_graph =
+		slot->kind == SLOT_CALL && slot->value != 0 && status != -GPUQ_EDEVICE;
 
 	slot->channel->look_again = true;
 	struct recorder_event e = event_of(
