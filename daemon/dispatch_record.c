@@ -82,7 +82,7 @@ void record_given(struct dispatch *d, const struct slot *slot, uint64_t end_ns)
 void record_ended(
 	struct dispatch *d, const struct slot *slot, int status, uint64_t start_ns, uint64_t end_ns)
 {
-	/* When the device is lost another thread may be at the work still, looking for its graph. */
+	/* When the device is lost another thread may be at the work still, finding its graph. */
 	const bool had_graph =
 		slot->kind == SLOT_CALL && slot->value != 0 && status != -GPUQ_EDEVICE;
 
