@@ -14,7 +14,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#define LONG_NS 15000000000ull
+#define LONG_NS (15000000000ull * harness_slowness())
 #define ARENA_BYTES (64ull << 20) /* two products and what is small */
 
 struct rig {
@@ -42,10 +42,10 @@ static struct gpuq_tensor tensor(float *data, uint32_t rank, uint64_t first, uin
 		.data = data, .dtype = GPUQ_F32, .rank = rank, .dims = {first, second}};
 }
 
-/* A product that keeps a worker busy, for about a tenth of a millisecond for each row. */
-static struct gpuq_call *product(struct rig *rig, uint64_t b)
+/* A product that keeps a worker busy, for at least about a tenth of a millisecond for each row. */
+static struct gpuq_call *product(struct rig *rig, uint64_t rows)
 {
-	const uint64_t i = 2048, o = 2048;
+	const uint64_t i = 2048, o = 2048, b = 1 + (rows - 1) / harness_slowness();
 	const struct gpuq_tensor in[] = {
 		tensor(numbers(rig, b * i), 2, b, i), tensor(numbers(rig, o * i), 2, o, i)};
 	const struct gpuq_tensor out = tensor(numbers(rig, b * o), 2, b, o);
