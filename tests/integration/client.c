@@ -2,6 +2,8 @@
 /* client.c: jobs with known results, and loads that account for every submission. */
 #include "tests/integration/client.h"
 
+#include "tests/integration/children.h"
+
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -285,4 +287,34 @@ int load_finish(struct load *load)
 	}
 	assert_int_equal(load->completed, load->submitted);
 	return 0;
+}
+
+void load_child_main(struct child *child)
+{
+	const struct gpuq_channel_options options = {
+		.priority = child->number % 4, .arena_bytes = 16ull << 20};
+	struct random rng = {child->seed};
+	struct client c;
+	struct load load;
+
+	client_open(&c, &options);
+	/* Half of the jobs run on dispatch's own thread, half on workers. */
+	load_create(&load, &c, JOB_KINDS, child->number % 2 == 0 ? 16 : 250, 24, &rng);
+	load.may_lose = true;
+	child_say_ready(child);
+	while (!child_should_stop(child)) {
+		assert_true(load_submit(&load) >= 0);
+		load_cancel(&load, &rng);
+		assert_true(load_take(&load, PATIENCE_NS) > 0);
+		shm_store_release(&child->page->completed, load.completed);
+	}
+	assert_int_equal(load_finish(&load), 0);
+	child->page->lost = load.lost;
+	/* The same connection, and nothing is lost any more. */
+	assert_int_equal(gpuq_alive(c.g), 0);
+	load.may_lose = false;
+	assert_true(load_submit(&load) >= 0);
+	assert_int_equal(load_finish(&load), 0);
+	load_destroy(&load);
+	client_close(&c);
 }

@@ -88,4 +88,11 @@ int load_take(struct load *load, uint64_t timeout_ns);
 /* Takes completions until nothing is in flight. Returns 0 or the error that ended it. */
 int load_finish(struct load *load);
 
+/*
+ * A client in a process of its own (children.h), which has a load until it is told to stop, while
+ * device processes come and go. Afterwards its connection is the same and nothing is lost any more.
+ */
+struct child;
+void load_child_main(struct child *child);
+
 #endif

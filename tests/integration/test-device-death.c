@@ -18,36 +18,6 @@
 #define KILLS 4u			  /* of one daemon; after five in ten seconds it gives up */
 #define LATE_START "18446744073709551000" /* indices that soon wrap */
 
-static void client_main(struct child *child)
-{
-	const struct gpuq_channel_options options = {
-		.priority = child->number % 4, .arena_bytes = 16ull << 20};
-	struct random rng = {child->seed};
-	struct client c;
-	struct load load;
-
-	client_open(&c, &options);
-	/* Half of the jobs run on dispatch's own thread, half on workers. */
-	load_create(&load, &c, JOB_KINDS, child->number % 2 == 0 ? 16 : 250, 24, &rng);
-	load.may_lose = true;
-	child_say_ready(child);
-	while (!child_should_stop(child)) {
-		assert_true(load_submit(&load) >= 0);
-		load_cancel(&load, &rng);
-		assert_true(load_take(&load, PATIENCE_NS) > 0);
-		shm_store_release(&child->page->completed, load.completed);
-	}
-	assert_int_equal(load_finish(&load), 0);
-	child->page->lost = load.lost;
-	/* The same connection, and nothing is lost any more. */
-	assert_int_equal(gpuq_alive(c.g), 0);
-	load.may_lose = false;
-	assert_true(load_submit(&load) >= 0);
-	assert_int_equal(load_finish(&load), 0);
-	load_destroy(&load);
-	client_close(&c);
-}
-
 /* Waits for a device process that is ready and is not `last`. */
 static pid_t await_device(const struct harness_daemon *daemon, pid_t last)
 {
@@ -104,8 +74,8 @@ static uint64_t kill_devices(struct random *rng)
 	pid_t pid = 0;
 
 	for (uint32_t i = 0; i < CLIENTS; i++) {
-		children[i] =
-			(struct child){.run = client_main, .number = i, .seed = random_u64(rng)};
+		children[i] = (struct child){
+			.run = load_child_main, .number = i, .seed = random_u64(rng)};
 		child_start(&children[i]);
 		child_await_ready(&children[i]);
 	}

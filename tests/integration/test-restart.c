@@ -47,31 +47,6 @@ static uint64_t epoch_of(struct gpuq *g)
 
 /* --- Under load ---------------------------------------------------------------------------- */
 
-static void client_main(struct child *child)
-{
-	const struct gpuq_channel_options options = {
-		.priority = child->number % 4, .arena_bytes = 16ull << 20};
-	struct random rng = {child->seed};
-	struct client c;
-	struct load load;
-
-	client_open(&c, &options);
-	load_create(&load, &c, JOB_KINDS, child->number % 2 == 0 ? 16 : 250, 16, &rng);
-	load.may_lose = true;
-	child_say_ready(child);
-	while (!child_should_stop(child)) {
-		assert_true(load_submit(&load) >= 0);
-		load_cancel(&load, &rng);
-		assert_true(load_take(&load, PATIENCE_NS) > 0);
-		shm_store_release(&child->page->completed, load.completed);
-	}
-	assert_int_equal(load_finish(&load), 0);
-	child->page->lost = load.lost;
-	assert_int_equal(gpuq_alive(c.g), 0);
-	load_destroy(&load);
-	client_close(&c);
-}
-
 static uint64_t restart_under_load(uint32_t times, uint64_t drain_ns)
 {
 	struct harness_daemon *daemon = harness_daemon_start(NULL);
@@ -80,7 +55,7 @@ static uint64_t restart_under_load(uint32_t times, uint64_t drain_ns)
 	uint64_t lost = 0;
 
 	for (uint32_t i = 0; i < CLIENTS; i++) {
-		children[i] = (struct child){.run = client_main, .number = i, .seed = i + 1};
+		children[i] = (struct child){.run = load_child_main, .number = i, .seed = i + 1};
 		child_start(&children[i]);
 		child_await_ready(&children[i]);
 	}
