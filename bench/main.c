@@ -154,7 +154,7 @@ static void print_help(void)
 	printf("\nOptions:\n"
 	       "  --cpus A,B      CPU of the client, CPU of the other side (first two cores)\n"
 	       "  --samples N     samples of each row (1,000,000); rows that sleep take fewer\n"
-	       "  --seconds S     length of each timed run (pipeline 5, idle 10)\n"
+	       "  --seconds S     length of each timed run (pipeline and overload 5, idle 10)\n"
 	       "  --json FILE     keep everything, histograms included\n"
 	       "  --gpuqd PATH    the gpuqd to start (beside this program, else in PATH)\n"
 	       "  --socket PATH   use a running gpuqd instead of a private one\n"

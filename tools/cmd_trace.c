@@ -209,8 +209,8 @@ const struct command command_trace = {
 		"  -t, --time SEC      record for so long from now on; without it: what the "
 		"flight\n"
 		"                      recorder holds now, of a dead gpuqd its last moments\n"
-		"      --file OBJECT   of this statistics object or a copy of one\n"
+		"  -f, --file OBJECT   of this statistics object or a copy of one\n"
 		"\n"
-		"The recorder is always on. It holds the last trace_events events (gpuqd.conf).\n",
+		"The recorder holds the last trace_events events (gpuqd.conf); with 0 it is off.\n",
 	.run = run,
 };

@@ -362,6 +362,7 @@ int main(int argc, char **argv)
 {
 	static struct exporter e = {.listen = DEFAULT_LISTEN};
 
+	claim_streams();
 	tool_name = "gpuq-exporter";
 	int code = parse_options(argc, argv, &e);
 	if (code >= 0)

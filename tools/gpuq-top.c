@@ -244,6 +244,7 @@ int main(int argc, char **argv)
 	struct snapshot_source source;
 	struct hardware *hardware;
 
+	claim_streams();
 	tool_name = "gpuq-top";
 	int code = parse_options(argc, argv, &o);
 	if (code >= 0)

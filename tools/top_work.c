@@ -41,9 +41,7 @@ static double kv_percent(const struct stats_model *m)
 void top_make_llm(const struct top_update *u, uint32_t i, struct top_llm *row)
 {
 	const struct stats_model *m = (const struct stats_model *)u->now->models.rows + i;
-	const struct stats_model *b = u->before == NULL
-		? NULL
-		: top_row_of(&u->before->models, u->now->models.records[i], sizeof(*b));
+	const struct stats_model *b = BEFORE(u, models, i);
 
 	if (b != NULL && b->handle != m->handle)
 		b = NULL;
@@ -85,9 +83,7 @@ void top_make_llm(const struct top_update *u, uint32_t i, struct top_llm *row)
 void top_make_op(const struct top_update *u, uint32_t i, struct top_op *row)
 {
 	const struct stats_op *o = (const struct stats_op *)u->now->ops.rows + i;
-	const struct stats_op *b = u->before == NULL
-		? NULL
-		: top_row_of(&u->before->ops, u->now->ops.records[i], sizeof(*b));
+	const struct stats_op *b = BEFORE(u, ops, i);
 
 	*row = (struct top_op){
 		.calls = o->calls,

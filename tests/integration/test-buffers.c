@@ -602,7 +602,7 @@ static void test_device_process_ends(void **state)
 		kill(last, SIGKILL);
 		if (life == 1)
 			gpuq_buf_free(freed); /* perhaps while there is none */
-		raw_await(world_device_pid(daemon) != 0 && world_device_pid(daemon) != last);
+		(void)world_await_device(daemon, last);
 		assert_int_equal(run(&c, copy).status, -GPUQ_ELOST);
 		assert_int_equal(softmax_status(&c, kept, 0, 4, text), -GPUQ_ELOST);
 		assert_int_equal(gpuq_buf_write(c.ch, kept, 0, data, 4), -GPUQ_ELOST);
@@ -635,7 +635,7 @@ static void test_alloc_between_device_processes(void **state)
 		kill(last, SIGKILL);
 		struct gpuq_buf *buf = alloc_buf(c.g, UNIT);
 		gpuq_buf_free(buf);
-		raw_await(world_device_pid(daemon) != 0 && world_device_pid(daemon) != last);
+		(void)world_await_device(daemon, last);
 	}
 	client_close(&c);
 	world_await(daemon, &before);
@@ -683,7 +683,7 @@ static void test_dies_before_it_answers(void **state)
 		kill(last, SIGKILL);
 		pthread_join(frees.thread, NULL);
 		pthread_join(allocs.thread, NULL);
-		raw_await(world_device_pid(daemon) != 0 && world_device_pid(daemon) != last);
+		(void)world_await_device(daemon, last);
 		gpuq_buf_free(allocs.buf);
 	}
 	client_close(&c);

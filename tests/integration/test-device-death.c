@@ -18,15 +18,6 @@
 #define KILLS 4u			  /* of one daemon; after five in ten seconds it gives up */
 #define LATE_START "18446744073709551000" /* indices that soon wrap */
 
-/* Waits for a device process that is ready and is not `last`. */
-static pid_t await_device(const struct harness_daemon *daemon, pid_t last)
-{
-	pid_t pid = last;
-
-	raw_await((pid = world_device_pid(daemon)) != 0 && pid != last);
-	return pid;
-}
-
 static void await_progress(const struct child *children)
 {
 	for (uint32_t i = 0; i < CLIENTS; i++) {
@@ -80,11 +71,11 @@ static uint64_t kill_devices(struct random *rng)
 		child_await_ready(&children[i]);
 	}
 	for (uint32_t i = 0; i < KILLS; i++) {
-		pid = await_device(daemon, pid);
+		pid = world_await_device(daemon, pid);
 		pick_moment(children, rng);
 		assert_int_equal(kill(pid, SIGKILL), 0);
 	}
-	(void)await_device(daemon, pid);
+	(void)world_await_device(daemon, pid);
 	await_progress(children);
 	uint64_t lost = stop_clients(children);
 	const struct world w = world_look(daemon);

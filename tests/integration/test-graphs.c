@@ -248,7 +248,7 @@ static void test_stop_and_resume(void **state)
 	/* It stays so when the device process is replaced. */
 	pid_t pid = world_device_pid(rig.daemon);
 	assert_int_equal(kill(pid, SIGKILL), 0);
-	raw_await(world_device_pid(rig.daemon) != 0 && world_device_pid(rig.daemon) != pid);
+	(void)world_await_device(rig.daemon, pid);
 	raw_await(shm_load_relaxed(&s.devices[0].captures_stopped) == 1);
 	assert_int_equal(precapture(&rig, &job), -GPUQ_ECAPTURE);
 	assert_int_equal(gpuq_admin_capture(rig.admin, 0, false), 0);

@@ -14,14 +14,6 @@
 #define SPARED_MS "2000"
 #define SPARED_NS (7 * SECOND_NS / 2)
 
-static pid_t await_other(const struct harness_daemon *daemon, pid_t last)
-{
-	pid_t pid = last;
-
-	raw_await((pid = world_device_pid(daemon)) != 0 && pid != last);
-	return pid;
-}
-
 /* Everything in flight comes back, and then all is as before. */
 static void finish_and_work(struct client *c, struct load *load)
 {
@@ -48,7 +40,7 @@ static void test_stopped_is_replaced(void **state)
 	assert_true(load_submit(&load) >= 0);
 	assert_int_equal(kill(pid, SIGSTOP), 0);
 	assert_true(load_submit(&load) >= 0);
-	(void)await_other(daemon, pid);
+	(void)world_await_device(daemon, pid);
 	finish_and_work(&c, &load);
 	load_destroy(&load);
 	client_close(&c);
@@ -95,7 +87,7 @@ static void test_endless_operator(void **state)
 	load_create(&load, &c, JOB_GEMV, 400, 8, &rng);
 	load.may_lose = true;
 	assert_true(load_submit(&load) >= 0);
-	(void)await_other(daemon, pid);
+	(void)world_await_device(daemon, pid);
 	finish_and_work(&c, &load);
 	assert_true(load.lost > 0);
 	load_destroy(&load);
@@ -139,7 +131,7 @@ static void test_endless_reclaim_is_replaced(void **state)
 	struct client c;
 
 	leave_a_channel();
-	(void)await_other(daemon, pid);
+	(void)world_await_device(daemon, pid);
 	/* It has what the one before did not give back, and gives it back. */
 	raw_await(world_look(daemon).channels == 0);
 	client_open(&c, NULL);

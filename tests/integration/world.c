@@ -61,3 +61,11 @@ pid_t world_device_pid(const struct harness_daemon *daemon)
 	stats_close(&s);
 	return pid;
 }
+
+pid_t world_await_device(const struct harness_daemon *daemon, pid_t last)
+{
+	pid_t pid = last;
+
+	raw_await((pid = world_device_pid(daemon)) != 0 && pid != last);
+	return pid;
+}

@@ -23,4 +23,7 @@ void world_print(const char *title, const struct world *world);
 /* The device process as it is now: its pid, or 0 while there is none that is ready. */
 pid_t world_device_pid(const struct harness_daemon *daemon);
 
+/* Waits (bounded) for one that is ready and is not `last`. */
+pid_t world_await_device(const struct harness_daemon *daemon, pid_t last);
+
 #endif
