@@ -96,6 +96,8 @@ static int request_buf(struct gpuq *g, struct msg_header *request, struct gpuq_b
 	const struct session_answer want = {MSG_BUFFER, sizeof(struct msg_buffer), 0};
 	struct session_message answer;
 	struct gpuq_buf *buf = calloc(1, sizeof(*buf));
+	/* Before the request: with the next gpuqd the handle is another buffer's. */
+	const uint64_t epoch = gpuq_epoch(g);
 
 	if (buf == NULL)
 		return fail_plain(-ENOMEM, "no memory for a buffer");
@@ -110,7 +112,7 @@ static int request_buf(struct gpuq *g, struct msg_header *request, struct gpuq_b
 		.device = answer.buffer.device,
 		.form = answer.buffer.form,
 		.bytes = answer.buffer.bytes,
-		.epoch = gpuq_epoch(g),
+		.epoch = epoch,
 	};
 	link_buf(g, buf);
 	*ret_buf = buf;

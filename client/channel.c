@@ -213,7 +213,12 @@ static int request_open(struct gpuq_channel *ch, const struct gpuq_channel_optio
 
 static void link_channel(struct gpuq *g, struct gpuq_channel *ch)
 {
+	struct wire_header *header = ch->segment;
+
 	pthread_mutex_lock(&g->lock);
+	/* Opened by a gpuqd that was replaced before the channel was known here. */
+	if (ch->epoch != g->epoch && shm_load_relaxed(&header->closed) == 0)
+		shm_store_release(&header->closed, GPUQ_EGONE);
 	ch->next = g->channels;
 	ch->link = &g->channels;
 	if (ch->next != NULL)

@@ -109,15 +109,24 @@ static int get(struct gpuq *g, uint32_t index, const struct gpuq_op_info **ret_i
 	struct known_op *op;
 
 	pthread_mutex_lock(&g->lock);
-	info = g->ops[index];
+	const uint64_t epoch = g->epoch;
+	info = index < g->welcome.n_ops ? g->ops[index] : NULL;
 	pthread_mutex_unlock(&g->lock);
 	if (info == NULL) {
 		int r = ask(g, index, &op);
 		if (r < 0)
 			return r;
 		pthread_mutex_lock(&g->lock);
-		info = g->ops[index] = intern(g, op);
+		/* With another gpuqd the number is another operator's. */
+		const bool is_same = g->epoch == epoch;
+		if (is_same)
+			info = g->ops[index] = intern(g, op);
 		pthread_mutex_unlock(&g->lock);
+		if (!is_same) {
+			free(op);
+			(void)fail_plain(-GPUQ_EGONE, "gpuqd was replaced meanwhile");
+			return -GPUQ_EGONE;
+		}
 	}
 	*ret_info = info;
 	return 0;
@@ -188,7 +197,7 @@ int gpuq_op_info(struct gpuq *g, uint32_t index, struct gpuq_op_info *ret_info)
 
 int gpuq_op_find(struct gpuq *g, const char *name, struct gpuq_op_info *ret_info)
 {
-	const struct gpuq_op_info *info;
+	const struct gpuq_op_info *info = NULL;
 	int r = discovery_find(g, name, &info);
 
 	if (r == 0)

@@ -32,14 +32,13 @@ static void nap(void)
 }
 
 /* Whether its device process writes no ring any more; gpuqd itself has ended or hung up. */
-static bool device_ended(const struct gpuq *g, uint32_t device)
+static bool device_ended(const struct gpuq *g, uint32_t device, uint64_t end_ns)
 {
-	const uint64_t end_ns = clock_monotonic_ns() + DEVICE_END_NS;
-
-	while (page_gone(g->page) && clock_monotonic_ns() < end_ns) {
+	for (; page_gone(g->page); nap()) {
 		if (robust_died(&g->page->devices[device].owner))
 			return true;
-		nap();
+		if (clock_monotonic_ns() >= end_ns)
+			break;
 	}
 	return false;
 }
@@ -47,12 +46,14 @@ static bool device_ended(const struct gpuq *g, uint32_t device)
 /* Ends the channels of the old gpuqd by their own headers. The lock is held. */
 static void end_channels(struct gpuq *g)
 {
+	const uint64_t end_ns = clock_monotonic_ns() + DEVICE_END_NS;
+
 	for (struct gpuq_channel *ch = g->channels; ch != NULL; ch = ch->next) {
 		struct wire_header *header = ch->segment;
 		/* Those that are two gpuqds behind were told then. */
 		if (ch->epoch != g->epoch)
 			continue;
-		shm_store_relaxed(&ch->device_ended, device_ended(g, ch->device));
+		shm_store_relaxed(&ch->device_ended, device_ended(g, ch->device, end_ns));
 		if (shm_load_relaxed(&header->closed) == 0)
 			shm_store_release(&header->closed, GPUQ_EGONE);
 	}

@@ -245,8 +245,11 @@ int dispatch_channel_pass(struct dispatch *d, struct channel *ch)
 		int space = channel_has_space(ch);
 		if (available - taken > PREFETCH_ENTRIES)
 			prefetch(ch, PREFETCH_ENTRIES);
-		if (space < 0)
+		if (space < 0) {
+			/* Nobody else's. */
+			d->n_same = d->n_null = 0;
 			return space;
+		}
 		shm_copy_in(
 			&sqe, &ch->sqes[ring_slot(ch->sq.cons, ch->sq.entries)], sizeof(sqe) / 8);
 		FAILPOINT_OF("dispatch.copied", sqe.opcode);

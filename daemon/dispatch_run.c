@@ -331,7 +331,7 @@ static int launch_work(struct dispatch *d, struct slot *slot)
 	w->args.completion = slot->completion;
 	w->args.value = d->launches + 1;
 	/* See dispatch_cancel_captures(): these had not left the queue. */
-	if (slot->capture && d->draining)
+	if (slot->capture && (d->draining || d->paused))
 		return -ECANCELED;
 	int r = slot->capture ? graphs_precapture(d->o.graphs, w) : graphs_launch(d->o.graphs, w);
 	if (r == 0)
@@ -546,9 +546,11 @@ static void finish(struct dispatch *d, struct slot *slot)
 		start_ns = slot->started_ns;
 		end_ns = clock_now_ns(&d->o.clock);
 	}
+	/* Cancelled, late or refused while it waited: it had nothing of the device. */
+	const uint64_t device_ns = status < 0 && c->started_ns == 0 ? 0 : end_ns - start_ns;
 	if (!slot->capture)
-		shm_count(&d->stats->busy_ns, end_ns - start_ns);
-	measure(d, slot, status, end_ns - start_ns);
+		shm_count(&d->stats->busy_ns, device_ns);
+	measure(d, slot, status, device_ns);
 	if (status == -ETIMEDOUT)
 		shm_count(&slot->channel->stats->expired, 1);
 	d->failed |= status == -GPUQ_EDEVICE;

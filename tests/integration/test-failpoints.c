@@ -429,18 +429,19 @@ static bool dies_in_a_tour(struct harness_daemon *d, const struct failpoint *pla
 
 /*
  * The device process dies there: in a tour, or when it starts. To some places it comes in few
- * tours, or only with another estimate of what operators take. Returns how many died.
+ * tours, or only with another estimate of what operators take, or just as it is killed here. The
+ * next one is ready then.
  */
-static uint32_t kill_device_at(struct harness_daemon *d, const struct failpoint *place)
+static void kill_device_at(struct harness_daemon *d, const struct failpoint *place)
 {
 	const uint64_t start_ns = clock_monotonic_ns();
+	pid_t killed = 0, pid;
 
 	arm(place, 1, FAILPOINT_KILL);
-	const bool in_tour = dies_in_a_tour(d, place);
-	if (!in_tour) {
-		pid_t pid = world_device_pid(d);
-		assert_true(pid > 0);
-		kill(pid, SIGKILL);
+	if (!dies_in_a_tour(d, place)) {
+		killed = world_device_pid(d);
+		if (killed > 0)
+			kill(killed, SIGKILL);
 		while (!fired_within(FIRED_MS / 10) && !dies_in_a_tour(d, place)) {
 			if (clock_monotonic_ns() - start_ns > PATIENCE_NS)
 				fail_msg("no device process comes to %s %u", place->name,
@@ -448,7 +449,8 @@ static uint32_t kill_device_at(struct harness_daemon *d, const struct failpoint 
 		}
 	}
 	disarm();
-	return in_tour ? 1 : 2;
+	raw_await((pid = world_device_pid(d)) > 0 && pid != killed && pid != (pid_t)page->fired);
+	await_model(d);
 }
 
 static void test_device_processes_die_everywhere(void **state)
@@ -459,18 +461,15 @@ static void test_device_processes_die_everywhere(void **state)
 	begin();
 	struct harness_daemon *d = start_gpuqd();
 	struct world before = first_tours(d);
-	uint32_t n = places_of(prefixes, 3, places), deaths = 0;
+	uint32_t n = places_of(prefixes, 3, places);
 
 	for (uint32_t i = 0; i < n; i++) {
-		if (deaths + 2 > DEATHS_OF_A_GPUQD) {
+		if (world_look(d).device_restarts + 2 > DEATHS_OF_A_GPUQD) {
 			harness_daemon_destroy(d);
 			d = start_gpuqd();
 			before = first_tours(d);
-			deaths = 0;
 		}
-		deaths += kill_device_at(d, &places[i]);
-		raw_await(world_look(d).device_restarts == deaths);
-		await_model(d);
+		kill_device_at(d, &places[i]);
 		check_tour(&places[i]);
 		/* Another process: its memory says nothing. */
 		struct world now;

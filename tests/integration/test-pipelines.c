@@ -504,13 +504,14 @@ static void test_device_process_killed(void **state)
 	struct gpuq_pipeline *p = classify_register(c.g, "classify");
 	classify_create(&job, c.ch, p, SLOW_B, SLOW_I, SLOW_O);
 	for (uint32_t k = 0; k < 3; k++) {
+		const uint64_t taken = shm_load_relaxed(&s.channels[0].consumed);
 		pid_t pid = 0;
 		raw_await((pid = world_device_pid(daemon)) != 0);
 		classify_fill(&job, &rng);
 		for (uint32_t n = 0; n < N; n++)
 			classify_submit(&job, n);
-		/* What it has not taken by then, the next one will find. */
-		while (shm_load_relaxed(&s.channels[0].in_flight) == 0)
+		/* What it has not committed as accepted by then, the next one will find. */
+		while (shm_load_relaxed(&s.channels[0].consumed) == taken)
 			;
 		assert_int_equal(kill(pid, SIGKILL), 0);
 		for (uint32_t n = 0; n < N; n++) {
