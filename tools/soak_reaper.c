@@ -378,7 +378,7 @@ void soak_reap(struct soak *s)
 		s->before = world_read(s->daemon.pid, &s->daemon.stats);
 	} while (!over(s) && (s->before.clients > 0 || s->before.dying > 0));
 	s->ends = s->steady_rescues = 0;
-	s->start_ns = clock_monotonic_ns();
+	s->start_ns = s->shown_ns = clock_monotonic_ns();
 	while (!over(s) && (s->killed < s->kills || wants_more(s))) {
 		uint64_t until = s->killed + step;
 		reap_until(s, until < s->kills || s->killed >= s->kills ? until : s->kills, 0);

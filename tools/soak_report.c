@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #define SHOW_NS 1000000000u
+#define SHOW_LOG_NS 60000000000u /* where each line stays */
 
 /* Sums over all slots; the longest wait is of those that nobody stopped. */
 static struct soak_page sums(const struct soak *s)
@@ -36,8 +37,9 @@ void soak_progress(struct soak *s, bool last)
 {
 	uint64_t now_ns = clock_monotonic_ns();
 	const bool terminal = isatty(STDERR_FILENO) != 0;
+	const uint64_t every_ns = terminal ? SHOW_NS : SHOW_LOG_NS;
 
-	if (s->start_ns == 0 || (!last && now_ns - s->shown_ns < SHOW_NS) || (!terminal && !last))
+	if (s->start_ns == 0 || (!last && now_ns - s->shown_ns < every_ns))
 		return;
 	s->shown_ns = now_ns;
 	struct soak_page sum = sums(s);
