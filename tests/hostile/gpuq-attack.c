@@ -495,7 +495,7 @@ int main(int argc, char **argv)
 	char text[32];
 
 	options.seed = (uint64_t)time(NULL);
-	options.seconds = harness_long() ? 120 : harness_slowness() > 1 ? 25 : 5;
+	options.seconds = harness_long() ? 120 : harness_slowness() > 1 ? 75 : 5;
 	if (!take_options(argc, argv))
 		return usage();
 	/* By hand it needs no environment. */

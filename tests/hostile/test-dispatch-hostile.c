@@ -443,7 +443,7 @@ static void test_siege(void **state)
 	const char *text = getenv("TEST_SECONDS");
 	const uint64_t seconds = text != NULL ? strtoull(text, NULL, 10)
 		: harness_long()	      ? 120
-		: harness_slowness() > 1      ? 12
+		: harness_slowness() > 1      ? 20
 					      : 2;
 	const uint64_t start_ns = clock_monotonic_ns();
 	struct honest *honest = calloc(1, sizeof(*honest));
