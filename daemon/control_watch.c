@@ -21,7 +21,7 @@
 static const char *const threads[WATCHES] = {
 	[WATCH_DISPATCH] = "its dispatch thread does not move",
 	[WATCH_LINK] = "its link thread does not move",
-	[WATCH_OLDEST] = "an operator does not end",
+	[WATCH_OLDEST] = "an operator or a step of a model does not end",
 	[WATCH_REAPING] = "the driver takes something back and does not end",
 };
 

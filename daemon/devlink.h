@@ -226,7 +226,7 @@ static inline bool ledger_entry_is_of(
 struct ledger_pulse {
 	uint64_t dispatch; /* changes at least every 100 ms, asleep or not */
 	uint64_t link;	   /* likewise, every 500 ms */
-	uint64_t oldest;   /* number of the launch that has been executing for longest; 0: none */
+	uint64_t oldest;   /* when what executes for longest was launched; 0: nothing executes */
 	uint64_t reaping;  /* number of what is given back to the driver now; 0: nothing is */
 };
 

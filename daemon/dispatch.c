@@ -496,7 +496,7 @@ static void publish_stats(struct dispatch *d, uint64_t now_ns)
 static void rescue(struct dispatch *d, uint64_t now_ns)
 {
 	d->rescue_ns = now_ns;
-	shm_store_relaxed(&d->pulse->oldest, dispatch_oldest(d));
+	shm_store_relaxed(&d->pulse->oldest, dispatch_oldest_ns(d));
 	for (uint32_t i = 0; i < d->o.max_channels; i++) {
 		struct channel *ch = d->channels[i];
 		if (ch == NULL || ch->state != CHANNEL_OPEN)

@@ -198,8 +198,8 @@ bool dispatch_run(struct dispatch *d);
 /* Completes queued entries that are too late, or will be. Looks at every slot if one has any. */
 void dispatch_expire(struct dispatch *d, uint64_t now_ns);
 
-/* Of what executes, steps of models aside, the launch that began first; 0: there is none. */
-uint64_t dispatch_oldest(const struct dispatch *d);
+/* When what has been executing for longest was launched; 0: nothing executes. */
+uint64_t dispatch_oldest_ns(const struct dispatch *d);
 
 /* True when something has ended that dispatch_run() has not seen. */
 bool dispatch_has_ended(const struct dispatch *d);
@@ -311,6 +311,9 @@ uint64_t model_wake_ns(const struct dispatch *d);
 
 /* When the first of the steps on the device is likely to end; see engine_due_ns(). */
 uint64_t model_due_ns(const struct dispatch *d);
+
+/* When what engines have had on the device for longest was launched; UINT64_MAX: nothing is. */
+uint64_t model_oldest_ns(const struct dispatch *d);
 
 /* The channel ends: what its sessions have comes back. */
 void model_sessions_close(struct dispatch *d, struct channel *ch);

@@ -414,6 +414,11 @@ uint64_t model_due_ns(const struct dispatch *d)
 	return earliest_ns(d, engine_due_ns);
 }
 
+uint64_t model_oldest_ns(const struct dispatch *d)
+{
+	return earliest_ns(d, engine_oldest_ns);
+}
+
 /* --- Models -------------------------------------------------------------------------------- */
 
 void model_added(struct dispatch *d, struct known_model *m)

@@ -578,16 +578,16 @@ static bool finish_captures(struct dispatch *d)
 	return any;
 }
 
-uint64_t dispatch_oldest(const struct dispatch *d)
+uint64_t dispatch_oldest_ns(const struct dispatch *d)
 {
-	uint64_t oldest = 0;
+	uint64_t oldest_ns = model_oldest_ns(d);
 
 	for (uint32_t i = 0; i < d->n_executing; i++) {
-		const uint64_t value = d->executing[i]->value;
-		if (oldest == 0 || value < oldest)
-			oldest = value;
+		const uint64_t started_ns = d->executing[i]->started_ns;
+		if (started_ns < oldest_ns)
+			oldest_ns = started_ns;
 	}
-	return oldest;
+	return oldest_ns == UINT64_MAX ? 0 : oldest_ns;
 }
 
 bool dispatch_has_ended(const struct dispatch *d)

@@ -198,6 +198,21 @@ uint64_t engine_due_ns(const struct engine *e)
 							     : step->started_ns + likely_ns;
 }
 
+static uint64_t since_ns(const struct engine_copying *c)
+{
+	return c->count > 0 ? c->began_ns : UINT64_MAX;
+}
+
+uint64_t engine_oldest_ns(const struct engine *e)
+{
+	const uint64_t blocks_ns = since_ns(&e->kv_copying), rows_ns = since_ns(&e->rows.copying);
+	uint64_t oldest_ns = e->step.state == STEP_RUNNING ? e->step.started_ns : UINT64_MAX;
+
+	if (blocks_ns < oldest_ns)
+		oldest_ns = blocks_ns;
+	return rows_ns < oldest_ns ? rows_ns : oldest_ns;
+}
+
 uint64_t engine_wake_ns(const struct engine *e)
 {
 	const enum engine_step_state state = e->step.state;

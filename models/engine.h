@@ -283,6 +283,12 @@ uint64_t engine_wake_ns(const struct engine *engine);
  */
 uint64_t engine_due_ns(const struct engine *engine);
 
+/*
+ * When what it has had on the device for longest was given to it: a step, or copies beside one;
+ * UINT64_MAX: nothing is there.
+ */
+uint64_t engine_oldest_ns(const struct engine *engine);
+
 /* The device has failed: everything ends with -GPUQ_EDEVICE, and nothing is taken any more. */
 void engine_fail(struct engine *engine);
 

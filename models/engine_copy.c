@@ -14,8 +14,9 @@ struct copy {
 	uint64_t bytes;
 };
 
-static void begin(struct engine_copying *c, uint32_t count)
+static void begin(const struct engine *e, struct engine_copying *c, uint32_t count)
 {
+	c->began_ns = engine_now_ns(e);
 	c->value = c->completion->word + 1;
 	c->completion->status = 0;
 	c->next = 0;
@@ -93,7 +94,7 @@ static struct copy block_copy(const struct engine *e, uint32_t i)
 
 void engine_copy_blocks(struct engine *e)
 {
-	begin(&e->kv_copying, e->step.n_copies * e->model->n_caches);
+	begin(e, &e->kv_copying, e->step.n_copies * e->model->n_caches);
 }
 
 int engine_copy_blocks_go_on(struct engine *e)
@@ -135,7 +136,7 @@ void engine_copy_rows(struct engine *e)
 		s->copying = true;
 	}
 	if (n > 0)
-		begin(&rows->copying, n);
+		begin(e, &rows->copying, n);
 }
 
 bool engine_copy_rows_go_on(struct engine *e)

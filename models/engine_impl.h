@@ -92,6 +92,7 @@ struct engine_copying {
 	struct device_completion *completion;
 	uint64_t value;
 	uint32_t next, count; /* count 0: none are under way */
+	uint64_t began_ns;
 	bool signaled;
 	int status;
 };

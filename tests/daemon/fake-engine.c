@@ -188,6 +188,11 @@ uint64_t engine_due_ns(const struct engine *e)
 	return UINT64_MAX;
 }
 
+uint64_t engine_oldest_ns(const struct engine *e)
+{
+	return UINT64_MAX;
+}
+
 uint64_t engine_wake_ns(const struct engine *e)
 {
 	return UINT64_MAX;

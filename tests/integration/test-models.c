@@ -812,6 +812,38 @@ static void test_end(void **state)
 	tiny_stop(&w);
 }
 
+/* A step that never ends is a wedge like any operator: its client hears of it and goes on. */
+static void test_endless_step(void **state)
+{
+	/* The watchdog's other limit would be another reason. */
+	static const char *const args[] = {"--test-faults", "work:500+=HANG", "--watchdog-ms", "0",
+		"--operator-timeout-ms", "2000", NULL};
+	const struct gpuq_step_options o = {.max_tokens = 1, .max_rows = 1, .top_k = 1};
+	const int32_t token = 1;
+	struct gpuq_completion done;
+	struct tiny_world w;
+	struct client c;
+
+	tiny_start(&w, false, args);
+	const pid_t pid = world_device_pid(w.daemon);
+	tiny_client_open(&c);
+	struct gpuq_session *s = tiny_session_open(&c);
+	struct gpuq_call *step = tiny_step_create(s, &o);
+	do {
+		done = tiny_run_step(&c, step, &token, 1, 1);
+	} while (done.status == 0);
+	tiny_expect_status(step, &done, -GPUQ_EDEVICE);
+	gpuq_call_destroy(step);
+	gpuq_session_close(s);
+	(void)world_await_device(w.daemon, pid);
+	served_await(c.g, "tiny");
+	step = tiny_step_create(tiny_session_open(&c), &o);
+	done = tiny_run_step(&c, step, &token, 1, 1);
+	tiny_expect_status(step, &done, 0);
+	client_close(&c);
+	tiny_stop(&w);
+}
+
 int main(void)
 {
 	static const struct harness_test tests[] = {
@@ -832,6 +864,7 @@ int main(void)
 		HARNESS_TEST(test_no_folder_at_the_start),
 		HARNESS_TEST(test_tools),
 		HARNESS_TEST(test_device_killed),
+		HARNESS_TEST_LONG(test_endless_step, 60),
 		HARNESS_TEST(test_end),
 	};
 
