@@ -168,7 +168,10 @@ static int session_open(struct dispatch *d, struct channel *ch, uint32_t handle)
 	if (m == NULL)
 		return -GPUQ_EMODEL;
 	r = engine_session_open(m->engine, &m->accounts[ch->client], ch->uid, &session);
-	return r < 0 ? r : session_add(d, ch, m, session);
+	if (r < 0)
+		return r;
+	engine_session_weigh(session, ch->weight);
+	return session_add(d, ch, m, session);
 }
 
 static int session_fork(struct dispatch *d, struct channel *ch, uint32_t handle)

@@ -34,9 +34,11 @@ static int create_host(struct engine *e)
 
 	e->sessions = calloc(e->options.max_sessions, sizeof(*e->sessions));
 	e->tokens = calloc(e->model->max_session_tokens, sizeof(*e->tokens));
-	if (e->sessions == NULL || e->tokens == NULL)
+	e->all_users = calloc(e->options.max_sessions, sizeof(*e->all_users));
+	if (e->sessions == NULL || e->tokens == NULL || e->all_users == NULL)
 		return -ENOMEM;
 	for (uint32_t i = 0; i < e->options.max_sessions; i++) {
+		LIST_INSERT_HEAD(&e->free_users, &e->all_users[i], open);
 		e->sessions[i].engine = e;
 		TAILQ_INSERT_TAIL(&e->unused, &e->sessions[i], link);
 	}
@@ -71,6 +73,9 @@ int engine_create(const struct engine_options *options, struct engine **ret_engi
 	e->uid = (uint32_t)getuid();
 	TAILQ_INIT(&e->active);
 	TAILQ_INIT(&e->unused);
+	LIST_INIT(&e->open_users);
+	LIST_INIT(&e->free_users);
+	LIST_INIT(&e->users);
 	e->next_deadline_ns = UINT64_MAX;
 	e->max_tokens = options->chunk_tokens > options->max_batch ? options->chunk_tokens
 								   : options->max_batch;
@@ -126,6 +131,7 @@ void engine_destroy(struct engine *e)
 	for (uint32_t i = 0; e->kv != NULL && i < e->options.max_sessions; i++)
 		kv_close(e->sessions[i].kv);
 	kv_pool_destroy(e->kv);
+	free(e->all_users);
 	free(e->sessions);
 	free(e->tokens);
 	free(e);

@@ -19,6 +19,10 @@
  * Better priorities go first, in decode steps as in chunks; one that is left out has its turn after
  * ENGINE_MAX_PASSED_OVER steps of others.
  *
+ * Within a priority users take turns, and sessions of a user among themselves: a step is filled by
+ * whose user has had the fewest tokens for its weight, in decode steps and in chunks apart, so that
+ * the number of its sessions helps nobody. Who has nothing to do saves up one step at most.
+ *
  * Shapes: numbers of tokens, sessions and rows are exact; contexts are rounded up to multiples of
  * bucket_tokens, which makes graphs repeat. Where captures are dear (few_shapes) decode steps are
  * for 1, 2, 3, 4, 6, 8, 12, 16, 24, .. sessions, of which the last may be nobody's, and contexts of
@@ -192,11 +196,14 @@ void engine_destroy(struct engine *engine);
 struct engine_model engine_model_of(const struct model *model);
 
 /*
- * A session without text, charged to the client; sessions of one salt share openings. -GPUQ_ELIMIT
- * when max_sessions are open, -GPUQ_EDEVICE when the device has failed.
+ * A session without text, charged to the client; sessions of one salt are one user's, and share
+ * openings. -GPUQ_ELIMIT when max_sessions are open, -GPUQ_EDEVICE when the device has failed.
  */
 int engine_session_open(struct engine *engine, struct kv_client *client, uint64_t salt,
 	struct engine_session **ret_session);
+
+/* The session's user has this weight from now on, at least 1; a new one has 1. */
+void engine_session_weigh(struct engine_session *session, uint32_t weight);
 
 /*
  * A second session with the same text. -EBUSY while the session has requests, -GPUQ_EKV above the

@@ -173,6 +173,7 @@ static bool add_part(struct engine *e, struct engine_session *s, uint32_t max_to
 		.first_row = step->n_rows,
 		.n_rows = end > wanted ? end - wanted : 0,
 	};
+	engine_user_charge(e, s->user, step->is_decode, part->n_tokens);
 	step->n_parts++;
 	step->n_rows += part->n_rows;
 	step->shape.tokens += part->n_tokens;
@@ -226,17 +227,49 @@ static void count_passed_over(struct engine *e)
 	}
 }
 
+/* The next one of a user, NULL: none is left. */
+static struct engine_session *next_of(const struct engine *e, struct engine_user *u, uint32_t turn)
+{
+	const struct engine_step *step = &e->step;
+	struct engine_session *s = u->next;
+
+	while (s != NULL &&
+		(rank(e, s, step->is_decode) != turn ||
+			!belongs(s, step->shape.kind, step->is_decode) ||
+			(s->alone && step->n_parts > 0)))
+		s = TAILQ_NEXT(s, of_user);
+	u->next = s;
+	return s;
+}
+
+/* Of the user who has had least, the one who has waited for longest; it is not looked at again. */
+static struct engine_session *take_next(struct engine *e, uint32_t turn)
+{
+	const bool is_decode = e->step.is_decode;
+	struct engine_session *s, *best = NULL;
+	struct engine_user *u;
+
+	LIST_FOREACH (u, &e->users, link) {
+		s = next_of(e, u, turn);
+		if (s == NULL || (best != NULL && u->had[is_decode] > best->user->had[is_decode]))
+			continue;
+		if (best == NULL || u->had[is_decode] < best->user->had[is_decode] ||
+			s->used < best->used)
+			best = s;
+	}
+	if (best != NULL)
+		best->user->next = TAILQ_NEXT(best, of_user);
+	return best;
+}
+
 static void gather(struct engine *e, uint32_t turn, uint32_t max_tokens)
 {
-	struct engine_step *step = &e->step;
-	struct engine_session *next, *s;
+	struct engine_session *s;
+	struct engine_user *u;
 
-	for (s = TAILQ_FIRST(&e->active); s != NULL && !is_full(e, max_tokens); s = next) {
-		next = TAILQ_NEXT(s, link);
-		if (rank(e, s, step->is_decode) != turn ||
-			!belongs(s, step->shape.kind, step->is_decode) ||
-			(s->alone && step->n_parts > 0))
-			continue;
+	LIST_FOREACH (u, &e->users, link)
+		u->next = TAILQ_FIRST(&u->active);
+	while (!is_full(e, max_tokens) && (s = take_next(e, turn)) != NULL) {
 		if (engine_request_prepare(s) == 0)
 			(void)add_part(e, s, max_tokens);
 	}
@@ -535,8 +568,7 @@ static void finish(struct engine *e, int status)
 		struct engine_session *s = step->parts[i].session;
 
 		s->in_step = false;
-		TAILQ_REMOVE(&e->active, s, link);
-		TAILQ_INSERT_TAIL(&e->active, s, link);
+		engine_session_put_behind(s);
 		settle(e, &step->parts[i], status);
 	}
 }

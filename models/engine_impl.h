@@ -25,10 +25,26 @@
  */
 #define ENGINE_LOOKUP_TOKENS 65536u
 
+TAILQ_HEAD(engine_sessions, engine_session);
+
+/* Whose sessions share their turns. */
+struct engine_user {
+	uint64_t salt;
+	uint32_t weight, n_sessions;
+	struct engine_sessions active; /* as engine.active; not empty: it is in engine.users */
+	struct engine_session *next;   /* to be looked at for the step that is being gathered */
+	uint64_t had[2];	       /* for its weight, in chunks and in decode steps */
+	LIST_ENTRY(engine_user) open;  /* in engine.open_users or engine.free_users */
+	LIST_ENTRY(engine_user) link;
+};
+LIST_HEAD(engine_users, engine_user);
+
 struct engine_session {
 	struct engine *engine;
+	struct engine_user *user;
 	struct kv_session *kv;		     /* NULL: the slot is unused */
 	TAILQ_ENTRY(engine_session) link;    /* in engine.active or engine.unused */
+	TAILQ_ENTRY(engine_session) of_user; /* in user->active */
 	struct engine_request *first, *last; /* in the order of their coming */
 	uint32_t n_queued;
 	uint64_t used; /* number of the last step that it was in */
@@ -136,7 +152,11 @@ struct engine {
 	struct kv_pool *kv;
 	bool failed;
 	struct engine_session *sessions;
-	TAILQ_HEAD(, engine_session) active, unused;
+	struct engine_sessions active, unused;
+	struct engine_user *all_users;
+	struct engine_users open_users, free_users; /* with sessions, and without */
+	struct engine_users users;		    /* with active ones */
+	uint64_t turns_had[2];			    /* what whose turn it was had had by then */
 	struct engine_request *done_first, *done_last;
 	uint64_t n_requests, n_ended; /* those that have not, and those that have */
 	uint64_t arrivals, n_steps;
@@ -202,6 +222,14 @@ static inline bool session_is_preempted(const struct engine_session *s)
 
 	return kv_table(s->kv, &table) == 0 && kv_tokens(s->kv, &tokens) > 0;
 }
+
+/* It has its first request, or none any more; or it was served, and goes behind the others. */
+void engine_session_activate(struct engine_session *s);
+void engine_session_deactivate(struct engine_session *s);
+void engine_session_put_behind(struct engine_session *s);
+
+/* Of one of its user's sessions so many tokens are in the step that is being gathered. */
+void engine_user_charge(struct engine *e, struct engine_user *u, bool is_decode, uint32_t tokens);
 
 /* Gives the slot back. */
 void engine_session_release(struct engine_session *s);

@@ -59,7 +59,7 @@ int engine_submit(struct engine *e, struct engine_request *r)
 	r->device_ns = 0;
 	if (s->first == NULL) {
 		s->first = r;
-		TAILQ_INSERT_TAIL(&e->active, s, link);
+		engine_session_activate(s);
 	} else {
 		s->last->next = r;
 	}
@@ -317,7 +317,7 @@ static void unlink_request(struct engine_session *s, struct engine_request *r)
 		s->last = before;
 	s->n_queued--;
 	if (s->first == NULL)
-		TAILQ_REMOVE(&s->engine->active, s, link);
+		engine_session_deactivate(s);
 }
 
 /*

@@ -1,8 +1,11 @@
 /* SPDX-License-Identifier: MIT */
-/* Sessions: opened, forked, cut, closed; and whose blocks go when there are none left. */
+/* Sessions: opened, forked, cut, closed; their users; whose blocks go when there are none left. */
 #include "models/engine_impl.h"
 
+#include <assert.h>
 #include <errno.h>
+
+#define USER_SCALE (1u << 16) /* so that weights tell with single tokens */
 
 static int typed(int err)
 {
@@ -11,12 +14,96 @@ static int typed(int err)
 	return err == -EDQUOT ? -GPUQ_EKV : err;
 }
 
+/* --- Users ---------------------------------------------------------------------------------- */
+
+/* Of a new session. There are no more users than sessions. */
+static struct engine_user *user_of(struct engine *e, uint64_t salt)
+{
+	struct engine_user *u;
+
+	LIST_FOREACH (u, &e->open_users, open) {
+		if (u->salt == salt)
+			return u;
+	}
+	u = LIST_FIRST(&e->free_users);
+	LIST_REMOVE(u, open);
+	*u = (struct engine_user){.salt = salt, .weight = 1};
+	TAILQ_INIT(&u->active);
+	LIST_INSERT_HEAD(&e->open_users, u, open);
+	return u;
+}
+
+static void user_leave(struct engine *e, struct engine_user *u)
+{
+	if (--u->n_sessions > 0)
+		return;
+	LIST_REMOVE(u, open);
+	LIST_INSERT_HEAD(&e->free_users, u, open);
+}
+
+static uint64_t greatest(uint64_t a, uint64_t b)
+{
+	return a > b ? a : b;
+}
+
+void engine_session_activate(struct engine_session *s)
+{
+	struct engine *e = s->engine;
+	struct engine_user *u = s->user;
+
+	TAILQ_INSERT_TAIL(&e->active, s, link);
+	if (TAILQ_EMPTY(&u->active))
+		LIST_INSERT_HEAD(&e->users, u, link);
+	TAILQ_INSERT_TAIL(&u->active, s, of_user);
+}
+
+void engine_session_deactivate(struct engine_session *s)
+{
+	struct engine_user *u = s->user;
+
+	TAILQ_REMOVE(&s->engine->active, s, link);
+	TAILQ_REMOVE(&u->active, s, of_user);
+	if (TAILQ_EMPTY(&u->active))
+		LIST_REMOVE(u, link);
+}
+
+void engine_session_put_behind(struct engine_session *s)
+{
+	TAILQ_REMOVE(&s->engine->active, s, link);
+	TAILQ_INSERT_TAIL(&s->engine->active, s, link);
+	TAILQ_REMOVE(&s->user->active, s, of_user);
+	TAILQ_INSERT_TAIL(&s->user->active, s, of_user);
+}
+
+void engine_user_charge(struct engine *e, struct engine_user *u, bool is_decode, uint32_t tokens)
+{
+	const uint64_t saved = (uint64_t)e->max_tokens * USER_SCALE;
+	uint64_t *turns_had = &e->turns_had[is_decode], *had = &u->had[is_decode];
+
+	/* It had nothing to do, or could not do it: hardly any of those turns come back. */
+	if (*turns_had > saved)
+		*had = greatest(*had, *turns_had - saved);
+	*turns_had = greatest(*turns_had, *had);
+	*had += (uint64_t)tokens * USER_SCALE / u->weight;
+}
+
+void engine_session_weigh(struct engine_session *s, uint32_t weight)
+{
+	assert(weight > 0);
+	s->user->weight = weight;
+}
+
+/* --- Sessions ------------------------------------------------------------------------------- */
+
 /* A slot for a KV session. There is one for each. */
-static struct engine_session *take_slot(struct engine *e, struct kv_session *kv)
+static struct engine_session *take_slot(
+	struct engine *e, struct kv_session *kv, struct engine_user *user)
 {
 	struct engine_session *s = TAILQ_FIRST(&e->unused);
 
 	TAILQ_REMOVE(&e->unused, s, link);
+	s->user = user;
+	user->n_sessions++;
 	/* ids are written before they are read. */
 	s->kv = kv;
 	s->n_queued = 0;
@@ -37,7 +124,7 @@ int engine_session_open(struct engine *e, struct kv_client *client, uint64_t sal
 	int err = e->failed ? -GPUQ_EDEVICE : kv_open(e->kv, client, salt, &kv);
 
 	if (err == 0)
-		*ret_session = take_slot(e, kv);
+		*ret_session = take_slot(e, kv, user_of(e, salt));
 	return typed(err);
 }
 
@@ -49,7 +136,7 @@ int engine_session_fork(struct engine_session *s, struct engine_session **ret_se
 	if (err == 0)
 		err = s->first != NULL ? -EBUSY : kv_fork(s->kv, &kv);
 	if (err == 0)
-		*ret_session = take_slot(s->engine, kv);
+		*ret_session = take_slot(s->engine, kv, s->user);
 	return typed(err);
 }
 
@@ -93,6 +180,7 @@ void engine_session_release(struct engine_session *s)
 	engine_session_unawait(s);
 	kv_close(s->kv);
 	s->kv = NULL;
+	user_leave(e, s->user);
 	TAILQ_INSERT_HEAD(&e->unused, s, link);
 	if (--e->stats.sessions == 0)
 		LIST_REMOVE(e, paced);

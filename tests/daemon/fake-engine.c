@@ -44,6 +44,10 @@ int engine_session_open(struct engine *e, struct kv_client *client, uint64_t sal
 	return 0;
 }
 
+void engine_session_weigh(struct engine_session *s, uint32_t weight)
+{
+}
+
 int engine_session_fork(struct engine_session *from, struct engine_session **ret_session)
 {
 	if (from->n_queued > 0)

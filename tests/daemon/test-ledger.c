@@ -199,6 +199,10 @@ int engine_session_open(struct engine *engine, struct kv_client *client, uint64_
 	return -EOPNOTSUPP;
 }
 
+void engine_session_weigh(struct engine_session *session, uint32_t weight)
+{
+}
+
 int engine_session_fork(struct engine_session *session, struct engine_session **ret_session)
 {
 	return -EOPNOTSUPP;

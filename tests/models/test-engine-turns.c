@@ -188,6 +188,126 @@ static void lower_priorities_are_not_starved(void **state)
 	engine_rig_free(rig);
 }
 
+/* --- Users ----------------------------------------------------------------------------------- */
+
+#define MANY 6u /* sessions of user 1; user 2 has one */
+
+static struct engine_session *session_of_user(struct engine_rig *rig, uint64_t user)
+{
+	struct engine_session *s;
+
+	assert_int_equal(engine_session_open(rig->engine, &rig->client, user, &s), 0);
+	return s;
+}
+
+/* Gives user 1 what it wants; only then user 2. */
+static void ask_all(struct engine_rig *rig, struct engine_session *s[MANY + 1],
+	struct ask *a[MANY + 1], uint32_t n_tokens, uint32_t n_generate)
+{
+	int32_t tokens[FAKE_MAX_TEXT];
+
+	for (uint32_t i = 0; i <= MANY; i++) {
+		fake_count(tokens, (int32_t)i, n_tokens);
+		s[i] = session_of_user(rig, i < MANY ? 1 : 2);
+		a[i] = n_generate > 0 ? ask_generate(s[i], tokens, n_tokens, n_generate)
+				      : ask_step(s[i], tokens, n_tokens, 1);
+		ask_submit(rig, a[i]);
+	}
+}
+
+static void end_all(
+	struct engine_rig *rig, struct engine_session *s[MANY + 1], struct ask *a[MANY + 1])
+{
+	int32_t text[FAKE_MAX_TEXT];
+
+	for (uint32_t i = 0; i <= MANY; i++) {
+		assert_int_equal(ask_await(rig, a[i]), 0);
+		(void)ask_check(a[i], text, 0);
+		ask_free(a[i]);
+		engine_session_close(s[i]);
+	}
+}
+
+/* Four chunks of 32 tokens each: user 2 has every second one. */
+static void many_sessions_have_one_users_chunks(void **state)
+{
+	struct engine_rig *rig = engine_rig_new(200);
+	struct engine_session *s[MANY + 1];
+	struct ask *a[MANY + 1];
+
+	ask_all(rig, s, a, 128, 0);
+	assert_int_equal(ask_await(rig, a[MANY]), 0);
+	assert_in_range(rig->engine->n_steps, 4, 9);
+	for (uint32_t i = 0; i < MANY; i++) {
+		assert_false(a[i]->done);
+		/* Its own sessions take turns. */
+		assert_in_range(kv_committed(s[i]->kv), 0, 32);
+	}
+	end_all(rig, s, a);
+	engine_rig_free(rig);
+}
+
+/* Batches of four: one place of each is user 2's. */
+static void many_sessions_have_one_users_places(void **state)
+{
+	struct engine_rig *rig = engine_rig_new(200);
+	struct engine_session *s[MANY + 1];
+	struct ask *a[MANY + 1];
+
+	ask_all(rig, s, a, 1, 40);
+	assert_int_equal(ask_await(rig, a[MANY]), 0);
+	assert_in_range(rig->engine->n_steps, 40, 42);
+	for (uint32_t i = 0; i < MANY; i++)
+		assert_in_range(a[i]->r.n_made, 40 * 3 / MANY - 2, 42 * 3 / MANY + 2);
+	end_all(rig, s, a);
+	engine_rig_free(rig);
+}
+
+/* Of eight chunks user 1 has six. */
+static void users_take_turns_by_weight(void **state)
+{
+	struct engine_rig *rig = engine_rig_new(200);
+	struct engine_session *s[MANY + 1];
+	struct ask *a[MANY + 1];
+
+	ask_all(rig, s, a, 256, 0);
+	engine_session_weigh(s[0], 3);
+	while (rig->engine->n_steps < 9)
+		rig_turn(rig);
+	/* The ninth may have begun. */
+	assert_in_range(kv_committed(s[MANY]->kv), 64, 96);
+	end_all(rig, s, a);
+	engine_rig_free(rig);
+}
+
+/* Whoever comes has not saved up what others had before, but for one chunk. */
+static void who_was_idle_has_saved_one_step(void **state)
+{
+	struct engine_rig *rig = engine_rig_new(200);
+	struct engine_session *s = session_of_user(rig, 1), *late = session_of_user(rig, 2);
+	int32_t text[FAKE_MAX_TEXT], tokens[FAKE_MAX_TEXT];
+	struct ask *a, *b;
+
+	fake_count(tokens, 0, 480);
+	a = ask_step(s, tokens, 480, 1);
+	ask_submit(rig, a);
+	while (rig->engine->n_steps < 8)
+		rig_turn(rig);
+	b = ask_step(late, tokens + 1, 128, 1);
+	ask_submit(rig, b);
+	const uint32_t had = kv_committed(s->kv);
+	assert_int_equal(ask_await(rig, b), 0);
+	assert_in_range(kv_committed(s->kv) - had, 64, 192);
+	assert_int_equal(ask_await(rig, a), 0);
+	(void)ask_check(a, text, 0);
+	(void)ask_check(b, text, 0);
+	ask_free(a);
+	ask_free(b);
+	engine_session_close(s);
+	engine_session_close(late);
+	engine_rig_free(rig);
+}
+
 /* --- What dispatch can do at once ----------------------------------------------------------- */
 
 #define LONG_TEXT 30000u /* three of these are more than ENGINE_LOOKUP_TOKENS */
@@ -306,6 +426,10 @@ int main(void)
 		HARNESS_TEST(chunks_keep_the_pace_of_decoding),
 		HARNESS_TEST(chunks_keep_the_pace_of_other_engines),
 		HARNESS_TEST(lower_priorities_are_not_starved),
+		HARNESS_TEST(many_sessions_have_one_users_chunks),
+		HARNESS_TEST(many_sessions_have_one_users_places),
+		HARNESS_TEST(users_take_turns_by_weight),
+		HARNESS_TEST(who_was_idle_has_saved_one_step),
 		HARNESS_TEST(long_openings_are_looked_up_by_and_by),
 		HARNESS_TEST(who_waits_for_room_costs_nothing),
 		HARNESS_TEST(who_is_kept_from_room_by_a_step_has_it_next),
