@@ -110,7 +110,7 @@ static int request_start(struct rig *r, struct request *q, bool capture)
 
 static int request_finish(struct rig *r, struct request *q)
 {
-	graphs_finish(r->graphs, &q->work);
+	(void)graphs_finish(r->graphs, &q->work, clock_now_ns(&r->b->clock));
 	q->running = false;
 	return (int)q->work.completion->status;
 }

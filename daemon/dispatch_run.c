@@ -534,20 +534,25 @@ static bool slot_ended(const struct slot *slot)
 static void finish(struct dispatch *d, struct slot *slot)
 {
 	const struct device_completion *c = slot->completion;
-	uint64_t start_ns = c->started_ns, end_ns = c->ended_ns;
+	const uint64_t now_ns = clock_now_ns(&d->o.clock);
+	uint64_t behind_ns = 0, device_ns;
 	int status = (int)c->status;
 
 	if (slot->kind == SLOT_COPY)
 		copy_end(d, slot);
 	else
-		graphs_finish(d->o.graphs, &slot->work);
+		behind_ns = graphs_finish(d->o.graphs, &slot->work, now_ns);
+	uint64_t start_ns = c->started_ns, end_ns = c->ended_ns;
 	/* Not every device can tell, and what was refused late has not run. */
 	if (start_ns == 0 || slot->kind == SLOT_COPY) {
 		start_ns = slot->started_ns;
-		end_ns = clock_now_ns(&d->o.clock);
+		end_ns = now_ns;
 	}
 	/* Cancelled, late or refused while it waited: it had nothing of the device. */
-	const uint64_t device_ns = status < 0 && c->started_ns == 0 ? 0 : end_ns - start_ns;
+	device_ns = status < 0 && c->started_ns == 0 ? 0 : end_ns - start_ns;
+	/* While it waited for the work before it in its lane, that had the device. */
+	if (device_ns > 0 && c->started_ns == 0 && behind_ns > start_ns)
+		device_ns = end_ns - behind_ns;
 	if (!slot->capture)
 		shm_count(&d->stats->busy_ns, device_ns);
 	measure(d, slot, status, device_ns);

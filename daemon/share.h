@@ -7,11 +7,13 @@
  * `ageing_ns` without a launch; that has one. Within a priority, deficit round robin between users:
  * in each round the user of the greatest weight is given SHARE_QUANTUM_NS, the others as much less
  * as their weights are, and launches are charged with the time of the device that they are
- * predicted to take, corrected by what was measured. So it is time that is shared, not turns, and
- * the number of its channels helps nobody. The last launch of a round may overdraw; the next rounds
- * pay for it. A round ends when those who have used theirs up are the only ones with anything that
- * finds room; others keep what they have, up to SHARE_MAX_SAVED_NS. Who has nothing to do saves
- * nothing up; and its debts are forgiven by as much time as it leaves the device to others.
+ * predicted to take, corrected by what was measured: by the device where it can tell, else from the
+ * launch, or from the end of the work before it in its lane, to the end. So it is time that is
+ * shared, not turns, and the number of its channels helps nobody. The last launch of a round may
+ * overdraw; the next rounds pay for it. A round ends when those who have used theirs up are the
+ * only ones with anything that finds room; others keep what they have, up to SHARE_MAX_SAVED_NS.
+ * Who has nothing to do saves nothing up; and its debts are forgiven by as much time as it leaves
+ * the device to others.
  *
  * Dispatch shares its own time between users likewise: see share_budget().
  *

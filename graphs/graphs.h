@@ -147,8 +147,11 @@ bool graphs_cold_room(const struct graphs *g, uint32_t priority);
  */
 int graphs_precapture(struct graphs *g, struct graph_work *w);
 
-/* After the completion word of an accepted work: gives its lane back. */
-void graphs_finish(struct graphs *g, struct graph_work *w);
+/*
+ * After the completion word of an accepted work, which was seen at now_ns: gives its lane back.
+ * Returns when that was seen of the work before it in its lane; 0: never, or it was in none.
+ */
+uint64_t graphs_finish(struct graphs *g, struct graph_work *w, uint64_t now_ns);
 
 /* True when w had not started: it is completed with -ECANCELED soon. */
 bool graphs_cancel(struct graphs *g, struct graph_work *w);

@@ -56,7 +56,8 @@ struct graph_lane {
 	void *scratch;
 	char *staging;
 	struct graph_slot slots[GRAPHS_LANE_DEPTH];
-	uint64_t queued; /* works; dispatch's, and not of a cold lane */
+	uint64_t queued;   /* works; dispatch's, and not of a cold lane */
+	uint64_t ended_ns; /* when dispatch saw that one of its works had; 0: none has */
 	bool is_cold;
 };
 

@@ -284,7 +284,7 @@ static void count_user(struct stats_graph *r, uint64_t id, uint32_t uid)
 }
 
 /* Whose shape it is, and that it was used. The record may be another's by now: its id tells. */
-static void count_use(struct graphs *g, const struct graph_work *w)
+static void count_use(struct graphs *g, const struct graph_work *w, uint64_t now_ns)
 {
 	struct stats_graph *r;
 
@@ -297,19 +297,23 @@ static void count_use(struct graphs *g, const struct graph_work *w)
 	if (w->precapture)
 		return;
 	shm_count(&r->uses, 1);
-	shm_store_relaxed(&r->last_used_ns, graphs_now_ns(g));
+	shm_store_relaxed(&r->last_used_ns, now_ns);
 	if (w->exec != NULL) {
 		shm_count(&r->hits, 1);
 		shm_count(&g->options.stats->graph_hits, 1);
 	}
 }
 
-void graphs_finish(struct graphs *g, struct graph_work *w)
+uint64_t graphs_finish(struct graphs *g, struct graph_work *w, uint64_t now_ns)
 {
-	count_use(g, w);
+	uint64_t behind_ns = 0;
+
+	count_use(g, w, now_ns);
 	if (w->slot != NULL) {
 		struct graph_lane *lane = w->slot->lane;
 
+		behind_ns = lane->ended_ns;
+		lane->ended_ns = now_ns;
 		shm_store_release(&w->slot->busy, 0);
 		if (lane->is_cold)
 			sem_post(&g->cold_wake);
@@ -322,4 +326,5 @@ void graphs_finish(struct graphs *g, struct graph_work *w)
 	w->slot = NULL;
 	w->exec = NULL;
 	w->plan = NULL;
+	return behind_ns;
 }

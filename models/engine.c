@@ -116,7 +116,7 @@ static void await_step(struct engine *e)
 			until_ns = clock_monotonic_ns() + END_PATIENCE_NS;
 	}
 	if (!is_running(e))
-		graphs_finish(e->options.graphs, &e->step.work);
+		(void)graphs_finish(e->options.graphs, &e->step.work, engine_now_ns(e));
 }
 
 void engine_destroy(struct engine *e)

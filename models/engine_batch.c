@@ -640,7 +640,7 @@ static bool await_step(struct engine *e)
 	const uint64_t now_ns = engine_now_ns(e);
 	measure(e, now_ns);
 	record_step(e, status, now_ns);
-	graphs_finish(e->options.graphs, &step->work);
+	(void)graphs_finish(e->options.graphs, &step->work, now_ns);
 	finish(e, status);
 	return true;
 }

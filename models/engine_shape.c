@@ -328,7 +328,7 @@ bool engine_wishes_go_on(struct engine *e)
 		if (!w->busy || !device_done(w->work.completion, w->work.args.value))
 			continue;
 		/* Whether there is a graph or not makes no difference here. */
-		graphs_finish(e->options.graphs, &w->work);
+		(void)graphs_finish(e->options.graphs, &w->work, engine_now_ns(e));
 		w->busy = false;
 		progress = true;
 	}

@@ -135,8 +135,9 @@ int graphs_launch(struct graphs *g, struct graph_work *w)
 	return 0;
 }
 
-void graphs_finish(struct graphs *g, struct graph_work *w)
+uint64_t graphs_finish(struct graphs *g, struct graph_work *w, uint64_t now_ns)
 {
+	return 0;
 }
 
 uint64_t graphs_key(const struct op_call *call)

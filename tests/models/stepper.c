@@ -139,7 +139,7 @@ void step_run(struct stepper *s, struct step *step)
 	await(&w);
 	assert_int_equal(w.completion->status, step->status);
 	step->captured = w.exec != NULL;
-	graphs_finish(s->rig->g, &w);
+	(void)graphs_finish(s->rig->g, &w, graphs_now_ns(s->rig->g));
 	device_free(s->rig->options.device, DEVICE_PINNED, completion);
 }
 
