@@ -374,13 +374,10 @@ static int pass(struct dispatch *d, uint32_t place)
 	return r;
 }
 
-/* Channels of several users: each user has its part of a round, another channel of it begins. */
-static bool scan_shared(struct dispatch *d)
+static bool scan_parts(struct dispatch *d)
 {
 	bool progress = false;
 
-	shares_round(&d->shares, PASS_BUDGET);
-	d->scan_from++;
 	for (uint32_t i = 0; i < d->n_active; i++) {
 		const uint32_t place = (d->scan_from + i) % d->n_active;
 		struct share *share = d->active[place]->share;
@@ -393,6 +390,15 @@ static bool scan_shared(struct dispatch *d)
 		share_spend(share, budget - d->budget);
 	}
 	return progress;
+}
+
+/* Channels of several users: each user has its part of a round, another channel of it begins. */
+static bool scan_shared(struct dispatch *d)
+{
+	shares_round(&d->shares, PASS_BUDGET);
+	d->scan_from++;
+	/* Those of small weights may have work, and nothing of this round. */
+	return scan_parts(d) || (shares_skip_rounds(&d->shares, PASS_BUDGET) && scan_parts(d));
 }
 
 static bool scan(struct dispatch *d)

@@ -309,6 +309,21 @@ void share_deactivate(struct shares *s, struct share *share)
 	s->n_active -= --share->n_active == 0;
 }
 
+/* Of `most`, in each round in which the greatest weight has all of it. */
+static void give_budgets(struct shares *s, uint32_t most, uint32_t greatest)
+{
+	const uint64_t full = (uint64_t)most * BUDGET_SCALE;
+	struct share *share;
+
+	LIST_FOREACH (share, &s->used, of) {
+		if (share->n_active == 0)
+			continue;
+		share->budget += full * share->weight / greatest;
+		if (share->budget > full)
+			share->budget = full;
+	}
+}
+
 void shares_round(struct shares *s, uint32_t most)
 {
 	uint32_t greatest = 1;
@@ -318,15 +333,21 @@ void shares_round(struct shares *s, uint32_t most)
 		if (share->n_active > 0 && share->weight > greatest)
 			greatest = share->weight;
 	}
-	LIST_FOREACH (share, &s->used, of) {
-		const uint64_t full = (uint64_t)most * BUDGET_SCALE;
+	give_budgets(s, most, greatest);
+}
 
-		if (share->n_active == 0)
-			continue;
-		share->budget += full * share->weight / greatest;
-		if (share->budget > full)
-			share->budget = full;
+bool shares_skip_rounds(struct shares *s, uint32_t most)
+{
+	uint32_t greatest = 0;
+	struct share *share;
+
+	LIST_FOREACH (share, &s->used, of) {
+		if (share->n_active > 0 && share->budget < BUDGET_SCALE && share->weight > greatest)
+			greatest = share->weight;
 	}
+	if (greatest > 0)
+		give_budgets(s, most, greatest);
+	return greatest > 0;
 }
 
 uint32_t share_budget(const struct share *share, uint32_t most)

@@ -132,6 +132,12 @@ void share_deactivate(struct shares *s, struct share *share);
 /* A round of the scan begins, with several users in it: each has its part of `most`. */
 void shares_round(struct shares *s, uint32_t most);
 
+/*
+ * Nobody who has something left of its part wanted anything. So as many rounds pass as it takes
+ * until the heaviest of the others has a whole one. False: there are no others.
+ */
+bool shares_skip_rounds(struct shares *s, uint32_t most);
+
 /* What is left of that, at most `most`; and what was spent of it. */
 uint32_t share_budget(const struct share *share, uint32_t most);
 void share_spend(struct share *share, uint32_t spent);

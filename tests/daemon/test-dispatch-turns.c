@@ -220,6 +220,57 @@ static void test_users_share_by_weight(void **state)
 	rig_stop(&rig);
 }
 
+/* How many null operations of a channel dispatch took at a time, as far as is recorded. */
+static double mean_batch(const struct rig *rig, uint32_t channel)
+{
+	const struct recorder *r = &rig->recorders[RECORDER_DISPATCH];
+	uint64_t batches = 0, taken = 0;
+	struct recorder_event e;
+
+	for (uint64_t i = 0; i <= r->mask; i++) {
+		shm_copy_in(&e, &r->events[i], sizeof(e) / 8);
+		if (e.kind != RECORDER_BATCH || e.channel != channel)
+			continue;
+		batches++;
+		taken += e.what;
+	}
+	return batches == 0 ? 0 : (double)taken / (double)batches;
+}
+
+/*
+ * A user of the least weight beside an idle one of the greatest has no part of most rounds: it does
+ * not have to wait for hundreds of them. What came together is taken in a few passes: with what was
+ * left, with what a round brings, and with a whole one.
+ */
+static void test_light_user_beside_an_idle_one(void **state)
+{
+	struct rig_client light, heavy;
+	struct rig rig;
+
+	rig_start(&rig);
+	rig.uids[0] = 100;
+	rig.weights[0] = SHARE_MAX_WEIGHT;
+	rig.uids[1] = 200;
+	rig.weights[1] = 1;
+	rig_open(&rig, &heavy, 0, 0, WIRE_ABI);
+	rig_open(&rig, &light, 1, 0, WIRE_ABI);
+	keep_busy(&heavy, 1);
+	for (uint32_t i = 0; i < 100; i++) {
+		const struct wire_sqe sqe = rig_entry(&light, WIRE_OP_NULL, 1);
+		for (uint32_t k = 0; k < RIG_ENTRIES; k++)
+			rig_write(&light, &sqe);
+		rig_publish(&light);
+		for (uint32_t k = 0; k < RIG_ENTRIES; k++)
+			assert_int_equal(rig_complete(&light).status, 0);
+	}
+	const double mean = mean_batch(&rig, 1);
+	if (mean < RIG_ENTRIES / 4.0)
+		fail_msg("%.2f at a time", mean);
+	rig_close(&heavy);
+	rig_close(&light);
+	rig_stop(&rig);
+}
+
 int main(void)
 {
 	static const struct harness_test tests[] = {
@@ -227,6 +278,7 @@ int main(void)
 		HARNESS_TEST(test_idle_channels_are_no_parties),
 		HARNESS_TEST(test_drain_serves_what_was_there),
 		HARNESS_TEST(test_users_share_by_weight),
+		HARNESS_TEST(test_light_user_beside_an_idle_one),
 	};
 
 	return harness_run("dispatch-turns", tests, sizeof(tests) / sizeof(tests[0]));

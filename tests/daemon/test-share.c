@@ -258,6 +258,30 @@ static void test_rounds_of_dispatch(void **state)
 	world_stop(&w);
 }
 
+/* Where only light ones have work, they have whole rounds, by weight among themselves. */
+static void test_rounds_of_light_users(void **state)
+{
+	static const uint32_t weights[] = {SHARE_MAX_WEIGHT, 4, 1};
+	struct world w;
+
+	world_start(&w);
+	for (uint32_t i = 0; i < 3; i++) {
+		add(&w, i, weights[i], 1, 1);
+		share_activate(&w.shares, w.channels[i].share);
+	}
+	shares_round(&w.shares, 128);
+	for (uint32_t i = 0; i < 3; i++)
+		assert_int_equal(share_budget(w.channels[i].share, 128), i == 0 ? 128 : 0);
+	assert_true(shares_skip_rounds(&w.shares, 128));
+	assert_int_equal(share_budget(w.channels[0].share, 128), 128);
+	assert_int_equal(share_budget(w.channels[1].share, 128), 128);
+	assert_int_equal(share_budget(w.channels[2].share, 128), 32);
+	assert_false(shares_skip_rounds(&w.shares, 128));
+	for (uint32_t i = 0; i < 3; i++)
+		share_deactivate(&w.shares, w.channels[i].share);
+	world_stop(&w);
+}
+
 /* At the edges of a rate: so many at once, no more, and one more when its time has passed. */
 static void test_rates(void **state)
 {
@@ -308,6 +332,7 @@ int main(void)
 		HARNESS_TEST(test_debts_are_forgiven),
 		HARNESS_TEST(test_blocked_ones_hold_up_nobody),
 		HARNESS_TEST(test_rounds_of_dispatch),
+		HARNESS_TEST(test_rounds_of_light_users),
 		HARNESS_TEST(test_rates),
 		HARNESS_TEST(test_cold_ones),
 	};
