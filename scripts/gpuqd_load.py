@@ -8,7 +8,6 @@ import os
 import subprocess
 import tempfile
 import threading
-import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 MODEL = os.path.join(ROOT, "models/tiny")
@@ -59,17 +58,12 @@ class Load:
         thread.start()
         self.stack.callback(thread.join)
 
-    def wait_ready(self, daemon):
+    def wait_ready(self):
         """Until the device and the model are there."""
-        for _ in range(600):
-            if daemon.poll() is not None:
-                break
-            models = subprocess.run([self.program("tools/gpuq"), "models"], env=self.env,
-                                    text=True, capture_output=True, check=False).stdout
-            if " ready" in models:
-                return
-            time.sleep(0.1)
-        raise RuntimeError("gpuqd does not come up:\n" + self.log_text())
+        done = subprocess.run([self.program("tools/gpuq"), "status", "--wait-ready", "60"],
+                              env=self.env, text=True, capture_output=True, check=False)
+        if done.returncode != 0:
+            raise RuntimeError(f"{done.stderr}gpuqd's log:\n{self.log_text()}")
 
     def log_text(self):
         with open(self.log.name, encoding="utf-8", errors="replace") as file:
@@ -82,9 +76,9 @@ class Load:
                 open(os.path.join(folder, "log"), "w", encoding="utf-8"))
             self.socket = os.path.join(folder, "gpuq-0")
             self.env = dict(os.environ, GPUQ_SOCKET=self.socket, XDG_STATE_HOME=folder)
-            daemon = self.start(self.program("daemon/gpuqd"), "--socket", self.socket,
-                                "--device", "cpu", "--model", f"tiny={MODEL}")
-            self.wait_ready(daemon)
+            self.start(self.program("daemon/gpuqd"), "--socket", self.socket,
+                       "--device", "cpu", "--model", f"tiny={MODEL}")
+            self.wait_ready()
             self.start_clients()
             self.stack = self.stack.pop_all()
         return self
