@@ -194,6 +194,8 @@ static int run(struct invocation *v, int argc, char **argv)
 		return complain_usage("no file to write was given: --output FILE");
 	if (o.file != NULL && o.seconds > 0)
 		return complain_usage("--file and --time exclude each other");
+	if (o.file != NULL && v->socket != NULL)
+		return complain_usage("--socket and --file exclude each other");
 	int r = o.file != NULL ? snapshot_source_file(&source, o.file)
 			       : snapshot_source_init(&source, v->socket);
 	if (r < 0)

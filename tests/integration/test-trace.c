@@ -496,6 +496,7 @@ static void what_cannot_be_is_refused(void **state)
 	snprintf(out, sizeof(out), "%s", path_of("trace.json"));
 	TINY_GPUQ(2, "--output FILE", "trace");
 	TINY_GPUQ(2, "exclude each other", "trace", "-o", out, "--file", out, "-t", "1");
+	TINY_GPUQ(2, "exclude each other", "trace", "-o", out, "--file", out, "-s", out);
 	TINY_GPUQ(2, "--time", "trace", "-o", out, "-t", "0");
 	TINY_GPUQ(2, "unexpected argument", "trace", "-o", out, "more");
 	TINY_GPUQ(1, "no daemon at", "trace", "-o", out);
