@@ -50,17 +50,25 @@ static void write_label(FILE *out, const char *name, const char *value, size_t s
 	fputc('"', out);
 }
 
-/* Name and the label that every sample has; more labels and sample_value() follow. */
-static void sample_begin(const struct writer *w, const char *suffix)
-{
-	fprintf(w->out, "%s%s{", w->metric->name, suffix);
-	write_label(w->out, "socket", w->source->socket, STATS_PATH_MAX);
-}
+/* One label that a record has besides; `name` NULL: none. */
+struct label {
+	const char *name, *value;
+	size_t size;
+};
 
 static void sample_label(const struct writer *w, const char *name, const char *value, size_t size)
 {
 	fputc(',', w->out);
 	write_label(w->out, name, value, size);
+}
+
+/* Name, the label that every sample has, the record's; more labels and sample_value() follow. */
+static void sample_begin(const struct writer *w, const char *suffix, const struct label *label)
+{
+	fprintf(w->out, "%s%s{", w->metric->name, suffix);
+	write_label(w->out, "socket", w->source->socket, STATS_PATH_MAX);
+	if (label->name != NULL)
+		sample_label(w, label->name, label->value, label->size);
 }
 
 static void sample_value(const struct writer *w, double value)
@@ -72,19 +80,11 @@ static void sample_value(const struct writer *w, double value)
 		fprintf(w->out, "} %.9g\n", value);
 }
 
-/* One label that a record has besides; `name` NULL: none. */
-struct label {
-	const char *name, *value;
-	size_t size;
-};
-
 static void write_sample(const struct writer *w, const struct label *label, double value)
 {
 	if (isnan(value))
 		return; /* not known is no sample */
-	sample_begin(w, "");
-	if (label->name != NULL)
-		sample_label(w, label->name, label->value, label->size);
+	sample_begin(w, "", label);
 	sample_value(w, value);
 }
 
@@ -98,9 +98,7 @@ static const uint64_t bounds_ns[] = {100, 250, 500, 1000, 2500, 5000, 10000, 250
 static void write_bucket(
 	const struct writer *w, const struct label *label, const char *bound, double count)
 {
-	sample_begin(w, "_bucket");
-	if (label->name != NULL)
-		sample_label(w, label->name, label->value, label->size);
+	sample_begin(w, "_bucket", label);
 	sample_label(w, "le", bound, strlen(bound));
 	sample_value(w, count);
 }
@@ -109,13 +107,9 @@ static void write_totals(
 	const struct writer *w, const struct label *label, double sum, double count)
 {
 	write_bucket(w, label, "+Inf", count);
-	sample_begin(w, "_sum");
-	if (label->name != NULL)
-		sample_label(w, label->name, label->value, label->size);
+	sample_begin(w, "_sum", label);
 	sample_value(w, sum);
-	sample_begin(w, "_count");
-	if (label->name != NULL)
-		sample_label(w, label->name, label->value, label->size);
+	sample_begin(w, "_count", label);
 	sample_value(w, count);
 }
 
@@ -329,8 +323,7 @@ static void write_device_info(const struct writer *w)
 		const struct stats_device *d = device_at(w, i);
 		const struct label label = device_label(w, i, text);
 
-		sample_begin(w, "");
-		sample_label(w, label.name, label.value, label.size);
+		sample_begin(w, "", &label);
 		sample_label(w, "kind", d->kind, sizeof(d->kind));
 		sample_label(w, "name", d->name, sizeof(d->name));
 		sample_label(w, "uuid", d->uuid, sizeof(d->uuid));
@@ -381,6 +374,7 @@ static void write_kv_blocks(const struct writer *w)
 {
 	for (uint32_t i = 0; i < w->s->models.n; i++) {
 		const struct stats_model *m = model_at(w, i);
+		const struct label label = model_label(m);
 		const uint64_t idle = m->kv_free_blocks + m->kv_cached_blocks;
 		const struct {
 			const char *state;
@@ -392,8 +386,7 @@ static void write_kv_blocks(const struct writer *w)
 		};
 
 		for (size_t k = 0; k < sizeof(parts) / sizeof(parts[0]); k++) {
-			sample_begin(w, "");
-			sample_label(w, "model", m->name, sizeof(m->name));
+			sample_begin(w, "", &label);
 			sample_label(w, "state", parts[k].state, 16);
 			sample_value(w, (double)parts[k].n);
 		}
