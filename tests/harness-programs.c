@@ -44,8 +44,7 @@ const char *harness_source(const char *path)
 	return path_under("GPUQ_TEST_SOURCE", path);
 }
 
-/* Starts a program in a process that ends with this one. */
-static pid_t spawn(const char *const *argv, int out, int err)
+pid_t harness_spawn(const char *const *argv, int out, int err)
 {
 	pid_t pid = fork();
 
@@ -54,8 +53,10 @@ static pid_t spawn(const char *const *argv, int out, int err)
 		return pid;
 	}
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	dup2(out, STDOUT_FILENO);
-	dup2(err, STDERR_FILENO);
+	if (out >= 0)
+		dup2(out, STDOUT_FILENO);
+	if (err >= 0)
+		dup2(err, STDERR_FILENO);
 	execvp(argv[0], (char *const *)argv);
 	fprintf(stderr, "%s: %s\n", argv[0], strerror(errno));
 	_exit(127);
@@ -84,7 +85,7 @@ void harness_exec(const char *const *argv, struct harness_output *ret_output)
 	int status;
 
 	assert_true(out >= 0 && err >= 0);
-	pid_t pid = spawn(argv, out, err);
+	pid_t pid = harness_spawn(argv, out, err);
 	assert_int_equal(waitpid(pid, &status, 0), pid);
 	ret_output->status = exit_status(status);
 	ret_output->out = slurp(out);
@@ -159,7 +160,7 @@ struct harness_daemon *harness_daemon_start(const char *const *args)
 
 	int log = open(d->log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
 	assert_true(log >= 0);
-	d->pid = spawn(argv, log, log);
+	d->pid = harness_spawn(argv, log, log);
 	close(log);
 	await_serving(d);
 	return d;

@@ -85,6 +85,12 @@ struct harness_output {
 void harness_exec(const char *const *argv, struct harness_output *ret_output);
 void harness_output_free(struct harness_output *output);
 
+/*
+ * Starts a program, which ends with the calling thread at the latest; the caller waits for it. Its
+ * output goes where the descriptors say, -1: where the test's own goes.
+ */
+pid_t harness_spawn(const char *const *argv, int out, int err);
+
 /* Path of a program in the build folder: harness_program("tools/gpuq"). Static. */
 const char *harness_program(const char *path);
 

@@ -136,13 +136,8 @@ static void test_four_producers_at_once(void **state)
 	pid_t pids[N_PRODUCERS];
 	int status;
 
-	for (int i = 0; i < N_PRODUCERS; i++) {
-		pids[i] = fork();
-		if (pids[i] == 0) {
-			execv(argv[i % 2][0], (char *const *)argv[i % 2]);
-			_exit(127);
-		}
-	}
+	for (int i = 0; i < N_PRODUCERS; i++)
+		pids[i] = harness_spawn(argv[i % 2], -1, -1);
 	for (int i = 0; i < N_PRODUCERS; i++) {
 		assert_int_equal(waitpid(pids[i], &status, 0), pids[i]);
 		assert_int_equal(status, 0);

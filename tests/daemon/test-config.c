@@ -473,12 +473,8 @@ static void test_journal_prefix(void **state)
 	assert_int_equal(setenv("JOURNAL_STREAM", stream, 1), 0);
 	/* It ends at once, with an error. */
 	assert_int_equal(setenv("GPUQ_CUDA_MODULE", "/nowhere", 1), 0);
-	pid_t pid = fork();
-	if (pid == 0) {
-		dup2(fd, STDERR_FILENO);
-		execl(harness_program("daemon/gpuqd"), "gpuqd", "--device", "cuda", NULL);
-		_exit(127);
-	}
+	const char *const argv[] = {harness_program("daemon/gpuqd"), "--device", "cuda", NULL};
+	pid_t pid = harness_spawn(argv, -1, fd);
 	assert_int_equal(waitpid(pid, &status, 0), pid);
 	assert_true(pread(fd, line, sizeof(line) - 1, 0) > 0);
 	assert_memory_equal(line, "<3>device: the device", 21);

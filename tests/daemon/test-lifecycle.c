@@ -139,11 +139,8 @@ static void test_default_socket(void **state)
 
 	unsetenv("GPUQ_SOCKET");
 	path_in_tmpdir(path, sizeof(path), "gpuq-0");
-	pid_t pid = fork();
-	if (pid == 0) {
-		execl(gpuqd(), "gpuqd", "--log", "error", NULL);
-		_exit(127);
-	}
+	const char *const argv[] = {gpuqd(), "--log", "error", NULL};
+	pid_t pid = harness_spawn(argv, -1, -1);
 	raw_await((fd = raw_try_connect(path)) >= 0);
 	close(fd);
 	int status;
@@ -163,15 +160,10 @@ static bool exists(const char *path, const char *suffix)
 
 static pid_t start_in(const char *folder)
 {
-	pid_t pid = fork();
+	const char *const argv[] = {gpuqd(), "--socket", "x", "--log", "error", NULL};
 
-	if (pid == 0) {
-		if (chdir(folder) < 0)
-			_exit(126);
-		execl(gpuqd(), "gpuqd", "--socket", "x", "--log", "error", NULL);
-		_exit(127);
-	}
-	return pid;
+	assert_int_equal(chdir(folder), 0);
+	return harness_spawn(argv, -1, -1);
 }
 
 /* The welcome names the whole path, wherever the client is. */
@@ -229,11 +221,8 @@ static void test_heartbeat_from_the_start(void **state)
 	int status;
 
 	path_in_tmpdir(path, sizeof(path), "gpuq-0");
-	pid_t pid = fork();
-	if (pid == 0) {
-		execl(gpuqd(), "gpuqd", "--socket", path, "--log", "error", NULL);
-		_exit(127);
-	}
+	const char *const argv[] = {gpuqd(), "--socket", path, "--log", "error", NULL};
+	pid_t pid = harness_spawn(argv, -1, -1);
 	raw_await(stats_open(path, false, &stats) == 0);
 	raw_await(shm_load_acquire_u32(&stats.header->state) != 0);
 	assert_true(stats.header->heartbeat_ns > 0);

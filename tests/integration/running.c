@@ -6,9 +6,7 @@
 #include <string.h>
 #include <stdlib.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/wait.h>
-#include <signal.h>
 #include <unistd.h>
 
 #define PIPE_BYTES 4096 /* the least that there is */
@@ -21,15 +19,7 @@ void running_start(struct running *r, const char *const *argv)
 	assert_true(r->err >= 0);
 	assert_int_equal(pipe2(fds, O_CLOEXEC), 0);
 	assert_true(fcntl(fds[0], F_SETPIPE_SZ, PIPE_BYTES) > 0);
-	r->pid = fork();
-	assert_true(r->pid >= 0);
-	if (r->pid == 0) {
-		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		dup2(fds[1], STDOUT_FILENO);
-		dup2(r->err, STDERR_FILENO);
-		execvp(argv[0], (char *const *)argv);
-		_exit(127);
-	}
+	r->pid = harness_spawn(argv, fds[1], r->err);
 	close(fds[1]);
 	r->out = fds[0];
 }

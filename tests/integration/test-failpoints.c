@@ -484,15 +484,11 @@ static void test_device_processes_die_everywhere(void **state)
 /* A gpuqd that dies while it starts. */
 static void die_at_start(const struct harness_daemon *d)
 {
-	char option[300];
-	pid_t pid = fork();
+	const char *const argv[] = {getenv("GPUQ_TEST_GPUQD"), "--socket", d->socket,
+		"--device=cpu", "--log=error", model != NULL ? "--model" : NULL, model_option(),
+		NULL};
+	pid_t pid = harness_spawn(argv, -1, -1);
 
-	if (pid == 0) {
-		snprintf(option, sizeof(option), "--socket=%s", d->socket);
-		execl(getenv("GPUQ_TEST_GPUQD"), "gpuqd", option, "--device=cpu", "--log=error",
-			model != NULL ? "--model" : NULL, model_option(), NULL);
-		_exit(127);
-	}
 	if (end_of(pid) != KILLED || page->fired == 0)
 		fail_msg("a gpuqd that was to die at %s %u did not", page->place.name,
 			page->place.number);

@@ -6,6 +6,7 @@
 #include "tests/tools/synthetic.h"
 
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -229,15 +230,9 @@ static pid_t serve(uint16_t *ret_port)
 	unsigned int port = 0;
 	int out[2];
 
-	assert_int_equal(pipe(out), 0);
-	pid_t pid = fork();
-	if (pid == 0) {
-		dup2(out[1], STDOUT_FILENO);
-		close(out[0]);
-		close(out[1]);
-		execl(exporter, exporter, "-s", path, "-l", "127.0.0.1:0", NULL);
-		_exit(127);
-	}
+	assert_int_equal(pipe2(out, O_CLOEXEC), 0);
+	const char *const argv[] = {exporter, "-s", path, "-l", "127.0.0.1:0", NULL};
+	pid_t pid = harness_spawn(argv, out[1], -1);
 	close(out[1]);
 	FILE *f = fdopen(out[0], "r");
 	if (fgets(line, sizeof(line), f) == NULL ||

@@ -34,16 +34,10 @@ static pid_t start_daemon(const char *clients, const char *channels)
 	snprintf(tmux_socket, sizeof(tmux_socket), "%s/tmux", harness_tmpdir());
 	snprintf(top, sizeof(top), "%s", harness_program("tools/gpuq-top"));
 	stats_name(socket_path, object, sizeof(object));
-	assert_int_equal(pipe(ready), 0);
-	pid_t pid = fork();
-	if (pid == 0) {
-		dup2(ready[1], STDOUT_FILENO);
-		close(ready[0]);
-		close(ready[1]);
-		execl(harness_program("tests/tools/synthetic-gpuqd"), "gpuqd", socket_path, clients,
-			channels, NULL);
-		_exit(127);
-	}
+	assert_int_equal(pipe2(ready, O_CLOEXEC), 0);
+	const char *const argv[] = {harness_program("tests/tools/synthetic-gpuqd"), socket_path,
+		clients, channels, NULL};
+	pid_t pid = harness_spawn(argv, ready[1], -1);
 	close(ready[1]);
 	assert_int_equal(read(ready[0], &byte, 1), 1);
 	close(ready[0]);
