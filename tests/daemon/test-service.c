@@ -435,19 +435,15 @@ static const char *unit_copy(const char *from, const char *name)
 	return path;
 }
 
-/* systemd-analyze, with the units of one kind of manager. */
-static void analyze(const char *const *args, const char *prefix)
+/* systemd-analyze, with the units of one kind of manager: `unit` is its path in the build folder. */
+static void analyze(const char *const *args, const char *unit, const char *name)
 {
 	const char *argv[8] = {"systemd-analyze"};
-	char service[300], file[64], from[300];
+	char service[300];
 	struct harness_output o;
 	int n = 1;
 
-	snprintf(file, sizeof(file), "daemon/systemd/%sgpuqd.service", prefix);
-	snprintf(service, sizeof(service), "%s", unit_copy(harness_program(file), "gpuqd.service"));
-	snprintf(file, sizeof(file), "daemon/systemd/%sgpuqd.socket", prefix);
-	snprintf(from, sizeof(from), "%s", harness_source(file));
-	(void)unit_copy(from, "gpuqd.socket");
+	snprintf(service, sizeof(service), "%s", unit_copy(harness_program(unit), name));
 	while (*args != NULL)
 		argv[n++] = *args++;
 	argv[n] = service;
@@ -457,17 +453,36 @@ static void analyze(const char *const *args, const char *prefix)
 	if (o.status != 0)
 		fail_msg("systemd-analyze does not like the unit: %s%s", o.out, o.err);
 	/* It warns about what it ignores, and succeeds. */
-	if (strcmp(argv[1], "verify") == 0 && strstr(o.err, "gpuqd.") != NULL)
+	if (strcmp(argv[1], "verify") == 0 && strstr(o.err, "/gpuq") != NULL)
 		fail_msg("systemd-analyze warns: %s", o.err);
 	harness_output_free(&o);
+}
+
+static void copy_socket(const char *source)
+{
+	char from[300];
+
+	snprintf(from, sizeof(from), "%s", harness_source(source));
+	(void)unit_copy(from, "gpuqd.socket");
+}
+
+static bool has_exporter(void)
+{
+	return access(harness_program("tools/systemd/gpuq-exporter.service"), R_OK) == 0;
 }
 
 static void test_unit_is_understood(void **state)
 {
 	const char *const args[] = {"verify", "--man=no", NULL};
 
-	analyze(args, "");
-	analyze(args, "user-");
+	copy_socket("daemon/systemd/gpuqd.socket");
+	analyze(args, "daemon/systemd/gpuqd.service", "gpuqd.service");
+	copy_socket("daemon/systemd/user-gpuqd.socket");
+	analyze(args, "daemon/systemd/user-gpuqd.service", "gpuqd.service");
+	if (!has_exporter())
+		return;
+	analyze(args, "tools/systemd/gpuq-exporter.service", "gpuq-exporter.service");
+	analyze(args, "tools/systemd/user-gpuq-exporter.service", "gpuq-exporter.service");
 }
 
 /* In tenths; what is left open is named in the unit, with the reason. */
@@ -475,7 +490,10 @@ static void test_unit_is_hardened(void **state)
 {
 	const char *const args[] = {"security", "--offline=true", "--threshold=15", NULL};
 
-	analyze(args, "");
+	copy_socket("daemon/systemd/gpuqd.socket");
+	analyze(args, "daemon/systemd/gpuqd.service", "gpuqd.service");
+	if (has_exporter())
+		analyze(args, "tools/systemd/gpuq-exporter.service", "gpuq-exporter.service");
 }
 
 /* Runs a program of systemd's on a file of ours, below a folder of the test's. */
