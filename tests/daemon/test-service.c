@@ -435,7 +435,7 @@ static const char *unit_copy(const char *from, const char *name)
 	return path;
 }
 
-/* systemd-analyze, with the units of one kind of manager: `unit` is its path in the build folder. */
+/* systemd-analyze, for the units of one kind of manager; `unit` is a path in the build folder. */
 static void analyze(const char *const *args, const char *unit, const char *name)
 {
 	const char *argv[8] = {"systemd-analyze"};
