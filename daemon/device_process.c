@@ -670,6 +670,7 @@ static int start_models(struct link *l, struct clock_line clock)
 		.clock = clock,
 		.stats = l->stats.models,
 		.recorder = &l->recorders[RECORDER_DISPATCH],
+		.launch_hist = l->stats.devices[l->start.device].launch_hist,
 		.max_models = l->start.max_models,
 		.max_clients = l->start.max_clients,
 		.max_sessions = l->start.max_sessions,

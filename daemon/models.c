@@ -111,6 +111,7 @@ static int make_engine(struct models *m, struct known_model *k)
 		.model = engine_model_of(k->model),
 		.pace = &m->pace,
 		.recorder = m->o.recorder,
+		.launch_hist = m->o.launch_hist,
 		.recorded_as = k->handle,
 		.max_sessions = m->o.max_sessions,
 		.max_user_blocks = user_blocks(m, k),

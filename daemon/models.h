@@ -54,6 +54,7 @@ struct models_options {
 	struct graphs *graphs;
 	struct clock_line clock;
 	struct recorder *recorder; /* dispatch's; may be NULL */
+	uint64_t *launch_hist;	   /* of the device; may be NULL */
 	struct stats_model *stats; /* one record for each place */
 	uint32_t max_models, max_clients, max_sessions;
 	uint64_t kv_bytes;

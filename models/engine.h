@@ -90,6 +90,7 @@ struct engine_options {
 	struct engine_pace *pace;  /* NULL: there is no other engine */
 	struct recorder *recorder; /* of the thread that polls the engine; may be NULL */
 	uint32_t recorded_as;	   /* the model's handle in what is recorded */
+	uint64_t *launch_hist;	   /* counts launches of steps, by HIST_STATS_BITS; may be NULL */
 	uint32_t max_sessions;
 	uint32_t max_user_blocks; /* of the cache, for all sessions of one salt; 0: any */
 	uint32_t max_batch;	  /* 1 .. ENGINE_MAX_BATCH */

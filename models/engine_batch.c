@@ -491,6 +491,15 @@ bool engine_start_step(struct engine *e)
 
 /* --- Running -------------------------------------------------------------------------------- */
 
+static void count_launch(struct engine *e, uint64_t since_ns)
+{
+	const uint64_t now_ns = engine_now_ns(e);
+
+	e->step.launch_ns = now_ns > since_ns ? now_ns - since_ns : 0;
+	if (e->options.launch_hist != NULL)
+		hist_add(e->options.launch_hist, HIST_STATS_BITS, e->step.launch_ns);
+}
+
 /* It is on the device; launching may have taken as long as a good part of it. */
 static void launched(struct engine *e, uint64_t since_ns)
 {
@@ -500,6 +509,7 @@ static void launched(struct engine *e, uint64_t since_ns)
 
 	step->state = STEP_RUNNING;
 	step->started_ns = since_ns;
+	count_launch(e, since_ns);
 	step->undisturbed = e->pace->running++ == 0;
 	step->launch = ++e->pace->launches;
 	e->last_was_decode = step->is_decode;
@@ -612,6 +622,7 @@ static void measure(struct engine *e, uint64_t now_ns)
 static void record_step(const struct engine *e, int status, uint64_t now_ns)
 {
 	const struct engine_step *step = &e->step;
+	const uint64_t launch_ns = step->launch_ns < UINT32_MAX ? step->launch_ns : UINT32_MAX;
 	const struct recorder_event event = {
 		.kind = RECORDER_STEP,
 		.time_ns = now_ns,
@@ -620,7 +631,7 @@ static void record_step(const struct engine *e, int status, uint64_t now_ns)
 		.what = (uint16_t)step->n_parts,
 		.status = status,
 		.words = {step->started_ns, step->n_tokens, step->work.graph_id,
-			step->work.replayed ? RECORDER_REPLAYED : 0},
+			(step->work.replayed ? RECORDER_REPLAYED : 0) | launch_ns << 32},
 	};
 
 	PROBE6(step, e->options.recorded_as, step->is_decode, step->n_parts, step->n_tokens,

@@ -95,7 +95,7 @@ struct engine_step {
 	struct kv_copy copies[ENGINE_MAX_BATCH];
 	uint32_t n_copies;
 	uint64_t looked_up; /* tokens, in the cache */
-	uint64_t started_ns;
+	uint64_t started_ns, launch_ns;
 	uint64_t launch;  /* its number in engine_pace */
 	bool undisturbed; /* no step of another engine ran when it was launched */
 	struct op_call call;

@@ -81,7 +81,7 @@ enum recorder_kind {
 	/*
 	 * A step of a model has ended with `status`, now. channel: the model's handle; ticket: 1
 	 * for a step of decoding, 0 for a chunk of a prompt; what: sequences; words: begin;
-	 * tokens; its graph; RECORDER_REPLAYED or 0.
+	 * tokens; its graph; RECORDER_REPLAYED or 0, and above 32 bits the ns of its launch.
 	 */
 	RECORDER_STEP,
 	/* A channel came, or has ended. words: its client's record and, above 32 bits, generation;

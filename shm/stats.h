@@ -115,7 +115,7 @@ struct stats_device {
 	 * answered, but neither launched nor executed.
 	 */
 	uint64_t queue_hist[STATS_HIST_BUCKETS];  /* from submission to execution */
-	uint64_t launch_hist[STATS_HIST_BUCKETS]; /* to give one to the device; no steps */
+	uint64_t launch_hist[STATS_HIST_BUCKETS]; /* to give one, or a step, to the device */
 	uint64_t execute_hist[STATS_HIST_BUCKETS];
 	uint64_t total_hist[STATS_HIST_BUCKETS]; /* from submission to completion */
 };

@@ -489,8 +489,8 @@ static const struct metric metrics[] = {
 	{"gpuq_queue_seconds", HISTOGRAM, "From submission to the start of execution.",
 		write_device_hists, OF(stats_device, queue_hist), 1},
 	{"gpuq_launch_seconds", HISTOGRAM,
-		"That dispatch spent to give a request to the device: not of what it ran by "
-		"itself, nor of steps of models.",
+		"That dispatch spent to give a request, or a step of a model, to the device: "
+		"not of what it ran by itself.",
 		write_device_hists, OF(stats_device, launch_hist), 1},
 	{"gpuq_execute_seconds", HISTOGRAM,
 		"Execution of operators, pipelines and steps of models that succeeded.",

@@ -388,6 +388,7 @@ static void put_step(struct writer *w, const struct recorder_event *e)
 		if (rows[i].handle != e->channel)
 			continue;
 		struct lanes *lanes = &w->models[i];
+		const uint64_t launched_ns = e->words[0] + (e->words[3] >> 32);
 		const int lane = lanes_take(w, lanes, e->words[0], e->time_ns);
 		if (lane < 0)
 			return;
@@ -397,7 +398,9 @@ static void put_step(struct writer *w, const struct recorder_event *e)
 			",\"args\":{\"sequences\":%u,\"tokens\":%" PRIu64 ",\"graph\":%" PRIu64
 			",\"replayed\":%s,\"status\":%d}",
 			e->what, e->words[1], e->words[2],
-			e->words[3] == RECORDER_REPLAYED ? "true" : "false", e->status);
+			(e->words[3] & RECORDER_REPLAYED) != 0 ? "true" : "false", e->status);
+		finish(w);
+		begin_slice(w, lanes, (uint32_t)lane, "launch", e->words[0], launched_ns);
 		finish(w);
 	}
 }

@@ -345,6 +345,15 @@ static void trace(const char *name)
 		name[0] == '-' ? name : path_of(name));
 }
 
+/* Of the histogram; they are counted before their end is told. */
+static void expect_launches(const struct tiny_world *w, uint64_t least)
+{
+	struct stats stats = raw_stats(w->daemon);
+
+	assert_true(hist_total(stats.devices[0].launch_hist, HIST_STATS_BITS) >= least);
+	stats_close(&stats);
+}
+
 /* --- Tests ------------------------------------------------------------------------------------ */
 
 static void every_stage_is_there(void **state)
@@ -357,6 +366,7 @@ static void every_stage_is_there(void **state)
 	tiny_start(&w, false, (const char *const[]){"--trace-events", "131072", NULL});
 	tiny_client_open(&c);
 	run_model(&c, &w.rng);
+	expect_launches(&w, N_STEPS);
 	run_pipeline(&w, &c, &w.rng);
 	run_operators(&c, &w.rng);
 	trace("trace.json");
@@ -377,6 +387,7 @@ static void every_stage_is_there(void **state)
 	expect_count(&f, NULL, "cold launch", 1);
 	expect_count(&f, "decode", "steps of tiny", N_STEPS - 1);
 	expect_count(&f, "prompt", "steps of tiny", 1);
+	expect_count(&f, "launch", "steps of tiny", N_STEPS);
 	assert_true(check_arrows(&f) >= N_CALLS + N_STEPS);
 	free_file(&f);
 	client_close(&c);
