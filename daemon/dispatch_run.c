@@ -421,28 +421,30 @@ static void measure(struct dispatch *d, struct slot *slot, int status, uint64_t 
 			clock_now_ns(&d->o.clock) - slot->started_ns);
 }
 
-/*
- * Starts the first entry of a channel, or ends it when it is late or refused; or holds the channel.
- * False: there is no room for it, or there will never be any again.
- */
-static bool launch(struct dispatch *d, struct channel *ch)
+enum launched {
+	LAUNCH_NO_ROOM, /* or there will never be any again */
+	LAUNCH_ENDED,	/* late or refused; or its channel is held */
+	LAUNCH_STARTED,
+};
+
+/* Starts the first entry of a channel, if it may start. */
+static enum launched launch(struct dispatch *d, struct channel *ch, uint64_t now_ns)
 {
 	struct slot *slot = TAILQ_FIRST(&ch->queue);
-	uint64_t now_ns = clock_now_ns(&d->o.clock);
 
 	if (__builtin_expect(channel_hinted(ch), 0)) {
 		dispatch_hold(d, ch);
-		return true;
+		return LAUNCH_ENDED;
 	}
 	if (slot->deadline_ns != 0 && slot_expire(d, slot, now_ns))
-		return true;
+		return LAUNCH_ENDED;
 	shm_store_release_u32(&slot->ledger->channel, ch->number | LEDGER_STARTED);
 	if (slot->kind == SLOT_SESSION) {
 		slot_dequeue(d, slot);
 		int status = model_session_act(d, slot);
 		FAILPOINT_OF("dispatch.session", slot->order.action);
 		slot_complete(d, slot, status, now_ns, now_ns);
-		return true;
+		return LAUNCH_STARTED;
 	}
 	int r = slot_give(d, slot);
 	d->failed |= r == -GPUQ_EDEVICE;
@@ -451,11 +453,11 @@ static bool launch(struct dispatch *d, struct channel *ch)
 		share_requeue(&d->shares, ch, goes_to_cache(slot) && slot->work.no_cold_room);
 	}
 	if (r == -EAGAIN || d->failed)
-		return false;
+		return LAUNCH_NO_ROOM;
 	slot_dequeue(d, slot);
 	if (r < 0) {
 		slot_complete(d, slot, r, now_ns, now_ns);
-		return true;
+		return LAUNCH_ENDED;
 	}
 	slot->started_ns = now_ns;
 	/* An engine launches when it sees fit. */
@@ -466,7 +468,7 @@ static bool launch(struct dispatch *d, struct channel *ch)
 	/* Channels of one user and priority take turns. */
 	if (!TAILQ_EMPTY(&ch->queue))
 		share_requeue(&d->shares, ch, false);
-	return true;
+	return LAUNCH_STARTED;
 }
 
 /* The priorities that have room among cold works. */
@@ -485,25 +487,25 @@ static uint32_t cold_room(const struct dispatch *d)
  * Starts something of a priority: of the first channel in its turn for which there is room. Those
  * for which there is none go behind the others, which so have their chance however many they are.
  */
-static bool launch_of(struct dispatch *d, uint32_t priority)
+static enum launched launch_of(struct dispatch *d, uint32_t priority, uint64_t now_ns)
 {
 	struct shares *s = &d->shares;
-	struct channel *ch;
 
 	shares_attempt(s);
 	for (uint32_t i = 0; i < MAX_TRIES && !d->failed; i++) {
-		ch = shares_next(s, priority, (cold_room(d) & 1u << priority) != 0);
+		struct channel *ch = shares_next(s, priority, (cold_room(d) & 1u << priority) != 0);
 		if (ch == NULL)
-			return false;
-		if (launch(d, ch)) {
+			return LAUNCH_NO_ROOM;
+		const enum launched r = launch(d, ch, now_ns);
+		if (r == LAUNCH_STARTED)
 			shares_served(s, ch);
-			return true;
-		}
+		if (r != LAUNCH_NO_ROOM)
+			return r;
 	}
-	return false;
+	return LAUNCH_NO_ROOM;
 }
 
-/* Starts what there is room for. True when something was started. */
+/* Starts what there is room for. True when something was started, or ended instead. */
 static bool launch_all(struct dispatch *d)
 {
 	uint32_t full = 0, next;
@@ -515,12 +517,13 @@ static bool launch_all(struct dispatch *d)
 		next = shares_priority(&d->shares, full, cold_room(d), now_ns);
 		if (next == MSG_PRIORITIES)
 			break;
-		if (!launch_of(d, next)) {
+		const enum launched r = launch_of(d, next, now_ns);
+		if (r == LAUNCH_STARTED)
+			shares_launched(&d->shares, next, now_ns);
+		if (r == LAUNCH_NO_ROOM)
 			full |= 1u << next;
-			continue;
-		}
-		any = true;
-		shares_launched(&d->shares, next, now_ns);
+		else
+			any = true;
 	}
 	return any;
 }
