@@ -62,7 +62,7 @@ struct slot {
 	struct device_completion *completion;
 	uint64_t value; /* what completion->word becomes at the end; 0: it waits for its turn */
 	uint64_t started_ns;
-	uint64_t key;		      /* of its estimates; see estimate.h. 0: it has none */
+	uint64_t key;		      /* of its shape, for estimates and graphs; 0: it has none */
 	int64_t charged_ns;	      /* to its user for this; see share.h */
 	struct device_stream *stream; /* of a copy */
 	struct channel *channel;

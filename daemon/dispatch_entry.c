@@ -100,11 +100,20 @@ static int take_arguments(
 	}
 }
 
+/* What estimates know of it, and the graph cache. Copies are alike when they are about as long. */
+static uint64_t slot_key(const struct slot *slot)
+{
+	if (slot->kind == SLOT_CALL && !slot->capture)
+		return graphs_key(&slot->call);
+	if (slot->kind == SLOT_COPY)
+		return 1 + (uint64_t)__builtin_clzll(slot->copy.bytes | 1);
+	return 0;
+}
+
 /* What is accepted has a chance to end in time. */
 static int check_deadline(struct dispatch *d, const struct channel *ch, struct slot *slot,
 	bool is_inline, uint64_t now_ns)
 {
-	slot->key = is_inline ? 0 : slot_key(slot);
 	const uint64_t needs_ns =
 		is_inline ? cost_predict_ns(d->o.cost, &slot->call) : slot_needs_ns(d, slot);
 	int r = slot_in_time(d, slot, needs_ns, now_ns);
@@ -131,6 +140,7 @@ static bool take_call(struct dispatch *d, struct channel *ch, const struct wire_
 	int r = take_arguments(ch, sqe, slot, &arg);
 	uint64_t now_ns = clock_now_ns(&d->o.clock);
 	const bool is_inline = r == 0 && runs_inline(d, ch, slot);
+	slot->key = r == 0 && !is_inline ? slot_key(slot) : 0;
 	slot->deadline_ns = sqe->deadline_ns;
 	if (r == 0 && sqe->deadline_ns != 0)
 		r = check_deadline(d, ch, slot, is_inline, now_ns);

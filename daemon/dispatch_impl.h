@@ -160,7 +160,7 @@ int dispatch_channel_pass(struct dispatch *d, struct channel *ch);
 struct slot *slot_take(struct dispatch *d, struct channel *ch);
 
 /*
- * Puts an accepted entry, the one before ch->sq.cons, behind the others of its channel. Call,
+ * Puts an accepted entry, the one before ch->sq.cons, behind the others of its channel. Call, key,
  * user_data and times are filled in.
  */
 void slot_enqueue(struct dispatch *d, struct channel *ch, struct slot *slot);
@@ -188,9 +188,6 @@ int slot_in_time(struct dispatch *d, const struct slot *slot, uint64_t needs_ns,
 
 /* How long a call or a copy takes that is given away now; 0 when that is not known. */
 uint64_t slot_needs_ns(const struct dispatch *d, const struct slot *slot);
-
-/* What estimates know of it. */
-uint64_t slot_key(const struct slot *slot);
 
 /* Completes what has ended and launches what fits. True when something happened. */
 bool dispatch_run(struct dispatch *d);

@@ -49,16 +49,6 @@ static void slot_release(struct dispatch *d, struct slot *slot)
 	shm_store_relaxed(&ch->stats->in_flight, ch->in_flight);
 }
 
-/* Copies are alike when they have about the same length. */
-uint64_t slot_key(const struct slot *slot)
-{
-	if (slot->kind == SLOT_CALL && !slot->capture)
-		return graphs_key(&slot->call);
-	if (slot->kind == SLOT_COPY)
-		return 1 + (uint64_t)__builtin_clzll(slot->copy.bytes | 1);
-	return 0;
-}
-
 /* A channel with a queue waits for its turn, if it may have one. */
 static void queue_channel(struct dispatch *d, struct channel *ch, uint64_t now_ns)
 {
@@ -94,7 +84,6 @@ void slot_enqueue(struct dispatch *d, struct channel *ch, struct slot *slot)
 
 	slot->channel = ch;
 	slot->value = 0;
-	slot->key = slot_key(slot);
 	slot->charged_ns = 0;
 	slot->work.blame = 0;
 	*slot->completion = (struct device_completion){0};
@@ -344,6 +333,7 @@ static int launch_call(struct dispatch *d, struct slot *slot)
 	struct graph_work *w = &slot->work;
 
 	w->call = &slot->call;
+	w->key = slot->key;
 	w->pipeline = slot->pipeline != NULL ? slot->pipeline->pipeline : NULL;
 	op_args(&w->args, &slot->call);
 	w->in_host = in_host(slot->channel, &w->args);

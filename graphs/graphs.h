@@ -83,6 +83,7 @@ struct plan;
 struct graph_work {
 	/* Filled in by the caller. */
 	const struct op_call *call; /* op_check()ed where it is an operator's */
+	uint64_t key;		    /* graphs_key(call) where that is known; 0: it is not */
 	struct pipeline *pipeline;  /* of graphs_intern(); NULL: an operator */
 	struct device_args args; /* addresses and parameters as of op_args(), completion, value */
 	struct device_completion *completion; /* args.completion, as the host sees it */

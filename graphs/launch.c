@@ -219,7 +219,7 @@ static int launch_known(struct graphs *g, struct graph_entry *e, struct graph_wo
 static void start_work(struct graphs *g, struct graph_work *w)
 {
 	assert(w->completion != NULL && w->args.completion != NULL);
-	w->hash = graphs_key(w->call) & g->hash_mask;
+	w->hash = (w->key != 0 ? w->key : graphs_key(w->call)) & g->hash_mask;
 	w->state = WORK_RUNNING;
 	w->blame = 0;
 	w->no_cold_room = false;
