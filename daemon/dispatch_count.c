@@ -5,21 +5,18 @@
  */
 #include "daemon/dispatch_impl.h"
 
-void count_operator(struct dispatch *d, struct channel *ch, const struct op *op, int status,
+void count_operator(struct dispatch *d, struct channel *ch, const struct op_call *call, int status,
 	uint64_t queued_ns, uint64_t executed_ns)
 {
 	const uint32_t queued = hist_bucket(queued_ns, HIST_STATS_BITS);
 
-	for (uint32_t i = 0; op != NULL && i < op_count; i++) {
-		struct stats_op *s = &d->o.stats.ops[i];
-		if (op_table[i] != op)
-			continue;
+	if (call->place > 0) {
+		struct stats_op *s = &d->o.stats.ops[call->place - 1];
 		shm_count(&s->calls, 1);
 		if (status < 0)
 			shm_count(&s->failed, 1);
 		else
 			hist_add(s->execute_hist, HIST_STATS_BITS, executed_ns);
-		break;
 	}
 	shm_count(&ch->stats->queue_hist[queued], 1);
 	shm_count(&d->stats->queue_hist[queued], 1);

@@ -44,12 +44,12 @@ static void run_inline(struct dispatch *d, struct channel *ch, const struct wire
 	channel_post(ch, &cqe);
 	/* Others in this batch may take long: what is done is shown at once. */
 	channel_flush(ch);
-	record_inline(d, ch, sqe, call->op, now_ns, now_ns + cqe.executed_ns);
+	record_inline(d, ch, sqe, call, now_ns, now_ns + cqe.executed_ns);
 	budget_spend(d, cqe.executed_ns / BUDGET_UNIT_NS);
 	share_charge(ch->share, (int64_t)cqe.executed_ns);
 	shm_count(&d->stats->inline_runs, 1);
 	shm_count(&d->stats->busy_ns, cqe.executed_ns);
-	count_operator(d, ch, call->op, 0, cqe.queued_ns, cqe.executed_ns);
+	count_operator(d, ch, call, 0, cqe.queued_ns, cqe.executed_ns);
 }
 
 /* Short operators, but never past what the channel has queued: its entries start in order. */
@@ -72,6 +72,7 @@ static int take_arguments(
 {
 	slot->capture = is_wish(sqe);
 	slot->call.op = NULL;
+	slot->call.place = 0;
 	if (sqe->opcode == WIRE_OP_CALL || sqe->opcode == WIRE_OP_CAPTURE) {
 		slot->kind = SLOT_CALL;
 		return validate_call(ch, sqe, &slot->call, &slot->pipeline, &slot->uses, ret_arg);

@@ -213,8 +213,8 @@ void slot_step_ended(
 
 /* --- dispatch_count.c --- */
 
-/* Counts a request's end in the statistics of device, channel and operator (NULL: of none). */
-void count_operator(struct dispatch *d, struct channel *ch, const struct op *op, int status,
+/* Counts a request's end in the statistics of device, channel and operator, if it has one. */
+void count_operator(struct dispatch *d, struct channel *ch, const struct op_call *call, int status,
 	uint64_t queued_ns, uint64_t executed_ns);
 
 /* Likewise in those of a pipeline. */
@@ -249,7 +249,7 @@ void record_ended(struct dispatch *d, const struct slot *slot, int status, uint6
 
 /* Likewise, and its entry was the last one taken. */
 void record_inline(struct dispatch *d, const struct channel *ch, const struct wire_sqe *sqe,
-	const struct op *op, uint64_t start_ns, uint64_t end_ns);
+	const struct op_call *call, uint64_t start_ns, uint64_t end_ns);
 void record_refused(struct dispatch *d, const struct channel *ch, const struct wire_sqe *sqe,
 	int status, uint64_t now_ns);
 

@@ -14,13 +14,10 @@
 /* Channels whose clients' indices are looked at in one tick: a client has just written each. */
 #define SEEN_AT_ONCE 2u
 
-static uint32_t record_of(const struct op *op)
+/* Calls of pipelines, and what is no call, have none. */
+static uint32_t record_of(const struct op_call *call)
 {
-	for (uint32_t i = 0; op != NULL && i < op_count; i++) {
-		if (op_table[i] == op)
-			return i;
-	}
-	return RECORDER_NO_OP;
+	return call->place > 0 ? call->place - 1 : RECORDER_NO_OP;
 }
 
 static enum recorder_request request_of(const struct slot *slot)
@@ -61,7 +58,7 @@ void record_taken(struct dispatch *d, const struct slot *slot, uint64_t trace_id
 	e.words[0] = slot->submit_ns;
 	e.words[1] = trace_id;
 	e.words[2] = slot->deadline_ns;
-	e.words[3] = record_of(slot->call.op) | session << 32;
+	e.words[3] = record_of(&slot->call) | session << 32;
 	PROBE5(taken, e.channel, e.ticket, e.what, e.words[0], now_ns);
 	recorder_put(d->o.recorder, &e);
 }
@@ -101,16 +98,16 @@ void record_ended(
 }
 
 void record_inline(struct dispatch *d, const struct channel *ch, const struct wire_sqe *sqe,
-	const struct op *op, uint64_t start_ns, uint64_t end_ns)
+	const struct op_call *call, uint64_t start_ns, uint64_t end_ns)
 {
 	struct recorder_event e = event_of(RECORDER_INLINE, ch, ch->sq.cons - 1, start_ns);
 
-	e.what = (uint16_t)record_of(op);
+	e.what = (uint16_t)record_of(call);
 	e.words[0] = sqe->submit_ns;
 	e.words[1] = end_ns;
 	e.words[2] = ch->cq.prod - 1;
 	e.words[3] = sqe->trace_id;
-	PROBE6(run, e.channel, e.ticket, op->name, e.words[0], start_ns, end_ns);
+	PROBE6(run, e.channel, e.ticket, call->op->name, e.words[0], start_ns, end_ns);
 	recorder_put(d->o.recorder, &e);
 }
 

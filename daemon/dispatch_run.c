@@ -155,7 +155,7 @@ static void slot_complete(
 	if (slot->pipeline != NULL)
 		count_pipeline(d, slot->pipeline, status, cqe.executed_ns);
 	if (!slot->capture && slot->kind != SLOT_SESSION)
-		count_operator(d, ch, slot->call.op, status, cqe.queued_ns, cqe.executed_ns);
+		count_operator(d, ch, &slot->call, status, cqe.queued_ns, cqe.executed_ns);
 	slot_release(d, slot);
 }
 

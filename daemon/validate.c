@@ -236,6 +236,7 @@ int validate_call(const struct channel *ch, const struct wire_sqe *sqe, struct o
 		return -GPUQ_EARGS;
 
 	ret_call->op = op;
+	ret_call->place = *ret_pipeline == NULL ? c->op + 1 : 0;
 	r = take_tensors(ch, tensors, c, ret_call, ret_uses, ret_arg);
 	if (r == 0)
 		r = take_params(params, c->n_params, ret_call, ret_arg);

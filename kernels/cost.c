@@ -184,11 +184,11 @@ uint64_t cost_predict_ns(const struct cost_model *model, const struct op_call *c
 	const uint32_t dtype = call->in[0].dtype;
 	const struct cost_line *line;
 	double ns;
-	uint32_t i = 0;
+	uint32_t i = call->place > 0 ? call->place - 1 : 0;
 
 	while (i < op_count && op_table[i] != call->op)
 		i++;
-	if (i == op_count || dtype > GPUQ_DTYPE_LAST)
+	if (i >= op_count || dtype > GPUQ_DTYPE_LAST)
 		return UINT64_MAX;
 	line = &model->lines[i][dtype];
 	ns = line->base_ns + line->per_work_ns * (double)call->op->work(call);

@@ -38,6 +38,7 @@ union op_value {
 /* One request for an operator, validated step by step: see op_check(). */
 struct op_call {
 	const struct op *op;
+	uint32_t place; /* 1 + the operator's number where that is known, else 0 */
 	struct tensor in[GPUQ_MAX_INPUTS];
 	struct tensor out[GPUQ_MAX_OUTPUTS];
 	union op_value params[GPUQ_MAX_PARAMS];
