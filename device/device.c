@@ -67,6 +67,18 @@ void device_sleep_prepare(struct device *device, bool asleep)
 	device->driver->sleep_prepare(device, asleep);
 }
 
+void device_range_begin(struct device *device, const char *what, const char *name)
+{
+	if (device->driver->range_begin != NULL)
+		device->driver->range_begin(what, name);
+}
+
+void device_range_end(struct device *device)
+{
+	if (device->driver->range_end != NULL)
+		device->driver->range_end();
+}
+
 /* --- Memory ------------------------------------------------------------------------------- */
 
 int device_alloc(struct device *device, enum device_memory kind, uint64_t bytes, void **ret_data)

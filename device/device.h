@@ -104,6 +104,13 @@ void device_set_background(struct device *device);
  */
 void device_sleep_prepare(struct device *device, bool asleep);
 
+/*
+ * For a profiler that is attached to this process: what this thread does until device_range_end().
+ * Ranges nest. Also in a capture. Without a profiler, and on the CPU, nothing.
+ */
+void device_range_begin(struct device *device, const char *what, const char *name);
+void device_range_end(struct device *device);
+
 /* --- Memory (not in a capture) ------------------------------------------------------------ */
 
 enum device_memory {

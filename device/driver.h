@@ -19,7 +19,7 @@
 
 #include "device/device.h"
 
-#define DEVICE_DRIVER_VERSION 3
+#define DEVICE_DRIVER_VERSION 4
 #define DEVICE_MODULE_SYMBOL "gpuq_device_cuda"
 
 struct device_driver;
@@ -78,6 +78,9 @@ struct device_driver {
 	void (*info)(struct device *device, struct device_info *ret_info);
 	int (*check)(struct device *device);
 	void (*sleep_prepare)(struct device *device, bool asleep);
+	/* NULL, both: no profiler is told. */
+	void (*range_begin)(const char *what, const char *name);
+	void (*range_end)(void);
 
 	int (*alloc)(struct device *device, enum device_memory kind, uint64_t bytes, void **ret);
 	void (*free)(struct device *device, enum device_memory kind, void *data);

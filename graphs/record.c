@@ -263,8 +263,11 @@ int record_make(struct graphs *g, const struct graph_entry *e, uint32_t lane,
 		if (err == 0)
 			plan_move(plan, g->warm_scratch, scratch);
 	}
-	if (err == 0)
+	if (err == 0) {
+		device_range_begin(g->options.device, "capture", e->call.op->name);
 		err = record_exec(g, plan, lane, exec, why);
+		device_range_end(g->options.device);
+	}
 	if (running) {
 		plan->next = g->lost;
 		g->lost = plan;

@@ -389,7 +389,9 @@ int model_load(struct device *device, struct graphs *graphs, int dir_fd,
 	m->options = *options;
 	m->on_cpu = strcmp(info.kind, "cpu") == 0;
 	l.model = m;
+	device_range_begin(device, "load", options->name);
 	err = load(&l, dir_fd);
+	device_range_end(device);
 	model_weights_destroy(l.weights);
 	safetensors_close(l.files);
 	if (err != 0) {

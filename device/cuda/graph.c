@@ -13,7 +13,9 @@
  * first one brings the block, the last one completes.
  */
 #include "device/cuda/module.h"
+#include "device/cuda/profile.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -30,9 +32,12 @@ struct cuda_recording {
 	struct cuda_device *device;
 	cudaGraph_t pieces[CUDA_MAX_PIECES];
 	uint32_t n_pieces;
-	uint32_t nodes;					 /* of the piece that is being recorded */
-	bool recording;					 /* CUDA is */
-	bool whole;					 /* this is the last piece */
+	uint32_t nodes;		   /* of the piece that is being recorded */
+	bool recording;		   /* CUDA is */
+	bool whole;		   /* this is the last piece */
+	const char *first, *final; /* names of kernels; NULL: none yet */
+	uint32_t n_kernels;
+	char name[80];					 /* of all this, for profilers */
 	struct cuda_work *works[DEVICE_CAPTURE_STREAMS]; /* of each stream; the block is [0]'s */
 	pthread_mutex_t lock;
 	const struct cuda_exec *last; /* that was launched, where and when; NULL: none */
@@ -163,6 +168,27 @@ int cuda_recording_next(struct cuda_stream *s)
 	return r;
 }
 
+void cuda_recording_count(struct cuda_stream *s, const char *name)
+{
+	struct cuda_recording *rec = recording_of(s);
+
+	if (rec->first == NULL)
+		rec->first = name;
+	rec->final = name;
+	rec->n_kernels++;
+}
+
+static void name_recording(struct cuda_recording *rec)
+{
+	const char *first = rec->first != NULL ? rec->first : "copies";
+
+	if (rec->n_kernels > 1)
+		snprintf(rec->name, sizeof(rec->name), "%.24s .. %.24s (%u kernels)", first,
+			rec->final, rec->n_kernels);
+	else
+		snprintf(rec->name, sizeof(rec->name), "%.24s", first);
+}
+
 void cuda_recording_keep_whole(struct cuda_stream *s)
 {
 	recording_of(s)->whole = true;
@@ -217,6 +243,7 @@ int cuda_capture_end(struct device_stream *stream, struct device_graph **ret_gra
 		free(graph);
 		return r;
 	}
+	name_recording(rec);
 	graph->base.device = stream->device;
 	graph->recording = rec;
 	*ret_graph = &graph->base;
@@ -264,11 +291,13 @@ int cuda_exec_create(
 		return -ENOMEM;
 	cuda_enter(device);
 	e->recording = rec;
+	profile_begin("instantiate", rec->name);
 	while (r == 0 && e->n_pieces < rec->n_pieces) {
 		r = cuda_shell_get(rec->device, rec->pieces[e->n_pieces], &e->pieces[e->n_pieces]);
 		e->n_pieces += r == 0;
 		cuda_pace(rec->device);
 	}
+	profile_end();
 	if (r < 0) {
 		put_pieces(e);
 		free(e);
@@ -289,11 +318,15 @@ int cuda_exec_upload(struct device_exec *exec, struct device_stream *stream)
 	int r = 0;
 
 	cuda_enter(stream->device);
+	profile_begin("upload", e->recording->name);
 	for (uint32_t i = 0; i < e->n_pieces && r == 0; i++) {
 		r = cuda_error(cudaGraphUpload(e->pieces[i]->exec, on));
 		cuda_pace(e->recording->device);
 	}
-	return r < 0 ? r : cuda_error(cudaStreamSynchronize(on));
+	if (r == 0)
+		r = cuda_error(cudaStreamSynchronize(on));
+	profile_end();
+	return r;
 }
 
 static int launch_pieces(struct cuda_exec *e, cudaStream_t stream)
@@ -360,10 +393,12 @@ int cuda_exec_launch(
 	if (!has_just_ended(oldest))
 		return -EAGAIN;
 	cuda_enter(stream->device);
+	profile_begin("launch", e->recording->name);
 	/* Held against other executables of the same graph only: hardly ever. */
 	pthread_mutex_lock(&e->recording->lock);
 	r = launch_locked(e, cuda_stream(stream), args);
 	pthread_mutex_unlock(&e->recording->lock);
+	profile_end();
 	if (r == 0) {
 		*oldest = e->bring.block.watch;
 		e->launches++;

@@ -5,6 +5,7 @@
  * as they take, these do not (docs/cuda-notes.md has both).
  */
 #include "device/cuda/module.h"
+#include "device/cuda/profile.h"
 
 #include <assert.h>
 #include <stdlib.h>
@@ -175,8 +176,10 @@ int cuda_register(struct device *device, void *base, uint64_t bytes, void **ret)
 	int r;
 
 	cuda_enter(device);
+	profile_begin("register", NULL);
 	r = cuda_error(
 		cudaHostRegister(base, bytes, cudaHostRegisterMapped | cudaHostRegisterPortable));
+	profile_end();
 	if (r < 0)
 		return r;
 	r = cuda_error(cudaHostGetDevicePointer(&data, base, 0));
@@ -191,9 +194,11 @@ void cuda_unregister(struct device *device, void *base)
 {
 	enum cudaStreamCaptureMode mode = cuda_relax(device);
 
+	profile_begin("unregister", NULL);
 	idle_begin(device);
 	cuda_error(cudaHostUnregister(base));
 	idle_end(device);
+	profile_end();
 	cuda_restore(mode);
 }
 

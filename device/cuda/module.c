@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* module.c: what the CUDA module exports; opening, closing, listing, errors. */
 #include "device/cuda/module.h"
+#include "device/cuda/profile.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -408,6 +409,7 @@ static int open_device(const struct device_options *options, uint32_t ordinal,
 	d->programmatic = may_overlap((int)ordinal);
 	pthread_mutex_init(&d->lock, NULL);
 	cuda_enter(&d->base);
+	profile_open();
 	r = set_up(d);
 	if (r < 0) {
 		tear_down(d);
@@ -417,6 +419,16 @@ static int open_device(const struct device_options *options, uint32_t ordinal,
 	}
 	*ret_device = &d->base;
 	return 0;
+}
+
+static void range_begin(const char *what, const char *name)
+{
+	profile_begin(what, name);
+}
+
+static void range_end(void)
+{
+	profile_end();
 }
 
 static void close_device(struct device *device)
@@ -439,6 +451,8 @@ const struct device_driver gpuq_device_cuda = {
 	.info = info,
 	.check = cuda_check,
 	.sleep_prepare = cuda_sleep_prepare,
+	.range_begin = range_begin,
+	.range_end = range_end,
 	.alloc = cuda_alloc,
 	.free = cuda_free,
 	.register_host = cuda_register,

@@ -9,6 +9,7 @@
  *   inline.c   the inline stream (inline.h): a kernel that stays (resident.h)
  *   graph.c    captures and executables
  *   shell.c    CUDA's executables, kept for reuse
+ *   profile.c  ranges for profilers
  *   pace.c     pauses of the thread that captures in the background
  *   waiter.c   the thread that wakes dispatch
  *   block.cu   own kernels: bring a parameter block, signal (block.h)
@@ -226,6 +227,9 @@ void cuda_launchers_free(struct cuda_launcher *launchers);
  * -ECANCELED when the recording has ended early, or another error.
  */
 int cuda_recording_next(struct cuda_stream *s);
+
+/* A kernel of that name is recorded; the name outlives the recording. */
+void cuda_recording_count(struct cuda_stream *s, const char *name);
 
 /* What the stream records stays in one piece from here on: other streams may join. */
 void cuda_recording_keep_whole(struct cuda_stream *s);

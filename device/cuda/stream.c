@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* stream.c: streams and events of the CUDA device, and what they are given. */
 #include "device/cuda/module.h"
+#include "device/cuda/profile.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -247,7 +248,12 @@ int cuda_launch(struct device_stream *stream, const struct device_kernel *kernel
 	r = command_args(s, args, kernel->signal, &cuda_args);
 	if (r < 0)
 		return r;
-	return command_done(s, kernel->signal, code->launch(kernel, &cuda_args, &to));
+	if (stream->capture != NULL)
+		cuda_recording_count(s, code->name);
+	profile_begin(stream->capture != NULL ? "record" : "launch", code->name);
+	r = code->launch(kernel, &cuda_args, &to);
+	profile_end();
+	return command_done(s, kernel->signal, r);
 }
 
 bool cuda_records_badly(struct device *device, const struct device_kernel *kernel)
@@ -275,7 +281,9 @@ int cuda_launch_inline(
 	command.completion = args->completion;
 	command.value = args->value;
 	cuda_enter(device);
+	profile_begin("inline", code->name);
 	r = cuda_inline_put(&d->inline_stream, &command);
+	profile_end();
 	if (r == 0)
 		cuda_waiter_kick(d);
 	return r;
