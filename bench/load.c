@@ -14,9 +14,11 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #define ROUNDS 5u
+#define COLD_TRIES 100u
 #define READ_BYTES ((size_t)1 << 20)
 
 /* What all contenders share. */
@@ -56,11 +58,46 @@ static int read_weights(const struct loading *l, void *memory)
 	return e;
 }
 
-/* Forgets what the page cache has of the file, which has been written out. */
-static void make_cold(const struct loading *l)
+static uint64_t cached_pages(const struct loading *l)
 {
-	if (l->from_disk)
+	const size_t pages = (l->file_bytes + 4095) / 4096;
+	void *map = mmap(NULL, l->file_bytes, PROT_READ, MAP_SHARED, l->fd, 0);
+	unsigned char *there = malloc(pages);
+	uint64_t n = 0;
+
+	if (map == MAP_FAILED || there == NULL || mincore(map, l->file_bytes, there) < 0)
+		n = pages;
+	for (size_t i = 0; n < pages && i < pages; i++)
+		n += there[i] & 1;
+	if (map != MAP_FAILED)
+		munmap(map, l->file_bytes);
+	free(there);
+	return n;
+}
+
+/*
+ * Makes the page cache forget the file, all of it: what somebody holds for a moment is asked for
+ * again. False where the file is nowhere else.
+ */
+static bool make_cold(const struct loading *l)
+{
+	const struct timespec moment = {.tv_nsec = 10000000};
+
+	(void)fdatasync(l->fd);
+	for (uint32_t i = 0; i < COLD_TRIES; i++) {
 		(void)posix_fadvise(l->fd, 0, 0, POSIX_FADV_DONTNEED);
+		if (cached_pages(l) == 0)
+			return true;
+		nanosleep(&moment, NULL);
+	}
+	return false;
+}
+
+/* Each reading may use all CPUs, and finds the file where it should be. */
+static int prepare(const struct loading *l)
+{
+	cpus_free();
+	return !l->from_disk || make_cold(l) ? 0 : -EBUSY;
 }
 
 static int timed(const struct loading *l, bool plain, const struct clock_line *clock,
@@ -70,10 +107,11 @@ static int timed(const struct loading *l, bool plain, const struct clock_line *c
 
 	for (uint64_t i = 0; i < n; i++) {
 		void *memory;
-
-		make_cold(l);
+		int e = prepare(l);
 		const uint64_t start_ns = clock_now_ns(clock);
-		int e = raw_alloc(l->raw, DEVICE_WORK, bytes, &memory);
+
+		if (e == 0)
+			e = raw_alloc(l->raw, DEVICE_WORK, bytes, &memory);
 		if (e < 0)
 			return e;
 		e = plain ? read_plain(l, memory) : read_weights(l, memory);
@@ -93,8 +131,10 @@ static int run_fio(void *state, const struct clock_line *clock, uint64_t *ret_ns
 
 	(void)clock;
 	for (uint64_t i = 0; i < n; i++) {
-		int e = fio_read(l->path, l->from_disk, &bytes, &ns);
+		int e = prepare(l);
 
+		if (e == 0)
+			e = fio_read(l->path, l->from_disk, &bytes, &ns);
 		if (e < 0)
 			return e;
 		ret_ns[i] = (uint64_t)((double)ns * (double)l->file_bytes / (double)bytes);
@@ -197,22 +237,6 @@ static int measure_cached(struct bench *b, struct loading *l, bool has_fio)
 	return e;
 }
 
-/* The page cache can be told to forget the file: it does not where the file is nowhere else. */
-static bool can_be_cold(const struct loading *l)
-{
-	unsigned char there = 1;
-	void *map = mmap(NULL, l->file_bytes, PROT_READ, MAP_SHARED, l->fd, 0);
-
-	if (map == MAP_FAILED)
-		return false;
-	(void)fdatasync(l->fd);
-	(void)posix_fadvise(l->fd, 0, 0, POSIX_FADV_DONTNEED);
-	if (mincore(map, 1, &there) < 0)
-		there = 1;
-	munmap(map, l->file_bytes);
-	return (there & 1) == 0;
-}
-
 static int measure_cold(struct bench *b, struct loading *l, bool has_fio)
 {
 	struct contender set[2] = {
@@ -223,7 +247,7 @@ static int measure_cold(struct bench *b, struct loading *l, bool has_fio)
 		{.name = "weights", .state = l, .run = run_weights, .per_round = 1},
 	};
 
-	if (!can_be_cold(l)) {
+	if (!make_cold(l)) {
 		report_line("not measured from the disk: the file is in memory only\n");
 		return 0;
 	}

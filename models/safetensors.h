@@ -24,6 +24,7 @@
 #define SAFETENSORS_MAX_FILES 1024
 
 struct safetensors;
+struct safetensors_reader;
 
 struct safetensors_tensor {
 	char *name;
@@ -86,9 +87,21 @@ struct model_watch {
 };
 
 /*
- * Reads through an io_uring of its own and returns when nothing writes to memory any more.
- * -ECANCELED, -EIO when a file has become shorter, or what the kernel says. watch may be NULL.
+ * Reads through an io_uring of its own; what the page cache has not, past it. files stays open as
+ * long as the reader. -ENOMEM, or what the kernel says.
  */
+int safetensors_reader_open(const struct safetensors *files, struct safetensors_reader **ret_reader,
+	struct model_why *why);
+void safetensors_reader_close(struct safetensors_reader *reader); /* NULL is fine */
+
+/*
+ * Returns when nothing writes to memory any more. -ECANCELED, -EIO when a file has become shorter,
+ * -ENOMEM, or what the kernel says. After an error the reader may be used again. watch may be NULL.
+ */
+int safetensors_reader_read(struct safetensors_reader *reader, const struct safetensors_read *reads,
+	size_t count, const struct model_watch *watch, struct model_why *why);
+
+/* The same with a reader for this once. */
 int safetensors_read(const struct safetensors *files, const struct safetensors_read *reads,
 	size_t count, const struct model_watch *watch, struct model_why *why);
 

@@ -326,7 +326,7 @@ const struct weight *model_weight(
 
 /* Several readings that look like one to whoever watches. */
 struct reading {
-	const struct safetensors *files;
+	struct safetensors_reader *reader;
 	void *scratch;	  /* WEIGHTS_PIECE_BYTES, where something is quantised */
 	uint32_t threads; /* that do so */
 	const struct model_watch *watch;
@@ -344,7 +344,8 @@ static bool pass_on(void *context, uint64_t done_bytes, uint64_t total_bytes)
 static int read_parts(struct reading *r, const struct safetensors_read *parts, size_t n)
 {
 	const struct model_watch watch = {pass_on, r};
-	int err = safetensors_read(r->files, parts, n, r->watch != NULL ? &watch : NULL, r->why);
+	int err = safetensors_reader_read(
+		r->reader, parts, n, r->watch != NULL ? &watch : NULL, r->why);
 
 	for (size_t i = 0; i < n; i++)
 		r->done_bytes += parts[i].bytes;
@@ -365,16 +366,23 @@ static const struct weight *held(const struct model_weights *w, size_t i)
 static int start_reading(
 	struct reading *r, const struct model_weights *w, const struct safetensors *files)
 {
-	r->files = files;
 	for (size_t i = 0; i < slots_of(w); i++)
 		r->total_bytes += held(w, i) == NULL ? 0 : w->of[i].from->bytes;
 	if (w->quant == WEIGHT_AS_IS)
-		return 0;
+		return safetensors_reader_open(files, &r->reader, r->why);
 	r->threads = wait_shared_cpus();
 	if (r->threads > QUANT_MAX_THREADS)
 		r->threads = QUANT_MAX_THREADS;
 	r->scratch = malloc(WEIGHTS_PIECE_BYTES);
-	return r->scratch != NULL ? 0 : model_fail(r->why, -ENOMEM, "no memory to read weights");
+	if (r->scratch == NULL)
+		return model_fail(r->why, -ENOMEM, "no memory to read weights");
+	return safetensors_reader_open(files, &r->reader, r->why);
+}
+
+static void end_reading(struct reading *r)
+{
+	safetensors_reader_close(r->reader);
+	free(r->scratch);
 }
 
 /* How many rows of a matrix go through scratch at a time. */
@@ -449,8 +457,8 @@ int model_weights_read(const struct model_weights *weights, const struct safeten
 
 	if (err == 0)
 		err = read_slots(weights, &r, memory, parts);
+	end_reading(&r);
 	free(parts);
-	free(r.scratch);
 	return err;
 }
 
@@ -526,6 +534,6 @@ int model_weights_stream(const struct model_weights *weights, const struct safet
 			err = weight->dtype == GPUQ_I8 ? stream_quantised(&r, weight, sink)
 						       : stream_as_is(&r, weight, sink);
 	}
-	free(r.scratch);
+	end_reading(&r);
 	return err;
 }

@@ -8,7 +8,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #define SINGLE "model.safetensors"
@@ -284,43 +286,233 @@ static bool on_progress(void *context, uint64_t done, uint64_t total)
 	return done < p->stop_at;
 }
 
-static void large_tensors_are_read_whole(void **state)
+static uint64_t cached_pages(int fd, size_t bytes)
 {
-	int dir;
-	struct safetensors *st = open_large(&dir);
+	const size_t pages = (bytes + 4095) / 4096;
+	unsigned char *there = malloc(pages);
+	void *map = mmap(NULL, bytes, PROT_READ, MAP_SHARED, fd, 0);
+	uint64_t n = 0;
+
+	assert_non_null(there);
+	assert_true(map != MAP_FAILED);
+	assert_int_equal(mincore(map, bytes, there), 0);
+	for (size_t i = 0; i < pages; i++)
+		n += there[i] & 1;
+	munmap(map, bytes);
+	free(there);
+	return n;
+}
+
+/* The page cache is to have nothing of the file; not every file system lets it go. */
+static void forget(int dir, const char *name)
+{
+	int fd = openat(dir, name, O_RDONLY | O_CLOEXEC);
+
+	assert_true(fd >= 0);
+	assert_int_equal(fdatasync(fd), 0);
+	(void)posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+	close(fd);
+}
+
+/*
+ * Whether this file, forgotten before, could be read past the page cache: the kernel tells what is
+ * in it, and reads a page past it without putting it there.
+ */
+static bool can_be_direct(int dir, const char *name, size_t bytes)
+{
+	int fd = openat(dir, name, O_RDONLY | O_CLOEXEC | O_DIRECT);
+	void *page = NULL;
+	bool can;
+
+	if (fd < 0)
+		return false;
+	assert_int_equal(posix_memalign(&page, 4096, 4096), 0);
+	can = pread(fd, page, 4096, 0) == 4096 && cached_pages(fd, bytes) == 0;
+	close(fd);
+	fd = openat(dir, name, O_RDONLY | O_CLOEXEC);
+	assert_true(fd >= 0);
+	struct iovec byte = {page, 1};
+	can = can && preadv2(fd, &byte, 1, 0, RWF_NOWAIT) < 0 && errno == EAGAIN;
+	close(fd);
+	free(page);
+	return can;
+}
+
+static void read_large(const struct safetensors *st, void *data)
+{
 	struct progress progress = {.stop_at = UINT64_MAX};
 	struct model_watch watch = {on_progress, &progress};
-	void *data = malloc(LARGE);
 	struct safetensors_read read = {safetensors_at(st, 0), 0, LARGE, data};
 
-	assert_non_null(data);
-	assert_int_equal(safetensors_read(st, &read, 1, &watch, &why), 0);
+	memset(data, 0xaa, LARGE);
+	if (safetensors_read(st, &read, 1, &watch, &why) != 0)
+		fail_msg("%s", why.text);
 	assert_int_equal(progress.last, LARGE);
 	assert_true(progress.calls > 1);
 	for (size_t i = 0; i < LARGE; i++) {
 		if (((uint8_t *)data)[i] != (uint8_t)i)
 			fail_msg("byte %zu is wrong", i);
 	}
+}
 
-	progress = (struct progress){.stop_at = 1};
+static void cancel_large(const struct safetensors *st, void *data)
+{
+	struct progress progress = {.stop_at = 1};
+	struct model_watch watch = {on_progress, &progress};
+	struct safetensors_read read = {safetensors_at(st, 0), 0, LARGE, data};
+
 	assert_int_equal(safetensors_read(st, &read, 1, &watch, &why), -ECANCELED);
 	assert_true(progress.calls == 1);
+}
+
+static void large_tensors_are_read_whole(void **state)
+{
+	int dir;
+	struct safetensors *st = open_large(&dir);
+	void *data = malloc(LARGE);
+
+	assert_non_null(data);
+	read_large(st, data);
+	cancel_large(st, data);
+	forget(dir, SINGLE);
+	cancel_large(st, data);
+	forget(dir, SINGLE);
+	read_large(st, data);
 	free(data);
+	safetensors_close(st);
+	close(dir);
+}
+
+/* What is read once, and then is in the model's memory, does not push others out of the cache. */
+static void the_page_cache_is_left_alone(void **state)
+{
+	int dir;
+	struct safetensors *st = open_large(&dir);
+	void *data = malloc(LARGE);
+
+	assert_non_null(data);
+	forget(dir, SINGLE);
+	if (can_be_direct(dir, SINGLE, LARGE)) {
+		forget(dir, SINGLE);
+		read_large(st, data);
+		int fd = openat(dir, SINGLE, O_RDONLY | O_CLOEXEC);
+		const uint64_t cached = cached_pages(fd, LARGE);
+
+		if (cached > LARGE / 4096 / 10)
+			fail_msg("%llu pages are in the cache", (unsigned long long)cached);
+		close(fd);
+	} else {
+		print_message("# not tried: the file is read through the page cache here\n");
+	}
+	free(data);
+	safetensors_close(st);
+	close(dir);
+}
+
+/* Tensors from 2 kB to 1.2 MB, hardly one of them aligned to anything. */
+#define PIECES 60u
+
+static uint64_t piece_at(uint64_t i)
+{
+	return i * i * 1777 + i / 10 * 1000003;
+}
+
+static struct safetensors *open_pieces(int *ret_dir)
+{
+	char *header = NULL;
+	size_t bytes;
+	FILE *f = open_memstream(&header, &bytes);
+
+	assert_non_null(f);
+	for (uint32_t i = 0; i < PIECES; i++)
+		fprintf(f, "%c" TENSOR("%02u", "U8", "[%llu]", "%llu", "%llu"), i == 0 ? '{' : ',',
+			i, (unsigned long long)(piece_at(i + 1) - piece_at(i)),
+			(unsigned long long)piece_at(i), (unsigned long long)piece_at(i + 1));
+	fprintf(f, "}");
+	assert_int_equal(fclose(f), 0);
+	*ret_dir = rig_folder();
+	rig_safetensors(*ret_dir, SINGLE, header, piece_at(PIECES));
+	free(header);
+	return opened(*ret_dir);
+}
+
+/* In an order of its own, some of them only in part, some left out, a part of one again. */
+static void read_pieces(const struct safetensors *st, struct safetensors_read *reads, uint8_t *data)
+{
+	const struct safetensors_tensor *last = safetensors_at(st, PIECES - 1);
+	uint32_t n = 0;
+
+	for (uint32_t k = 0; k < PIECES; k++) {
+		const uint32_t i = k * 37 % PIECES;
+		const struct safetensors_tensor *t = safetensors_at(st, i);
+		const uint64_t skip = i % 7 == 3 ? t->bytes / 3 : 0;
+
+		if (i % 11 != 5)
+			reads[n++] = (struct safetensors_read){
+				t, skip, t->bytes - skip - (i % 5 == 1 ? skip : 0), data};
+		data += t->bytes + 1;
+	}
+	reads[n++] = (struct safetensors_read){last, last->bytes / 2, last->bytes / 4, data};
+	if (safetensors_read(st, reads, n, NULL, &why) != 0)
+		fail_msg("%s", why.text);
+	for (uint32_t k = 0; k < n; k++) {
+		const uint8_t *to = reads[k].to;
+		const uint64_t first =
+			piece_at((uint64_t)(reads[k].tensor - safetensors_at(st, 0))) +
+			reads[k].skip_bytes;
+
+		for (uint64_t j = 0; j < reads[k].bytes; j++) {
+			if (to[j] != (uint8_t)(first + j))
+				fail_msg("byte %llu of %s is wrong", (unsigned long long)j,
+					reads[k].tensor->name);
+		}
+		if (to[reads[k].bytes] != 0xaa)
+			fail_msg("%s is followed by something", reads[k].tensor->name);
+	}
+}
+
+static void many_tensors_come_to_their_places(void **state)
+{
+	int dir;
+	struct safetensors *st = open_pieces(&dir);
+	struct safetensors_read *reads = calloc(PIECES + 1, sizeof(*reads));
+	const size_t bytes = 2 * piece_at(PIECES);
+	uint8_t *data = malloc(bytes);
+
+	assert_non_null(reads);
+	assert_non_null(data);
+	for (int cold = 0; cold < 2; cold++) {
+		memset(data, 0xaa, bytes);
+		if (cold)
+			forget(dir, SINGLE);
+		read_pieces(st, reads, data);
+	}
+	free(data);
+	free(reads);
 	safetensors_close(st);
 	close(dir);
 }
 
 static void a_file_that_shrinks_is_noticed(void **state)
 {
+	static const size_t left[] = {LARGE - 1, LARGE / 2, LARGE / 2 / 4096 * 4096, 10};
 	int dir;
 	struct safetensors *st = open_large(&dir);
 	void *data = malloc(LARGE);
 	struct safetensors_read read = {safetensors_at(st, 0), 0, LARGE, data};
 	int fd = openat(dir, SINGLE, O_WRONLY | O_CLOEXEC);
 
-	assert_int_equal(ftruncate(fd, LARGE - 1), 0);
-	assert_int_equal(safetensors_read(st, &read, 1, NULL, &why), -EIO);
-	assert_says("shorter");
+	assert_non_null(data);
+	for (size_t i = 0; i < sizeof(left) / sizeof(left[0]); i++) {
+		assert_int_equal(ftruncate(fd, (off_t)left[i]), 0);
+		for (int cold = 0; cold < 2; cold++) {
+			if (cold)
+				forget(dir, SINGLE);
+			why.text[0] = '\0';
+			assert_int_equal(safetensors_read(st, &read, 1, NULL, &why), -EIO);
+			assert_says("shorter");
+		}
+	}
 	close(fd);
 	free(data);
 	safetensors_close(st);
@@ -338,6 +530,8 @@ int main(void)
 		HARNESS_TEST(shards_are_one_model),
 		HARNESS_TEST(bad_indexes_are_refused),
 		HARNESS_TEST(large_tensors_are_read_whole),
+		HARNESS_TEST(the_page_cache_is_left_alone),
+		HARNESS_TEST(many_tensors_come_to_their_places),
 		HARNESS_TEST(a_file_that_shrinks_is_noticed),
 	};
 
