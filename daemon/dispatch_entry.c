@@ -149,7 +149,7 @@ static bool take_call(struct dispatch *d, struct channel *ch, const struct wire_
 	if (r == 0 && !is_inline) {
 		slot->user_data = sqe->user_data;
 		slot->submit_ns = sqe->submit_ns;
-		slot_enqueue(d, ch, slot);
+		slot_enqueue(d, ch, slot, now_ns);
 		record_taken(d, slot, sqe->trace_id, now_ns);
 		return true;
 	}

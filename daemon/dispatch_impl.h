@@ -156,6 +156,11 @@ int dispatch_channel_pass(struct dispatch *d, struct channel *ch);
 
 /* --- dispatch_run.c --- */
 
+/* When something executed, the same twice when it did not; and now, for all who need to know. */
+struct times {
+	uint64_t start_ns, end_ns, now_ns;
+};
+
 /* A place for an accepted entry, or NULL when the channel must wait for one. */
 struct slot *slot_take(struct dispatch *d, struct channel *ch);
 
@@ -163,7 +168,7 @@ struct slot *slot_take(struct dispatch *d, struct channel *ch);
  * Puts an accepted entry, the one before ch->sq.cons, behind the others of its channel. Call, key,
  * user_data and times are filled in.
  */
-void slot_enqueue(struct dispatch *d, struct channel *ch, struct slot *slot);
+void slot_enqueue(struct dispatch *d, struct channel *ch, struct slot *slot, uint64_t now_ns);
 
 /* What the channel has queued starts no more, or may start again. */
 void slot_hold_queue(struct dispatch *d, struct channel *ch, bool held);
@@ -208,8 +213,7 @@ void dispatch_cancel_captures(struct dispatch *d);
 void dispatch_lose_all(struct dispatch *d);
 
 /* An engine has ended a request. */
-void slot_step_ended(
-	struct dispatch *d, struct slot *slot, int status, uint64_t start_ns, uint64_t end_ns);
+void slot_step_ended(struct dispatch *d, struct slot *slot, int status, const struct times *times);
 
 /* --- dispatch_count.c --- */
 
@@ -244,8 +248,8 @@ void record_taken(struct dispatch *d, const struct slot *slot, uint64_t trace_id
 void record_given(struct dispatch *d, const struct slot *slot, uint64_t end_ns);
 
 /* Its completion was the last one posted. */
-void record_ended(struct dispatch *d, const struct slot *slot, int status, uint64_t start_ns,
-	uint64_t end_ns);
+void record_ended(
+	struct dispatch *d, const struct slot *slot, int status, const struct times *times);
 
 /* Likewise, and its entry was the last one taken. */
 void record_inline(struct dispatch *d, const struct channel *ch, const struct wire_sqe *sqe,

@@ -336,7 +336,8 @@ static bool finish_requests(struct dispatch *d, struct known_model *m)
 		struct slot *slot = slot_of(q);
 		const int status = status_of(slot);
 		const bool ran = q->started_ns != 0;
-		const uint64_t end_ns = ran ? q->ended_ns : clock_now_ns(&d->o.clock);
+		const uint64_t now_ns = clock_now_ns(&d->o.clock);
+		const uint64_t end_ns = ran ? q->ended_ns : now_ns;
 		struct model_session *s = session_find(d, slot->channel, slot->session);
 
 		d->failed |= status == -GPUQ_EDEVICE;
@@ -348,7 +349,8 @@ static bool finish_requests(struct dispatch *d, struct known_model *m)
 		m->changed = true;
 		if (s != NULL && s->model == m)
 			count_session_answered(d, s, slot, status, end_ns);
-		slot_step_ended(d, slot, status, ran ? q->started_ns : end_ns, end_ns);
+		const struct times times = {ran ? q->started_ns : now_ns, end_ns, now_ns};
+		slot_step_ended(d, slot, status, &times);
 		any = true;
 	}
 	return any;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * What dispatch writes into the flight recorder (shm/recorder.h), each an event beside what it
- * tells of. No clock is read here that has not been read anyway, but for the end of a request that
- * had to wait; and of what is as short as a null operation there is one event for a pass.
+ * tells of. No clock is read here that has not been read anyway, but for channels that come and go;
+ * and of what is as short as a null operation there is one event for a pass.
  */
 #include "daemon/dispatch_impl.h"
 
@@ -77,23 +77,23 @@ void record_given(struct dispatch *d, const struct slot *slot, uint64_t end_ns)
 }
 
 void record_ended(
-	struct dispatch *d, const struct slot *slot, int status, uint64_t start_ns, uint64_t end_ns)
+	struct dispatch *d, const struct slot *slot, int status, const struct times *times)
 {
 	/* When the device is lost another thread may be at the work still, finding its graph. */
 	const bool had_graph =
 		slot->kind == SLOT_CALL && slot->value != 0 && status != -GPUQ_EDEVICE;
 
 	slot->channel->look_again = true;
-	struct recorder_event e = event_of(
-		RECORDER_ENDED, slot->channel, slot->ledger->seq, clock_now_ns(&d->o.clock));
+	struct recorder_event e =
+		event_of(RECORDER_ENDED, slot->channel, slot->ledger->seq, times->now_ns);
 
 	e.status = status;
-	e.words[0] = start_ns;
-	e.words[1] = end_ns;
+	e.words[0] = times->start_ns;
+	e.words[1] = times->end_ns;
 	e.words[2] = slot->channel->cq.prod - 1;
 	e.words[3] = had_graph ? slot->work.graph_id : 0;
 	e.what = had_graph && slot->work.replayed ? RECORDER_REPLAYED : 0;
-	PROBE6(ended, e.channel, e.ticket, status, start_ns, end_ns, e.what);
+	PROBE6(ended, e.channel, e.ticket, status, times->start_ns, times->end_ns, e.what);
 	recorder_put(d->o.recorder, &e);
 }
 

@@ -28,7 +28,7 @@ struct slot *slot_take(struct dispatch *d, struct channel *ch)
 	return slot;
 }
 
-static void slot_release(struct dispatch *d, struct slot *slot)
+static void slot_release(struct dispatch *d, struct slot *slot, uint64_t now_ns)
 {
 	struct channel *ch = slot->channel;
 
@@ -45,7 +45,7 @@ static void slot_release(struct dispatch *d, struct slot *slot)
 	d->slot_freed = true;
 	ch->in_flight--;
 	ch->captures -= slot->capture;
-	share_ended(ch->share, clock_now_ns(&d->o.clock));
+	share_ended(ch->share, now_ns);
 	shm_store_relaxed(&ch->stats->in_flight, ch->in_flight);
 }
 
@@ -78,10 +78,8 @@ void slot_hold_queue(struct dispatch *d, struct channel *ch, bool held)
 		queue_channel(d, ch, clock_now_ns(&d->o.clock));
 }
 
-void slot_enqueue(struct dispatch *d, struct channel *ch, struct slot *slot)
+void slot_enqueue(struct dispatch *d, struct channel *ch, struct slot *slot, uint64_t now_ns)
 {
-	const uint64_t now_ns = clock_now_ns(&d->o.clock);
-
 	slot->channel = ch;
 	slot->value = 0;
 	slot->charged_ns = 0;
@@ -127,36 +125,42 @@ static void slot_dequeue(struct dispatch *d, struct slot *slot)
 
 /* Completes an accepted entry and frees its slot. */
 static void slot_complete(
-	struct dispatch *d, struct slot *slot, int status, uint64_t start_ns, uint64_t end_ns)
+	struct dispatch *d, struct slot *slot, int status, const struct times *times)
 {
 	struct channel *ch = slot->channel;
 	struct wire_cqe cqe = {
 		.user_data = slot->user_data,
 		.status = status,
 		.flags = status < 0 ? slot->work.blame << WIRE_CQE_ARG_SHIFT : 0,
-		.executed_ns = end_ns - start_ns,
+		.executed_ns = times->end_ns - times->start_ns,
 	};
 
 	if (status == -GPUQ_EDEVICE && (slot->ledger->channel & LEDGER_STARTED) == 0)
 		cqe.flags |= WIRE_CQE_NOT_STARTED;
-	if (slot->submit_ns != 0 && slot->submit_ns < start_ns)
-		cqe.queued_ns = start_ns - slot->submit_ns;
+	if (slot->submit_ns != 0 && slot->submit_ns < times->start_ns)
+		cqe.queued_ns = times->start_ns - slot->submit_ns;
 	if (ch->state == CHANNEL_OPEN) {
 		slot->ledger->cq_at = ch->cq.prod;
 		channel_post(ch, &cqe);
 		channel_flush(ch);
-		record_ended(d, slot, status, start_ns, end_ns);
+		record_ended(d, slot, status, times);
 		/* Who is answered is likely to go on at once, sooner than a doorbell is heard. */
 		if (!ch->active)
-			dispatch_activate(d, ch, clock_now_ns(&d->o.clock));
+			dispatch_activate(d, ch, times->now_ns);
 	}
 	if (status < 0)
-		count_error(d, status, slot_subject(slot), end_ns);
+		count_error(d, status, slot_subject(slot), times->end_ns);
 	if (slot->pipeline != NULL)
 		count_pipeline(d, slot->pipeline, status, cqe.executed_ns);
 	if (!slot->capture && slot->kind != SLOT_SESSION)
 		count_operator(d, ch, &slot->call, status, cqe.queued_ns, cqe.executed_ns);
-	slot_release(d, slot);
+	slot_release(d, slot, times->now_ns);
+}
+
+/* Likewise, of one that has not executed. */
+static void slot_complete_unrun(struct dispatch *d, struct slot *slot, int status, uint64_t now_ns)
+{
+	slot_complete(d, slot, status, &(const struct times){now_ns, now_ns, now_ns});
 }
 
 static bool goes_to_cache(const struct slot *slot)
@@ -199,7 +203,7 @@ int slot_cancel(struct dispatch *d, struct channel *ch, uint64_t user_data)
 		uint64_t now_ns = clock_now_ns(&d->o.clock);
 		shm_count(&ch->stats->cancelled, 1);
 		slot_dequeue(d, slot);
-		slot_complete(d, slot, -ECANCELED, now_ns, now_ns);
+		slot_complete_unrun(d, slot, -ECANCELED, now_ns);
 		return 0;
 	}
 	int r = cancel_given(d, d->executing, d->n_executing, ch, user_data);
@@ -229,11 +233,12 @@ void dispatch_cancel_captures(struct dispatch *d)
 
 void slot_discard_queue(struct dispatch *d, struct channel *ch)
 {
+	const uint64_t now_ns = clock_now_ns(&d->o.clock);
 	struct slot *slot;
 
 	while ((slot = TAILQ_FIRST(&ch->queue)) != NULL) {
 		slot_dequeue(d, slot);
-		slot_release(d, slot);
+		slot_release(d, slot, now_ns);
 	}
 	cancel_all(d, d->executing, d->n_executing, ch);
 	cancel_all(d, d->capturing, d->n_capturing, ch);
@@ -251,7 +256,7 @@ void dispatch_lose_all(struct dispatch *d)
 			continue;
 		if (slot->value == 0)
 			slot_dequeue(d, slot);
-		slot_complete(d, slot, -GPUQ_EDEVICE, now_ns, now_ns);
+		slot_complete_unrun(d, slot, -GPUQ_EDEVICE, now_ns);
 	}
 	d->n_executing = d->n_capturing = d->n_stepping = 0;
 }
@@ -282,7 +287,7 @@ static bool slot_expire(struct dispatch *d, struct slot *slot, uint64_t now_ns)
 		return false;
 	shm_count(&slot->channel->stats->expired, 1);
 	slot_dequeue(d, slot);
-	slot_complete(d, slot, r, now_ns, now_ns);
+	slot_complete_unrun(d, slot, r, now_ns);
 	return true;
 }
 
@@ -365,15 +370,14 @@ static void keep(struct dispatch *d, struct slot *slot)
 	}
 }
 
-void slot_step_ended(
-	struct dispatch *d, struct slot *slot, int status, uint64_t start_ns, uint64_t end_ns)
+void slot_step_ended(struct dispatch *d, struct slot *slot, int status, const struct times *times)
 {
 	struct slot *last = d->stepping[--d->n_stepping];
 
 	d->stepping[slot->stepping_at] = last;
 	last->stepping_at = slot->stepping_at;
 	share_charge(slot->channel->share, (int64_t)slot->request.device_ns);
-	slot_complete(d, slot, status, start_ns, end_ns);
+	slot_complete(d, slot, status, times);
 }
 
 /* Gives the slot away. -EAGAIN: there is no room now. */
@@ -401,14 +405,14 @@ static void charge(struct dispatch *d, struct slot *slot)
 }
 
 /* It has ended, and took so much of the device. */
-static void measure(struct dispatch *d, struct slot *slot, int status, uint64_t device_ns)
+static void measure(
+	struct dispatch *d, struct slot *slot, int status, uint64_t device_ns, uint64_t now_ns)
 {
 	if (slot->capture)
 		return;
 	share_charge(slot->channel->share, (int64_t)device_ns - slot->charged_ns);
 	if (status == 0)
-		estimate_add(d->estimates, slot->key, device_ns,
-			clock_now_ns(&d->o.clock) - slot->started_ns);
+		estimate_add(d->estimates, slot->key, device_ns, now_ns - slot->started_ns);
 }
 
 enum launched {
@@ -433,7 +437,8 @@ static enum launched launch(struct dispatch *d, struct channel *ch, uint64_t now
 		slot_dequeue(d, slot);
 		int status = model_session_act(d, slot);
 		FAILPOINT_OF("dispatch.session", slot->order.action);
-		slot_complete(d, slot, status, now_ns, now_ns);
+		const struct times times = {now_ns, now_ns, clock_now_ns(&d->o.clock)};
+		slot_complete(d, slot, status, &times);
 		return LAUNCH_STARTED;
 	}
 	int r = slot_give(d, slot);
@@ -446,7 +451,7 @@ static enum launched launch(struct dispatch *d, struct channel *ch, uint64_t now
 		return LAUNCH_NO_ROOM;
 	slot_dequeue(d, slot);
 	if (r < 0) {
-		slot_complete(d, slot, r, now_ns, now_ns);
+		slot_complete_unrun(d, slot, r, now_ns);
 		return LAUNCH_ENDED;
 	}
 	slot->started_ns = now_ns;
@@ -548,14 +553,14 @@ static void finish(struct dispatch *d, struct slot *slot)
 		device_ns = end_ns - behind_ns;
 	if (!slot->capture)
 		shm_count(&d->stats->busy_ns, device_ns);
-	measure(d, slot, status, device_ns);
+	measure(d, slot, status, device_ns, now_ns);
 	if (status == -ETIMEDOUT)
 		shm_count(&slot->channel->stats->expired, 1);
 	d->failed |= status == -GPUQ_EDEVICE;
 	if (slot->kind == SLOT_SHAPE)
 		status = model_shape_ended(d, slot, status);
 	FAILPOINT_OF("dispatch.ended", slot->kind);
-	slot_complete(d, slot, status, start_ns, end_ns);
+	slot_complete(d, slot, status, &(const struct times){start_ns, end_ns, now_ns});
 }
 
 /* Those that wait for captures may be many, and wait long: a few in each round. */
