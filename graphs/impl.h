@@ -155,7 +155,11 @@ struct graphs {
 	bool hot_list_changed;
 
 	/* The capture thread's. */
-	pthread_rwlock_t quiet; /* held for writing while it records */
+	/*
+	 * Held for writing while it records. Readers go first on purpose: one that hangs in the
+	 * driver would otherwise stop all others, the link thread too, behind a waiting writer.
+	 */
+	pthread_rwlock_t quiet;
 	sem_t capture_wake;
 	struct device_stream *warm_streams[2], *capture_streams[2];
 	void *warm_scratch, *warm_tensors;
