@@ -19,6 +19,8 @@
 #define PATHS_MAX 2
 #define ENDING_TRIES 20 /* to reach a gpuqd behind the socket of one that has just ended */
 #define ENDING_PAUSE_MS 10
+/* For a device process to end and the next one to open its device. */
+#define RESTART_NS (60 * NS_PER_S)
 
 #define STRING_OF(x) #x
 #define VERSION_STRING(major, minor, patch) \
@@ -326,4 +328,17 @@ int gpuq_admin_stop(struct gpuq *g)
 	struct session_message answer;
 
 	return session_request(g, &stop, want, &answer);
+}
+
+int gpuq_admin_restart(struct gpuq *g, uint32_t device, uint64_t drain_ns)
+{
+	const uint64_t drain_ms = drain_ns / NS_PER_MS;
+	struct msg_admin_restart m = {
+		.h = {.type = MSG_ADMIN_RESTART, .bytes = sizeof(m)},
+		.device = device,
+		.drain_ms = drain_ms < UINT32_MAX ? (uint32_t)drain_ms : UINT32_MAX,
+	};
+
+	return session_administrate_long(
+		g, &m.h, m.drain_ms * NS_PER_MS + RESTART_NS, "restarts of devices");
 }

@@ -8,9 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* For a device process to end and the next one to open its device. */
-#define RESTART_NS (60 * NS_PER_S)
-
 void discovery_copy_text(char *dst, const char *src, size_t size)
 {
 	memcpy(dst, src, size);
@@ -203,19 +200,6 @@ int gpuq_op_find(struct gpuq *g, const char *name, struct gpuq_op_info *ret_info
 	if (r == 0)
 		*ret_info = *info;
 	return r;
-}
-
-int gpuq_admin_restart(struct gpuq *g, uint32_t device, uint64_t drain_ns)
-{
-	const uint64_t drain_ms = drain_ns / NS_PER_MS;
-	struct msg_admin_restart m = {
-		.h = {.type = MSG_ADMIN_RESTART, .bytes = sizeof(m)},
-		.device = device,
-		.drain_ms = drain_ms < UINT32_MAX ? (uint32_t)drain_ms : UINT32_MAX,
-	};
-
-	return session_administrate_long(
-		g, &m.h, m.drain_ms * NS_PER_MS + RESTART_NS, "restarts of devices");
 }
 
 int gpuq_device_info(struct gpuq *g, uint32_t index, struct gpuq_device_info *ret_info)
