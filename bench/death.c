@@ -298,6 +298,11 @@ int bench_death(struct bench *b)
 	r = stats_open(daemon.socket, false, &stats);
 	if (r < 0)
 		complain(r, "the statistics of gpuqd cannot be read");
+	/*
+	 * Victims die on the other CPU than dispatch's: on that one the kernel may let it wait for
+	 * milliseconds behind a process whose memory it is taking apart.
+	 */
+	cpus_pin(0, b->client_cpu, b->client_cpu);
 	for (uint32_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]) && r == 0; i++)
 		r = measure_kind(b, &daemon, &stats, &kinds[i]);
 	stats_close(&stats);
