@@ -24,6 +24,8 @@
 #define N_CALLS 40u /* of each operator, and of the pipeline */
 #define N_STEPS 12u
 #define PROMPT 96u
+#define SMALL_ID 77u /* trace ids */
+#define LARGE_ID (1ull << 40)
 
 /* --- What is in a file ------------------------------------------------------------------------ */
 
@@ -31,6 +33,7 @@ struct slice {
 	json_int_t group, track;
 	int64_t from_ns, to_ns;
 	const char *name;
+	json_int_t trace_id; /* 0: none */
 };
 
 struct name {
@@ -96,6 +99,8 @@ static void read_event(struct file *f, const json_t *event)
 			from_ns,
 			from_ns + ns_of(event, "dur"),
 			text_of(event, "name"),
+			json_integer_value(
+				json_object_get(json_object_get(event, "args"), "trace_id")),
 		};
 	} else if (strcmp(type, "M") == 0 && strstr(text_of(event, "name"), "_name") != NULL) {
 		f->names[f->n_names++] = (struct name){
@@ -251,6 +256,24 @@ static void expect_count(const struct file *f, const char *name, const char *tra
 			name != NULL ? name : "of any name", track, least);
 }
 
+/* All of this operator, and no others, carry the id that the client gave them. */
+static void expect_trace_id(const struct file *f, const char *name, uint64_t id, uint32_t n)
+{
+	uint32_t found = 0;
+
+	for (size_t i = 0; i < f->n; i++) {
+		const struct slice *s = &f->slices[i];
+		if ((uint64_t)s->trace_id != id ||
+			!has_name(f, "thread_name", s->group, s->track, "channel"))
+			continue;
+		found++;
+		if (strcmp(s->name, name) != 0)
+			fail_msg("%s has the trace id of %s", s->name, name);
+	}
+	if (found != n)
+		fail_msg("%u requests %s have their trace id, not %u", found, name, n);
+}
+
 static void check_file(struct file *f, const char *path)
 {
 	read_file(f, path);
@@ -268,9 +291,9 @@ static const char *path_of(const char *name)
 	return path;
 }
 
-static void run_job(struct client *c, struct job *job)
+static void run_job(struct client *c, struct job *job, uint64_t trace_id)
 {
-	const struct gpuq_submission s = {.call = job->call, .trace_id = 77};
+	const struct gpuq_submission s = {.call = job->call, .trace_id = trace_id};
 	struct gpuq_completion done;
 
 	job_clear(job);
@@ -283,8 +306,8 @@ static void run_job(struct client *c, struct job *job)
 static void run_jobs(struct client *c, struct job *small, struct job *large)
 {
 	for (uint32_t i = 0; i < N_CALLS; i++) {
-		run_job(c, small);
-		run_job(c, large);
+		run_job(c, small, SMALL_ID);
+		run_job(c, large, LARGE_ID);
 	}
 	for (uint32_t i = 0; i < N_NULLS; i++)
 		client_check_works(c);
@@ -374,6 +397,8 @@ static void every_stage_is_there(void **state)
 	expect_count(&f, "null", "channel", N_NULLS);
 	expect_count(&f, "softmax", "channel", N_CALLS);
 	expect_count(&f, "gemv", "channel", N_CALLS);
+	expect_trace_id(&f, "softmax", SMALL_ID, N_CALLS);
+	expect_trace_id(&f, "gemv_batched", LARGE_ID, N_CALLS);
 	expect_count(&f, "pipeline", "channel", N_CALLS);
 	expect_count(&f, "step", "channel", N_STEPS);
 	expect_count(&f, "session", "channel", 1);

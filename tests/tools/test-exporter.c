@@ -3,6 +3,7 @@
 #include "tests/harness.h"
 
 #include "shm/clock.h"
+#include "shm/proto.h"
 #include "tests/tools/synthetic.h"
 
 #include <arpa/inet.h>
@@ -75,6 +76,8 @@ static void values_are_those_of_the_statistics(void **state)
 	s.stats.channels[1].depth = 5;
 	s.stats.channels[2].depth = 6;
 	snprintf(s.stats.devices[0].name, 128, "a \"b\"\\ \n\x1b");
+	snprintf(s.stats.devices[0].uuid, sizeof(s.stats.devices[0].uuid), "U");
+	snprintf(s.stats.devices[0].driver, sizeof(s.stats.devices[0].driver), "D");
 	RUN(&out, "--once", "-s", path);
 	assert_int_equal(out.status, 0);
 	assert_string_equal(out.err, "");
@@ -90,9 +93,249 @@ static void values_are_those_of_the_statistics(void **state)
 	assert_true(value(out.out, "gpuq_errors_total", ",error=\"GPUQ_EPROTO\"") == 1);
 	assert_true(value(out.out, "gpuq_model_kv_blocks", MODEL ",state=\"used\"") == 25);
 	assert_true(value(out.out, "gpuq_model_kv_blocks", MODEL ",state=\"cached\"") == 15);
-	assert_non_null(strstr(out.out, "name=\"a \\\"b\\\"\\\\ ??\""));
+	assert_true(value(out.out, "gpuq_model_kv_blocks", MODEL ",state=\"free\"") == 60);
+	assert_true(value(out.out, "gpuq_serving", "") == 1);
+	assert_true(value(out.out, "gpuq_build_info", ",version=\"0.1.0\"") == 1);
+	assert_non_null(strstr(out.out,
+		",device=\"0\",kind=\"cpu\",name=\"a \\\"b\\\"\\\\ ??\",uuid=\"U\",driver=\"D\"} "
+		"1\n"));
 	/* Of a first look the machine's utilization is not known, which is not 0. */
 	assert_null(strstr(out.out, "\ngpuq_device_utilization_ratio{"));
+	harness_output_free(&out);
+	synthetic_destroy(&s);
+}
+
+/* --- Each metric --------------------------------------------------------------------------- */
+
+/* Which field of the statistics a metric tells, and in what unit. */
+enum table { HEADER, DEVICES, OPS, MODELS };
+enum form { VALUE, SECONDS, HIST };
+
+#define ROW(metric, table, record, member, form)                     \
+	{                                                            \
+		metric, table, offsetof(struct record, member), form \
+	}
+
+static const struct row {
+	const char *metric;
+	enum table table;
+	size_t offset;
+	enum form form;
+} rows[] = {
+	ROW("gpuq_start_time_seconds", HEADER, stats_header, started_realtime_ns, SECONDS),
+	ROW("gpuq_clients", HEADER, stats_header, clients, VALUE),
+	ROW("gpuq_channels", HEADER, stats_header, channels, VALUE),
+	ROW("gpuq_shared_memory_bytes", HEADER, stats_header, segment_bytes, VALUE),
+	ROW("gpuq_buffers", HEADER, stats_header, buffers, VALUE),
+	ROW("gpuq_buffer_memory_bytes", HEADER, stats_header, buffer_bytes, VALUE),
+	ROW("gpuq_pipelines", HEADER, stats_header, pipelines, VALUE),
+	ROW("gpuq_connections_total", HEADER, stats_header, accepted, VALUE),
+	ROW("gpuq_connections_refused_total", HEADER, stats_header, refused, VALUE),
+	ROW("gpuq_accept_exhausted_total", HEADER, stats_header, accept_exhausted, VALUE),
+	ROW("gpuq_protocol_errors_total", HEADER, stats_header, protocol_errors, VALUE),
+	ROW("gpuq_client_deaths_total", HEADER, stats_header, deaths, VALUE),
+	ROW("gpuq_device_restarts_total", HEADER, stats_header, device_restarts, VALUE),
+	ROW("gpuq_requests_total", DEVICES, stats_device, completed, VALUE),
+	ROW("gpuq_requests_failed_total", DEVICES, stats_device, failed, VALUE),
+	ROW("gpuq_requests_inline_total", DEVICES, stats_device, inline_runs, VALUE),
+	ROW("gpuq_requests_queued", DEVICES, stats_device, queued, VALUE),
+	ROW("gpuq_requests_executing", DEVICES, stats_device, executing, VALUE),
+	ROW("gpuq_queue_seconds", DEVICES, stats_device, queue_hist, HIST),
+	ROW("gpuq_launch_seconds", DEVICES, stats_device, launch_hist, HIST),
+	ROW("gpuq_execute_seconds", DEVICES, stats_device, execute_hist, HIST),
+	ROW("gpuq_request_seconds", DEVICES, stats_device, total_hist, HIST),
+	ROW("gpuq_device_busy_seconds_total", DEVICES, stats_device, busy_ns, SECONDS),
+	ROW("gpuq_dispatch_sleeps_total", DEVICES, stats_device, sleeps, VALUE),
+	ROW("gpuq_dispatch_doorbells_total", DEVICES, stats_device, doorbells, VALUE),
+	ROW("gpuq_dispatch_rescues_total", DEVICES, stats_device, rescues, VALUE),
+	ROW("gpuq_channels_poisoned_total", DEVICES, stats_device, poisoned, VALUE),
+	ROW("gpuq_graph_hits_total", DEVICES, stats_device, graph_hits, VALUE),
+	ROW("gpuq_graph_misses_total", DEVICES, stats_device, graph_misses, VALUE),
+	ROW("gpuq_graph_captures_total", DEVICES, stats_device, graph_captures, VALUE),
+	ROW("gpuq_graph_capture_failures_total", DEVICES, stats_device, graph_failures, VALUE),
+	ROW("gpuq_graph_evictions_total", DEVICES, stats_device, graph_evictions, VALUE),
+	ROW("gpuq_graph_memory_bytes", DEVICES, stats_device, graph_bytes, VALUE),
+	ROW("gpuq_graph_memory_limit_bytes", DEVICES, stats_device, graph_budget, VALUE),
+	ROW("gpuq_graph_captures_stopped", DEVICES, stats_device, captures_stopped, VALUE),
+	ROW("gpuq_operator_calls_total", OPS, stats_op, calls, VALUE),
+	ROW("gpuq_operator_failures_total", OPS, stats_op, failed, VALUE),
+	ROW("gpuq_operator_execute_seconds", OPS, stats_op, execute_hist, HIST),
+	ROW("gpuq_model_memory_bytes", MODELS, stats_model, bytes, VALUE),
+	ROW("gpuq_model_sessions", MODELS, stats_model, sessions, VALUE),
+	ROW("gpuq_model_sessions_limit", MODELS, stats_model, max_sessions, VALUE),
+	ROW("gpuq_model_prompt_tokens_total", MODELS, stats_model, prompt_tokens, VALUE),
+	ROW("gpuq_model_computed_tokens_total", MODELS, stats_model, computed_tokens, VALUE),
+	ROW("gpuq_model_shared_tokens_total", MODELS, stats_model, shared_tokens, VALUE),
+	ROW("gpuq_model_generated_tokens_total", MODELS, stats_model, generated_tokens, VALUE),
+	ROW("gpuq_model_steps_total", MODELS, stats_model, steps, VALUE),
+	ROW("gpuq_model_answers_total", MODELS, stats_model, rows, VALUE),
+	ROW("gpuq_model_kv_evictions_total", MODELS, stats_model, evictions, VALUE),
+	ROW("gpuq_model_preemptions_total", MODELS, stats_model, preemptions, VALUE),
+	ROW("gpuq_model_decode_step_seconds", MODELS, stats_model, decode_hist, HIST),
+	ROW("gpuq_model_prompt_step_seconds", MODELS, stats_model, chunk_hist, HIST),
+	ROW("gpuq_model_time_to_first_token_seconds", MODELS, stats_model, first_token_hist, HIST),
+	ROW("gpuq_model_inter_token_seconds", MODELS, stats_model, gap_hist, HIST),
+};
+#define N_ROWS (sizeof(rows) / sizeof(rows[0]))
+
+/* Those with a test of their own, as what they tell is no field. */
+static const char *const others[] = {
+	"gpuq_up",
+	"gpuq_build_info",
+	"gpuq_serving",
+	"gpuq_clients_stalled",
+	"gpuq_submissions_waiting",
+	"gpuq_submissions_in_flight",
+	"gpuq_completions_unread",
+	"gpuq_errors_total",
+	"gpuq_device_info",
+	"gpuq_device_ready",
+	"gpuq_device_utilization_ratio",
+	"gpuq_device_memory_used_bytes",
+	"gpuq_device_memory_bytes",
+	"gpuq_device_power_watts",
+	"gpuq_device_temperature_celsius",
+	"gpuq_graphs",
+	"gpuq_model_ready",
+	"gpuq_model_kv_blocks",
+	"gpuq_model_decode_sequences",
+};
+
+/* Two records of each table, where it has more than one; every field has another number. */
+static uint64_t *place(const struct row *row, uint32_t record)
+{
+	char *const records[][2] = {
+		[HEADER] = {(char *)s.stats.header, (char *)s.stats.header},
+		[DEVICES] = {(char *)&s.stats.devices[0], (char *)&s.stats.devices[1]},
+		[OPS] = {(char *)&s.stats.ops[0], (char *)&s.stats.ops[1]},
+		[MODELS] = {(char *)&s.stats.models[0], (char *)&s.stats.models[1]},
+	};
+
+	return (uint64_t *)(records[row->table][record] + row->offset);
+}
+
+static uint64_t number(size_t row, uint32_t record)
+{
+	return 1000 + 2 * row + (rows[row].table == HEADER ? 0 : record);
+}
+
+static void set_number(size_t row, uint32_t record)
+{
+	uint64_t *field = place(&rows[row], record);
+
+	if (rows[row].form == HIST)
+		field[hist_bucket(1000000, HIST_STATS_BITS)] = number(row, record);
+	else
+		*field = number(row, record) * (rows[row].form == SECONDS ? 1000000000u : 1);
+}
+
+static void check_number(const char *text, size_t row, uint32_t record)
+{
+	static const char *const labels[][2] = {
+		[HEADER] = {"", ""},
+		[DEVICES] = {",device=\"0\"", ",device=\"1\""},
+		[OPS] = {",operator=\"gemv_batched\"", ",operator=\"softmax\""},
+		[MODELS] = {",model=\"large\"", ",model=\"small\""},
+	};
+	char name[100];
+
+	snprintf(name, sizeof(name), "%s%s", rows[row].metric,
+		rows[row].form == HIST ? "_count" : "");
+	const double is = value(text, name, labels[rows[row].table][record]);
+	if (is != (double)number(row, record))
+		fail_msg("%s%s is %g, not %llu", name, labels[rows[row].table][record], is,
+			(unsigned long long)number(row, record));
+}
+
+/* A metric that nobody looks at could tell anything. */
+static void check_all_are_known(const char *text)
+{
+	char name[100];
+
+	for (const char *at = strstr(text, "# TYPE "); at != NULL; at = strstr(at + 1, "# TYPE ")) {
+		bool known = false;
+		assert_int_equal(sscanf(at, "# TYPE %99s", name), 1);
+		for (size_t i = 0; i < N_ROWS; i++)
+			known = known || strcmp(rows[i].metric, name) == 0;
+		for (size_t i = 0; i < sizeof(others) / sizeof(others[0]); i++)
+			known = known || strcmp(others[i], name) == 0;
+		if (!known)
+			fail_msg("%s: no test looks at it", name);
+	}
+}
+
+static void each_metric_tells_its_field(void **state)
+{
+	struct harness_output out;
+
+	start();
+	snprintf(s.stats.models[0].name, GPUQ_NAME_MAX, "large");
+	s.stats.models[0].state = MSG_MODEL_READY;
+	s.stats.devices[1].state = STATS_DEVICE_READY;
+	for (size_t i = 0; i < N_ROWS; i++) {
+		set_number(i, 0);
+		set_number(i, 1);
+	}
+	RUN(&out, "--once", "-s", path);
+	assert_int_equal(out.status, 0);
+	for (size_t i = 0; i < N_ROWS; i++) {
+		check_number(out.out, i, 0);
+		check_number(out.out, i, 1);
+	}
+	check_all_are_known(out.out);
+	harness_output_free(&out);
+	synthetic_destroy(&s);
+}
+
+static void set_graphs(uint32_t state, uint32_t n)
+{
+	static uint32_t at;
+
+	for (uint32_t i = 0; i < n; i++)
+		s.stats.graphs[at++].state = state;
+}
+
+static void states_are_counted(void **state)
+{
+	struct harness_output out;
+
+	start();
+	set_graphs(MSG_GRAPH_COLD, 1);
+	set_graphs(MSG_GRAPH_QUEUED, 2);
+	set_graphs(MSG_GRAPH_CAPTURING, 3);
+	set_graphs(MSG_GRAPH_CAPTURED, 4);
+	set_graphs(MSG_GRAPH_DIRECT, 5);
+	set_graphs(MSG_GRAPH_FAILED, 6);
+	s.stats.header->state = WIRE_DRAINING;
+	s.stats.clients[0].state = STATS_CLIENT_DEAD;
+	s.stats.clients[1].state = STATS_CLIENT_STALLED;
+	s.stats.clients[2].state = STATS_CLIENT_STALLED;
+	s.stats.devices[1].state = STATS_DEVICE_DRAINING;
+	snprintf(s.stats.models[0].name, GPUQ_NAME_MAX, "large");
+	s.stats.models[0].state = MSG_MODEL_LOADING;
+	for (uint32_t i = 0; i < 4; i++) {
+		s.stats.channels[i].depth = 1 + i;
+		s.stats.channels[i].in_flight = 10 + i;
+		s.stats.channels[i].unread = 100 + i;
+	}
+	/* Its last numbers stay there. */
+	s.stats.channels[3].state = STATS_CHANNEL_CLOSED;
+	RUN(&out, "--once", "-s", path);
+	assert_true(value(out.out, "gpuq_graphs", ",state=\"cold\"") == 1);
+	assert_true(value(out.out, "gpuq_graphs", ",state=\"queued\"") == 2);
+	assert_true(value(out.out, "gpuq_graphs", ",state=\"capturing\"") == 3);
+	assert_true(value(out.out, "gpuq_graphs", ",state=\"captured\"") == 4);
+	assert_true(value(out.out, "gpuq_graphs", ",state=\"direct\"") == 5);
+	assert_true(value(out.out, "gpuq_graphs", ",state=\"failed\"") == 6);
+	assert_true(value(out.out, "gpuq_serving", "") == 0);
+	assert_true(value(out.out, "gpuq_clients_stalled", "") == 2);
+	assert_true(value(out.out, "gpuq_device_ready", ",device=\"0\"") == 1);
+	assert_true(value(out.out, "gpuq_device_ready", ",device=\"1\"") == 0);
+	assert_true(value(out.out, "gpuq_model_ready", ",model=\"large\"") == 0);
+	assert_true(value(out.out, "gpuq_model_ready", ",model=\"small\"") == 1);
+	assert_true(value(out.out, "gpuq_submissions_waiting", "") == 1 + 2 + 3);
+	assert_true(value(out.out, "gpuq_submissions_in_flight", "") == 10 + 11 + 12);
+	assert_true(value(out.out, "gpuq_completions_unread", "") == 100 + 101 + 102);
 	harness_output_free(&out);
 	synthetic_destroy(&s);
 }
@@ -317,6 +560,8 @@ int main(void)
 {
 	static const struct harness_test tests[] = {
 		HARNESS_TEST(values_are_those_of_the_statistics),
+		HARNESS_TEST(each_metric_tells_its_field),
+		HARNESS_TEST(states_are_counted),
 		HARNESS_TEST(histograms_are_cumulative),
 		HARNESS_TEST(several_daemons_are_told_apart),
 		HARNESS_TEST(gpus_are_read_through_nvml),
