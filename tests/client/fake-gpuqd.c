@@ -662,6 +662,46 @@ static void round_of_service(void)
 		accept_client();
 }
 
+/* Youngest first. */
+static void finish_some(struct channel *ch, uint64_t n)
+{
+	for (; n > 0 && ch->n_held > 0; n--)
+		finish(ch, &ch->held[--ch->n_held]);
+	ring_publish(&ch->cq);
+}
+
+/* Outlives the control process, as the kernel lets a real one do for a moment. */
+static void device_process(void)
+{
+	uint64_t n;
+
+	close(listen_fd);
+	for (uint32_t i = 0; i < CLIENTS; i++)
+		if (clients[i] != 0)
+			close(clients[i]);
+	need(robust_take(&page->devices[0].owner) == 0, "robust list");
+	control->device_pid = (uint64_t)getpid();
+	shm_store_release(&control->parted, 1);
+	while ((n = shm_load_acquire(&control->finish)) == 0)
+		usleep(200);
+	for (uint32_t i = 0; i < CHANNELS; i++)
+		if (channels[i].client_fd != 0)
+			finish_some(&channels[i], n - 1);
+}
+
+static void part(void)
+{
+	pid_t pid = fork();
+
+	need(pid >= 0, "fork");
+	if (pid == 0) {
+		device_process();
+		_exit(0);
+	}
+	for (;;)
+		pause();
+}
+
 void fake_run(struct fake *fake)
 {
 	start(fake);
@@ -672,6 +712,8 @@ void fake_run(struct fake *fake)
 		shm_store_release(&control->ready, 1);
 		if (shm_load_acquire(&control->let_go))
 			let_go();
+		if (shm_load_acquire(&control->part))
+			part();
 		round_of_service();
 	}
 }

@@ -52,9 +52,36 @@ void fake_kill(struct fake *fake)
 	fake->pid = 0;
 }
 
+void fake_part(struct fake *fake)
+{
+	struct fake_control *control = fake->control;
+
+	control->parted = 0;
+	control->finish = 0;
+	shm_store_release(&control->part, 1);
+	fake_expect(&control->parted, 1);
+	fake->device_pid = (pid_t)shm_load_relaxed(&control->device_pid);
+	shm_store_relaxed(&control->part, 0);
+}
+
+/* An orphan by then: it became the test's when the control process ended. */
+static void await_device(struct fake *fake)
+{
+	assert_int_equal(waitpid(fake->device_pid, NULL, 0), fake->device_pid);
+	fake->device_pid = 0;
+}
+
+void fake_end_device(struct fake *fake, uint32_t n)
+{
+	shm_store_release(&fake->control->finish, 1 + (uint64_t)n);
+	await_device(fake);
+}
+
 void fake_destroy(struct fake *fake)
 {
 	fake_kill(fake);
+	if (fake->device_pid != 0)
+		fake_end_device(fake, 0);
 	munmap(fake->control, sizeof(*fake->control));
 	free(fake);
 }

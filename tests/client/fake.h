@@ -64,7 +64,10 @@ struct fake_control {
 	uint64_t overrun;  /* claims more completions than a ring holds */
 	uint64_t shut;	   /* a gpuq_error: shuts every channel with it */
 	uint64_t let_go;   /* closes every connection and pipe, saying goodbye */
+	uint64_t part;	   /* see fake_part() */
+	uint64_t finish;   /* 1 + the argument of fake_end_device() */
 	/* What it has seen. */
+	uint64_t parted, device_pid; /* see fake_part() */
 	uint64_t hellos, acks, opens, closes, queries, taken, completed, bells, stops;
 	uint64_t ended;	 /* channels */
 	uint64_t hints;	 /* channels whose client's robust word said, at their end, that it died */
@@ -81,6 +84,7 @@ struct fake_control {
 
 struct fake {
 	pid_t pid;
+	pid_t device_pid; /* 0: it is one process */
 	struct fake_control *control;
 	char socket[108];
 };
@@ -91,6 +95,15 @@ void fake_start(struct fake *fake);
 
 /* Ends it as a crash would. */
 void fake_kill(struct fake *fake);
+
+/*
+ * Makes it two processes, as a gpuqd has: the control process, which fake_kill() ends, and a device
+ * process. Nobody takes submissions any more.
+ */
+void fake_part(struct fake *fake);
+
+/* After both: the device process completes `n` of what it holds, youngest first, and ends. */
+void fake_end_device(struct fake *fake, uint32_t n);
 
 /* Stops it if it runs, and frees. */
 void fake_destroy(struct fake *fake);
