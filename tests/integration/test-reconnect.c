@@ -138,7 +138,7 @@ static void test_what_cannot_come_back(void **state)
 	struct gpuq_buf_export export;
 	struct gpuq_buf *buf, *fresh;
 	struct gpuq_call *copy, *call;
-	struct gpuq_pipeline *pipeline;
+	struct gpuq_pipeline *pipeline, *after;
 	struct classify job;
 	struct client c;
 	void *data;
@@ -162,7 +162,8 @@ static void test_what_cannot_come_back(void **state)
 	daemon = start_again(daemon);
 	await_gone(c.g);
 	reconnect(c.g);
-	/* Another buffer may well get the same handle: it is not theirs. */
+	/* Another buffer, or pipeline, may well get the same handle: it is not theirs. */
+	after = classify_register(c.g, "after");
 	assert_int_equal(gpuq_buf_alloc(c.g, &some, &fresh), 0);
 	assert_int_equal(gpuq_buf_handle(fresh), gpuq_buf_handle(buf));
 	assert_int_equal(run(c.ch, copy), -GPUQ_EBUFFER);
@@ -177,8 +178,7 @@ static void test_what_cannot_come_back(void **state)
 	assert_int_equal(classify_wait(c.ch).status, -GPUQ_EPIPELINE);
 	classify_destroy(&job);
 	gpuq_pipeline_destroy(pipeline);
-	pipeline = classify_register(c.g, "after");
-	classify_create(&job, c.ch, pipeline, 4, 16, 8);
+	classify_create(&job, c.ch, after, 4, 16, 8);
 	classify_run(&job, &rng);
 	classify_destroy(&job);
 	client_close(&c);

@@ -20,15 +20,12 @@ const struct model_config tiny_config = {
 	.rope = {.theta = 10000},
 };
 
-void tiny_start(struct tiny_world *w, bool unloaded, const char *const *args)
+static void start(struct tiny_world *w, bool unloaded, const char *const *args)
 {
 	const char *argv[16];
 	char text[400];
 	int n = 0;
 
-	w->rng = served_seed();
-	w->dir_fd = random_model(&tiny_config, GPUQ_F32, &w->rng);
-	served_dir(w->dir_fd, w->dir, sizeof(w->dir));
 	snprintf(text, sizeof(text), "tiny=%s,deterministic=yes", w->dir);
 	if (!unloaded) {
 		argv[n++] = "--model";
@@ -38,6 +35,21 @@ void tiny_start(struct tiny_world *w, bool unloaded, const char *const *args)
 		argv[n++] = *args++;
 	argv[n] = NULL;
 	w->daemon = harness_daemon_start(argv);
+}
+
+void tiny_start(struct tiny_world *w, bool unloaded, const char *const *args)
+{
+	w->rng = served_seed();
+	w->dir_fd = random_model(&tiny_config, GPUQ_F32, &w->rng);
+	served_dir(w->dir_fd, w->dir, sizeof(w->dir));
+	start(w, unloaded, args);
+}
+
+void tiny_replace(struct tiny_world *w)
+{
+	harness_daemon_kill(w->daemon);
+	harness_daemon_destroy(w->daemon);
+	start(w, false, NULL);
 }
 
 void tiny_stop(struct tiny_world *w)

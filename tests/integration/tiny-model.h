@@ -29,6 +29,9 @@ struct tiny_world {
 void tiny_start(struct tiny_world *w, bool unloaded, const char *const *args);
 void tiny_stop(struct tiny_world *w);
 
+/* Kills gpuqd as a crash would, and starts one that serves the model, without other arguments. */
+void tiny_replace(struct tiny_world *w);
+
 /* With a channel that has room for full rows; the model is ready then. */
 void tiny_client_open(struct client *c);
 extern const struct gpuq_channel_options tiny_channel;
