@@ -163,6 +163,30 @@ static void test_priorities_age(void **state)
 	world_stop(&w);
 }
 
+/* A priority has waited since something of it does, or since its last turn. */
+static void test_age_begins_with_waiting(void **state)
+{
+	struct world w;
+
+	world_start(&w);
+	add(&w, 1, 1, 0, 10000);
+	play(&w, 100 * MS, 0);
+	add(&w, 2, 1, 3, 10000);
+	const uint64_t since_ns = w.now_ns, aged_ns = since_ns + AGEING_NS;
+	assert_int_equal(shares_priority(&w.shares, 0, 0, since_ns), 0);
+	/* Which it may have while there is no room for the others. */
+	assert_int_equal(shares_priority(&w.shares, 1u << 0, 0, since_ns), 3);
+	/* A second one that comes does not begin it anew. */
+	w.now_ns = aged_ns - 1;
+	add(&w, 3, 1, 3, 10000);
+	assert_int_equal(shares_priority(&w.shares, 0, 0, aged_ns - 1), 0);
+	assert_int_equal(shares_priority(&w.shares, 0, 0, aged_ns), 3);
+	assert_int_equal(shares_priority(&w.shares, 1u << 3, 0, aged_ns), 0);
+	shares_launched(&w.shares, 3, aged_ns);
+	assert_int_equal(shares_priority(&w.shares, 0, 0, aged_ns), 0);
+	world_stop(&w);
+}
+
 /* A user without anything to do saves nothing up. */
 static void test_idleness_is_not_saved(void **state)
 {
@@ -177,6 +201,68 @@ static void test_idleness_is_not_saved(void **state)
 	const uint64_t before_ns = had_ns(&w, 2);
 	play(&w, 10 * MS, 0);
 	assert_in_range(had_ns(&w, 2) - before_ns, 4 * MS, 6 * MS);
+	world_stop(&w);
+}
+
+/* What is left when nothing waits any more is gone, what is owed is not. */
+static void test_nothing_is_kept_but_debts(void **state)
+{
+	struct world w;
+
+	world_start(&w);
+	struct channel *ch = &w.channels[add(&w, 1, 1, 1, 50000)];
+	struct channel *high = &w.channels[add(&w, 1, 1, 2, 50000)];
+	struct share *share = ch->share;
+	share->deficit_ns = 7;
+	share_unqueue(&w.shares, ch);
+	share_queue(&w.shares, ch, w.now_ns); /* the other one has waited all the time */
+	assert_int_equal(share->deficit_ns, 7);
+	share_unqueue(&w.shares, ch);
+	share_unqueue(&w.shares, high);
+	share_queue(&w.shares, ch, w.now_ns);
+	assert_int_equal(share->deficit_ns, 0);
+	share->deficit_ns = -7;
+	share_unqueue(&w.shares, ch);
+	share_queue(&w.shares, ch, w.now_ns);
+	assert_int_equal(share->deficit_ns, -7);
+	world_stop(&w);
+}
+
+/* When all have had their parts, those who owe least go on first; what is saved stays. */
+static void test_least_debt_first(void **state)
+{
+	const int64_t q_ns = SHARE_QUANTUM_NS, saved_ns = 3 * SHARE_MAX_SAVED_NS;
+	struct world w;
+
+	world_start(&w);
+	struct channel *most = &w.channels[add(&w, 1, 1, 1, 50000)];
+	struct channel *least = &w.channels[add(&w, 2, 1, 1, 50000)];
+	struct channel *rich = &w.channels[add(&w, 3, 1, 1, 50000)];
+	most->share->deficit_ns = -10 * q_ns;
+	least->share->deficit_ns = -q_ns;
+	/* It was charged more than it took. */
+	rich->share->deficit_ns = saved_ns;
+	shares_attempt(&w.shares);
+	assert_ptr_equal(shares_next(&w.shares, 1, false), rich);
+	share_requeue(&w.shares, rich, false);
+	assert_ptr_equal(shares_next(&w.shares, 1, false), least);
+	assert_int_equal(least->share->deficit_ns, q_ns);
+	assert_int_equal(most->share->deficit_ns, -8 * q_ns);
+	assert_int_equal(rich->share->deficit_ns, saved_ns);
+	world_stop(&w);
+}
+
+/* Its newest channel says how much a user weighs. */
+static void test_weights_change(void **state)
+{
+	struct world w;
+
+	world_start(&w);
+	add(&w, 1, 1, 1, 50000);
+	add(&w, 2, 1, 1, 50000);
+	add(&w, 1, 3, 1, 50000);
+	play(&w, 200 * MS, 0);
+	expect_ratio(&w, 1, 2, 3);
 	world_stop(&w);
 }
 
@@ -230,6 +316,37 @@ static void test_blocked_ones_hold_up_nobody(void **state)
 	world_stop(&w);
 }
 
+/* Ends that come in the middle of an attempt: each of the others is tried once. */
+static void test_channels_end_meanwhile(void **state)
+{
+	struct channel *tried[4];
+	struct world w;
+
+	for (uint32_t ends = 0; ends < 3; ends++) {
+		uint32_t n = 0;
+		world_start(&w);
+		for (uint32_t i = 0; i < 3; i++)
+			add(&w, 1, 1, 1, 50000);
+		shares_attempt(&w.shares);
+		tried[n++] = shares_next(&w.shares, 1, false);
+		assert_ptr_equal(tried[0], &w.channels[0]);
+		share_requeue(&w.shares, tried[0], false);
+		if (ends >= 1)
+			share_unqueue(&w.shares, &w.channels[2]);
+		if (ends >= 2)
+			share_unqueue(&w.shares, &w.channels[1]);
+		while (n < 4 && (tried[n] = shares_next(&w.shares, 1, false)) != NULL)
+			share_requeue(&w.shares, tried[n++], false);
+		/* The last one may come again when all behind it have gone. */
+		assert_int_equal(n, ends == 2 ? 2 : 3 - ends);
+		for (uint32_t i = 0; i < 3 - ends; i++)
+			assert_ptr_equal(tried[i], &w.channels[i]);
+		for (uint32_t i = 3 - ends; i < 3; i++)
+			share_queue(&w.shares, &w.channels[i], w.now_ns);
+		world_stop(&w);
+	}
+}
+
 /* Dispatch's own time: parts of a round, by weight, however small. */
 static void test_rounds_of_dispatch(void **state)
 {
@@ -252,6 +369,13 @@ static void test_rounds_of_dispatch(void **state)
 	}
 	assert_int_equal(spent[0], 1280000);
 	assert_in_range(spent[1], 3830, 3840);
+	/* Who spends nothing has one round's, and not those of all the time. */
+	for (uint32_t round = 0; round < 3; round++)
+		shares_round(&w.shares, 128);
+	assert_int_equal(share_budget(w.channels[0].share, 1000), 128);
+	assert_int_equal(share_budget(w.channels[0].share, 100), 100);
+	share_spend(w.channels[0].share, 1000);
+	assert_int_equal(share_budget(w.channels[0].share, 1000), 0);
 	for (uint32_t i = 0; i < 2; i++)
 		share_deactivate(&w.shares, w.channels[i].share);
 	assert_int_equal(w.shares.n_active, 0);
@@ -328,9 +452,14 @@ int main(void)
 		HARNESS_TEST(test_time_and_not_turns),
 		HARNESS_TEST(test_many_channels_of_one_user),
 		HARNESS_TEST(test_priorities_age),
+		HARNESS_TEST(test_age_begins_with_waiting),
 		HARNESS_TEST(test_idleness_is_not_saved),
+		HARNESS_TEST(test_nothing_is_kept_but_debts),
+		HARNESS_TEST(test_least_debt_first),
+		HARNESS_TEST(test_weights_change),
 		HARNESS_TEST(test_debts_are_forgiven),
 		HARNESS_TEST(test_blocked_ones_hold_up_nobody),
+		HARNESS_TEST(test_channels_end_meanwhile),
 		HARNESS_TEST(test_rounds_of_dispatch),
 		HARNESS_TEST(test_rounds_of_light_users),
 		HARNESS_TEST(test_rates),
