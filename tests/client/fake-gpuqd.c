@@ -268,12 +268,19 @@ static void on_close(int fd, const struct msg_close *c)
 	shm_fetch_add(&control->closes, 1);
 }
 
+/* 0: copy; 1: fail. */
+static uint32_t op_of(uint64_t index)
+{
+	return (uint32_t)index ^ (shm_load_relaxed(&control->ops) == FAKE_OPS_SWAPPED);
+}
+
 static struct msg_op describe(uint32_t index)
 {
+	const uint32_t op = op_of(index);
 	struct msg_op m = {
 		.h = {.type = MSG_OP, .bytes = sizeof(m)},
 		.index = index,
-		.n_inputs = index == 0 ? 2 : 1,
+		.n_inputs = op == 0 ? 2 : 1,
 		.n_outputs = 1,
 		.n_params = 2,
 		.summary = "something to test with",
@@ -284,11 +291,15 @@ static struct msg_op describe(uint32_t index)
 			{"n", GPUQ_PARAM_I64, 0, 0.0, 0.0, 100.0}},
 	};
 
-	snprintf(m.name, sizeof(m.name), "%s", index == 0 ? "copy" : "fail");
-	if (index == 1) {
+	snprintf(m.name, sizeof(m.name), "%s", op == 0 ? "copy" : "fail");
+	if (op == 1) {
 		m.params[0] = (struct msg_op_param){"status", GPUQ_PARAM_I64, 0, 0, -9999, 0};
 		m.params[1] = (struct msg_op_param){"blame", GPUQ_PARAM_I64, 0, 0, 0, 255};
 	}
+	if (shm_load_relaxed(&control->ops) == FAKE_OPS_CHANGED && op == 0)
+		m.params[0].max = 3.0;
+	else if (shm_load_relaxed(&control->ops) == FAKE_OPS_CHANGED)
+		m.name[0] = 'g';
 	if (fault(MSG_OP_QUERY) == FAKE_BAD_COUNT)
 		m.n_inputs = GPUQ_MAX_INPUTS + 1;
 	return m;
@@ -492,7 +503,9 @@ static int32_t execute(const struct channel *ch, const struct wire_sqe *e, uint3
 	const struct wire_tensor *t = (const struct wire_tensor *)(call + 1);
 	const struct wire_param *p = (const struct wire_param *)(t + call->n_in + call->n_out);
 
-	if (call->op == 0 || (call->op & WIRE_PIPELINE) != 0) {
+	if ((call->op & WIRE_PIPELINE) == 0 && call->op > 1)
+		return -GPUQ_EOP;
+	if (op_of(call->op) == 0 || (call->op & WIRE_PIPELINE) != 0) {
 		memcpy(arena + t[call->n_in].offset, arena + t[0].offset, t[0].dims[0]);
 		return 0;
 	}

@@ -47,6 +47,13 @@ enum fake_fault {
 	FAKE_BAD_COUNT, /* MSG_OP with more inputs than there can be */
 };
 
+/* The operators of this gpuqd, control->ops. */
+enum fake_ops {
+	FAKE_OPS,
+	FAKE_OPS_SWAPPED, /* the other way round */
+	FAKE_OPS_CHANGED, /* "copy" has another greatest `scale`, "fail" another name */
+};
+
 /* Shared by a test and its fake: every field is one word, set and read at any time. */
 struct fake_control {
 	uint64_t ready;
@@ -56,6 +63,7 @@ struct fake_control {
 	uint64_t start;	   /* first index of new rings */
 	uint64_t runnable; /* parties that it says want a CPU */
 	uint64_t state;	   /* enum wire_state, for the daemon page */
+	uint64_t ops;	   /* enum fake_ops */
 	uint64_t hold;	   /* keeps work, and completes it once this is 0 again */
 	uint64_t reverse;  /* completes held work youngest first */
 	uint64_t stall;	   /* takes nothing out of submission rings */

@@ -261,6 +261,50 @@ static void test_restart(void **state)
 	rig_stop(&next);
 }
 
+static void run_anew(struct rig *rig, enum fake_ops ops)
+{
+	fake_kill(rig->fake);
+	rig->control->ops = ops;
+	fake_start(rig->fake);
+	assert_int_equal(gpuq_reconnect(rig->g, RIG_LONG_NS), 0);
+}
+
+static int status_of(struct rig *rig, struct gpuq_call *call)
+{
+	rig->y[0] = 0;
+	assert_int_equal(rig_submit(rig, call, 8), 1);
+	return rig_wait(rig, 8).status;
+}
+
+/* Another gpuqd may number its operators otherwise, or have others under their names. */
+static void test_operators_of_another_gpuqd(void **state)
+{
+	struct gpuq_call *copy, *failing, *fresh;
+	struct rig rig;
+
+	rig_start(&rig, NULL);
+	copy = rig_copy(&rig);
+	failing = rig_fail(&rig, -EDOM, 0);
+	run_anew(&rig, FAKE_OPS_SWAPPED);
+	assert_int_equal(status_of(&rig, copy), 0);
+	assert_int_equal(rig.y[0], 7);
+	assert_int_equal(status_of(&rig, failing), -EDOM);
+	run_anew(&rig, FAKE_OPS_CHANGED);
+	assert_int_equal(status_of(&rig, copy), -GPUQ_EOP);
+	assert_int_equal(status_of(&rig, failing), -GPUQ_EOP);
+	assert_int_equal(rig.y[0], 0);
+	/* What is made now is made for it. */
+	fresh = rig_copy(&rig);
+	assert_int_equal(status_of(&rig, fresh), 0);
+	assert_int_equal(rig.y[0], 7);
+	/* And what went with one gpuqd comes back with the next. */
+	run_anew(&rig, FAKE_OPS);
+	assert_int_equal(status_of(&rig, fresh), -GPUQ_EOP);
+	assert_int_equal(status_of(&rig, copy), 0);
+	assert_int_equal(status_of(&rig, failing), -EDOM);
+	rig_stop(&rig);
+}
+
 /* A stopped gpuqd is slow, not dead. */
 static void test_stopped_process_is_alive(void **state)
 {
@@ -328,6 +372,7 @@ int main(void)
 		HARNESS_TEST(test_goodbye),
 		HARNESS_TEST(test_stopped),
 		HARNESS_TEST(test_restart),
+		HARNESS_TEST(test_operators_of_another_gpuqd),
 		HARNESS_TEST(test_stopped_process_is_alive),
 		HARNESS_TEST(test_death_at_any_moment),
 	};

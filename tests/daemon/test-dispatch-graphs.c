@@ -344,6 +344,38 @@ static void test_what_a_user_has_in_flight(void **state)
 	rig_stop(&rig);
 }
 
+/* One that has to wait is looked at often, and counts once among those of a second. */
+static void test_rate_of_those_that_wait(void **state)
+{
+	struct rig_client c, other;
+	struct rig rig;
+
+	rig_start(&rig);
+	rig.max_in_flight_per_user = 1;
+	rig.max_rate_per_user = 3;
+	rig_restart(&rig);
+	rig.uids[2] = 200;
+	rig_open(&rig, &c, 1, 0, WIRE_ABI);
+	rig_open(&rig, &other, 2, 0, WIRE_ABI);
+	struct known_pipeline *known = add_pipeline(&rig, 0, 0);
+	graphs_quiet_begin(rig.graphs);
+	wish(&c, 2, 8);
+	await_in_flight(&c, &other, 1);
+	/* Cancellations have no rate. */
+	for (uint32_t i = 0; i < 50; i++) {
+		const struct wire_sqe cancel = rig_entry(&other, WIRE_OP_CANCEL, i);
+		rig_submit(&other, &cancel);
+		assert_int_equal(rig_complete(&other).status, -ENOENT);
+	}
+	graphs_quiet_end(rig.graphs);
+	for (uint32_t i = 0; i < 2; i++)
+		assert_int_equal(rig_complete(&c).status, 0);
+	remove_pipeline(&rig, known);
+	rig_close(&c);
+	rig_close(&other);
+	rig_stop(&rig);
+}
+
 /* A channel has a few wishes waiting; further ones stay in its ring until those are answered. */
 static void test_captures_in_the_ring(void **state)
 {
@@ -524,6 +556,7 @@ int main(void)
 		HARNESS_TEST(test_captures),
 		HARNESS_TEST(test_cancelled_captures),
 		HARNESS_TEST(test_captures_are_no_reason_to_wait),
+		HARNESS_TEST(test_rate_of_those_that_wait),
 		HARNESS_TEST(test_captures_in_the_ring),
 		HARNESS_TEST(test_what_a_user_has_in_flight),
 		HARNESS_TEST(test_cold_heads_hold_up_nobody),
