@@ -535,7 +535,7 @@ static void what_cannot_be_is_refused(void **state)
 	TINY_GPUQ(2, "exclude each other", "trace", "-o", out, "--file", out, "-s", out);
 	TINY_GPUQ(2, "--time", "trace", "-o", out, "-t", "0");
 	TINY_GPUQ(2, "unexpected argument", "trace", "-o", out, "more");
-	TINY_GPUQ(1, "no daemon at", "trace", "-o", out);
+	TINY_GPUQ(1, "no daemon at /nowhere/s", "trace", "-o", out, "-s", "/nowhere/s");
 	TINY_GPUQ(1, "No such file", "trace", "-o", out, "--file", "/nowhere/at/all");
 	TINY_GPUQ(1, "damaged", "trace", "-o", out, "--file", "/proc/self/exe");
 	struct harness_daemon *daemon =
