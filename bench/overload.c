@@ -3,8 +3,8 @@
  * overload.c: what gpuqd does with more work than it can do. Generators are processes that submit
  * at even intervals whether anything comes back or not ("open loop"), with a deadline for each
  * call; what is not accepted is dropped. The capacity is what the same processes get done when each
- * always has something in flight. Both take turns, since the machine's mood changes. Goodput is
- * what ended by its deadline.
+ * always has something in flight, and is awake as often as for the load. Both take turns, since the
+ * machine's mood changes. Goodput is what ended by its deadline.
  */
 #include "bench/bench.h"
 
@@ -45,7 +45,8 @@ struct account {
 };
 
 struct load {
-	double per_second;    /* of each generator; 0: closed loop */
+	double per_second;    /* of each generator; 0: it sleeps until something has ended */
+	bool is_closed;	      /* it has CLOSED_DEPTH in flight instead; else an open loop */
 	uint64_t deadline_ns; /* 0: none */
 	uint64_t length_ns;
 };
@@ -138,7 +139,7 @@ static int generate(struct generator *g, uint64_t gone_ns)
 	const double due = (double)gone_ns * 1e-9 * g->load->per_second;
 	int r = 0;
 
-	if (g->load->per_second == 0) {
+	if (g->load->is_closed) {
 		while (r == 0 && g->in_flight < CLOSED_DEPTH)
 			r = submit(g);
 		return r;
@@ -268,10 +269,13 @@ static double per_second(uint64_t n, const struct account *a)
 	return (double)n * 1e9 / (double)a->took_ns;
 }
 
-static int measure_capacity(const struct daemon *d, double seconds, struct account *accounts,
-	struct account *sum, double *ret_per_second)
+/* With generators that are awake as if each had so much to submit. */
+static int measure_capacity(const struct daemon *d, double each_per_second, double seconds,
+	struct account *accounts, struct account *sum, double *ret_per_second)
 {
-	const struct load load = {.length_ns = (uint64_t)(seconds * 1e9)};
+	const struct load load = {.per_second = each_per_second,
+		.is_closed = true,
+		.length_ns = (uint64_t)(seconds * 1e9)};
 	int r = run_load(d, &load, accounts, sum);
 
 	if (r == 0 && sum->in_time < WARM_UP)
@@ -354,9 +358,10 @@ static int measure_load(
 	struct bench *b, const struct daemon *d, struct account *accounts, struct figures *f)
 {
 	const double seconds = (b->seconds > 0 ? b->seconds : SECONDS) / ROUNDS;
+	const double each = f->times * f->capacity / GENERATORS;
 	double before = 0, after = 0, could = 0, took_s = 0;
 	static struct account a, closed;
-	int r = measure_capacity(d, seconds / 2, accounts, &closed, &after);
+	int r = measure_capacity(d, each, seconds / 2, accounts, &closed, &after);
 
 	memset(&f->sum, 0, sizeof(f->sum));
 	for (uint32_t i = 0; i < ROUNDS && r == 0; i++) {
@@ -368,7 +373,7 @@ static int measure_load(
 		};
 		r = run_load(d, &load, accounts, &a);
 		if (r == 0)
-			r = measure_capacity(d, seconds / 2, accounts, &closed, &after);
+			r = measure_capacity(d, each, seconds / 2, accounts, &closed, &after);
 		accumulate(&f->sum, &a);
 		f->deadline_ms = (double)load.deadline_ns / 1e6;
 		took_s += (double)a.took_ns / 1e9;
@@ -383,10 +388,10 @@ static int measure_loads(struct bench *b, const struct daemon *d, struct account
 {
 	static const double times[] = {0.5, 1, 2, 5};
 	struct figures f;
-	double first_mib = 0, capacity;
+	double first_mib = 0;
 
 	/* Calls are captured, and gpuqd knows how long they take. */
-	int r = measure_capacity(d, 0.5, accounts, &f.sum, &capacity);
+	int r = measure_capacity(d, 0, 0.5, accounts, &f.sum, &f.capacity);
 	if (r < 0)
 		return r;
 	printf("\n====== overload: calls of %u elements, %u generators ======\n", WORK_N,

@@ -41,9 +41,10 @@ void estimate_add(struct estimate *table, uint64_t key, uint64_t device_ns, uint
 	if (key == 0)
 		return;
 	if (e->key != key) {
-		*e = (struct estimate){key, device_ns, run_ns};
+		*e = (struct estimate){.key = key, .device_ns = device_ns, .run_ns = run_ns};
 		return;
 	}
+	e->doubts = 0;
 	e->device_ns = towards(e->device_ns, device_ns);
 	e->run_ns = run_ns > e->run_ns ? least(run_ns, e->run_ns + e->run_ns / UP + 1)
 				       : e->run_ns - least(e->run_ns - run_ns, e->run_ns / DOWN);
@@ -69,5 +70,8 @@ void estimate_doubt(struct estimate *table, uint64_t key)
 
 	if (e->key != key)
 		return;
-	e->run_ns -= e->run_ns / DOUBT;
+	if (e->doubts < ESTIMATE_DOUBTS)
+		e->doubts++;
+	else
+		e->run_ns -= e->run_ns / DOUBT;
 }

@@ -10,11 +10,13 @@
 #include <stdint.h>
 
 #define ESTIMATES 4096u /* a power of two */
+#define ESTIMATE_DOUBTS 64u
 
 struct estimate {
 	uint64_t key;	    /* 0: unused */
 	uint64_t device_ns; /* of the device; a mean in which older ones count less */
 	uint64_t run_ns;    /* from its launch to its end; hardly any takes longer */
+	uint32_t doubts;    /* since one has ended */
 };
 
 /* A work with this key has taken so long. Nothing is known of those with 0. */
@@ -31,7 +33,8 @@ uint64_t estimate_run_ns(const struct estimate *table, uint64_t key);
 
 /*
  * Something was not run since it would have taken too long. What is never run is never measured
- * again, so the estimate is believed a little less each time, until one is tried.
+ * again, so after ESTIMATE_DOUBTS of these without a run the estimate is believed a little less
+ * each time, until one is tried. Where some run and many are refused it stays what was measured.
  */
 void estimate_doubt(struct estimate *table, uint64_t key);
 

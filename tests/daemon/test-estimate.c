@@ -65,7 +65,20 @@ static void test_in_time(void **state)
 	slot.deadline_ns = NOW_NS + 500000;
 	while (refused < 1000 && slot_in_time(&d, &slot, slot_needs_ns(&d, &slot), NOW_NS) != 0)
 		refused++;
-	assert_in_range(refused, 20, 60);
+	assert_in_range(refused, ESTIMATE_DOUBTS + 20, ESTIMATE_DOUBTS + 60);
+}
+
+/* However many are refused, while others run what these take is believed. */
+static void test_overload(void **state)
+{
+	for (uint32_t i = 0; i < 100; i++)
+		estimate_add(table, KEY, 500, 1000000);
+	for (uint32_t i = 0; i < 1000; i++) {
+		for (uint32_t k = 0; k < ESTIMATE_DOUBTS; k++)
+			estimate_doubt(table, KEY);
+		assert_int_equal(estimate_run_ns(table, KEY), 1000000);
+		estimate_add(table, KEY, 500, 1000000);
+	}
 }
 
 int main(void)
@@ -75,6 +88,7 @@ int main(void)
 		HARNESS_TEST(test_nearly_all_stay_below),
 		HARNESS_TEST(test_another_shape_takes_the_place),
 		HARNESS_TEST(test_in_time),
+		HARNESS_TEST(test_overload),
 	};
 
 	return harness_run("estimate", tests, sizeof(tests) / sizeof(tests[0]));
