@@ -100,7 +100,15 @@ static uint64_t die_with_a_queue(struct rig *rig, struct rig_client *c)
 	seem_dead(c);
 	await_held(rig, 0);
 	usleep(20000);
-	return shm_load_relaxed(&stats->worker_runs) - before;
+	/* What executes counts as run, and is still in flight. */
+	for (uint32_t i = 0;; i++) {
+		const uint64_t in_flight = shm_load_relaxed(&rig->stats.channels[0].in_flight);
+		const uint64_t runs = shm_load_relaxed(&stats->worker_runs) - before;
+		if (in_flight + runs == RIG_ENTRIES)
+			return runs;
+		assert_true(i < 10000);
+		usleep(1000);
+	}
 }
 
 /* What is queued does not start; the removal drops it. */
@@ -117,9 +125,6 @@ static void test_nothing_is_started(void **state)
 		memset(&rig.stats.channels[0], 0, sizeof(rig.stats.channels[0]));
 		rig_open(&rig, &c, 0, 0, WIRE_ABI);
 		runs = die_with_a_queue(&rig, &c);
-		uint64_t in_flight = shm_load_relaxed(&rig.stats.channels[0].in_flight);
-		assert_true(in_flight <= RIG_ENTRIES - runs);
-		assert_true(runs == RIG_ENTRIES || in_flight > 0);
 		rig_close(&c);
 		assert_int_equal(shm_load_relaxed(&rig.stats.channels[0].in_flight), 0);
 	}
