@@ -5,6 +5,8 @@
  */
 #include "tests/client/rig.h"
 
+#include <pthread.h>
+
 #define N_MAX 8u
 
 static void await_end(struct rig *rig)
@@ -83,6 +85,12 @@ static void test_of_each_kind(void **state)
 	rig_stop(&rig);
 }
 
+static void reconnect(struct rig *rig)
+{
+	fake_start(rig->fake);
+	assert_int_equal(gpuq_reconnect(rig->g, RIG_LONG_NS), 0);
+}
+
 /* Another gpuqd's rings have taken the place of those that say it. */
 static void test_of_each_kind_after_reconnecting(void **state)
 {
@@ -90,11 +98,50 @@ static void test_of_each_kind_after_reconnecting(void **state)
 
 	overtake(&rig);
 	shm_store_relaxed(&rig.control->hold, 0);
-	fake_start(rig.fake);
-	assert_int_equal(gpuq_reconnect(rig.g, RIG_LONG_NS), 0);
+	reconnect(&rig);
 	expect_fates(&rig);
 	assert_int_equal(rig_submit(&rig, NULL, 9), 1);
 	assert_int_equal(rig_wait(&rig, 9).status, 0);
+	rig_stop(&rig);
+}
+
+static void *open_and_submit(void *arg)
+{
+	const struct gpuq_submission s = {.user_data = 1};
+	struct rig *rig = arg;
+	struct gpuq_channel *ch;
+
+	assert_int_equal(gpuq_channel_open(rig->g, NULL, &ch), 0);
+	assert_int_equal(gpuq_submit(ch, &s, 1), 1);
+	return ch;
+}
+
+/* Another thread's channel stays behind: its own gpuqd's end counts for it, no later one's. */
+static void test_two_gpuqds_later(void **state)
+{
+	struct fake *fake = fake_new();
+	struct gpuq_overtaken told[N_MAX];
+	struct gpuq_completion c;
+	pthread_t thread;
+	struct rig rig;
+	void *ch;
+
+	fake->control->stall = 1;
+	fake_start(fake);
+	rig_start_on(&rig, fake, NULL);
+	assert_int_equal(pthread_create(&thread, NULL, open_and_submit, &rig), 0);
+	assert_int_equal(pthread_join(thread, &ch), 0);
+	fake_part(fake);
+	fake_kill(fake);
+	fake_end_device(fake, 0);
+	reconnect(&rig);
+	/* The next one's device process is not seen to end. */
+	fake_kill(fake);
+	reconnect(&rig);
+	assert_int_equal(gpuq_channel_adopt(ch), 0);
+	assert_int_equal(gpuq_poll(ch, &c, 1), -GPUQ_EGONE);
+	assert_int_equal(gpuq_fates(ch, told, N_MAX), 1);
+	expect(&told[0], 1, GPUQ_NEVER_STARTED, 0);
 	rig_stop(&rig);
 }
 
@@ -171,6 +218,7 @@ int main(void)
 	static const struct harness_test tests[] = {
 		HARNESS_TEST(test_of_each_kind),
 		HARNESS_TEST(test_of_each_kind_after_reconnecting),
+		HARNESS_TEST(test_two_gpuqds_later),
 		HARNESS_TEST(test_unknown_while_gpuqd_lives),
 		HARNESS_TEST(test_unknown_when_poisoned),
 		HARNESS_TEST(test_of_a_completion),
