@@ -117,6 +117,42 @@ static void test_older_gpuqd(void **state)
 	fake_destroy(fake);
 }
 
+/* Stops until there is another gpuqd; closes one channel then, and dies with the other. */
+static void reconnect_and_die(struct fake *fake)
+{
+	struct gpuq_channel *channels[2];
+
+	open_many(fake, channels, 2);
+	raise(SIGSTOP);
+	if (gpuq_reconnect(gpuq_channel_gpuq(channels[0]), RIG_LONG_NS) == 0) {
+		gpuq_channel_close(channels[0]);
+		be_killed(NULL);
+	}
+	_exit(1);
+}
+
+/* Another gpuqd is told as well. */
+static void test_after_reconnecting(void **state)
+{
+	struct fake *fake = start_fake(WIRE_ABI);
+	pid_t pid = fork();
+	int status;
+
+	if (pid == 0)
+		reconnect_and_die(fake);
+	assert_int_equal(waitpid(pid, &status, WUNTRACED), pid);
+	assert_true(WIFSTOPPED(status));
+	fake_kill(fake);
+	fake_start(fake);
+	assert_int_equal(kill(pid, SIGCONT), 0);
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFSIGNALED(status));
+	fake_expect(&fake->control->ended, 2);
+	assert_int_equal(fake->control->hints, 1);
+	assert_int_equal(fake->control->unheld, 0);
+	fake_destroy(fake);
+}
+
 /* The child of a client has neither the thread nor the word: its end says nothing. */
 static void test_forked_child_ends(void **state)
 {
@@ -148,6 +184,7 @@ int main(void)
 		HARNESS_TEST(test_closed_channels_are_left_out),
 		HARNESS_TEST(test_disconnecting_is_no_death),
 		HARNESS_TEST(test_older_gpuqd),
+		HARNESS_TEST(test_after_reconnecting),
 		HARNESS_TEST(test_forked_child_ends),
 	};
 
