@@ -26,6 +26,8 @@
 #define PROMPT 96u
 #define SMALL_ID 77u /* trace ids */
 #define LARGE_ID (1ull << 40)
+#define REFUSED_ID 99u
+#define FAILED_ID 100u
 
 /* --- What is in a file ------------------------------------------------------------------------ */
 
@@ -34,6 +36,7 @@ struct slice {
 	int64_t from_ns, to_ns;
 	const char *name;
 	json_int_t trace_id; /* 0: none */
+	const char *error;   /* NULL: none */
 };
 
 struct name {
@@ -92,6 +95,7 @@ static void read_event(struct file *f, const json_t *event)
 	const char *type = text_of(event, "ph");
 
 	if (strcmp(type, "X") == 0) {
+		const json_t *args = json_object_get(event, "args");
 		const int64_t from_ns = ns_of(event, "ts");
 		f->slices[f->n++] = (struct slice){
 			number_of(event, "pid"),
@@ -99,8 +103,8 @@ static void read_event(struct file *f, const json_t *event)
 			from_ns,
 			from_ns + ns_of(event, "dur"),
 			text_of(event, "name"),
-			json_integer_value(
-				json_object_get(json_object_get(event, "args"), "trace_id")),
+			json_integer_value(json_object_get(args, "trace_id")),
+			json_string_value(json_object_get(args, "error")),
 		};
 	} else if (strcmp(type, "M") == 0 && strstr(text_of(event, "name"), "_name") != NULL) {
 		f->names[f->n_names++] = (struct name){
@@ -257,7 +261,8 @@ static void expect_count(const struct file *f, const char *name, const char *tra
 }
 
 /* All of this operator, and no others, carry the id that the client gave them. */
-static void expect_trace_id(const struct file *f, const char *name, uint64_t id, uint32_t n)
+static void expect_trace_id(
+	const struct file *f, const char *name, uint64_t id, uint32_t n, const char *error)
 {
 	uint32_t found = 0;
 
@@ -269,6 +274,9 @@ static void expect_trace_id(const struct file *f, const char *name, uint64_t id,
 		found++;
 		if (strcmp(s->name, name) != 0)
 			fail_msg("%s has the trace id of %s", s->name, name);
+		if ((s->error == NULL) != (error == NULL) ||
+			(error != NULL && strcmp(s->error, error) != 0))
+			fail_msg("%s: the error is %s, not %s", name, s->error, error);
 	}
 	if (found != n)
 		fail_msg("%u requests %s have their trace id, not %u", found, name, n);
@@ -301,6 +309,27 @@ static void run_job(struct client *c, struct job *job, uint64_t trace_id)
 	assert_int_equal(gpuq_wait(c->ch, &done, 1, PATIENCE_NS), 1);
 	assert_int_equal(done.status, 0);
 	job_check(job);
+}
+
+static void run_in_vain(struct client *c, struct gpuq_call *step, uint64_t trace_id, int status)
+{
+	const struct gpuq_submission s = {.call = step, .trace_id = trace_id};
+	struct gpuq_completion done;
+
+	assert_int_equal(gpuq_submit(c->ch, &s, 1), 1);
+	assert_int_equal(gpuq_wait(c->ch, &done, 1, PATIENCE_NS), 1);
+	assert_int_equal(done.status, status);
+}
+
+/* One that dispatch refuses, having more rows than tokens, and one that fails in the model. */
+static void run_wrong(struct client *c, struct gpuq_call *step)
+{
+	const int32_t no_token = TINY_VOCAB;
+
+	assert_int_equal(gpuq_step_set(step, &no_token, 1, 2), 0);
+	run_in_vain(c, step, REFUSED_ID, -GPUQ_EPARAM);
+	assert_int_equal(gpuq_step_set(step, &no_token, 1, 1), 0);
+	run_in_vain(c, step, FAILED_ID, -GPUQ_ETOKEN);
 }
 
 static void run_jobs(struct client *c, struct job *small, struct job *large)
@@ -347,7 +376,7 @@ static void run_pipeline(const struct tiny_world *w, struct client *c, struct ra
 
 static void run_model(struct client *c, struct random *rng)
 {
-	const struct gpuq_step_options options = {.max_tokens = PROMPT, .max_rows = 1, .top_k = 4};
+	const struct gpuq_step_options options = {.max_tokens = PROMPT, .max_rows = 2, .top_k = 4};
 	struct gpuq_session *s = tiny_session_open(c);
 	struct gpuq_call *step = tiny_step_create(s, &options);
 	int32_t tokens[PROMPT];
@@ -358,6 +387,7 @@ static void run_model(struct client *c, struct random *rng)
 			tiny_run_step(c, step, tokens, i == 0 ? PROMPT : 1, 1);
 		tiny_expect_status(step, &done, 0);
 	}
+	run_wrong(c, step);
 	gpuq_call_destroy(step);
 	gpuq_session_close(s);
 }
@@ -397,8 +427,10 @@ static void every_stage_is_there(void **state)
 	expect_count(&f, "null", "channel", N_NULLS);
 	expect_count(&f, "softmax", "channel", N_CALLS);
 	expect_count(&f, "gemv", "channel", N_CALLS);
-	expect_trace_id(&f, "softmax", SMALL_ID, N_CALLS);
-	expect_trace_id(&f, "gemv_batched", LARGE_ID, N_CALLS);
+	expect_trace_id(&f, "softmax", SMALL_ID, N_CALLS, NULL);
+	expect_trace_id(&f, "gemv_batched", LARGE_ID, N_CALLS, NULL);
+	expect_trace_id(&f, "request", REFUSED_ID, 1, "GPUQ_EPARAM");
+	expect_trace_id(&f, "step", FAILED_ID, 1, "GPUQ_ETOKEN");
 	expect_count(&f, "pipeline", "channel", N_CALLS);
 	expect_count(&f, "step", "channel", N_STEPS);
 	expect_count(&f, "session", "channel", 1);
@@ -505,6 +537,7 @@ static void a_crash_leaves_it(void **state)
 	raw_await(world_device_pid(daemon) != 0);
 	run_operators(&c, &rng);
 	client_close(&c);
+	raw_await(shm_load_relaxed(&stats.header->clients) == 0);
 	copy_object(&stats, path_of("object"));
 	harness_daemon_kill(daemon);
 	trace("dead.json");
@@ -513,6 +546,7 @@ static void a_crash_leaves_it(void **state)
 	expect_count(&f, "null", "channel", 2 * N_NULLS);
 	assert_true(has_instant(&f, "the device process ends"));
 	assert_true(has_instant(&f, "a client connects"));
+	assert_true(has_instant(&f, "a client ends"));
 	free_file(&f);
 	char object[300], out[300];
 	snprintf(object, sizeof(object), "%s", path_of("object"));
