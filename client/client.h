@@ -52,7 +52,9 @@ struct gpuq {
 	const struct gpuq_op_info **ops; /* [welcome.n_ops], filled as they are asked for */
 	struct known_op *known_ops;	 /* of all epochs: calls point to them */
 	uint64_t epoch;			 /* counts the gpuqds; atomic */
-	pthread_mutex_t reconnect;	 /* serialises gpuq_reconnect() */
+	pthread_mutex_t turn;		 /* guards the next two */
+	pthread_cond_t turn_over;	 /* by CLOCK_MONOTONIC */
+	bool turn_taken;		 /* a thread is reconnecting */
 	char name[GPUQ_NAME_MAX];	 /* as gpuqd was told */
 	struct gpuq_channel *channels;
 	struct notice *notice; /* NULL before the first channel */
@@ -182,6 +184,11 @@ void overtaken_free(struct overtaken *overtaken);
 
 /* One try to connect as `g` did, to the path that it used. What comes back is for its own use. */
 int connect_again(const struct gpuq *g, struct gpuq **ret_gpuq);
+
+/* --- reconnect.c --------------------------------------------------------------------------- */
+
+/* gpuq_reconnect(gpuq, 0), but one try of another thread is waited for as long as for one's own. */
+int reconnect_once(struct gpuq *gpuq);
 
 /* --- session.c: messages on the socket ----------------------------------------------------- */
 

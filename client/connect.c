@@ -186,6 +186,17 @@ static int shake_hands(struct gpuq *g, const char *name)
 	return r;
 }
 
+static void make_turns(struct gpuq *g)
+{
+	pthread_condattr_t attributes;
+
+	pthread_condattr_init(&attributes);
+	(void)pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+	pthread_cond_init(&g->turn_over, &attributes);
+	pthread_condattr_destroy(&attributes);
+	pthread_mutex_init(&g->turn, NULL);
+}
+
 static struct gpuq *gpuq_new(void)
 {
 	struct gpuq *g = calloc(1, sizeof(*g));
@@ -199,7 +210,7 @@ static struct gpuq *gpuq_new(void)
 	g->fd = -1;
 	pthread_mutex_init(&g->lock, NULL);
 	pthread_mutex_init(&g->upload, NULL);
-	pthread_mutex_init(&g->reconnect, NULL);
+	make_turns(g);
 	g->epoch = 1;
 	return g;
 }
@@ -275,8 +286,11 @@ void gpuq_disconnect(struct gpuq *g)
 		munmap((void *)g->page, WIRE_PAGE_SIZE);
 	if (g->fd >= 0)
 		close(g->fd);
+	/* In a forked child it would wait for those of the parent's threads that wait for it. */
+	if (!guard_forked(g->guard))
+		pthread_cond_destroy(&g->turn_over);
 	guard_destroy(g->guard);
-	pthread_mutex_destroy(&g->reconnect);
+	pthread_mutex_destroy(&g->turn);
 	pthread_mutex_destroy(&g->upload);
 	pthread_mutex_destroy(&g->lock);
 	free(g);

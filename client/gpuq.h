@@ -109,9 +109,13 @@ GPUQ_EXPORT void gpuq_disconnect(struct gpuq *gpuq);
  * Each thread that has channels calls this for its own: the first one connects. Meanwhile other
  * threads may use their channels, which say -GPUQ_EGONE until then, but not the connection.
  *
- * 0, also when there was nothing to do; -ETIMEDOUT and the errors of gpuq_connect(): no gpuqd has
- * come; -GPUQ_EDRAIN: the old one is still ending; or an error of gpuq_channel_open(): the
- * connection is back, but not this channel. All may be tried again.
+ * It tries at least once, unless timeout_ns passes while another thread is at it: with 0 that is at
+ * once. A try that has begun may take as long as gpuq_connect(), and a moment for each channel.
+ *
+ * 0, also when there was nothing to do; -ETIMEDOUT: another thread is still at it, or what is there
+ * does not answer; the errors of gpuq_connect(): no gpuqd has come; -GPUQ_EDRAIN: the old one is
+ * still ending; or an error of gpuq_channel_open(): the connection is back, but not this channel.
+ * All may be tried again.
  */
 GPUQ_EXPORT int gpuq_reconnect(struct gpuq *gpuq, uint64_t timeout_ns);
 

@@ -93,24 +93,16 @@ static bool may_come(int error)
 		error == -GPUQ_EGONE || error == -GPUQ_EDRAIN;
 }
 
-static int connect_until(struct gpuq *g, uint64_t timeout_ns)
+/* One try. */
+static int connect_now(struct gpuq *g)
 {
-	const uint64_t start_ns = clock_monotonic_ns();
+	struct gpuq *fresh;
+	int r = gpuq_alive(g);
 
-	for (;;) {
-		struct gpuq *fresh;
-		int r = gpuq_alive(g);
-		if (r == 0)
-			return 0;
-		if (r == -GPUQ_EGONE) {
-			r = connect_again(g, &fresh);
-			if (r == 0)
-				return adopt(g, fresh);
-		}
-		if (!may_come(r) || clock_monotonic_ns() - start_ns >= timeout_ns)
-			return r;
-		nap();
-	}
+	if (r != -GPUQ_EGONE)
+		return r;
+	r = connect_again(g, &fresh);
+	return r == 0 ? adopt(g, fresh) : r;
 }
 
 /* --- Channels ------------------------------------------------------------------------------ */
@@ -150,16 +142,81 @@ static struct gpuq_channel *next_behind(struct gpuq *g)
 	return ch;
 }
 
-int gpuq_reconnect(struct gpuq *g, uint64_t timeout_ns)
+/* As long as that succeeds. */
+static int reopen_own(struct gpuq *g)
 {
 	struct gpuq_channel *ch;
+	int r = 0;
+
+	while (r == 0 && (ch = next_behind(g)) != NULL)
+		r = reopen(ch);
+	return r;
+}
+
+/* --- Taking turns -------------------------------------------------------------------------- */
+
+static uint64_t end_of(uint64_t timeout_ns)
+{
+	const uint64_t now_ns = clock_monotonic_ns();
+
+	return timeout_ns < UINT64_MAX - now_ns ? now_ns + timeout_ns : UINT64_MAX;
+}
+
+/*
+ * Waits until no other thread is reconnecting. Not for a mutex that is held meanwhile, since
+ * ThreadSanitizer does not know how to wait for one with a monotonic end.
+ */
+static int turn_take(struct gpuq *g, uint64_t end_ns)
+{
+	const struct timespec end = {
+		.tv_sec = (time_t)(end_ns / NS_PER_S), .tv_nsec = (long)(end_ns % NS_PER_S)};
+	int error = 0;
+
+	pthread_mutex_lock(&g->turn);
+	while (g->turn_taken && error == 0)
+		error = pthread_cond_timedwait(&g->turn_over, &g->turn, &end);
+	const bool mine = !g->turn_taken;
+	g->turn_taken = true;
+	pthread_mutex_unlock(&g->turn);
+	return mine ? 0 : fail_plain(-ETIMEDOUT, "another thread is reconnecting; try again");
+}
+
+static void turn_give(struct gpuq *g)
+{
+	pthread_mutex_lock(&g->turn);
+	g->turn_taken = false;
+	pthread_cond_signal(&g->turn_over);
+	pthread_mutex_unlock(&g->turn);
+}
+
+/* Who naps has no turn: so others wait for a try at most, and not until there is a gpuqd. */
+static int reconnect(struct gpuq *g, uint64_t turn_end_ns, uint64_t end_ns)
+{
+	for (;;) {
+		int r = turn_take(g, turn_end_ns);
+		if (r < 0)
+			return r;
+		r = connect_now(g);
+		const bool back = r == 0;
+		if (back)
+			r = reopen_own(g);
+		turn_give(g);
+		if (back || !may_come(r) || clock_monotonic_ns() >= end_ns)
+			return r;
+		nap();
+	}
+}
+
+int reconnect_once(struct gpuq *g)
+{
+	return reconnect(g, end_of(g->timeout_ns), 0);
+}
+
+int gpuq_reconnect(struct gpuq *g, uint64_t timeout_ns)
+{
+	const uint64_t end_ns = end_of(timeout_ns);
 
 	if (guard_forked(g->guard))
 		return session_check(g);
-	pthread_mutex_lock(&g->reconnect);
-	int r = connect_until(g, timeout_ns);
-	while (r == 0 && (ch = next_behind(g)) != NULL)
-		r = reopen(ch);
-	pthread_mutex_unlock(&g->reconnect);
-	return r;
+	return reconnect(g, end_ns, end_ns);
 }

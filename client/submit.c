@@ -25,7 +25,7 @@ static int revive(struct gpuq_channel *ch)
 
 	if (!g->automatic || !channel_gone(ch) || flights_busy(ch) + ch->n_kept > 0)
 		return refuse_shut(ch);
-	return gpuq_reconnect(g, 0) == 0 && !channel_shut(ch) ? 0 : refuse_shut(ch);
+	return reconnect_once(g) == 0 && !channel_shut(ch) ? 0 : refuse_shut(ch);
 }
 
 /* How many of n >= 1 can be submitted now, at least 1, or why none. */

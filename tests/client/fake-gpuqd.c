@@ -439,7 +439,14 @@ static void on_admin(int fd, const struct msg_header *h)
 
 static void on_message(int fd, const struct msg_header *h)
 {
-	switch (fault(h->type)) {
+	const enum fake_fault f = fault(h->type);
+
+	shm_fetch_add(&control->faulty, f != FAKE_NO_FAULT);
+	switch (f) {
+	case FAKE_WAITS:
+		while (fault(h->type) == FAKE_WAITS)
+			usleep(200);
+		break;
 	case FAKE_SILENT:
 		return;
 	case FAKE_REFUSE:

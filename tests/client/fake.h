@@ -37,6 +37,7 @@ enum fake_fault {
 	FAKE_WRONG_TYPE,
 	FAKE_OLD_SERIAL, /* an answer to nobody comes first */
 	FAKE_LATE,	 /* after 300 ms */
+	FAKE_WAITS,	 /* until this is not the fault any more */
 	FAKE_NO_FD,
 	FAKE_MANY_FDS,	/* one more than the client has room for */
 	FAKE_UNSEALED,	/* memory that could shrink */
@@ -77,6 +78,7 @@ struct fake_control {
 	/* What it has seen. */
 	uint64_t parted, device_pid; /* see fake_part() */
 	uint64_t hellos, acks, opens, closes, queries, taken, completed, bells, stops;
+	uint64_t faulty; /* messages that met a fault, counted before it */
 	uint64_t ended;	 /* channels */
 	uint64_t hints;	 /* channels whose client's robust word said, at their end, that it died */
 	uint64_t unheld; /* channels at whose end nobody had taken that word */
