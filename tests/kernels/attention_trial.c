@@ -6,7 +6,7 @@
 
 #include <math.h>
 
-#define CACHE_ELEMENTS (LLM_MAX_BYTES / 4)
+#define CACHE_ELEMENTS (LLM_RANDOM_BYTES / 4)
 
 /* Sizes of a call; heads are query heads for each head of keys. */
 struct sizes {

@@ -23,6 +23,7 @@
 #include "kernels/linear/linear.h"
 #include "kernels/paged_attention/paged_attention.h"
 #include "tests/kernels/check.h"
+#include "tests/kernels/large.h"
 #include "tests/kernels/llm_trial.h"
 #include "tests/kernels/trial.h"
 #include "tests/kernels/verify.h"
@@ -569,72 +570,33 @@ static bool check_random(struct checker *c, const struct op *op, uint64_t seed, 
 	return true;
 }
 
-struct shape {
-	const struct op *op;
-	uint32_t ranks[3];
-	uint64_t dims[3][3];
-};
-
-static const struct shape large_shapes[] = {
-	/* Large tiles and cuBLAS, aligned and not. */
-	{&op_gemv_batched, {2, 2, 1}, {{1030, 72}, {1000, 72}, {1000}}},
-	{&op_gemv_batched, {2, 2}, {{1030, 71}, {1000, 71}}},
-	{&op_gemv_batched, {2, 2}, {{400, 136}, {404, 136}}},
-	{&op_gemv_batched, {2, 2, 1}, {{128, 1304}, {512, 1304}, {512}}},
-	{&op_gemv_batched, {2, 2}, {{64, 4096}, {256, 4096}}},
-	{&op_gemv_batched, {2, 2, 1}, {{300, 512}, {512, 512}, {512}}},
-	/* Long rows: many, few, shared among blocks. */
-	{&op_gemv_batched, {2, 2, 1}, {{1, 1300}, {2500, 1300}, {2500}}},
-	{&op_gemv_batched, {2, 2, 1}, {{1, 200000}, {17, 200000}, {17}}},
-	{&op_gemv_batched, {2, 2, 1}, {{1, 199999}, {17, 199999}, {17}}},
-	{&op_gemv_batched, {2, 2}, {{5, 50000}, {19, 50000}}},
-	{&op_gemv_batched, {2, 3, 1}, {{6, 8000}, {6, 50, 8000}, {50}}},
-	{&op_price_vectors, {3, 1}, {{5, 600, 1200}, {1200}}},
-	{&op_price_vectors, {3, 2}, {{2, 70, 20000}, {70, 20000}}},
-	{&op_price_vectors, {3, 1}, {{1, 1, 1 << 22}, {1 << 22}}},
-	{&op_price_vectors, {3, 2}, {{300, 64, 64}, {64, 64}}},
-	/* Rows of a block, and rows that are read more than once. */
-	{&op_softmax, {2}, {{900, 1000}}},
-	{&op_softmax, {2}, {{100, 16384}}},
-	{&op_softmax, {2}, {{30, 16385}}},
-	{&op_softmax, {1}, {{1 << 22}}},
-	{&op_softmax, {2}, {{100000, 7}}},
-};
-
-static void fill_large(struct checker *c, const struct shape *shape, struct random *rng)
+static void fill_large(struct checker *c, const struct op *op, uint32_t which, struct random *rng)
 {
-	static const uint32_t dtypes[] = {GPUQ_F32, GPUQ_F16, GPUQ_BF16};
-	const uint32_t dtype = dtypes[random_below(rng, 3)];
-	struct op_call *call = &c->trial.call;
-
-	*call = (struct op_call){.op = shape->op, .params = {{.f64 = 1}}};
-	for (uint32_t i = 0; i < 3 && shape->ranks[i] > 0; i++) {
-		call->in[i].dtype = dtype;
-		call->in[i].rank = shape->ranks[i];
-		memcpy(call->in[i].dims, shape->dims[i], sizeof(shape->dims[i]));
-	}
-	call->out[0].dtype = random_below(rng, 2) ? GPUQ_F32 : dtype;
-	call->out[0].rank = UINT32_MAX;
-	trial_fill_shape(&c->trial, rng);
+	large_call(call_of(c), op, which, rng);
+	if (!c->is_llm)
+		trial_fill_shape(&c->trial, rng);
+	else
+		llm_trial_fill_shape(&c->llm, rng);
+	if (op == &op_kv_append)
+		part_places(&c->llm.call);
 }
 
 static bool check_large(struct checker *c, const struct op *op, uint64_t seed, uint64_t trials)
 {
-	const uint64_t shapes = sizeof(large_shapes) / sizeof(large_shapes[0]);
+	const uint32_t shapes = large_count(op);
 
+	if (shapes == 0)
+		fprintf(stderr, "check_device: there is no large shape of %s\n", op->name);
 	for (uint64_t i = 0; i < trials * shapes; i++) {
-		const struct shape *shape = &large_shapes[i % shapes];
 		struct random rng = {seed + i * 0x2545f4914f6cdd1du};
 
-		if (shape->op != op)
-			continue;
-		fill_large(c, shape, &rng);
+		fill_large(c, op, (uint32_t)(i % shapes), &rng);
 		if (check_call(c, &rng, true))
 			continue;
 		fprintf(stderr, "  --large, seed %" PRIu64 ", trial %" PRIu64 "\n", seed, i);
 		return false;
 	}
-	return true;
+	return shapes > 0;
 }
 
 /* --- The program -------------------------------------------------------------------------- */

@@ -120,7 +120,7 @@ static void shape_logits(struct op_call *call, struct random *rng, uint32_t dtyp
 	/* A vocabulary, which devices cut into parts. */
 	if (random_below(rng, 200) == 0) {
 		d[0] = 1 + random_below(rng, 2);
-		d[1] = 1 + random_below(rng, LLM_MAX_BYTES / 8);
+		d[1] = 1 + random_below(rng, LLM_RANDOM_BYTES / 8);
 	}
 	call->in[0] = tensor_of(dtype, 2, d);
 }
@@ -362,6 +362,23 @@ static void place_outputs(struct llm_trial *t, struct random *rng)
 	}
 }
 
+void llm_trial_fill_shape(struct llm_trial *t, struct random *rng)
+{
+	const struct op *op = t->call.op;
+	uint32_t arg;
+	const int err = op_check(&t->call, &arg);
+
+	if (err != 0) {
+		fprintf(stderr, "op_check refuses a valid call: %d, argument %u\n", err, arg);
+		abort();
+	}
+	fill(t, rng);
+	if (op == &op_kv_append || op == &op_paged_attention)
+		fill_paged(t, rng);
+	keep_written(t);
+	place_outputs(t, rng);
+}
+
 void llm_trial_fill(struct llm_trial *t, const struct op *op, struct random *rng)
 {
 	static const struct {
@@ -375,8 +392,7 @@ void llm_trial_fill(struct llm_trial *t, const struct op *op, struct random *rng
 	static const uint32_t dtypes[] = {GPUQ_F32, GPUQ_F16, GPUQ_BF16};
 	const uint32_t dtype = dtypes[random_below(rng, 3)];
 	struct op_call *call = &t->call;
-	uint32_t at = 0, arg;
-	int err;
+	uint32_t at = 0;
 
 	*call = (struct op_call){.op = op};
 	while (shapes[at].op != op)
@@ -394,14 +410,5 @@ void llm_trial_fill(struct llm_trial *t, const struct op *op, struct random *rng
 		if (!tensor_present(&call->out[i]))
 			call->out[i].rank = 0;
 	}
-	err = op_check(call, &arg);
-	if (err != 0) {
-		fprintf(stderr, "op_check refuses a valid call: %d, argument %u\n", err, arg);
-		abort();
-	}
-	fill(t, rng);
-	if (op == &op_kv_append || op == &op_paged_attention)
-		fill_paged(t, rng);
-	keep_written(t);
-	place_outputs(t, rng);
+	llm_trial_fill_shape(t, rng);
 }

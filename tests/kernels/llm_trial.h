@@ -10,7 +10,8 @@
 #include "tests/kernels/guard.h"
 #include "tests/kernels/random.h"
 
-#define LLM_MAX_BYTES ((size_t)1 << 20) /* of any tensor */
+#define LLM_MAX_BYTES ((size_t)1 << 24)	   /* of any tensor, */
+#define LLM_RANDOM_BYTES ((size_t)1 << 20) /* and of one whose shape is random */
 
 struct llm_trial {
 	struct op_call call;
@@ -27,6 +28,12 @@ void llm_trial_destroy(struct llm_trial *t);
 
 /* Makes a valid call with random everything; the outputs' contents are undefined. */
 void llm_trial_fill(struct llm_trial *t, const struct op *op, struct random *rng);
+
+/*
+ * The same with the operator, types, shapes and params that t->call has; outputs that are there
+ * have the rank UINT32_MAX.
+ */
+void llm_trial_fill_shape(struct llm_trial *t, struct random *rng);
 
 /*
  * The outputs of the call are what the operator's formula, written down once more, and its stated
