@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* large.h: calls of shapes that the large forms of operators serve, and those of language models. */
+/* large.h: calls of shapes that operators have large forms for, and of those of language models. */
 #ifndef GPUQ_TESTS_KERNELS_LARGE_H
 #define GPUQ_TESTS_KERNELS_LARGE_H
 
