@@ -385,31 +385,45 @@ V_INLINE void v_total_add(vf *sum, vf *lost, vf v)
 	*lost = (vf)((vi)error & (vi)(error - error == 0));
 }
 
+/* step(x, h) for the half h of the lanes, the half of that, and so on down to 1. */
+#if VL == 16
+#define V_HALVE(step, x)    \
+	do {                \
+		step(x, 8); \
+		step(x, 4); \
+		step(x, 2); \
+		step(x, 1); \
+	} while (0)
+#elif VL == 8
+#define V_HALVE(step, x)    \
+	do {                \
+		step(x, 4); \
+		step(x, 2); \
+		step(x, 1); \
+	} while (0)
+#else
+#define V_HALVE(step, x)    \
+	do {                \
+		step(x, 2); \
+		step(x, 1); \
+	} while (0)
+#endif
+
+#define V_ADD_HALVES(v, h) v += V_SHUFFLE(v, v, V_SWAP, h)
+#define V_MAX_HALVES(v, h) v = v_max(v, V_SHUFFLE(v, v, V_SWAP, h))
+
 /* The sum of all lanes, added in pairs. */
 V_INLINE float v_sum(vf v)
 {
-#if VL >= 16
-	v += V_SHUFFLE(v, v, V_SWAP, 8);
-#endif
-#if VL >= 8
-	v += V_SHUFFLE(v, v, V_SWAP, 4);
-#endif
-	v += V_SHUFFLE(v, v, V_SWAP, 2);
-	v += V_SHUFFLE(v, v, V_SWAP, 1);
+	V_HALVE(V_ADD_HALVES, v);
 	return v[0];
 }
 
 /* The greatest of all lanes, in every lane; any value when one is NaN. */
 V_INLINE vf v_max_lanes(vf v)
 {
-#if VL >= 16
-	v = v_max(v, V_SHUFFLE(v, v, V_SWAP, 8));
-#endif
-#if VL >= 8
-	v = v_max(v, V_SHUFFLE(v, v, V_SWAP, 4));
-#endif
-	v = v_max(v, V_SHUFFLE(v, v, V_SWAP, 2));
-	return v_max(v, V_SHUFFLE(v, v, V_SWAP, 1));
+	V_HALVE(V_MAX_HALVES, v);
+	return v;
 }
 
 /*
@@ -426,28 +440,14 @@ V_INLINE vf v_max_lanes(vf v)
 /* Lane j of the result is the sum of the lanes of r[j]; the order is the same for every j. */
 V_INLINE vf v_sum_rows(vf r[VL])
 {
-#if VL >= 16
-	V_FOLD(r, 8);
-#endif
-#if VL >= 8
-	V_FOLD(r, 4);
-#endif
-	V_FOLD(r, 2);
-	V_FOLD(r, 1);
+	V_HALVE(V_FOLD, r);
 	return r[0];
 }
 
 /* The same of integers, which must not overflow. */
 V_INLINE vi v_sum_integer_rows(vi r[VL])
 {
-#if VL >= 16
-	V_FOLD(r, 8);
-#endif
-#if VL >= 8
-	V_FOLD(r, 4);
-#endif
-	V_FOLD(r, 2);
-	V_FOLD(r, 1);
+	V_HALVE(V_FOLD, r);
 	return r[0];
 }
 
@@ -467,14 +467,7 @@ V_INLINE vi v_sum_integer_rows(vi r[VL])
 /* Lane j of r[i] goes to lane i of r[j]. */
 V_INLINE void v_transpose(vf r[VL])
 {
-#if VL >= 16
-	V_EXCHANGE(r, 8);
-#endif
-#if VL >= 8
-	V_EXCHANGE(r, 4);
-#endif
-	V_EXCHANGE(r, 2);
-	V_EXCHANGE(r, 1);
+	V_HALVE(V_EXCHANGE, r);
 }
 
 #endif
