@@ -73,11 +73,11 @@ static void sample_begin(const struct writer *w, const char *suffix, const struc
 
 static void sample_value(const struct writer *w, double value)
 {
-	/* 17 digits are every bit of it; counters are told as the whole numbers that they are. */
+	/* Counters as the whole numbers that they are, a time since 1970 to the microsecond. */
 	if (value == floor(value) && fabs(value) < 1e15)
 		fprintf(w->out, "} %.0f\n", value);
 	else
-		fprintf(w->out, "} %.9g\n", value);
+		fprintf(w->out, "} %.15g\n", value);
 }
 
 static void write_sample(const struct writer *w, const struct label *label, double value)

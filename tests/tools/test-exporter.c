@@ -73,6 +73,7 @@ static void values_are_those_of_the_statistics(void **state)
 	start();
 	traffic(1000, 300, 40000);
 	s.stats.header->deaths = 7;
+	s.stats.header->started_realtime_ns = 1795244194500000000u;
 	s.stats.channels[1].depth = 5;
 	s.stats.channels[2].depth = 6;
 	snprintf(s.stats.devices[0].name, 128, "a \"b\"\\ \n\x1b");
@@ -83,6 +84,7 @@ static void values_are_those_of_the_statistics(void **state)
 	assert_string_equal(out.err, "");
 	assert_true(value(out.out, "gpuq_up", "") == 1);
 	assert_true(value(out.out, "gpuq_client_deaths_total", "") == 7);
+	assert_true(value(out.out, "gpuq_start_time_seconds", "") == 1795244194.5);
 	assert_true(value(out.out, "gpuq_submissions_waiting", "") == 11);
 	assert_true(value(out.out, "gpuq_requests_total", DEVICE) == 4000);
 	assert_true(value(out.out, "gpuq_device_busy_seconds_total", DEVICE) == 4000 * 40e-6);
