@@ -17,7 +17,10 @@
 #define MIN_COLUMNS 30
 #define DELAY_MIN_S 0.1
 #define DELAY_MAX_S 3600.0
-#define TOP_LINES 3 /* above the tables */
+#define TOP_LINES 3    /* above the tables */
+#define DETAIL_NAME 20 /* places of a name in the details of a row */
+#define DETAIL_MAX 256 /* bytes of a line there */
+#define DETAIL_LINES (TABLE_COLUMNS_MAX + 16)
 
 enum { PAIR_BAR = 1, PAIR_FOCUS, PAIR_GOOD, PAIR_WARN, PAIR_BAD };
 /* The rows of a table that are to be seen, in their order. */
@@ -234,26 +237,59 @@ static enum top_mark worst_mark(const struct visible *s)
 	return worst;
 }
 
-/* The names of all tables; with the keys that choose them where there is room. */
+/* How much is said of each table in the line of their names. */
+enum tabs { TABS_NAMES, TABS_KEYS, TABS_COUNTS };
+
+static int tab_text(enum tabs form, const struct visible *all, uint32_t i, char *text, size_t size)
+{
+	const char *name = top_tables[i].name;
+
+	switch (form) {
+	case TABS_NAMES:
+		return snprintf(text, size, "%s", name);
+	case TABS_KEYS:
+		return snprintf(text, size, "%u %s", i + 1, name);
+	default:
+		return snprintf(text, size, "%u %s (%u)", i + 1, name, all[i].n);
+	}
+}
+
+static int tab_gap(enum tabs form)
+{
+	return form == TABS_NAMES ? 1 : 3;
+}
+
+/* The form that says most of those that fit; what is wrong with the last table is not cut off. */
+static enum tabs widest_tabs(const struct visible *all)
+{
+	char text[48];
+
+	for (enum tabs form = TABS_COUNTS; form > TABS_NAMES; form--) {
+		int width = -tab_gap(form);
+		for (uint32_t i = 0; i < TOP_TABLES; i++)
+			width += tab_text(form, all, i, text, sizeof(text)) + tab_gap(form);
+		if (width <= COLS)
+			return form;
+	}
+	return TABS_NAMES;
+}
+
+/* The names of all tables. */
 static void draw_tabs(const struct top_view *v, const struct visible *all)
 {
-	const bool keys = COLS >= 110;
-	char name[40];
+	const enum tabs form = widest_tabs(all);
+	char text[48];
 	int x = 0;
 
 	put_line(TOP_LINES - 1, A_NORMAL, "");
 	for (uint32_t i = 0; i < TOP_TABLES && x < COLS; i++) {
 		attr_t attr = mark_attr(v, all[i].n == 0 ? TOP_DIM : worst_mark(&all[i]));
+		const int width = tab_text(form, all, i, text, sizeof(text));
 
-		if (keys)
-			snprintf(name, sizeof(name), "%u %s %u", i + 1, top_tables[i].name,
-				all[i].n);
-		else
-			snprintf(name, sizeof(name), "%s", top_tables[i].name);
 		attrset(i == v->focus ? A_BOLD | A_UNDERLINE : attr);
-		mvaddnstr(TOP_LINES - 1, x, name, COLS - x);
+		mvaddnstr(TOP_LINES - 1, x, text, COLS - x);
 		attrset(A_NORMAL);
-		x += (int)strlen(name) + (keys ? 3 : 1);
+		x += width + tab_gap(form);
 	}
 }
 
@@ -320,23 +356,69 @@ static void draw_help(void)
 	draw_box(lines, (int)(sizeof(lines) / sizeof(lines[0])));
 }
 
+/* How many bytes of a value go into one line: up to a space, where there is one. */
+static int bytes_of_line(const char *value, int places)
+{
+	const int n = bytes_of(value, places);
+	int space = n;
+
+	if (value[n] == '\0')
+		return n;
+	while (space > 0 && value[space] != ' ')
+		space--;
+	return space > 0 ? space : n;
+}
+
+/* The unit of a key is that of JSON; here the value names its own. */
+static int bytes_of_name(const char *key)
+{
+	static const char *const units[] = {"_ns", "_bytes"};
+	const size_t n = strlen(key);
+
+	for (size_t i = 0; i < sizeof(units) / sizeof(units[0]); i++) {
+		const size_t unit = strlen(units[i]);
+		if (n > unit && strcmp(key + n - unit, units[i]) == 0)
+			return (int)(n - unit);
+	}
+	return (int)n;
+}
+
+/* Adds the lines of one column. Returns how many there are then. */
+static int add_detail(char (*lines)[DETAIL_MAX], int n, const char *key, const char *value)
+{
+	const int places = COLS - 4 - DETAIL_NAME - 1;
+	int name = bytes_of_name(key);
+
+	do {
+		const int bytes = bytes_of_line(value, places);
+		snprintf(lines[n++], DETAIL_MAX, "%-*.*s %.*s", DETAIL_NAME, name, key, bytes,
+			value);
+		name = 0;
+		value += bytes;
+		value += strspn(value, " ");
+	} while (*value != '\0' && n < DETAIL_LINES);
+	return n;
+}
+
 /* Every column of the selected row, the ones that did not fit the screen too. */
 static void draw_details(const struct top_view *v, const struct visible *all)
 {
 	const struct visible *s = &all[v->focus];
 	const struct table_view *tv = &v->tables[v->focus];
-	char text[TABLE_COLUMNS_MAX][200], value[176];
-	const char *lines[TABLE_COLUMNS_MAX];
+	char text[DETAIL_LINES][DETAIL_MAX], value[176];
+	const char *lines[DETAIL_LINES];
+	int n = 0;
 
 	if (s->n == 0)
 		return;
 	const void *row = table_row(s->table, &s->rows, s->order[tv->selected]);
-	for (uint32_t i = 0; i < s->table->n_columns; i++) {
-		snprintf(text[i], sizeof(text[i]), "%-20s %s", s->table->columns[i].key,
-			table_value(&s->table->columns[i], row, value, sizeof(value)));
-		lines[i] = text[i];
+	for (uint32_t i = 0; i < s->table->n_columns && n < DETAIL_LINES; i++) {
+		const struct column *c = &s->table->columns[i];
+		n = add_detail(text, n, c->key, table_value(c, row, value, sizeof(value)));
 	}
-	draw_box(lines, (int)s->table->n_columns);
+	for (int i = 0; i < n; i++)
+		lines[i] = text[i];
+	draw_box(lines, n);
 }
 
 /* --- All of it ----------------------------------------------------------------------------- */
