@@ -12,6 +12,9 @@
 #include <string.h>
 #include <unistd.h>
 
+#define HELP_INDENT 31
+#define HELP_WIDTH 49 /* and both are 80 */
+
 #define AT(field) offsetof(struct config, field), sizeof(((struct config *)0)->field)
 
 const struct config_key config_keys[] = {
@@ -413,17 +416,31 @@ void config_print(const struct config *config, FILE *out)
 	config_models_print(config, out);
 }
 
+/* What a flag does, and its preset, from the 32nd place on; in lines of 80. */
+static void print_doc(const struct config_key *key, FILE *out)
+{
+	const bool preset = key->preset[0] != '\0';
+	char text[400];
+	int n, space;
+
+	snprintf(text, sizeof(text), "%s%s%s%s", key->doc, preset ? " [" : "", key->preset,
+		preset ? "]" : "");
+	for (const char *at = text; *at != '\0'; at += n + (at[n] == ' ')) {
+		n = (int)strlen(at);
+		for (space = HELP_WIDTH; n > HELP_WIDTH && space > 0; space--)
+			if (at[space] == ' ')
+				n = space;
+		fprintf(out, "%*s%.*s\n", at == text ? 1 : HELP_INDENT, "", n, at);
+	}
+}
+
 void config_help(FILE *out)
 {
 	char flag[64];
 
 	for (uint32_t i = 0; i < config_n_keys; i++) {
-		const struct config_key *key = &config_keys[i];
-
-		config_flag_name(key, flag, sizeof(flag));
-		fprintf(out, "  --%-26s %s", flag, key->doc);
-		if (key->preset[0] != '\0')
-			fprintf(out, " [%s]", key->preset);
-		fputc('\n', out);
+		config_flag_name(&config_keys[i], flag, sizeof(flag));
+		fprintf(out, "  --%-26s", flag);
+		print_doc(&config_keys[i], out);
 	}
 }
