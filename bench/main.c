@@ -159,7 +159,7 @@ static void print_help(void)
 	       "  --gpuqd PATH    the gpuqd to start (beside this program, else in PATH)\n"
 	       "  --socket PATH   use a running gpuqd instead of a private one\n"
 	       "  --python PATH   interpreter for PyTorch and for --plot (python3)\n"
-	       "  --device KIND   cpu, cuda or cuda:N (cpu): op, graphs, memory\n"
+	       "  --device KIND   cpu, cuda or cuda:N (cpu): op, graphs, memory, those of models\n"
 	       "  --plot FILE     graphs: draws replays and captures (SVG; needs matplotlib)\n"
 	       "  --trace FILE    graphs: a timeline that Perfetto and chrome://tracing open\n"
 	       "  --shape NAME    models: 1b (Llama-3.2-1B), 135m, 15m, tiny (135m)\n"

@@ -270,8 +270,8 @@ const struct command command_chat = {
 		"  -t, --tokenizer PATH     the folder of tokenizer and template (the model's)\n"
 		"      --temp T             temperature; 0: always the most likely token (0.7)\n"
 		"                           --top-p is 0.95 unless it is given\n" TEXT_HELP_POLICY
-		"      --verbose            rates of each answer, on standard error\n"
-		"Each line is said. /exit, or the end of input, ends; /clear begins anew;\n"
-		"Ctrl-C stops an answer and keeps the chat.\n",
+		"      --verbose            rates of each answer, on standard error\n",
+	.notes = "Each line is said. /exit, or the end of input, ends; /clear begins anew;\n"
+		 "Ctrl-C stops an answer and keeps the chat.\n",
 	.run = run,
 };

@@ -132,6 +132,9 @@ static int list_text(struct gpuq *gpuq, uint32_t device)
 	printf("%llu shapes, %llu captured (%sB), %llu of %llu requests were replays\n",
 		(unsigned long long)t.shapes, (unsigned long long)t.captured, bytes,
 		(unsigned long long)t.hits, (unsigned long long)t.uses);
+	if (t.shapes == 0)
+		printf("Pipelines, large calls and the steps of models have shapes; small calls "
+		       "need no graph.\n");
 	return finish_output();
 }
 
@@ -252,9 +255,8 @@ const struct command command_graphs = {
 		"  -w, --watch         again every second\n"
 		"      --stop          capture no more graphs; those that are there stay in use\n"
 		"      --resume        capture again\n"
-		"      --evict ID|all  drop the graph of one shape, or all that are not pinned\n"
-		"\n"
-		"Operators that the CPU device computes on the spot have no graph: not listed.\n"
-		"To have graphs captured ahead: gpuq run --capture, and gpuq precapture.\n",
+		"      --evict ID|all  drop the graph of one shape, or all that are not pinned\n",
+	.notes = "Operators that the CPU device computes on the spot have no graph: not listed.\n"
+		 "To have graphs captured ahead: gpuq run --capture, and gpuq precapture.\n",
 	.run = run,
 };

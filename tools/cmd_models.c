@@ -142,12 +142,13 @@ static int list(struct gpuq *gpuq, bool json)
 {
 	json_t *array = json ? json_array() : NULL;
 	struct gpuq_model_info m;
+	uint32_t i;
 	int r;
 
 	if (!json)
 		printf("%-16s %-9s %-8s %6s %8s %7s %7s %8s %7s %8s\n", "name", "state", "kind",
 			"bytes", "context", "open", "kv used", "tokens", "step", "captured");
-	for (uint32_t i = 0; (r = gpuq_model_info(gpuq, i, &m)) == 0; i++) {
+	for (i = 0; (r = gpuq_model_info(gpuq, i, &m)) == 0; i++) {
 		if (json)
 			json_array_append_new(array, model_json(&m));
 		else
@@ -157,6 +158,8 @@ static int list(struct gpuq *gpuq, bool json)
 		json_decref(array);
 		return command_fail();
 	}
+	if (!json && i == 0)
+		complain("there are none; see gpuq load --help");
 	if (!json)
 		return finish_output();
 	return print_json(

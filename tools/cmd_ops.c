@@ -10,7 +10,7 @@ static void print_tensor(const char *role, const struct gpuq_op_tensor *t)
 {
 	char dtypes[128];
 
-	printf("  %-5s %-12s %-20s %s%s%s\n", role, t->name, t->shape,
+	printf("  %-5s %-16s %-20s %s%s%s\n", role, t->name, t->shape,
 		dtype_mask_text(t->dtypes, dtypes, sizeof(dtypes)), t->optional ? "; optional" : "",
 		t->in_out ? "; read and written" : "");
 }
@@ -25,7 +25,7 @@ static void print_op(const struct gpuq_op_info *op)
 	for (uint32_t i = 0; i < op->n_params; i++) {
 		const struct gpuq_op_param *p = &op->params[i];
 
-		printf("  param %-12s %-20s from %g to %g, %g when not given\n", p->name,
+		printf("  param %-16s %-20s from %g to %g, %g when not given\n", p->name,
 			p->type == GPUQ_PARAM_I64 ? "integer" : "number", p->min, p->max,
 			p->preset);
 	}

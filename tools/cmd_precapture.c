@@ -152,6 +152,19 @@ static int capture_all(struct gpuq_channel *ch, const struct precapture_options 
 	return code;
 }
 
+/* No text gets longer, so no step has such a shape. */
+static bool contexts_fit(const struct precapture_options *o, const struct gpuq_model_info *m)
+{
+	for (uint32_t i = 0; i < o->contexts.n; i++) {
+		if (o->contexts.ranges[i].last > m->max_tokens) {
+			complain("--context: texts of %s have at most %u tokens, not %u", o->model,
+				m->max_tokens, o->contexts.ranges[i].last);
+			return false;
+		}
+	}
+	return true;
+}
+
 static int precapture(struct gpuq *gpuq, const struct precapture_options *o)
 {
 	struct gpuq_model_info m;
@@ -161,6 +174,8 @@ static int precapture(struct gpuq *gpuq, const struct precapture_options *o)
 
 	if (code != EXIT_OK)
 		return code;
+	if (!contexts_fit(o, &m))
+		return EXIT_FAIL;
 	if (gpuq_channel_open(gpuq, NULL, &ch) < 0)
 		return command_fail();
 	code = capture_all(ch, o, m.bucket_tokens > 0 ? m.bucket_tokens : 1, &t);

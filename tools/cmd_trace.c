@@ -211,8 +211,8 @@ const struct command command_trace = {
 		"  -t, --time SEC      record for so long from now on; without it: what the "
 		"flight\n"
 		"                      recorder holds now, of a dead gpuqd its last moments\n"
-		"  -f, --file OBJECT   of this statistics object or a copy of one\n"
-		"\n"
+		"  -f, --file OBJECT   of this statistics object or a copy of one\n",
+	.notes =
 		"The recorder holds the last trace_events events (gpuqd.conf); with 0 it is off.\n",
 	.run = run,
 };

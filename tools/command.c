@@ -11,9 +11,10 @@ static void print_help(const struct command *c)
 	printf("Usage: gpuq %s%s%s\n%s.\n\n%s"
 	       "  -s, --socket PATH   of gpuqd (default: $GPUQ_SOCKET, $XDG_RUNTIME_DIR/gpuq-0,\n"
 	       "                      /run/gpuq/gpuq-0)\n"
-	       "  -h, --help          this text\n",
+	       "  -h, --help          this text\n%s%s",
 		c->name, c->arguments[0] == '\0' ? "" : " ", c->arguments, c->summary,
-		c->help == NULL ? "" : c->help);
+		c->help == NULL ? "" : c->help, c->notes == NULL ? "" : "\n",
+		c->notes == NULL ? "" : c->notes);
 }
 
 int command_option(

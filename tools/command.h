@@ -24,7 +24,8 @@ struct command {
 	const char *name;
 	const char *arguments; /* "OP --in NAME=FILE.npy ..." */
 	const char *summary;
-	const char *help; /* lines about its options; may be NULL */
+	const char *help;  /* lines about its options; may be NULL */
+	const char *notes; /* lines at the end of its help; may be NULL */
 	/* argv[0] is the program's name. Returns the exit code. */
 	int (*run)(struct invocation *v, int argc, char **argv);
 };

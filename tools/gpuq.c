@@ -80,6 +80,7 @@ static int dispatch(struct invocation *v, int argc, char **argv)
 		if (strcmp(argv[0], commands[i]->name) != 0)
 			continue;
 		v->command = commands[i];
+		tool_command = v->command->name;
 		argv[0] = (char *)tool_name; /* getopt's messages begin with it */
 		optind = 0;		     /* begin anew */
 		return v->command->run(v, argc, argv);

@@ -12,7 +12,7 @@
 #include <string.h>
 #include <unistd.h>
 
-const char *tool_name = "gpuq";
+const char *tool_name = "gpuq", *tool_command = "";
 
 void claim_streams(void)
 {
@@ -46,7 +46,8 @@ int complain_usage(const char *format, ...)
 	char tail[64];
 	va_list args;
 
-	snprintf(tail, sizeof(tail), "; see %s --help", tool_name);
+	snprintf(tail, sizeof(tail), "; see %s %s%s--help", tool_name, tool_command,
+		tool_command[0] == '\0' ? "" : " ");
 	va_start(args, format);
 	complain_args(format, args, tail);
 	va_end(args);

@@ -15,6 +15,9 @@ enum { EXIT_OK = 0, EXIT_FAIL = 1, EXIT_USAGE = 2 };
 /* The program's name in messages. */
 extern const char *tool_name;
 
+/* The command of that program which runs, for where to find help; "" when it has none. */
+extern const char *tool_command;
+
 /*
  * Where a standard stream was closed, takes its number, so that no socket gets it that output would
  * then be written to: using the stream fails instead, and is told. First of all in main().

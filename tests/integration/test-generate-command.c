@@ -401,8 +401,8 @@ static void test_refusals(void **state)
 	const char *const no_model[] = {harness_program("tools/gpuq"), "generate", "-p", "x", NULL};
 	harness_exec(no_model, &out);
 	assert_int_equal(out.status, 2);
-	assert_non_null(strstr(
-		out.err, "which model? give -m NAME, which gpuq models lists; see gpuq --help"));
+	assert_non_null(strstr(out.err,
+		"which model? give -m NAME, which gpuq models lists; see gpuq generate --help"));
 	harness_output_free(&out);
 	REFUSED(2, "not both", "-p", "x", "-f", "/dev/null");
 	REFUSED(2, "--bias", "-p", "x", "--bias", "7");

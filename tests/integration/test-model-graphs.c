@@ -241,6 +241,7 @@ static void test_tools(void **state)
 	TINY_GPUQ(0, "batch 1, context 64: ready", "precapture", "-m", "tiny", "--context", "2-64");
 	TINY_GPUQ(1, "batch 65, context 1: capture: parameter batch", "precapture", "-m", "tiny",
 		"--batch", "65");
+	TINY_GPUQ(1, "tokens, not 100000", "precapture", "-m", "tiny", "--context", "1-100000");
 	TINY_GPUQ(0, "", "graphs", "--stop");
 	TINY_GPUQ(1, "batch 1, context 1: ", "precapture", "-m", "tiny", "--kind", "generate");
 	TINY_GPUQ(0, "", "graphs", "--resume");

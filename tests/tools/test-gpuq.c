@@ -529,6 +529,7 @@ static void graphs_are_listed_and_administered(void **state)
 	GPUQ(&out, "graphs");
 	assert_int_equal(out.status, 0);
 	assert_non_null(strstr(out.out, "0 shapes, 0 captured"));
+	assert_non_null(strstr(out.out, "small calls need no graph"));
 	harness_output_free(&out);
 
 	/* One kernel: direct, or captured where the device is faster that way. */
