@@ -42,7 +42,7 @@ static const struct subcommand subcommands[] = {
 		"GiB",
 		"detected p50 < 0.2 ms, p99 < 5 ms; all back < 5 ms after proof and last kernel",
 		true, true},
-	{"trace", bench_trace, "null operations with the flight recorder, and without",
+	{"trace", bench_trace, "null and small operations with the flight recorder, and without",
 		"p50 <= 1.02 x without", false, true},
 	{"overload", bench_overload,
 		"0.5, 1, 2 and 5 times as much work as gpuqd can do, with deadlines",

@@ -183,10 +183,22 @@ static inline void recorder_put(struct recorder *r, const struct recorder_event 
 {
 	if (r == NULL || r->ring == NULL)
 		return;
+	/* Put together in registers: a word that was stored in parts waits for all stores before it
+	 * when it is loaded, which was three quarters of what an event costs. */
+	const uint64_t words[] = {
+		event->time_ns,
+		event->ticket,
+		event->channel | (uint64_t)event->generation << 32,
+		event->kind | (uint32_t)event->what << 16 | (uint64_t)(uint32_t)event->status << 32,
+		event->words[0],
+		event->words[1],
+		event->words[2],
+		event->words[3],
+	};
 	/* The record is not written before others may know that its old event is gone: pairs with
 	 * the reader's second look at `next`. */
 	shm_fence_release();
-	shm_copy_out(&r->events[r->next & r->mask], event, sizeof(*event) / 8);
+	shm_copy_out(&r->events[r->next & r->mask], words, sizeof(*event) / 8);
 	/* The record is whole before `next` says so: pairs with the reader's first look. */
 	shm_store_release(&r->ring->next, ++r->next);
 	__builtin_prefetch(&r->events[r->next & r->mask], 1);

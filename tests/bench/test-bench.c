@@ -209,6 +209,19 @@ static uint32_t count_rows(const json_t *root, const char *name)
 	return n;
 }
 
+static void test_trace_compares_all_work(void **state)
+{
+	need_two_cpus();
+	need_gpuqd();
+	json_t *root = measure("trace");
+
+	/* Of a null operation and three operators, one at a time and many. */
+	assert_rows(root, 4 * 2 * 3);
+	assert_int_equal(count_rows(root, "recorder on"), 4 * 2);
+	assert_int_equal(json_array_size(json_object_get(root, "checks")), 4 * 2);
+	json_decref(root);
+}
+
 static void test_op_agrees_with_the_kernels(void **state)
 {
 	need_two_cpus();
@@ -536,6 +549,7 @@ int main(void)
 		HARNESS_TEST_LONG(test_floor_keeps_its_histograms, 60),
 		HARNESS_TEST_LONG(test_ring_states_its_target, 60),
 		HARNESS_TEST_LONG(test_sleep_measures_gpuqd, 60),
+		HARNESS_TEST_LONG(test_trace_compares_all_work, 60),
 		HARNESS_TEST_LONG(test_op_agrees_with_the_kernels, 60),
 		HARNESS_TEST_LONG(test_death_counts_every_kill, 120),
 		HARNESS_TEST_LONG(test_idle_reads_the_time_of_gpuqd, 60),
