@@ -2,7 +2,7 @@
 /* example.c: see example.h. */
 #include "example.h"
 
-#include <errno.h>
+#include <err.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,12 +13,8 @@ void die(const char *format, ...)
 {
 	va_list ap;
 
-	fprintf(stderr, "%s: ", program_invocation_short_name);
 	va_start(ap, format);
-	vfprintf(stderr, format, ap);
-	va_end(ap);
-	fputc('\n', stderr);
-	exit(1);
+	verrx(1, format, ap);
 }
 
 static void *grow(void *memory, uint64_t count, size_t size)

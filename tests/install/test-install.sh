@@ -61,6 +61,20 @@ else
 	number=$((number + 1))
 	echo "ok $number - install: cxx11 consumer # SKIP no C++ compiler"
 fi
+# The examples are programs of users as well: no flag of this project's own build is needed.
+for example in softmax score classify pipeline lipogram; do
+	library=gpuq-client helper=$source/client/examples/example.c
+	case $example in
+	softmax) helper= ;;
+	lipogram) library=gpuq-text helper= ;;
+	esac
+	pkg-config --exists "$library" || continue
+	# shellcheck disable=SC2046,SC2086
+	"${CC:-cc}" -Wall -Werror -o "$root/$example" "$source/client/examples/$example.c" \
+		$helper $(pkg-config --cflags --libs "$library") -lm >"$root/log" 2>&1 ||
+		fail "example $example: compiles"
+done
+pass "the examples compile"
 # Not there where the build was told to leave CUDA out.
 if pkg-config --exists gpuq-cuda; then
 	# shellcheck disable=SC2046
