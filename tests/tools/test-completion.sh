@@ -58,11 +58,16 @@ check "" gpuq nothing --x
 
 # Names of what gpuqd has.
 check "" gpuq run gemv
-gpuqd --device cpu --hot-list '' --log error &
+gpuqd --device cpu --hot-list '' --kv-bytes 16M --log error &
 daemon=$!
 gpuq status --wait-ready 100 >/dev/null
 check "gemv_batched" gpuq run gemv
 check "" gpuq unload x
+check "0" gpuq graphs --device ''
+gpuq load tiny "${script%/*}/../../models/tiny" >/dev/null
+check "tiny" gpuq unload t
+check "tiny" gpuq generate --model ''
+check "tiny" gpuq chat -m ti
 kill "$daemon"
 wait "$daemon"
 rm -rf "$folder"

@@ -23,6 +23,15 @@ _gpuq_models() {
 	"$1" models 2>/dev/null | sed -n '2,$s/ .*//p'
 }
 
+# _gpuq_devices PROGRAM: what --device takes; of gpuq's commands the number of one that gpuqd has.
+_gpuq_devices() {
+	if [[ ${1##*/} == gpuq ]]; then
+		"$1" devices 2>/dev/null | sed -n 's/^\([0-9][0-9]*\) .*/\1/p'
+	else
+		echo auto cpu cuda
+	fi
+}
+
 _gpuq_ops() {
 	"$1" ops 2>/dev/null | sed -n 's/^\([a-z0-9_]*\):.*/\1/p'
 }
@@ -33,10 +42,11 @@ _gpuq() {
 	# shellcheck disable=SC2086 # no command is no word
 	options=$("$program" --list-options $command 2>/dev/null)
 	words=${options//=/}
+	[[ ${program##*/} == gpuq && $previous == -m ]] && previous=--model
 	if [[ $'\n'$options$'\n' == *$'\n'"$previous="$'\n'* ]]; then
 		case $previous in
 		--model) words=$(_gpuq_models "$program") ;;
-		--device) words="auto cpu cuda" ;;
+		--device) words=$(_gpuq_devices "$program") ;;
 		*) return ;; # files
 		esac
 	elif [[ $current != -* ]]; then
