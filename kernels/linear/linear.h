@@ -13,8 +13,24 @@
 #define LINEAR_OUTPUTS 16
 #define LINEAR_ROWS 256
 
-/* Places of inputs. */
-enum { LINEAR_X, LINEAR_W, LINEAR_SCALES, LINEAR_BIAS, LINEAR_RESIDUAL };
+/* Places of inputs, outputs and parameters. */
+enum { LINEAR_X, LINEAR_W, LINEAR_SCALES, LINEAR_BIAS, LINEAR_RESIDUAL, LINEAR_NORM };
+enum { LINEAR_Y, LINEAR_NORMED };
+enum { LINEAR_FIXED_ORDER, LINEAR_EPS };
+
+/* Inputs of a row. */
+static inline uint64_t linear_inner(const struct op_call *call)
+{
+	const struct tensor *w = &call->in[LINEAR_W];
+
+	return w->dims[w->rank - 1];
+}
+
+/* Whether each output is made of a gate and what it lets through. */
+static inline bool linear_gated(const struct op_call *call)
+{
+	return call->in[LINEAR_W].rank == 3;
+}
 
 /* From so many rows on, multiplying costs more than reading the weights. */
 #define LINEAR_PAIRS_MIN_ROWS 3
@@ -23,7 +39,8 @@ enum { LINEAR_X, LINEAR_W, LINEAR_SCALES, LINEAR_BIAS, LINEAR_RESIDUAL };
 static inline bool linear_pairs(const struct op_call *call)
 {
 	return call->in[LINEAR_W].dtype == GPUQ_BF16 &&
-		(call->out[0].dims[0] >= LINEAR_PAIRS_MIN_ROWS || call->params[0].i64 != 0 ||
+		(call->out[0].dims[0] >= LINEAR_PAIRS_MIN_ROWS ||
+			call->params[LINEAR_FIXED_ORDER].i64 != 0 ||
 			call->in[LINEAR_X].dtype == GPUQ_BF16);
 }
 

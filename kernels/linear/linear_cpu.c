@@ -12,9 +12,14 @@
  *   enough, or the order is to be the same for any number of them;
  * - i8 weights and x in integers of 15 bits, each chunk of a row with a scale of its own. Their
  *   sums are exact.
+ *
+ * A norm is applied where rows are brought into the panel, as rmsnorm does it. Where outputs are
+ * gated, a panel has the sums of some gates, and behind them those of what they let through.
  */
 #include "kernels/isa.h"
 #include "kernels/linear/linear.h"
+#include "kernels/rmsnorm/rmsnorm_row.h"
+#include "kernels/swiglu/silu.h"
 #include "kernels/vec.h"
 
 #include <float.h>
@@ -24,7 +29,7 @@
 #define GROUP (VL / TALL) /* rows that share a load of weights, at most */
 #define PAIR (GROUP < 2 ? GROUP : 2)
 #define ROWS 12		 /* of a panel */
-#define BLOCK 256	 /* outputs that share a panel */
+#define BLOCK 256	 /* rows of the weights that share a panel */
 #define CHUNK_BYTES 2048 /* of a row of the panel, between folds */
 #define CHUNKS ROWS	 /* of all rows of a panel: 24 KiB */
 #define ONE_CHUNKS 6	 /* of a single row: more would not stay beside what is fetched */
@@ -32,7 +37,7 @@
 #define W_BLOCK_BYTES (1 << 19) /* of weights that many panels use: what a near cache holds */
 #define WORD_MAX 16383.0f	/* sums of 1024 products with 128 fit 31 bits */
 #define WORD_LEAST 1e-30f	/* x below it is 0 beside i8 */
-#define ROUND_MAGIC 0x1.8p23f	/* adding it rounds to an integer in the low bits */
+#define NORM_PART 1024		/* elements of a row that are normalised at a time */
 
 _Static_assert(ROWS % GROUP == 0 && BLOCK % VL == 0, "whole tiles");
 
@@ -44,11 +49,13 @@ enum numbers {
 };
 
 struct linear {
-	const char *x, *w, *bias; /* bias: NULL when absent, as those below */
+	const char *x, *w, *bias, *norm; /* bias: NULL when absent, as those that follow */
 	const float *scales, *residual;
 	char *y;
 	uint64_t rows, outputs, n;
-	uint32_t x_dtype, w_dtype, bias_dtype, y_dtype;
+	uint32_t x_dtype, w_dtype, bias_dtype, norm_dtype, y_dtype;
+	double eps;
+	bool gated;
 	enum numbers numbers;
 };
 
@@ -58,12 +65,16 @@ struct panel {
 	vf scales[CHUNKS]; /* of words: for each chunk the scales of each group's tile */
 	/* Of each tile; see v_total_add(). Outputs of a row lie side by side. */
 	vf sums[ROWS * BLOCK / VL], lost[ROWS * BLOCK / VL];
+	float factors[LINEAR_ROWS]; /* of the norm, of rows from first_row on */
+	uint64_t first_row;
 	uint64_t row, rows; /* of x */
 	uint64_t output, outputs;
+	uint64_t w_rows;  /* the outputs', or these twice: the gates and what they let through */
 	uint64_t from, n; /* inputs */
 	uint64_t stride;  /* bytes from one row to the next */
 	uint32_t group;	  /* rows of a tile: 1, 2 or GROUP */
 	bool fetch;	  /* the first to use these weights */
+	bool packed;	  /* with all inputs of these rows */
 };
 
 static uint64_t least(uint64_t a, uint64_t b)
@@ -225,29 +236,70 @@ V_INLINE float pack_words(uint16_t *to, const char *x, uint64_t n, uint32_t dtyp
 	return magnitude <= FLT_MAX ? top / WORD_MAX : NAN;
 }
 
-/* A row of the panel; zeros fill its last vector. */
-V_INLINE void pack_row(
-	const struct linear *l, struct panel *p, uint64_t row, uint64_t at, uint32_t dtype)
+/* Inputs of a row of the panel from `from` on, a multiple of a chunk, and zeros after them. */
+V_INLINE void pack_part(const struct linear *l, struct panel *p, uint64_t at, uint64_t from,
+	const char *x, uint64_t n, uint32_t dtype)
 {
-	const char *x = l->x + (row * l->n + p->from) * v_size(dtype);
 	char *to = p->x + at * p->stride;
 
 	if (l->numbers == FLOATS)
-		pack_floats((float *)to, x, p->n, dtype);
+		pack_floats((float *)to + from, x, n, dtype);
 #ifdef __AVX512BF16__
 	if (l->numbers == BF16S)
-		pack_bf16s((uint16_t *)to, x, p->n, dtype);
+		pack_bf16s((uint16_t *)to + from, x, n, dtype);
 #endif
 	if (l->numbers != WORDS)
 		return;
-	for (uint64_t from = 0, chunk = 0; from < p->n; from += chunk_of(WORDS), chunk++) {
-		const float scale = pack_words((uint16_t *)to + from, x + from * v_size(dtype),
-			least(p->n - from, chunk_of(WORDS)), dtype);
+	for (uint64_t i = 0; i < n; i += chunk_of(WORDS)) {
+		const float scale = pack_words((uint16_t *)to + from + i, x + i * v_size(dtype),
+			least(n - i, chunk_of(WORDS)), dtype);
 		const uint64_t groups = (p->rows + p->group - 1) / p->group;
-		vf *scales = &p->scales[chunk * groups + at / p->group];
+		vf *scales = &p->scales[(from + i) / chunk_of(WORDS) * groups + at / p->group];
 
-		for (uint32_t i = 0; i < VL / p->group; i++)
-			(*scales)[at % p->group * (VL / p->group) + i] = scale;
+		for (uint32_t lane = 0; lane < VL / p->group; lane++)
+			(*scales)[at % p->group * (VL / p->group) + lane] = scale;
+	}
+}
+
+/* --- A norm --------------------------------------------------------------------------------- */
+
+static struct rmsnorm_row norm_row(const struct linear *l, uint64_t row)
+{
+	return (struct rmsnorm_row){.x = l->x + row * l->n * sizeof(float),
+		.weight = l->norm,
+		.n = l->n,
+		.eps = l->eps};
+}
+
+V_INLINE struct rmsnorm_dtypes norm_dtypes(uint32_t dtype)
+{
+	return (struct rmsnorm_dtypes){GPUQ_F32, dtype, GPUQ_F32, 0};
+}
+
+/* At most LINEAR_ROWS rows' factors. */
+static void find_factors(const struct linear *l, struct panel *p, uint64_t first, uint64_t end)
+{
+	p->first_row = first;
+	for (uint64_t row = first; row < end; row++) {
+		const struct rmsnorm_row normed = norm_row(l, row);
+
+		p->factors[row - first] = rmsnorm_factor(&normed, norm_dtypes(GPUQ_F32));
+	}
+}
+
+static void pack_normed(const struct linear *l, struct panel *p, uint64_t row, uint64_t at)
+{
+	const struct rmsnorm_row normed = norm_row(l, row);
+	const float factor = p->factors[row - p->first_row];
+	float part[NORM_PART];
+
+	for (uint64_t from = 0; from < p->n; from += NORM_PART) {
+		const uint64_t n = least(NORM_PART, p->n - from), begin = p->from + from;
+
+		V_WITH_DTYPE(l->norm_dtype,
+			rmsnorm_part(&normed, factor, begin, begin + n, (char *)part,
+				norm_dtypes(DTYPE)));
+		pack_part(l, p, at, from, (const char *)part, n, GPUQ_F32);
 	}
 }
 
@@ -257,14 +309,13 @@ static void pack(const struct linear *l, struct panel *p)
 	const uint64_t rows = (p->rows + p->group - 1) / p->group * p->group;
 
 	for (uint64_t at = 0; at < rows; at++) {
-		const uint64_t row = p->row + least(at, p->rows - 1);
+		const uint64_t row = p->row + least(at, p->rows - 1), begin = row * l->n + p->from;
 
-		if (l->x_dtype == GPUQ_F32)
-			pack_row(l, p, row, at, GPUQ_F32);
-		else if (l->x_dtype == GPUQ_F16)
-			pack_row(l, p, row, at, GPUQ_F16);
+		if (l->norm != NULL)
+			pack_normed(l, p, row, at);
 		else
-			pack_row(l, p, row, at, GPUQ_BF16);
+			V_WITH_DTYPE(l->x_dtype,
+				pack_part(l, p, at, 0, l->x + begin * v_size(DTYPE), p->n, DTYPE));
 	}
 }
 
@@ -348,6 +399,13 @@ V_INLINE void add_sums(struct panel *p, uint64_t tile, uint64_t scales, bool fir
 	p->lost[tile] = (vf){0};
 }
 
+/* The panel's i-th row of the weights; beyond them the last one again. */
+V_INLINE uint64_t w_row(const struct linear *l, const struct panel *p, uint64_t i)
+{
+	i = least(i, p->w_rows - 1);
+	return p->output + (i < p->outputs ? i : l->outputs + i - p->outputs);
+}
+
 /* Sums of the products of k.rows rows of the panel and k.outputs outputs over one chunk. */
 V_INLINE void part(const struct linear *l, const struct panel *p, uint64_t row, uint64_t output,
 	uint64_t from, uint32_t at, vf sums[VL], const struct kind k)
@@ -361,9 +419,8 @@ V_INLINE void part(const struct linear *l, const struct panel *p, uint64_t row, 
 
 	V_UNROLL
 	for (uint32_t r = 0; r < k.outputs; r++) {
-		const uint64_t o = p->output + least(output + at + r, p->outputs - 1);
-
-		w[r] = l->w + (o * l->n + p->from + from) * w_size(k.dtype);
+		w[r] = l->w +
+			(w_row(l, p, output + at + r) * l->n + p->from + from) * w_size(k.dtype);
 	}
 	multiply(sum, x, p->stride, w, ahead, n, k);
 	V_UNROLL
@@ -402,7 +459,7 @@ V_INLINE void tiles(const struct linear *l, struct panel *p, const struct kind k
 	uint64_t at = 0;
 
 	fetching.fetch = true;
-	for (uint64_t output = 0; output < p->outputs; output += VL / k.rows) {
+	for (uint64_t output = 0; output < p->w_rows; output += VL / k.rows) {
 		for (uint64_t group = 0; group < groups; group++, at++) {
 			if (p->fetch && group == 0 && !k.fetch)
 				tile(l, p, group, output, at, fetching);
@@ -489,25 +546,35 @@ static void gather_row(const struct panel *p, uint64_t at, float *to)
 	const uint64_t groups = (p->rows + p->group - 1) / p->group, wide = VL / p->group;
 	const vf *tile = p->sums + at / p->group;
 
-	for (uint64_t i = 0; i < p->outputs; i += wide, tile += groups)
+	for (uint64_t i = 0; i < p->w_rows; i += wide, tile += groups)
 		memcpy(to + i, (const float *)tile + at % p->group * wide, wide * sizeof(*to));
+}
+
+/* Sums of rows of the weights with their scales and biases; `left` of them count. */
+static vf finish_sums(const struct linear *l, const float *sums, uint64_t first, uint64_t left)
+{
+	vf v = v_load_floats(sums);
+
+	if (l->scales != NULL)
+		v *= load_few(l->scales + first, left, GPUQ_F32);
+	if (l->bias != NULL)
+		v += load_few(l->bias + first * v_size(l->bias_dtype), left, l->bias_dtype);
+	return v;
 }
 
 static void finish_row(const struct linear *l, const struct panel *p, uint64_t at)
 {
 	const uint64_t first = (p->row + at) * l->outputs + p->output;
-	float sums[BLOCK];
+	float sums[BLOCK + VL];
 
 	gather_row(p, at, sums);
 	for (uint64_t i = 0; i < p->outputs; i += VL) {
 		const uint64_t output = p->output + i, left = p->outputs - i;
-		vf v = v_load_floats(sums + i);
+		vf v = finish_sums(l, sums + i, output, left);
 
-		if (l->scales != NULL)
-			v *= load_few(l->scales + output, left, GPUQ_F32);
-		if (l->bias != NULL)
-			v += load_few(
-				l->bias + output * v_size(l->bias_dtype), left, l->bias_dtype);
+		if (l->gated)
+			v = silu(v) *
+				finish_sums(l, sums + p->outputs + i, l->outputs + output, left);
 		if (l->residual != NULL)
 			v += load_few(l->residual + first + i, left, GPUQ_F32);
 		/* v_store() has to be spared a NaN with a payload, which residual may hold. */
@@ -519,8 +586,8 @@ static void finish_row(const struct linear *l, const struct panel *p, uint64_t a
 
 /* --- Blocks --------------------------------------------------------------------------------- */
 
-/* Outputs of a block: its weights are to stay in a near cache while several panels use them. */
-static uint64_t block_outputs(const struct linear *l, uint64_t rows)
+/* Rows of the weights of a block: they stay in a near cache while several panels use them. */
+static uint64_t block_rows(const struct linear *l, uint64_t rows)
 {
 	const uint64_t fit = W_BLOCK_BYTES / (l->n * w_size(l->w_dtype) + 1);
 
@@ -543,7 +610,8 @@ static void run_panel(const struct linear *l, struct panel *p)
 
 		p->n = least(fit, l->n - p->from);
 		p->stride = (p->n + line - 1) / line * 64;
-		pack(l, p);
+		if (!p->packed)
+			pack(l, p);
 		run_tiles(l, p);
 	}
 	for (uint64_t at = 0; at < p->rows; at++)
@@ -551,19 +619,35 @@ static void run_panel(const struct linear *l, struct panel *p)
 }
 
 /* Rows [row, row_end) of outputs [output, output_end). */
+static void run_rows(const struct linear *l, struct panel *p, uint64_t row, uint64_t row_end,
+	uint64_t output, uint64_t output_end)
+{
+	const uint64_t parts = l->gated ? 2 : 1, block = block_rows(l, row_end - row) / parts;
+
+	p->packed = false;
+	for (p->output = output; p->output < output_end; p->output += block) {
+		p->outputs = least(block, output_end - p->output);
+		p->w_rows = parts * p->outputs;
+		for (p->row = row; p->row < row_end; p->row += ROWS) {
+			p->rows = least(ROWS, row_end - p->row);
+			p->fetch = p->row == row;
+			run_panel(l, p);
+		}
+		p->packed = row_end - row <= ROWS && l->n > 0 && p->n == l->n;
+	}
+}
+
 static void run(const struct linear *l, uint64_t row, uint64_t row_end, uint64_t output,
 	uint64_t output_end)
 {
-	const uint64_t block = block_outputs(l, row_end - row);
+	const uint64_t step = l->norm != NULL ? LINEAR_ROWS : row_end - row;
 	struct panel p;
 
-	for (p.output = output; p.output < output_end; p.output += block) {
-		p.outputs = least(block, output_end - p.output);
-		for (p.row = row; p.row < row_end; p.row += ROWS) {
-			p.rows = least(ROWS, row_end - p.row);
-			p.fetch = p.row == row;
-			run_panel(l, &p);
-		}
+	for (uint64_t end; row < row_end; row = end) {
+		end = least(row + step, row_end);
+		if (l->norm != NULL)
+			find_factors(l, &p, row, end);
+		run_rows(l, &p, row, end, output, output_end);
 	}
 }
 
@@ -587,13 +671,17 @@ void ISA_PASTE(linear_cpu, KERNELS_ISA)(const struct op_call *call, uint64_t beg
 		.scales = tensor_present(&in[LINEAR_SCALES]) ? in[LINEAR_SCALES].data : NULL,
 		.bias = tensor_present(&in[LINEAR_BIAS]) ? in[LINEAR_BIAS].data : NULL,
 		.residual = tensor_present(&in[LINEAR_RESIDUAL]) ? in[LINEAR_RESIDUAL].data : NULL,
+		.norm = tensor_present(&in[LINEAR_NORM]) ? in[LINEAR_NORM].data : NULL,
 		.y = call->out[0].data,
 		.rows = call->out[0].dims[0],
 		.outputs = call->out[0].dims[1],
-		.n = in[LINEAR_W].dims[1],
+		.n = linear_inner(call),
 		.x_dtype = in[LINEAR_X].dtype,
 		.w_dtype = in[LINEAR_W].dtype,
 		.bias_dtype = in[LINEAR_BIAS].dtype,
+		.norm_dtype = in[LINEAR_NORM].dtype,
+		.eps = call->params[LINEAR_EPS].f64,
+		.gated = linear_gated(call),
 		.y_dtype = call->out[0].dtype,
 		.numbers = choose_numbers(call),
 	};

@@ -10,6 +10,9 @@
  * x, which they have made together, and each does all slices of 16 outputs, one after the other.
  * Blocks with the same weights run side by side and find them in the cache.
  *
+ * Of gated outputs a warp takes 8 gates and the 8 that these let through: what a lane has of its
+ * tile's halves belongs together. A norm is rmsnorm's kernel before this one, into `normed`.
+ *
  * No product passes through more than 4 additions of the cores, which cut off below 2^-24, then
  * those to a compensated sum, 16 between warps, the bias and the residual. The order of all that
  * depends on the numbers of inputs and outputs alone, so fixed_order is how it always is. An output
@@ -22,6 +25,7 @@
 #include "kernels/cuda/codes.h"
 #include "kernels/cuda/machine.h"
 #include "kernels/cuda/mma.cuh"
+#include "kernels/cuda/silu.cuh"
 
 extern "C" {
 #include "kernels/linear/linear.h"
@@ -34,6 +38,7 @@ extern "C" {
 struct linear_task {
 	struct arg x, w, scales, bias, residual, y;
 	uint64_t rows, outputs, n;
+	uint64_t w_rows;     /* the outputs, or twice as many where they are gated */
 	uint32_t row_slices; /* blocks that share weights */
 	uint32_t slices;     /* warps that share outputs */
 	uint32_t bias_dtype; /* 0: none */
@@ -43,7 +48,7 @@ struct linear_task {
 
 /* Where a block and a warp of it work. */
 struct linear_place {
-	uint64_t tile;	/* of MMA_OUTPUTS outputs; the block's first one */
+	uint64_t tile;	/* of MMA_OUTPUTS rows of the weights; the block's first one */
 	uint64_t row;	/* the block's first one */
 	uint32_t slice; /* of the inputs */
 };
@@ -94,18 +99,22 @@ template <typename T, typename X> struct linear_reader {
 	}
 };
 
+/* Outputs of a tile. */
+template <bool GATED> constexpr uint32_t linear_wide = GATED ? MMA_OUTPUTS / 2 : MMA_OUTPUTS;
+
 /* Its weights; inputs are for find_inputs(). */
-template <typename T, typename X>
+template <typename T, typename X, bool GATED>
 __device__ inline struct linear_reader<T, X> reader_of(
 	const struct linear_task &task, const struct device_args *block, uint64_t tile) {
 	const T *w = (const T *)arg_pointer(block, task.w);
-	const uint64_t output = tile * MMA_OUTPUTS + threadIdx.x % WARP / 4;
+	const uint64_t output = tile * linear_wide<GATED> + threadIdx.x % WARP / 4;
 	const uint32_t own = threadIdx.x % 4 * MMA_OWN;
 	struct linear_reader<T, X> r;
 
 	/* Outputs beyond the last repeat it; nobody asks for their sums. */
 	r.top = w + min(output, task.outputs - 1) * task.n + own;
-	r.bottom = w + min(output + 8, task.outputs - 1) * task.n + own;
+	r.bottom = GATED ? r.top + task.outputs * task.n
+			 : w + min(output + 8, task.outputs - 1) * task.n + own;
 	r.n = task.n;
 	r.steps = task.n / MMA_STEP + (task.n % MMA_STEP != 0);
 	r.w_aligned = aligned_16(w, NULL) && task.n % (16 / sizeof(T)) == 0;
@@ -238,31 +247,84 @@ static __device__ inline float bias_at(const char *bias, uint32_t dtype, uint64_
 	return ((const float *)bias)[i];
 }
 
+/*
+ * What a row of the weights makes of a row of x, from the sum of products on. Here and below no
+ * compiler may join a product with what is added: a gated output has the bits of its parts.
+ */
 template <typename T, typename X>
+__device__ inline float finish_sum(const struct linear_task &task, const struct device_args *block,
+	uint64_t row, uint64_t w_row, float sum)
+{
+	if (!isfinite(sum))
+		sum = exact_sum((const T *)arg_pointer(block, task.w) + w_row * task.n,
+			(const X *)arg_pointer(block, task.x) + row * task.n, task.n);
+	if (task.scaled)
+		sum = __fmul_rn(sum, ((const float *)arg_pointer(block, task.scales))[w_row]);
+	if (task.bias_dtype != 0)
+		sum = __fadd_rn(
+			sum, bias_at(arg_pointer(block, task.bias), task.bias_dtype, w_row));
+	return sum;
+}
+
+/* `up`: of a gated output the sum of what is let through. */
+template <typename T, typename X, bool GATED>
 __device__ inline void write_output(const struct linear_task &task, const struct device_args *block,
-	uint64_t row, uint64_t output, float sum)
+	uint64_t row, uint64_t output, float sum, float up)
 {
 	const uint64_t at = row * task.outputs + output;
 
-	if (!isfinite(sum))
-		sum = exact_sum((const T *)arg_pointer(block, task.w) + output * task.n,
-			(const X *)arg_pointer(block, task.x) + row * task.n, task.n);
-	if (task.scaled)
-		sum *= ((const float *)arg_pointer(block, task.scales))[output];
-	if (task.bias_dtype != 0)
-		sum += bias_at(arg_pointer(block, task.bias), task.bias_dtype, output);
+	sum = finish_sum<T, X>(task, block, row, output, sum);
+	if (GATED)
+		sum = __fmul_rn(
+			silu(sum), finish_sum<T, X>(task, block, row, task.outputs + output, up));
 	if (task.added)
-		sum += ((const float *)arg_pointer(block, task.residual))[at];
+		sum = __fadd_rn(sum, ((const float *)arg_pointer(block, task.residual))[at]);
 	store_output<X>(arg_pointer(block, task.y), at, sum, task.wide);
 }
 
-template <typename T, typename X, uint32_t GROUPS>
+/* What the warps of a block have found: a slice of a tile each. */
+template <uint32_t ROWS> struct linear_sums {
+	float of[MAX_SLICES][ROWS][MMA_OUTPUTS];
+
+	/* All slices of a tile, whose first is the block's warp `first`. */
+	__device__ inline float total(
+		uint32_t first, uint32_t slices, uint32_t row, uint32_t output) const
+	{
+		float sum = 0;
+
+		for (uint32_t s = 0; s < slices; s++)
+			sum += of[first + s][row][output];
+		return sum;
+	}
+};
+
+/* The outputs of a block's tiles. */
+template <typename T, typename X, uint32_t ROWS, bool GATED>
+__device__ inline void write_tiles(const struct linear_task &task, const struct device_args *block,
+	const struct linear_place &place, uint32_t tiles, const struct linear_sums<ROWS> &sums)
+{
+	constexpr uint32_t WIDE = linear_wide<GATED>;
+
+	for (uint32_t i = threadIdx.x; i < tiles * ROWS * WIDE; i += blockDim.x) {
+		const uint32_t tile = i / (ROWS * WIDE), first = tile * task.slices;
+		const uint32_t row = i / WIDE % ROWS, output = i % WIDE;
+		const uint64_t at = (place.tile + tile) * WIDE + output;
+
+		if (place.row + row >= task.rows || at >= task.outputs)
+			continue;
+		write_output<T, X, GATED>(task, block, place.row + row, at,
+			sums.total(first, task.slices, row, output),
+			GATED ? sums.total(first, task.slices, row, output + WIDE) : 0);
+	}
+}
+
+template <typename T, typename X, uint32_t GROUPS, bool GATED>
 __global__ void __launch_bounds__(MAX_SLICES *WARP, 1)
 	linear_rows(const __grid_constant__ struct linear_task task,
 		const __grid_constant__ struct cuda_completion done)
 {
 	constexpr uint32_t ROWS = GROUPS * MMA_ROWS, AHEAD = linear_ahead<T, GROUPS>;
-	__shared__ float sums[MAX_SLICES][ROWS][MMA_OUTPUTS];
+	__shared__ struct linear_sums<ROWS> sums;
 	__shared__ __align__(16) struct mma_shared<mma_parts<X>>
 		shared[GROUPS == 1 ? MAX_SLICES : 1];
 	const uint32_t warp = threadIdx.x / WARP, tiles = blockDim.x / WARP / task.slices;
@@ -278,7 +340,7 @@ __global__ void __launch_bounds__(MAX_SLICES *WARP, 1)
 		cuda_await();
 
 	struct linear_reader<T, X> r =
-		reader_of<T, X>(task, done.block, place.tile + warp / task.slices);
+		reader_of<T, X, GATED>(task, done.block, place.tile + warp / task.slices);
 
 #pragma unroll
 	for (uint32_t i = 0; i < AHEAD; i++) {
@@ -292,21 +354,10 @@ __global__ void __launch_bounds__(MAX_SLICES *WARP, 1)
 	cuda_let_next();
 #pragma unroll
 	for (uint32_t i = 0; i < GROUPS * 4; i++)
-		sums[warp][i / 4 * MMA_ROWS + mma_row(i % 4)][mma_output(i % 4)] =
+		sums.of[warp][i / 4 * MMA_ROWS + mma_row(i % 4)][mma_output(i % 4)] =
 			totals[i / 4][i % 4].sum;
 	__syncthreads();
-	for (uint32_t i = threadIdx.x; i < tiles * ROWS * MMA_OUTPUTS; i += blockDim.x) {
-		const uint32_t tile = i / (ROWS * MMA_OUTPUTS);
-		const uint32_t row = i / MMA_OUTPUTS % ROWS, output = i % MMA_OUTPUTS;
-		const uint64_t at = (place.tile + tile) * MMA_OUTPUTS + output;
-		float sum = 0;
-
-		if (place.row + row >= task.rows || at >= task.outputs)
-			continue;
-		for (uint32_t s = 0; s < task.slices; s++)
-			sum += sums[tile * task.slices + s][row][output];
-		write_output<T, X>(task, done.block, place.row + row, at, sum);
-	}
+	write_tiles<T, X, ROWS, GATED>(task, done.block, place, tiles, sums);
 	cuda_complete(done);
 }
 
@@ -395,7 +446,7 @@ __device__ inline void add_tile(const struct linear_reader<T, X> &r, uint32_t sl
 	}
 }
 
-template <typename T, typename X, uint32_t GROUPS>
+template <typename T, typename X, uint32_t GROUPS, bool GATED>
 __global__ void BOUNDS(THREADS) linear_tiles(const __grid_constant__ struct linear_task task,
 	const __grid_constant__ struct cuda_completion done)
 {
@@ -407,17 +458,19 @@ __global__ void BOUNDS(THREADS) linear_tiles(const __grid_constant__ struct line
 
 	cuda_begin();
 
-	struct linear_reader<T, X> r = reader_of<T, X>(task, done.block, tile);
+	struct linear_reader<T, X> r = reader_of<T, X, GATED>(task, done.block, tile);
 
 	find_inputs(&r, task, done.block, place);
 	add_tile<T, X, GROUPS>(r, task.slices, inputs, sums);
 #pragma unroll
 	for (uint32_t i = 0; i < GROUPS * 4; i++) {
 		const uint64_t row = place.row + i / 4 * MMA_ROWS + mma_row(i % 4);
-		const uint64_t output = tile * MMA_OUTPUTS + mma_output(i % 4);
+		const uint64_t output = tile * linear_wide<GATED> + mma_output(i % 4);
 
-		if (row < task.rows && output < task.outputs)
-			write_output<T, X>(task, done.block, row, output, sums[i / 4][i % 4]);
+		/* A gate's sum is one of the first two; what it lets through is two further. */
+		if (row < task.rows && output < task.outputs && !(GATED && i % 4 >= 2))
+			write_output<T, X, GATED>(task, done.block, row, output, sums[i / 4][i % 4],
+				sums[i / 4][i % 4 | 2]);
 	}
 	cuda_complete(done);
 }
@@ -445,7 +498,7 @@ static uint32_t slices_for(uint64_t outputs, uint64_t n)
 static uint32_t cut(struct linear_task *task, uint32_t rows, uint32_t tiles)
 {
 	const uint64_t row_slices = blocks_of(task->rows, rows);
-	const uint64_t tile_blocks = blocks_of(task->outputs, (uint64_t)tiles * MMA_OUTPUTS);
+	const uint64_t tile_blocks = blocks_of(task->w_rows, (uint64_t)tiles * MMA_OUTPUTS);
 
 	if (row_slices > INT_MAX || tile_blocks > INT_MAX / row_slices)
 		return 0;
@@ -453,54 +506,91 @@ static uint32_t cut(struct linear_task *task, uint32_t rows, uint32_t tiles)
 	return (uint32_t)(row_slices * tile_blocks);
 }
 
-template <typename T, typename X, uint32_t GROUPS>
+template <typename T, typename X, uint32_t GROUPS, bool GATED>
 static int launch_rows(
 	struct linear_task *task, const struct cuda_completion &done, const struct cuda_target *to)
 {
 	const uint32_t warps = max(WARPS, task->slices);
 	const uint32_t blocks = cut(task, GROUPS * MMA_ROWS, warps / task->slices);
 
-	return blocks == 0 ? -EOPNOTSUPP
-			   : run(to, linear_rows<T, X, GROUPS>, blocks, warps * WARP, *task, done);
+	return blocks == 0
+		? -EOPNOTSUPP
+		: run(to, linear_rows<T, X, GROUPS, GATED>, blocks, warps * WARP, *task, done);
 }
 
-template <typename T>
+template <typename T, bool GATED>
 static int launch_tiles(
 	struct linear_task *task, const struct cuda_completion &done, const struct cuda_target *to)
 {
 	uint32_t blocks = cut(task, 8 * MMA_ROWS, WARPS);
 
 	if (blocks >= machine_processors())
-		return run(to, linear_tiles<T, float, 8>, blocks, THREADS, *task, done);
+		return run(to, linear_tiles<T, float, 8, GATED>, blocks, THREADS, *task, done);
 	blocks = cut(task, 4 * MMA_ROWS, WARPS);
-	return blocks == 0 ? -EOPNOTSUPP
-			   : run(to, linear_tiles<T, float, 4>, blocks, THREADS, *task, done);
+	return blocks == 0
+		? -EOPNOTSUPP
+		: run(to, linear_tiles<T, float, 4, GATED>, blocks, THREADS, *task, done);
 }
 
 /* Models' activations are floats; others have one form for all numbers of rows. */
+template <typename T, bool GATED>
+static int launch_form(struct linear_task *task, uint32_t x_dtype,
+	const struct cuda_completion &done, const struct cuda_target *to)
+{
+	if (x_dtype == GPUQ_F16)
+		return launch_rows<T, __half, 2, GATED>(task, done, to);
+	if (x_dtype == GPUQ_BF16)
+		return launch_rows<T, __nv_bfloat16, 2, GATED>(task, done, to);
+	if (task->rows <= MMA_ROWS)
+		return launch_rows<T, float, 1, GATED>(task, done, to);
+	if (task->rows <= 2 * MMA_ROWS)
+		return launch_rows<T, float, 2, GATED>(task, done, to);
+	if (task->rows <= 4 * MMA_ROWS || task->n == 0)
+		return launch_rows<T, float, 4, GATED>(task, done, to);
+	return launch_tiles<T, GATED>(task, done, to);
+}
+
 template <typename T>
 static int launch_weights(struct linear_task *task, uint32_t x_dtype,
 	const struct cuda_completion &done, const struct cuda_target *to)
 {
-	if (x_dtype == GPUQ_F16)
-		return launch_rows<T, __half, 2>(task, done, to);
-	if (x_dtype == GPUQ_BF16)
-		return launch_rows<T, __nv_bfloat16, 2>(task, done, to);
-	if (task->rows <= MMA_ROWS)
-		return launch_rows<T, float, 1>(task, done, to);
-	if (task->rows <= 2 * MMA_ROWS)
-		return launch_rows<T, float, 2>(task, done, to);
-	if (task->rows <= 4 * MMA_ROWS || task->n == 0)
-		return launch_rows<T, float, 4>(task, done, to);
-	return launch_tiles<T>(task, done, to);
+	return task->w_rows == task->outputs ? launch_form<T, false>(task, x_dtype, done, to)
+					     : launch_form<T, true>(task, x_dtype, done, to);
+}
+
+/* The kernel that leaves x normalised in the working memory. */
+static int launch_norm(const struct device_kernel *kernel, const struct cuda_args *args,
+	const struct cuda_target *to)
+{
+	const struct op_launch *op = (const struct op_launch *)kernel->shape;
+	struct op_launch norm = {};
+	struct device_kernel before = *kernel;
+	struct tensor *x = &norm.call.in[0];
+
+	*x = op->call.in[LINEAR_X];
+	norm.call.in[1] = op->call.in[LINEAR_NORM];
+	norm.call.out[0] = op->call.out[LINEAR_NORMED];
+	norm.call.params[0] = op->call.params[LINEAR_EPS];
+	x->rank = 2;
+	x->dims[1] = linear_inner(&op->call);
+	norm.in[0] = op->in[LINEAR_X];
+	norm.in[1] = op->in[LINEAR_NORM];
+	norm.out[0] = op->out[LINEAR_NORMED];
+	norm.params[0] = op->params[LINEAR_EPS];
+	norm.constants = (op->constants >> LINEAR_NORM & 1) << 1;
+	before.shape = &norm;
+	before.signal = false;
+	return rmsnorm_cuda.launch(&before, args, to);
 }
 
 static struct linear_task make_task(const struct op_launch *op, const struct cuda_args *args)
 {
-	const struct tensor *in = op->call.in, *y = &op->call.out[0];
+	const struct tensor *in = op->call.in, *y = &op->call.out[LINEAR_Y];
 	struct linear_task task = {};
 
 	task.x = arg_tensor(args, &in[LINEAR_X], op->in[LINEAR_X]);
+	if (tensor_present(&in[LINEAR_NORM]))
+		task.x = arg_tensor(args, &op->call.out[LINEAR_NORMED], op->out[LINEAR_NORMED]);
 	task.w = arg_tensor(args, &in[LINEAR_W], op->in[LINEAR_W]);
 	task.scaled = tensor_present(&in[LINEAR_SCALES]);
 	if (task.scaled)
@@ -511,12 +601,13 @@ static struct linear_task make_task(const struct op_launch *op, const struct cud
 	task.added = tensor_present(&in[LINEAR_RESIDUAL]);
 	if (task.added)
 		task.residual = arg_tensor(args, &in[LINEAR_RESIDUAL], op->in[LINEAR_RESIDUAL]);
-	task.y = arg_tensor(args, y, op->out[0]);
+	task.y = arg_tensor(args, y, op->out[LINEAR_Y]);
 	task.rows = y->dims[0];
 	task.outputs = y->dims[1];
-	task.n = in[LINEAR_W].dims[1];
+	task.w_rows = linear_gated(&op->call) ? 2 * task.outputs : task.outputs;
+	task.n = linear_inner(&op->call);
 	task.wide = y->dtype == GPUQ_F32;
-	task.slices = slices_for(task.outputs, task.n);
+	task.slices = slices_for(task.w_rows, task.n);
 	task.early = (op->constants & 1u << LINEAR_W) != 0;
 	return task;
 }
@@ -529,9 +620,14 @@ static int launch(const struct device_kernel *kernel, const struct cuda_args *ar
 	const struct cuda_completion done = cuda_completion(kernel, args);
 	const uint32_t x_dtype = in[LINEAR_X].dtype;
 	struct linear_task task = make_task(op, args);
+	int err = 0;
 
 	if (task.rows == 0 || task.outputs == 0)
 		return launch_nothing(kernel, args, to);
+	if (tensor_present(&in[LINEAR_NORM]))
+		err = launch_norm(kernel, args, to);
+	if (err < 0)
+		return err;
 	if (in[LINEAR_W].dtype == GPUQ_I8)
 		return launch_weights<int8_t>(&task, x_dtype, done, to);
 	return with_type(in[LINEAR_W].dtype, [&](auto type) {
@@ -539,21 +635,28 @@ static int launch(const struct device_kernel *kernel, const struct cuda_args *ar
 	});
 }
 
-template <typename T> static int touch_weights(void)
+template <typename T, bool GATED> static int touch_form(void)
 {
-	int err = touch_kernel(linear_rows<T, float, 1>);
+	int err = touch_kernel(linear_rows<T, float, 1, GATED>);
 
 	if (err == 0)
-		err = touch_kernel(linear_rows<T, float, 2>);
+		err = touch_kernel(linear_rows<T, float, 2, GATED>);
 	if (err == 0)
-		err = touch_kernel(linear_rows<T, float, 4>);
+		err = touch_kernel(linear_rows<T, float, 4, GATED>);
 	if (err == 0)
-		err = touch_kernel(linear_tiles<T, float, 4>);
+		err = touch_kernel(linear_tiles<T, float, 4, GATED>);
 	if (err == 0)
-		err = touch_kernel(linear_tiles<T, float, 8>);
+		err = touch_kernel(linear_tiles<T, float, 8, GATED>);
 	if (err == 0)
-		err = touch_kernel(linear_rows<T, __half, 2>);
-	return err != 0 ? err : touch_kernel(linear_rows<T, __nv_bfloat16, 2>);
+		err = touch_kernel(linear_rows<T, __half, 2, GATED>);
+	return err != 0 ? err : touch_kernel(linear_rows<T, __nv_bfloat16, 2, GATED>);
+}
+
+template <typename T> static int touch_weights(void)
+{
+	const int err = touch_form<T, false>();
+
+	return err != 0 ? err : touch_form<T, true>();
 }
 
 static int touch(void)

@@ -72,8 +72,9 @@ V_INLINE double rmsnorm_squares(const struct rmsnorm_row *row, const struct rmsn
 	return squares;
 }
 
-/* A row whose squares overflow f32, or that holds a NaN or an infinity. */
-static inline void rmsnorm_extreme_row(const struct rmsnorm_row *row, const struct rmsnorm_dtypes t)
+/* Elements from..to-1 of a row whose squares overflow f32, or that holds a NaN or an infinity. */
+static inline void rmsnorm_extreme_part(const struct rmsnorm_row *row, uint64_t from, uint64_t to,
+	char *y, const struct rmsnorm_dtypes t)
 {
 	const char *summed = t.sum != 0 ? row->sum : row->x;
 	const uint32_t dtype = t.sum != 0 ? t.sum : t.x;
@@ -85,26 +86,39 @@ static inline void rmsnorm_extreme_row(const struct rmsnorm_row *row, const stru
 		squares += v * v;
 	}
 	root = sqrt(squares / (double)row->n + row->eps);
-	for (uint64_t i = 0; i < row->n; i++)
-		element_set(row->y, t.y, i,
+	for (uint64_t i = from; i < to; i++)
+		element_set(y, t.y, i - from,
 			element_get(summed, dtype, i) / root *
 				element_get(row->weight, t.weight, i));
 }
 
-V_INLINE void rmsnorm_row(const struct rmsnorm_row *row, const struct rmsnorm_dtypes t)
+/* What each element is multiplied by; NaN: it is one of rmsnorm_extreme_part(). */
+V_INLINE float rmsnorm_factor(const struct rmsnorm_row *row, const struct rmsnorm_dtypes t)
 {
 	const double squares = rmsnorm_squares(row, t);
-	const vf factor = v_set1((float)(1 / sqrt(squares / (double)row->n + row->eps)));
 
-	if (!(squares <= (double)FLT_MAX)) {
-		rmsnorm_extreme_row(row, t);
+	return squares <= (double)FLT_MAX ? (float)(1 / sqrt(squares / (double)row->n + row->eps))
+					  : NAN;
+}
+
+/* Elements from..to-1, from being a multiple of VL, to y. */
+V_INLINE void rmsnorm_part(const struct rmsnorm_row *row, float factor, uint64_t from, uint64_t to,
+	char *y, const struct rmsnorm_dtypes t)
+{
+	if (isnan(factor)) {
+		rmsnorm_extreme_part(row, from, to, y, t);
 		return;
 	}
-	for (uint64_t i = 0; i < row->n; i += VL)
-		v_store(row->y + i * v_size(t.y),
-			rmsnorm_summed(row, i, t) * factor *
+	for (uint64_t i = from; i < to; i += VL)
+		v_store(y + (i - from) * v_size(t.y),
+			rmsnorm_summed(row, i, t) * v_set1(factor) *
 				rmsnorm_load(row->weight, i, row->n, t.weight),
-			row->n - i, t.y);
+			to - i, t.y);
+}
+
+V_INLINE void rmsnorm_row(const struct rmsnorm_row *row, const struct rmsnorm_dtypes t)
+{
+	rmsnorm_part(row, rmsnorm_factor(row, t), 0, row->n, row->y, t);
 }
 
 #endif

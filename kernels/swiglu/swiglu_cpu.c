@@ -1,20 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* swiglu, the fast form, of elements begin..end-1 of y. */
-#include "kernels/exp.h"
 #include "kernels/isa.h"
-
-/*
- * With e = exp(-|g|), which cannot overflow, silu(g) is g / (1 + e), or g e / (1 + e) for g < 0.
- * The operand order of the maximum keeps a NaN.
- */
-V_INLINE vf silu(vf g)
-{
-	const vf magnitude = (vf)((vi)g & 0x7fffffff);
-	const vf e = v_exp_nonpositive(v_max(v_set1(EXP_MIN), -magnitude));
-	const vf numerator = v_select(g < 0, e, v_set1(1));
-
-	return g * (numerator / (e + 1));
-}
+#include "kernels/swiglu/silu.h"
 
 /* Where `n` elements side by side come from and go. */
 struct span {

@@ -6,6 +6,7 @@
 #include "kernels/cuda/arg.cuh"
 #include "kernels/cuda/codes.h"
 #include "kernels/cuda/eight.cuh"
+#include "kernels/cuda/silu.cuh"
 
 extern "C" {
 #include "kernels/work.h"
@@ -20,14 +21,6 @@ struct swiglu_task {
 	uint64_t eights;      /* in a row */
 	bool apart, wide;
 };
-
-/* As the form for the CPU: exp(-|g|) cannot overflow. */
-static __device__ inline float silu(float g)
-{
-	const float e = expf(-fabsf(g));
-
-	return g * ((g < 0 ? e : 1) / (e + 1));
-}
 
 template <typename T>
 __global__ void BOUNDS(THREADS) swiglu_rows(const __grid_constant__ struct swiglu_task task,

@@ -449,7 +449,7 @@ static const struct {
 	const struct op *op;
 	uint32_t inputs, outputs; /* masks */
 } independent[] = {
-	{&op_linear, 1u << LINEAR_X | 1u << LINEAR_RESIDUAL, 1},
+	{&op_linear, 1u << LINEAR_X | 1u << LINEAR_RESIDUAL, 1u << LINEAR_Y | 1u << LINEAR_NORMED},
 	{&op_paged_attention, 1u << ATTENTION_Q | 1u << ATTENTION_POSITIONS | 1u << ATTENTION_ROWS,
 		1u << ATTENTION_Y | 1u << ATTENTION_PARTS},
 };

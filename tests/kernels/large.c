@@ -60,6 +60,13 @@ static const struct shape shapes[] = {
 	{&op_linear, {{70, 2048}, {130, 2048}, [LINEAR_BIAS] = {130}}},
 	{&op_linear, {{600, 520}, {40, 520}, [LINEAR_RESIDUAL] = {600, 40}}},
 	{&op_linear, {{300, 1000}, {64, 1000}, {64}}, .w_dtype = GPUQ_I8},
+	/* With a norm and gates. */
+	{&op_linear, {{1, 2048}, {2, 400, 2048}, [LINEAR_NORM] = {2048}}, .w_dtype = GPUQ_BF16},
+	{&op_linear, {{5, 1999}, {2, 301, 1999}, [LINEAR_NORM] = {1999}}},
+	{&op_linear, {{70, 2048}, {2, 130, 2048}, [LINEAR_BIAS] = {2, 130}, [LINEAR_NORM] = {2048}},
+		.w_dtype = GPUQ_BF16},
+	{&op_linear, {{300, 1000}, {2, 64, 1000}, {2, 64}, [LINEAR_NORM] = {1000}},
+		.w_dtype = GPUQ_I8},
 	/* Vocabularies, and more. */
 	{&op_argmax, {{1, 128256}}, .all_outputs = true},
 	{&op_argmax, {{5, 151936}}},
@@ -125,14 +132,15 @@ static void set_params(struct op_call *call, struct random *rng)
 			call->params[i].i64 = (int64_t)spec->preset;
 	}
 	if (call->op == &op_linear)
-		call->params[0].i64 = (int64_t)random_below(rng, 2);
+		call->params[LINEAR_FIXED_ORDER].i64 = (int64_t)random_below(rng, 2);
 }
 
 void large_call(struct op_call *call, const struct op *op, uint32_t which, struct random *rng)
 {
 	static const uint32_t dtypes[] = {GPUQ_F32, GPUQ_F16, GPUQ_BF16};
 	const struct shape *shape = find(op, which);
-	const uint32_t dtype = dtypes[random_below(rng, 3)];
+	const bool normed = op == &op_linear && shape->in[LINEAR_NORM][0] != 0;
+	const uint32_t dtype = normed ? GPUQ_F32 : dtypes[random_below(rng, 3)];
 
 	*call = (struct op_call){.op = op};
 	for (uint32_t i = 0; i < op->n_inputs; i++) {
@@ -153,5 +161,7 @@ void large_call(struct op_call *call, const struct op *op, uint32_t which, struc
 			dtype_of(&op->outputs[i], random_below(rng, 2) ? GPUQ_F32 : dtype);
 		call->out[i].rank = UINT32_MAX;
 	}
+	if (normed)
+		call->out[LINEAR_NORMED] = (struct tensor){.dtype = GPUQ_F32, .rank = UINT32_MAX};
 	set_params(call, rng);
 }

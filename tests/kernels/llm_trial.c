@@ -2,6 +2,7 @@
 /* Random calls of the language-model operators; see llm_trial.h. */
 #include "tests/kernels/llm_trial.h"
 #include "kernels/element.h"
+#include "kernels/linear/linear.h"
 #include "kernels/sample/sample.h"
 #include "kernels/step_result/step_result.h"
 #include "tests/kernels/attention_trial.h"
@@ -177,19 +178,31 @@ static void shape_linear(struct op_call *call, struct random *rng, uint32_t dtyp
 		d[2] = 1;
 		d[3] = random_below(rng, 200000 / ((d[0] + 4) * (d[1] + 4)) * 4);
 	}
-	if (random_below(rng, 2) == 0) {
-		call->in[0] = tensor_of(dtype, 3, (uint64_t[]){d[0], d[2], d[3]});
-	} else {
-		call->in[0] = tensor_of(dtype, 2, (uint64_t[]){d[0], d[2] * d[3]});
+	/* Gates, and what they let through: two rows of the weights for an output. */
+	const bool gated = random_below(rng, 3) == 0;
+
+	if (gated)
+		d[1] = (d[1] + 1) / 2;
+	const uint64_t w_dims[] = {2, d[1], d[2] * d[3]}, *w_first = w_dims + !gated;
+
+	call->params[LINEAR_EPS].f64 = exp2(-30 * random_unit(rng));
+	if (dtype == GPUQ_F32 && random_below(rng, 2) == 0) {
+		call->in[LINEAR_NORM] = vector_of(dtypes[random_below(rng, 3)], w_dims[2]);
+		call->out[LINEAR_NORMED].dtype = GPUQ_F32;
 	}
-	call->in[1] = tensor_of(w, 2, (uint64_t[]){d[1], d[2] * d[3]});
+	if (random_below(rng, 2) == 0)
+		call->in[LINEAR_X] = tensor_of(dtype, 3, (uint64_t[]){d[0], d[2], d[3]});
+	else
+		call->in[LINEAR_X] = tensor_of(dtype, 2, (uint64_t[]){d[0], w_dims[2]});
+	call->in[LINEAR_W] = tensor_of(w, gated ? 3 : 2, w_first);
 	if (w == GPUQ_I8)
-		call->in[2] = vector_of(GPUQ_F32, d[1]);
+		call->in[LINEAR_SCALES] = tensor_of(GPUQ_F32, gated ? 2 : 1, w_first);
 	if (random_below(rng, 2) == 0)
-		call->in[3] = vector_of(dtypes[random_below(rng, 3)], d[1]);
+		call->in[LINEAR_BIAS] =
+			tensor_of(dtypes[random_below(rng, 3)], gated ? 2 : 1, w_first);
 	if (random_below(rng, 2) == 0)
-		call->in[4] = tensor_of(GPUQ_F32, 2, d);
-	call->params[0].i64 = (int64_t)random_below(rng, 2);
+		call->in[LINEAR_RESIDUAL] = tensor_of(GPUQ_F32, 2, d);
+	call->params[LINEAR_FIXED_ORDER].i64 = (int64_t)random_below(rng, 2);
 }
 
 /* --- Values --------------------------------------------------------------------------------- */
@@ -356,7 +369,7 @@ static void place_outputs(struct llm_trial *t, struct random *rng)
 			tensor_size(out, &elements, &bytes);
 		}
 		/* Working memory, which the form for the CPU leaves alone. */
-		if (t->call.op == &op_paged_attention && i > 0)
+		if ((t->call.op == &op_paged_attention || t->call.op == &op_linear) && i > 0)
 			bytes = 0;
 		t->bytes[i] = bytes;
 	}

@@ -210,6 +210,7 @@ static double weight_at(const struct op_call *call, uint64_t at)
 struct linear_sum {
 	double value, size, squares;
 	double tolerance; /* besides 1e-5 of its size */
+	double floor;	  /* what of it the L2 error may have besides */
 };
 
 static void add_term(struct linear_sum *sum, double term)
@@ -239,15 +240,57 @@ static bool pair_may_be_anything(double w, double x)
 		(fmin(fabs(w), fabs(x)) < 0x1p-126 && isinf(fmax(fabs(w), fabs(x))));
 }
 
-static struct linear_sum linear_sum(const struct op_call *call, uint64_t row, uint64_t output)
+/* What x is divided by in a row; 1 without a norm. */
+static double linear_root(const struct op_call *call, uint64_t row)
 {
-	const uint64_t n = call->in[LINEAR_W].dims[1];
+	const uint64_t n = linear_inner(call);
+	long double squares = 0;
+
+	if (!tensor_present(&call->in[LINEAR_NORM]))
+		return 1;
+	for (uint64_t i = row * n; i < (row + 1) * n; i++) {
+		const long double x = in_at(call, LINEAR_X, i);
+
+		squares += x * x;
+	}
+	return (double)sqrtl(squares / (long double)n + call->params[LINEAR_EPS].f64);
+}
+
+/* What the norm's subnormal numbers add to the tolerance. */
+static double norm_floor(const struct op_call *call, double root, uint64_t w_row)
+{
+	const uint64_t n = linear_inner(call);
+	double weights = 1;
+
+	if (!tensor_present(&call->in[LINEAR_NORM]))
+		return 0;
+	for (uint64_t i = 0; i < n; i++)
+		weights += fabs(weight_at(call, w_row * n + i)) *
+				(1 + fabs(in_at(call, LINEAR_NORM, i))) +
+			1;
+	/* Where the row or the weights are no numbers, nothing else is to be either. */
+	weights *= (1 + 1 / root) * 0x1p-148;
+	return isfinite(weights) ? weights : 0;
+}
+
+static double linear_input(const struct op_call *call, double root, uint64_t row, uint64_t i)
+{
+	const double x = in_at(call, LINEAR_X, row * linear_inner(call) + i);
+
+	return tensor_present(&call->in[LINEAR_NORM]) ? x / root * in_at(call, LINEAR_NORM, i) : x;
+}
+
+/* Of a row of the weights. */
+static struct linear_sum linear_sum(
+	const struct op_call *call, uint64_t row, double root, uint64_t w_row)
+{
+	const uint64_t n = linear_inner(call);
 	double weights = 0, inputs = 0, greatest = 1e-30;
 	struct linear_sum sum = {.tolerance = (double)(n + 1) * 0x1p-149};
 
 	for (uint64_t i = 0; i < n; i++) {
-		const double w = weight_at(call, output * n + i);
-		const double x = in_at(call, LINEAR_X, row * n + i);
+		const double w = weight_at(call, w_row * n + i);
+		const double x = linear_input(call, root, row, i);
 
 		add_term(&sum, w * x);
 		weights += fabs(w);
@@ -255,15 +298,59 @@ static struct linear_sum linear_sum(const struct op_call *call, uint64_t row, ui
 		greatest = fmax(greatest, fabs(x));
 		if (!isfinite(x) && in_words(call))
 			sum.value = NAN;
-		if (in_pairs(call) && pair_may_be_anything(w, x))
+		if ((in_pairs(call) && pair_may_be_anything(w, x)) ||
+			(isfinite(x) && fabs(x) > FLT_MAX))
 			sum.tolerance = INFINITY;
 	}
 	if (in_words(call))
 		sum.tolerance += 3.1e-5 * greatest * weights;
 	if (in_pairs(call) && isfinite(weights + inputs))
 		sum.tolerance += 0x1p-8 * sum.size + 0x1p-125 * ((double)n + weights + inputs);
+	sum.tolerance += norm_floor(call, root, w_row);
 	if (sum.size > FLT_MAX)
 		sum.tolerance = INFINITY;
+	return sum;
+}
+
+/* With its scale and bias; the tolerance is the whole one then. */
+static struct linear_sum scaled_sum(
+	const struct op_call *call, uint64_t row, double root, uint64_t w_row)
+{
+	const bool scaled = tensor_present(&call->in[LINEAR_SCALES]);
+	const double scale = scaled ? in_at(call, LINEAR_SCALES, w_row) : 1;
+	struct linear_sum sum = linear_sum(call, row, root, w_row);
+
+	sum.tolerance *= fmax(1, fabs(scale));
+	sum.floor = sum.tolerance;
+	sum.value *= scale;
+	sum.size *= fabs(scale);
+	sum.squares *= scale * scale;
+	if (tensor_present(&call->in[LINEAR_BIAS]))
+		add_term(&sum, in_at(call, LINEAR_BIAS, w_row));
+	return sum;
+}
+
+/* swiglu of two sums. Infinite ones, or beyond f32, may give anything; a NaN gives NaN. */
+static struct linear_sum gated_sum(struct linear_sum gate, struct linear_sum up)
+{
+	const double g = 1e-5 * gate.size + gate.tolerance, u = 1e-5 * up.size + up.tolerance;
+	const double silu = gate.value / (1 + exp(-gate.value)), y = silu * up.value;
+	const double least = 0x1p-141 * fabs(up.value) + 0x1p-149;
+	const double through = 1.1 * (fabs(up.value) + u);
+	struct linear_sum sum = {.value = y};
+
+	if (isinf(g) || isinf(u) || isinf(gate.value) || isinf(up.value) || gate.size > FLT_MAX ||
+		up.size > FLT_MAX) {
+		sum.tolerance = INFINITY;
+		return sum;
+	}
+	if (isnan(y))
+		return sum;
+	sum.size = fabs(y);
+	sum.tolerance = through * g + fabs(silu) * u + least;
+	sum.floor = through * gate.floor + fabs(silu) * up.floor + least;
+	sum.squares = 1.1 * fabs(up.value) * sqrt(gate.squares) + fabs(silu) * sqrt(up.squares);
+	sum.squares *= sum.squares;
 	return sum;
 }
 
@@ -272,21 +359,15 @@ struct linear_l2 {
 	double errors, values, squares, floors;
 };
 
-static bool verify_linear_output(const struct op_call *call, uint64_t row, uint64_t output,
-	struct linear_l2 *l2, const struct report *r)
+static bool verify_linear_output(const struct op_call *call, uint64_t row, double root,
+	uint64_t output, struct linear_l2 *l2, const struct report *r)
 {
-	const bool scaled = tensor_present(&call->in[LINEAR_SCALES]);
-	const double scale = scaled ? in_at(call, LINEAR_SCALES, output) : 1;
-	const uint64_t at = row * call->out[0].dims[1] + output;
-	struct linear_sum sum = linear_sum(call, row, output);
+	const uint64_t outputs = call->out[0].dims[1], at = row * outputs + output;
+	struct linear_sum sum = scaled_sum(call, row, root, output);
 	double error;
 
-	sum.tolerance *= fmax(1, fabs(scale));
-	sum.value *= scale;
-	sum.size *= fabs(scale);
-	sum.squares *= scale * scale;
-	if (tensor_present(&call->in[LINEAR_BIAS]))
-		add_term(&sum, in_at(call, LINEAR_BIAS, output));
+	if (linear_gated(call))
+		sum = gated_sum(sum, scaled_sum(call, row, root, outputs + output));
 	if (tensor_present(&call->in[LINEAR_RESIDUAL]))
 		add_term(&sum, in_at(call, LINEAR_RESIDUAL, at));
 	if (!(sum.size <= FLT_MAX))
@@ -299,7 +380,7 @@ static bool verify_linear_output(const struct op_call *call, uint64_t row, uint6
 	l2->errors += error * error;
 	l2->values += sum.value * sum.value;
 	l2->squares += sum.squares;
-	l2->floors += sum.tolerance * sum.tolerance;
+	l2->floors += sum.floor * sum.floor;
 	return true;
 }
 
@@ -309,8 +390,12 @@ static bool verify_linear(const struct op_call *call, const struct report *r)
 	struct linear_l2 l2 = {0};
 	bool ok = true;
 
-	for (uint64_t i = 0; ok && i < rows * outputs; i++)
-		ok = verify_linear_output(call, i / outputs, i % outputs, &l2, r);
+	for (uint64_t row = 0; ok && row < rows; row++) {
+		const double root = linear_root(call, row);
+
+		for (uint64_t i = 0; ok && i < outputs; i++)
+			ok = verify_linear_output(call, row, root, i, &l2, r);
+	}
 	if (!ok || call->out[0].dtype != GPUQ_F32)
 		return ok;
 	ok = sqrt(l2.errors) <= 2e-6 * sqrt(fmax(l2.values, l2.squares)) + sqrt(l2.floors);

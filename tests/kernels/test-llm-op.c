@@ -202,7 +202,8 @@ static void test_linear_refuses(void **state)
 		.in = {shaped(GPUQ_F32, 3, 2, 3, 4), shaped(GPUQ_I8, 2, 5, 12, 0),
 			shaped(GPUQ_F32, 1, 5, 0, 0), shaped(GPUQ_BF16, 1, 5, 0, 0),
 			shaped(GPUQ_F32, 2, 2, 5, 0)},
-		.out = {inferred(GPUQ_F32)}};
+		.out = {inferred(GPUQ_F32)},
+		.params = {[LINEAR_EPS] = {.f64 = 1e-6}}};
 	struct op_call call = good;
 
 	assert_accepts(&call);
@@ -229,8 +230,57 @@ static void test_linear_refuses(void **state)
 	call.out[0].dtype = GPUQ_F16;
 	assert_refuses(call, GPUQ_EDTYPE, OUT(0));
 	call = good;
-	call.params[0].i64 = 2;
-	assert_refuses(call, GPUQ_EPARAM, PARAM(0));
+	call.params[LINEAR_FIXED_ORDER].i64 = 2;
+	assert_refuses(call, GPUQ_EPARAM, PARAM(LINEAR_FIXED_ORDER));
+	call = good;
+	call.params[LINEAR_EPS].f64 = 0;
+	assert_refuses(call, GPUQ_EPARAM, PARAM(LINEAR_EPS));
+}
+
+static void test_linear_with_norm_and_gates_refuses(void **state)
+{
+	const struct op_call good = {.op = &op_linear,
+		.in = {shaped(GPUQ_F32, 2, 2, 12, 0), shaped(GPUQ_I8, 3, 2, 5, 12),
+			shaped(GPUQ_F32, 2, 2, 5, 0), shaped(GPUQ_F16, 2, 2, 5, 0),
+			shaped(GPUQ_F32, 2, 2, 5, 0), shaped(GPUQ_BF16, 1, 12, 0, 0)},
+		.out = {inferred(GPUQ_F32), inferred(GPUQ_F32)},
+		.params = {[LINEAR_EPS] = {.f64 = 1e-6}}};
+	struct op_call call = good;
+
+	assert_accepts(&call);
+	assert_true(call.out[0].rank == 2 && call.out[0].dims[0] == 2 && call.out[0].dims[1] == 5);
+	assert_true(call.out[1].rank == 2 && call.out[1].dims[0] == 2 && call.out[1].dims[1] == 12);
+	call = good;
+	call.out[LINEAR_NORMED] = (struct tensor){0};
+	assert_refuses(call, GPUQ_EMISSING, OUT(LINEAR_NORMED));
+	call = good;
+	call.in[LINEAR_NORM] = (struct tensor){0};
+	assert_refuses(call, GPUQ_EMISSING, LINEAR_NORM);
+	call = good;
+	call.in[LINEAR_W].dims[0] = 3;
+	assert_refuses(call, GPUQ_ESHAPE, LINEAR_W);
+	call = good;
+	call.in[LINEAR_W].rank = 4;
+	call.in[LINEAR_W].dims[3] = 1;
+	assert_refuses(call, GPUQ_ERANK, LINEAR_W);
+	call = good;
+	call.in[LINEAR_SCALES] = shaped(GPUQ_F32, 1, 5, 0, 0);
+	assert_refuses(call, GPUQ_ERANK, LINEAR_SCALES);
+	call = good;
+	call.in[LINEAR_BIAS].dims[0] = 1;
+	assert_refuses(call, GPUQ_ESHAPE, LINEAR_BIAS);
+	call = good;
+	call.in[LINEAR_RESIDUAL].dims[1] = 10;
+	assert_refuses(call, GPUQ_ESHAPE, LINEAR_RESIDUAL);
+	call = good;
+	call.in[LINEAR_NORM].dims[0] = 11;
+	assert_refuses(call, GPUQ_ESHAPE, LINEAR_NORM);
+	call = good;
+	call.in[LINEAR_NORM] = shaped(GPUQ_F32, 2, 1, 12, 0);
+	assert_refuses(call, GPUQ_ERANK, LINEAR_NORM);
+	call = good;
+	call.in[LINEAR_X].dtype = GPUQ_BF16;
+	assert_refuses(call, GPUQ_EDTYPE, LINEAR_NORM);
 }
 
 /* --- Rows alone and together ---------------------------------------------------------------- */
@@ -238,10 +288,12 @@ static void test_linear_refuses(void **state)
 enum { TOGETHER = 37, OUTPUTS = 21, INNER = 2300 };
 
 struct together {
-	float x[TOGETHER * INNER];
-	uint32_t w[OUTPUTS * INNER]; /* of any type */
-	float scales[OUTPUTS];
-	float all[TOGETHER * OUTPUTS], alone[OUTPUTS];
+	float x[TOGETHER * INNER], normed[TOGETHER * INNER];
+	uint32_t w[2 * OUTPUTS * INNER]; /* of any type */
+	float scales[2 * OUTPUTS], bias[2 * OUTPUTS], norm[INNER];
+	float sums[TOGETHER * 2 * OUTPUTS]; /* before they are gated */
+	float all[TOGETHER * OUTPUTS], alone[TOGETHER * OUTPUTS];
+	bool has_norm, gated;
 };
 
 static void fill_together(struct together *t, uint32_t w_dtype)
@@ -252,48 +304,118 @@ static void fill_together(struct together *t, uint32_t w_dtype)
 		bits = bits * 1664525 + 1013904223;
 		t->x[i] = (float)(int32_t)bits * 0x1p-31f;
 	}
-	for (int i = 0; i < OUTPUTS * INNER; i++) {
+	/* A row whose squares overflow. */
+	t->x[2 * INNER + 5] = 3e25f;
+	for (int i = 0; i < 2 * OUTPUTS * INNER; i++) {
 		bits = bits * 1664525 + 1013904223;
 		if (w_dtype == GPUQ_I8)
 			((int8_t *)t->w)[i] = (int8_t)(bits >> 24);
 		else
 			element_set(t->w, w_dtype, (uint64_t)i, (int32_t)bits * 0x1p-31);
 	}
-	for (int i = 0; i < OUTPUTS; i++)
+	for (int i = 0; i < 2 * OUTPUTS; i++) {
 		t->scales[i] = 0.01f;
+		t->bias[i] = 0.3f - 0.1f * (float)i;
+	}
+	for (int i = 0; i < INNER; i++)
+		t->norm[i] = 0.5f + (float)(i % 7);
+}
+
+static void run_call(struct op_call *call)
+{
+	call->op->cpu(call, 0, call->op->units(call));
 }
 
 /* Rows first..first+n-1 into y. */
 static void run_rows(struct together *t, uint32_t w_dtype, uint64_t first, uint64_t n, float *y)
 {
+	const uint32_t from = t->gated ? 0 : 1; /* dimensions that count */
 	struct op_call call = {.op = &op_linear,
-		.in = {shaped(GPUQ_F32, 2, n, INNER, 0), shaped(w_dtype, 2, OUTPUTS, INNER, 0)},
+		.in = {shaped(GPUQ_F32, 2, n, INNER, 0)},
 		.out = {inferred(GPUQ_F32)},
-		.params = {{.i64 = 1}}};
+		.params = {{.i64 = 1}, {.f64 = 1e-6}}};
+	const uint64_t dims[] = {2, OUTPUTS, INNER};
 
+	call.in[LINEAR_W] = shaped(w_dtype, 3 - from, dims[from], dims[from + 1], INNER);
 	if (w_dtype == GPUQ_I8)
-		call.in[LINEAR_SCALES] = shaped(GPUQ_F32, 1, OUTPUTS, 0, 0);
+		call.in[LINEAR_SCALES] =
+			shaped(GPUQ_F32, 2 - from, dims[from], t->gated ? OUTPUTS : 0, 0);
+	call.in[LINEAR_BIAS] = shaped(GPUQ_F32, 2 - from, dims[from], t->gated ? OUTPUTS : 0, 0);
+	if (t->has_norm) {
+		call.in[LINEAR_NORM] = shaped(GPUQ_F32, 1, INNER, 0, 0);
+		call.out[LINEAR_NORMED] = inferred(GPUQ_F32);
+	}
 	assert_accepts(&call);
-	call.in[0].data = t->x + first * INNER;
-	call.in[1].data = t->w;
+	call.in[LINEAR_X].data = t->x + first * INNER;
+	call.in[LINEAR_W].data = t->w;
 	call.in[LINEAR_SCALES].data = t->scales;
+	call.in[LINEAR_BIAS].data = t->bias;
+	call.in[LINEAR_NORM].data = t->norm;
 	call.out[0].data = y;
-	call.op->cpu(&call, 0, call.op->units(&call));
+	run_call(&call);
 }
 
 static void check_together(struct together *t, uint32_t w_dtype)
 {
-	fill_together(t, w_dtype);
 	for (uint64_t n = 1; n <= TOGETHER; n += n < 14 ? 1 : 23) {
 		run_rows(t, w_dtype, 0, n, t->all);
 		for (uint64_t row = 0; row < n; row++) {
 			run_rows(t, w_dtype, row, 1, t->alone);
-			assert_memory_equal(t->alone, t->all + row * OUTPUTS, sizeof(t->alone));
+			assert_memory_equal(
+				t->alone, t->all + row * OUTPUTS, OUTPUTS * sizeof(t->alone[0]));
 		}
 	}
 }
 
-static void test_linear_in_fixed_order(void **state)
+/* rmsnorm, linear and swiglu one after the other, of n rows. */
+static void run_apart(struct together *t, uint32_t w_dtype, uint64_t n, float *y)
+{
+	const uint64_t wide = 2 * OUTPUTS;
+	struct op_call norm = {.op = &op_rmsnorm,
+		.in = {shaped(GPUQ_F32, 2, n, INNER, 0), shaped(GPUQ_F32, 1, INNER, 0, 0)},
+		.out = {inferred(GPUQ_F32)},
+		.params = {{.f64 = 1e-6}}};
+	struct op_call linear = {.op = &op_linear,
+		.in = {norm.in[0], shaped(w_dtype, 2, wide, INNER, 0)},
+		.out = {inferred(GPUQ_F32)},
+		.params = {{.i64 = 1}, {.f64 = 1}}};
+	struct op_call swiglu = {.op = &op_swiglu,
+		.in = {shaped(GPUQ_F32, 2, n, wide, 0)},
+		.out = {inferred(GPUQ_F32)}};
+
+	if (w_dtype == GPUQ_I8)
+		linear.in[LINEAR_SCALES] = shaped(GPUQ_F32, 1, wide, 0, 0);
+	linear.in[LINEAR_BIAS] = shaped(GPUQ_F32, 1, wide, 0, 0);
+	assert_accepts(&norm);
+	assert_accepts(&linear);
+	assert_accepts(&swiglu);
+	norm.in[0].data = t->x;
+	norm.in[1].data = t->norm;
+	norm.out[0].data = linear.in[LINEAR_X].data = t->normed;
+	linear.in[LINEAR_W].data = t->w;
+	linear.in[LINEAR_SCALES].data = t->scales;
+	linear.in[LINEAR_BIAS].data = t->bias;
+	linear.out[0].data = swiglu.in[0].data = t->sums;
+	swiglu.out[0].data = y;
+	run_call(&norm);
+	run_call(&linear);
+	run_call(&swiglu);
+}
+
+static void check_apart(struct together *t, uint32_t w_dtype)
+{
+	const uint64_t counts[] = {1, 2, 3, TOGETHER};
+
+	t->has_norm = t->gated = true;
+	for (uint32_t i = 0; i < sizeof(counts) / sizeof(counts[0]); i++) {
+		run_rows(t, w_dtype, 0, counts[i], t->all);
+		run_apart(t, w_dtype, counts[i], t->alone);
+		assert_memory_equal(t->all, t->alone, counts[i] * OUTPUTS * sizeof(t->all[0]));
+	}
+}
+
+/* On each instruction set, with each type of weights. */
+static void with_each_form(void (*check)(struct together *, uint32_t))
 {
 	struct together *t = calloc(1, sizeof(*t));
 	const enum isa best = isa_selected();
@@ -302,11 +424,31 @@ static void test_linear_in_fixed_order(void **state)
 		if (!isa_supported(isa))
 			continue;
 		isa_select(isa);
-		for (uint32_t dtype = GPUQ_F32; dtype <= GPUQ_I8; dtype++)
-			check_together(t, dtype);
+		for (uint32_t dtype = GPUQ_F32; dtype <= GPUQ_I8; dtype++) {
+			fill_together(t, dtype);
+			check(t, dtype);
+		}
 	}
 	isa_select(best);
 	free(t);
+}
+
+static void check_all_together(struct together *t, uint32_t w_dtype)
+{
+	check_together(t, w_dtype);
+	t->has_norm = t->gated = true;
+	check_together(t, w_dtype);
+	t->has_norm = t->gated = false;
+}
+
+static void test_linear_in_fixed_order(void **state)
+{
+	with_each_form(check_all_together);
+}
+
+static void test_linear_is_its_parts_one_by_one(void **state)
+{
+	with_each_form(check_apart);
 }
 
 /* --- Strange values ------------------------------------------------------------------------- */
@@ -449,7 +591,9 @@ int main(void)
 		HARNESS_TEST(test_rope_and_swiglu_refuse),
 		HARNESS_TEST(test_argmax_and_step_result_refuse),
 		HARNESS_TEST(test_linear_refuses),
+		HARNESS_TEST(test_linear_with_norm_and_gates_refuses),
 		HARNESS_TEST(test_linear_in_fixed_order),
+		HARNESS_TEST(test_linear_is_its_parts_one_by_one),
 		HARNESS_TEST(test_argmax_of_nothing_great),
 		HARNESS_TEST(test_step_result_of_strange_logits),
 		HARNESS_TEST(test_changing_payload_stays_within_bounds),
