@@ -5,11 +5,12 @@
  *
  *	x = embedding(tokens)
  *	each layer:
- *		qkv = linear(rmsnorm(x))
+ *		qkv = linear(rmsnorm(x))		one operator, like all linear(rmsnorm())
  *		q = kv_append(qkv)			keys and values go to the cache
  *		x = x + linear(paged_attention(q))
  *		the last layer: x = rows `last` of x	nobody asks for the others any more
- *		x = x + linear(swiglu(linear(rmsnorm(x))))
+ *		mlp = swiglu(linear(rmsnorm(x)))	one operator
+ *		x = x + linear(mlp)
  *	logits = linear(rmsnorm(x))
  *	what the kind of step makes of the logits
  *
@@ -197,6 +198,7 @@ struct matrix {
 	enum weight_role first;
 	uint32_t parts;
 	enum weight_role bias; /* WEIGHT_ROLES: there is none */
+	bool gated;	       /* two parts, a gate and what it lets through */
 };
 
 static uint64_t rows_of(const struct builder *b, const struct matrix *m)
@@ -208,38 +210,41 @@ static uint64_t rows_of(const struct builder *b, const struct matrix *m)
 	return rows;
 }
 
-static void add_linear(
+static struct wire_pipeline_step *add_linear(
 	struct builder *b, const struct matrix *m, uint16_t x, uint16_t residual, uint16_t y)
 {
 	const struct weight *w = model_weight(b->weights, b->layer, m->first);
 	const struct weight *bias =
 		m->bias == WEIGHT_ROLES ? NULL : model_weight(b->weights, b->layer, m->bias);
-	const uint64_t dims[] = {rows_of(b, m), w->dims[1]};
+	const uint64_t rows = rows_of(b, m), gated[] = {2, rows / 2, w->dims[1]};
+	const uint64_t plain[] = {rows, w->dims[1]}, *dims = m->gated ? gated : plain;
+	const uint32_t rank = m->gated ? 3 : 2;
 	struct wire_pipeline_step *step = add_step(b, "linear");
 	uint8_t *memory = b->model->memory;
 
 	step->in[LINEAR_X] = x;
-	step->in[LINEAR_W] = add_constant(b, m->name, w->dtype, 2, dims, memory + w->offset);
+	step->in[LINEAR_W] = add_constant(b, m->name, w->dtype, rank, dims, memory + w->offset);
 	if (w->dtype == GPUQ_I8)
-		step->in[LINEAR_SCALES] =
-			add_constant(b, "scales", GPUQ_F32, 1, dims, memory + w->scales_offset);
+		step->in[LINEAR_SCALES] = add_constant(
+			b, "scales", GPUQ_F32, rank - 1, dims, memory + w->scales_offset);
 	if (bias != NULL)
 		step->in[LINEAR_BIAS] =
-			add_constant(b, "bias", bias->dtype, 1, dims, memory + bias->offset);
+			add_constant(b, "bias", bias->dtype, rank - 1, dims, memory + bias->offset);
 	step->in[LINEAR_RESIDUAL] = residual;
 	step->out[0] = y;
 	set_param(step, "fixed_order", b->model->options.deterministic);
+	return step;
 }
 
-static uint16_t add_norm(struct builder *b, const char *name, enum weight_role role, uint16_t x)
+/* Of x normalised. */
+static void add_normed(struct builder *b, const struct matrix *m, const char *norm,
+	enum weight_role role, uint16_t x, uint16_t y)
 {
-	struct wire_pipeline_step *step = add_step(b, "rmsnorm");
+	struct wire_pipeline_step *step = add_linear(b, m, x, NONE, y);
 
-	step->in[0] = x;
-	step->in[1] = add_weight(b, "norm", role);
-	step->out[0] = add_inner(b, name, GPUQ_F32);
+	step->in[LINEAR_NORM] = add_weight(b, norm, role);
+	step->out[LINEAR_NORMED] = add_inner(b, "normed", GPUQ_F32);
 	set_param(step, "eps", b->model->config.norm_eps);
-	return step->out[0];
 }
 
 static uint16_t add_lookup(struct builder *b, const char *name, uint16_t which, uint16_t table)
@@ -323,10 +328,9 @@ static uint16_t add_attention_block(struct builder *b, uint16_t x)
 	const uint16_t cache = add_cache(b);
 	const uint16_t projected = add_inner(b, "qkv", GPUQ_F32);
 	const uint16_t y = add_inner(b, "attended", GPUQ_F32);
-	const uint16_t normed = add_norm(b, "attention_norm", WEIGHT_ATTENTION_NORM, x);
 	uint16_t q;
 
-	add_linear(b, &qkv, normed, NONE, projected);
+	add_normed(b, &qkv, "attention_norm", WEIGHT_ATTENTION_NORM, x, projected);
 	q = add_append(b, projected, cache);
 	add_linear(b, &o, add_attention(b, q, cache), x, y);
 	return y;
@@ -335,17 +339,13 @@ static uint16_t add_attention_block(struct builder *b, uint16_t x)
 /* x + what each token makes of itself */
 static uint16_t add_mlp_block(struct builder *b, uint16_t x)
 {
-	static const struct matrix gate_up = {"gate_up", WEIGHT_GATE, 2, WEIGHT_GATE_BIAS};
+	static const struct matrix gate_up = {
+		"gate_up", WEIGHT_GATE, 2, WEIGHT_GATE_BIAS, .gated = true};
 	static const struct matrix down = {"down", WEIGHT_DOWN, 1, WEIGHT_DOWN_BIAS};
-	const uint16_t gates = add_inner(b, "gate_up", GPUQ_F32);
 	const uint16_t activated = add_inner(b, "mlp", GPUQ_F32);
 	const uint16_t y = add_inner(b, "out", GPUQ_F32);
-	struct wire_pipeline_step *swiglu;
 
-	add_linear(b, &gate_up, add_norm(b, "mlp_norm", WEIGHT_MLP_NORM, x), NONE, gates);
-	swiglu = add_step(b, "swiglu");
-	swiglu->in[0] = gates;
-	swiglu->out[0] = activated;
+	add_normed(b, &gate_up, "mlp_norm", WEIGHT_MLP_NORM, x, activated);
 	add_linear(b, &down, activated, x, y);
 	return y;
 }
@@ -403,7 +403,7 @@ static void add_head(struct builder *b, enum model_step kind, uint16_t x)
 	const uint16_t logits =
 		kind == MODEL_STEP_ROWS ? output(b, 0) : add_inner(b, "logits", GPUQ_F32);
 
-	add_linear(b, &head, add_norm(b, "norm", WEIGHT_NORM, x), NONE, logits);
+	add_normed(b, &head, "norm", WEIGHT_NORM, x, logits);
 	if (kind == MODEL_STEP_RESULT)
 		add_result(b, logits);
 	else if (kind == MODEL_STEP_ROWS)

@@ -1,12 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * trace.c: the plan of a step for full rows, launched kernel by kernel; each result is copied out
- * as soon as it is there, since inner tensors share memory later on.
+ * as soon as it is there, since inner tensors share memory later on. What a linear of several
+ * operators' kind keeps to itself is computed beside it, by these operators.
  */
 #include "models/trace.h"
 
 #include "graphs/plan.h"
 #include "kernels/element.h"
+#include "kernels/linear/linear.h"
+#include "kernels/ops.h"
 #include "models/model_impl.h"
 
 #include <errno.h>
@@ -27,8 +30,9 @@ struct trace {
 	struct device_stream *stream;
 	uint8_t *inputs; /* pinned */
 	void *logits, *stats;
-	uint8_t *copy; /* pinned: a value */
-	float *floats; /* keys or values, of each token */
+	void *normed, *gates; /* what a linear keeps to itself */
+	uint8_t *copy;	      /* pinned: a value */
+	float *floats;	      /* keys or values, of each token */
 	model_see *see;
 	void *context;
 };
@@ -166,46 +170,174 @@ static int show_cache(struct trace *t, const struct model_value *q, const struct
 	return err == 0 ? show_part(t, q, cache, 1) : err;
 }
 
-/* Its name as in the definition; false: nobody is interested in it. */
-static bool name_of(const struct trace *t, uint32_t step, char name[GPUQ_NAME_MAX])
+/* The name of a tensor in the definition. */
+static const char *tensor_name(const struct trace *t, uint16_t tensor)
 {
-	const struct wire_pipeline *head;
-	const struct wire_pipeline_tensor *tensors;
-	uint32_t n_steps;
 	uint64_t bytes;
+	const struct wire_pipeline *head = pipeline_blob(t->pipeline, &bytes);
+	const struct wire_pipeline_tensor *tensors = (const void *)(head + 1);
+
+	return tensors[tensor].name;
+}
+
+static const struct pipeline_step *step_of(const struct trace *t, uint32_t step, bool *ret_last)
+{
+	uint32_t n_steps;
 	const struct pipeline_step *steps = pipeline_steps(t->pipeline, &n_steps);
 
-	head = pipeline_blob(t->pipeline, &bytes);
-	tensors = (const void *)(head + 1);
-	memcpy(name, tensors[steps[step].out[0]].name, GPUQ_NAME_MAX);
+	*ret_last = step + 1 == n_steps;
+	return &steps[step];
+}
+
+/* False: nobody is interested in it. */
+static bool name_of(const struct trace *t, uint32_t step, char name[GPUQ_NAME_MAX])
+{
+	bool last;
+
+	snprintf(name, GPUQ_NAME_MAX, "%s", tensor_name(t, step_of(t, step, &last)->out[0]));
 	/* All rows that are picked as the last ones of the text, and what is made of the logits. */
-	return step + 1 < n_steps && strstr(name, ".last") == NULL;
+	return !last && strstr(name, ".last") == NULL;
+}
+
+static int show_tensor(struct trace *t, const struct tensor *tensor, struct model_value *value)
+{
+	int err = fetch(t, tensor->data, bytes_of(tensor));
+
+	value->rows = t->n;
+	value->columns = bytes_of(tensor) / sizeof(float) / t->n;
+	value->data = (const float *)t->copy;
+	return err == 0 ? t->see(t->context, value) : err;
 }
 
 static int show(struct trace *t, uint32_t step)
 {
-	const struct tensor *tensor = result(t, step);
-	struct model_value value = {.rows = t->n, .data = (const float *)t->copy};
+	const struct op_call *call = &t->plan->kernels[step].launch.call;
+	struct model_value value;
 
 	if (!name_of(t, step, value.name))
 		return 0;
-	value.columns = bytes_of(tensor) / sizeof(float) / t->n;
-	int err = fetch(t, tensor->data, bytes_of(tensor));
-	if (err == 0)
-		err = t->see(t->context, &value);
-	const struct op_call *call = &t->plan->kernels[step].launch.call;
-	if (err == 0 && strcmp(call->op->name, "kv_append") == 0)
+	int err = show_tensor(t, result(t, step), &value);
+	if (err == 0 && call->op == &op_kv_append)
 		err = show_cache(t, &value, &call->in[APPEND_CACHE]);
 	return err;
 }
 
+/* --- What a linear keeps to itself ---------------------------------------------------------- */
+
+static int run_kernel(
+	struct trace *t, const struct plan_kernel *kernel, const struct device_args *args)
+{
+	const struct device_kernel launched = plan_device_kernel(kernel, false);
+	int err = device_launch(t->stream, &launched, args);
+
+	return err == 0 ? device_stream_wait(t->stream) : err;
+}
+
+/* Runs an operator, and shows what comes of it under a name beside that of the step's result. */
+static int run_beside(struct trace *t, uint32_t step, struct op_call *call, uint32_t named)
+{
+	bool last;
+	const struct pipeline_step *of = step_of(t, step, &last);
+	const char *out = tensor_name(t, of->out[0]), *dot = strrchr(out, '.');
+	const int prefix = dot == NULL ? 0 : (int)(dot + 1 - out);
+	struct device_args args;
+	struct model_value value;
+	struct plan *plan;
+	uint32_t blame;
+	int err = op_check(call, &blame);
+
+	if (err == 0)
+		err = plan_create(NULL, call, t->model->scratch, NULL, &plan, &blame);
+	if (err != 0)
+		return err;
+	op_args(&args, call);
+	err = run_kernel(t, &plan->kernels[0], &args);
+	plan_destroy(plan);
+	if (snprintf(value.name, sizeof(value.name), "%.*s%s", prefix, out,
+		    tensor_name(t, of->in[named])) >= (int)sizeof(value.name))
+		return -ENAMETOOLONG;
+	return err == 0 ? show_tensor(t, &call->out[0], &value) : err;
+}
+
+static struct tensor beside(void *data)
+{
+	return (struct tensor){.dtype = GPUQ_F32, .rank = UINT32_MAX, .data = data};
+}
+
+/* The inputs of a linear, normalised. */
+static int show_normed(struct trace *t, uint32_t step, const struct op_call *linear)
+{
+	struct op_call call = {.op = &op_rmsnorm,
+		.in = {linear->in[LINEAR_X], linear->in[LINEAR_NORM]},
+		.out = {beside(t->normed)},
+		.params = {linear->params[LINEAR_EPS]}};
+
+	return run_beside(t, step, &call, LINEAR_NORM);
+}
+
+/* [2,..] as one dimension. */
+static void join_parts(struct tensor *t)
+{
+	if (!tensor_present(t))
+		return;
+	t->rank--;
+	t->dims[0] *= t->dims[1];
+	t->dims[1] = t->dims[2];
+}
+
+static int show_gates(struct trace *t, uint32_t step, const struct op_call *linear)
+{
+	struct op_call call = *linear;
+
+	if (tensor_present(&call.in[LINEAR_NORM]))
+		call.in[LINEAR_X].data = t->normed;
+	call.in[LINEAR_NORM] = call.in[LINEAR_RESIDUAL] = (struct tensor){0};
+	join_parts(&call.in[LINEAR_W]);
+	join_parts(&call.in[LINEAR_SCALES]);
+	join_parts(&call.in[LINEAR_BIAS]);
+	call.out[0] = beside(t->gates);
+	return run_beside(t, step, &call, LINEAR_W);
+}
+
+static int show_kept(struct trace *t, uint32_t step)
+{
+	const struct op_call *call = &t->plan->kernels[step].launch.call;
+	int err = 0;
+
+	if (call->op != &op_linear)
+		return 0;
+	if (tensor_present(&call->in[LINEAR_NORM]))
+		err = show_normed(t, step, call);
+	return err == 0 && linear_gated(call) ? show_gates(t, step, call) : err;
+}
+
 /* --- Running -------------------------------------------------------------------------------- */
+
+/* Of a step's results, and of what linears keep to themselves. */
+static void find_sizes(
+	const struct trace *t, uint64_t *most, uint64_t *ret_normed, uint64_t *ret_gates)
+{
+	*ret_normed = *ret_gates = 0;
+	for (uint32_t i = 0; i < t->plan->n_kernels; i++) {
+		const struct op_call *call = &t->plan->kernels[i].launch.call;
+		const uint64_t bytes = bytes_of(result(t, i));
+		const uint64_t row = sizeof(float) * t->n;
+
+		*most = bytes > *most ? bytes : *most;
+		if (call->op == &op_linear && row * linear_inner(call) > *ret_normed)
+			*ret_normed = row * linear_inner(call);
+		if (call->op == &op_linear && linear_gated(call) && 2 * bytes > *ret_gates)
+			*ret_gates = 2 * bytes;
+	}
+	*most = *ret_normed > *most ? *ret_normed : *most;
+	*most = *ret_gates > *most ? *ret_gates : *most;
+}
 
 static int prepare(struct trace *t)
 {
 	const struct model *m = t->model;
 	const uint64_t block = m->layer_bytes / (1 + (uint64_t)m->options.kv_blocks);
-	uint64_t most = t->blocks * block;
+	uint64_t most = t->blocks * block, normed, gates;
 	uint32_t blame;
 	int err = plan_create(t->pipeline, &t->call, m->scratch, NULL, &t->plan, &blame);
 
@@ -213,15 +345,16 @@ static int prepare(struct trace *t)
 		return err;
 	if (t->plan->scratch_bytes > m->scratch_bytes)
 		return -GPUQ_ELIMIT;
-	for (uint32_t i = 0; i < t->plan->n_kernels; i++) {
-		const uint64_t bytes = bytes_of(result(t, i));
-		most = bytes > most ? bytes : most;
-	}
+	find_sizes(t, &most, &normed, &gates);
 	op_args(&t->args, &t->call);
 	t->floats = calloc(t->n, sizeof(float) * m->config.kv_heads * m->config.head_dim);
 	if (t->floats == NULL)
 		return -ENOMEM;
-	err = device_alloc(m->device, DEVICE_PINNED, most, (void **)&t->copy);
+	err = device_alloc(m->device, DEVICE_WORK, normed, &t->normed);
+	if (err == 0)
+		err = device_alloc(m->device, DEVICE_WORK, gates, &t->gates);
+	if (err == 0)
+		err = device_alloc(m->device, DEVICE_PINNED, most, (void **)&t->copy);
 	return err == 0 ? device_stream_create(m->device, DEVICE_PRIORITY_NORMAL, &t->stream) : err;
 }
 
@@ -230,11 +363,9 @@ static int run(struct trace *t)
 	int err = 0;
 
 	for (uint32_t i = 0; i < t->plan->n_kernels && err == 0; i++) {
-		const struct device_kernel kernel = plan_device_kernel(&t->plan->kernels[i], false);
-
-		err = device_launch(t->stream, &kernel, &t->args);
+		err = show_kept(t, i);
 		if (err == 0)
-			err = device_stream_wait(t->stream);
+			err = run_kernel(t, &t->plan->kernels[i], &t->args);
 		if (err == 0)
 			err = show(t, i);
 	}
@@ -247,6 +378,8 @@ static void end(struct trace *t)
 
 	device_stream_destroy(t->stream);
 	device_free(device, DEVICE_PINNED, t->copy);
+	device_free(device, DEVICE_WORK, t->gates);
+	device_free(device, DEVICE_WORK, t->normed);
 	device_free(device, DEVICE_WORK, t->stats);
 	device_free(device, DEVICE_WORK, t->logits);
 	device_free(device, DEVICE_PINNED, t->inputs);

@@ -14,6 +14,9 @@
  *	layer.N.mlp		before the MLP's last matrix
  *	layer.N.out		added to `attended`: the next layer's input
  *	norm, logits
+ *
+ * The step itself keeps neither the norms' outputs nor gate_up: these are of rmsnorm and of linear
+ * beside it, whose bits are those that the step's linear goes by.
  */
 #ifndef GPUQ_MODELS_TRACE_H
 #define GPUQ_MODELS_TRACE_H

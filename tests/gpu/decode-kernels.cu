@@ -2,14 +2,15 @@
 /*
  * decode-kernels: where the time of a decode step goes on a GPU, without gpuq around it.
  *
- *   decode-kernels [--batch N] [--context N] [--layers N] [--only NAME] [--late]
+ *   decode-kernels [--batch N] [--context N] [--layers N] [--only NAME] [--late] [--apart]
  *
  * The operators of one step of a Llama of Llama-3.2-1B's shape in bf16, as models/llama.c puts them
  * together, one new token for each of N sequences that have `context` tokens with it. First each
  * operator by itself: a graph of its launches for all layers, so that the weights come from memory,
  * beside a kernel that only reads as many bytes. Then the whole step as graphs of some nodes each,
  * with and without kernels that start before their predecessors have ended; --late: without reading
- * weights before that. All of them must compute the same bits.
+ * weights before that. All of them must compute the same bits. --apart: norms and gates are
+ * operators of their own.
  */
 #include "kernels/cuda/arg.cuh"
 #include "kernels/cuda/codes.h"
@@ -20,6 +21,7 @@
 #include <stdlib.h>
 
 extern "C" {
+#include "kernels/linear/linear.h"
 #include "kernels/ops.h"
 #include "kernels/paged_attention/paged_attention.h"
 }
@@ -48,7 +50,8 @@ struct step {
 	uint64_t bytes; /* that it must read */
 };
 
-static bool late; /* weights are not read before their kernel's turn */
+static bool late;  /* weights are not read before their kernel's turn */
+static bool apart; /* rmsnorm and swiglu by themselves */
 
 struct rig {
 	cudaStream_t stream;
@@ -198,7 +201,7 @@ static struct tensor add(struct rig *rig, const char *name, const struct cuda_co
 	step->name = name;
 	step->code = code;
 	if (code == &linear_cuda || code == &rmsnorm_cuda)
-		step->launch.constants = late ? 0 : 1u << 1;
+		step->launch.constants = late ? 0 : 1u << 1 | 1u << LINEAR_NORM;
 	step->bytes = bytes;
 	step->launch.call = *call;
 	memset(step->launch.in, OP_FIXED, sizeof(step->launch.in));
@@ -207,29 +210,67 @@ static struct tensor add(struct rig *rig, const char *name, const struct cuda_co
 	return call->out[0];
 }
 
-static struct tensor add_linear(struct rig *rig, const char *name, struct tensor x,
-	uint64_t outputs, uint64_t inputs, const struct tensor *residual)
+/* A call with x [N,inputs] and weights [outputs,inputs]. */
+static struct op_call linear_call(
+	struct rig *rig, struct tensor x, uint64_t outputs, uint64_t inputs)
 {
 	struct op_call call = call_of(&op_linear);
 
-	call.in[0] = x;
-	call.in[1] = make(GPUQ_BF16, 2, outputs, inputs);
-	if (residual != NULL)
-		call.in[4] = *residual;
+	call.in[LINEAR_X] = x;
+	call.in[LINEAR_W] = make(GPUQ_BF16, 2, outputs, inputs);
 	if (outputs * inputs * 2 > rig->weight_bytes) {
-		rig->weights = (const char *)call.in[1].data;
+		rig->weights = (const char *)call.in[LINEAR_W].data;
 		rig->weight_bytes = outputs * inputs * 2;
 	}
-	return add(rig, name, &linear_cuda, &call, outputs * inputs * 2);
+	return call;
 }
 
-static struct tensor add_norm(struct rig *rig, const char *name, struct tensor x)
+static struct tensor finish_linear(struct rig *rig, const char *name, struct op_call *call)
 {
-	struct op_call call = call_of(&op_rmsnorm);
+	return add(rig, name, &linear_cuda, call, bytes_of(&call->in[LINEAR_W]));
+}
 
-	call.in[0] = x;
-	call.in[1] = make(GPUQ_BF16, 1, HIDDEN, 1);
-	return add(rig, name, &rmsnorm_cuda, &call, 0);
+static struct tensor add_linear(struct rig *rig, const char *name, struct tensor x,
+	uint64_t outputs, uint64_t inputs, const struct tensor *residual)
+{
+	struct op_call call = linear_call(rig, x, outputs, inputs);
+
+	if (residual != NULL)
+		call.in[LINEAR_RESIDUAL] = *residual;
+	return finish_linear(rig, name, &call);
+}
+
+/* Of x normalised; `gated`: silu of the first half of the outputs times the second. */
+static struct tensor add_normed(
+	struct rig *rig, const char *name, struct tensor x, uint64_t outputs, bool gated)
+{
+	struct op_call norm = call_of(&op_rmsnorm), swiglu = call_of(&op_swiglu);
+	const struct tensor weights = make(GPUQ_BF16, 1, HIDDEN, 1);
+
+	if (apart) {
+		norm.in[0] = x;
+		norm.in[1] = weights;
+		x = add(rig, "norm", &rmsnorm_cuda, &norm, 0);
+	}
+
+	struct op_call call = linear_call(rig, x, outputs, HIDDEN);
+	struct tensor *w = &call.in[LINEAR_W];
+
+	if (!apart) {
+		call.in[LINEAR_NORM] = weights;
+		call.out[LINEAR_NORMED] = (struct tensor){.dtype = GPUQ_F32, .rank = UINT32_MAX};
+	}
+	if (!apart && gated) {
+		w->rank = 3;
+		w->dims[0] = 2;
+		w->dims[1] = outputs / 2;
+		w->dims[2] = HIDDEN;
+	}
+	x = finish_linear(rig, name, &call);
+	if (!apart || !gated)
+		return x;
+	swiglu.in[0] = x;
+	return add(rig, "swiglu", &swiglu_cuda, &swiglu, 0);
 }
 
 static struct tensor add_lookup(
@@ -288,17 +329,13 @@ static struct tensor add_attention(struct rig *rig, const struct inputs *in, str
 static struct tensor add_layer(
 	struct rig *rig, const struct inputs *in, struct tensor x, bool is_last)
 {
-	struct op_call swiglu = call_of(&op_swiglu);
-	struct tensor y = add_norm(rig, "norm", x);
+	struct tensor y = add_normed(rig, "qkv", x, (HEADS + 2 * KV_HEADS) * COLUMNS, false);
 
-	y = add_linear(rig, "qkv", y, (HEADS + 2 * KV_HEADS) * COLUMNS, HIDDEN, NULL);
 	y = add_attention(rig, in, y);
 	x = add_linear(rig, "o", y, HIDDEN, HEADS * COLUMNS, &x);
 	if (is_last)
 		x = add_lookup(rig, "last", in->last, x);
-	swiglu.in[0] = add_linear(
-		rig, "gate_up", add_norm(rig, "norm", x), 2 * (uint64_t)INNER, HIDDEN, NULL);
-	y = add(rig, "swiglu", &swiglu_cuda, &swiglu, 0);
+	y = add_normed(rig, "gate_up", x, 2 * (uint64_t)INNER, true);
 	return add_linear(rig, "down", y, HIDDEN, INNER, &x);
 }
 
@@ -342,7 +379,7 @@ static void make_step(struct rig *rig)
 
 	for (uint64_t i = 0; i < rig->layers; i++)
 		x = add_layer(rig, &in, x, i + 1 == rig->layers);
-	result.in[0] = add_linear(rig, "head", add_norm(rig, "norm", x), VOCAB, HIDDEN, NULL);
+	result.in[0] = add_normed(rig, "head", x, VOCAB, false);
 	set_param(&result, "K", TOP_K);
 	result.out[0].dtype = GPUQ_F32;
 	result.out[1].dtype = GPUQ_I32;
@@ -555,8 +592,10 @@ static uint64_t hash_results(const struct rig *rig)
 		const struct op_call *call = &rig->steps[s].launch.call;
 
 		for (uint32_t i = 0; i < call->op->n_outputs; i++) {
-			const uint64_t bytes =
-				tensor_present(&call->out[i]) ? bytes_of(&call->out[i]) : 0;
+			/* linear's working memory is nobody's. */
+			const bool there = tensor_present(&call->out[i]) &&
+				(call->op != &op_linear || i == LINEAR_Y);
+			const uint64_t bytes = there ? bytes_of(&call->out[i]) : 0;
 			uint32_t *host = (uint32_t *)malloc(bytes + 1);
 
 			CHECK(cudaMemcpy(host, call->out[i].data, bytes, cudaMemcpyDeviceToHost));
@@ -650,7 +689,8 @@ int main(int argc, char **argv)
 {
 	static const struct option options[] = {{"batch", required_argument, NULL, 'b'},
 		{"context", required_argument, NULL, 'c'}, {"layers", required_argument, NULL, 'l'},
-		{"only", required_argument, NULL, 'o'}, {"late", no_argument, NULL, 'w'}, {}};
+		{"only", required_argument, NULL, 'o'}, {"late", no_argument, NULL, 'w'},
+		{"apart", no_argument, NULL, 'a'}, {}};
 	static struct rig rig;
 	const char *only = NULL;
 	int option;
@@ -661,6 +701,8 @@ int main(int argc, char **argv)
 	while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
 		if (option == 'w')
 			late = true;
+		else if (option == 'a')
+			apart = true;
 		else if (option == 'o')
 			only = optarg;
 		else if (option == '?' || !set_size(&rig, option, optarg))

@@ -603,9 +603,9 @@ static void test_too_many_layers(void **state)
 	c.heads = c.kv_heads = 1;
 	c.head_dim = 4;
 	c.vocab = 10;
-	c.layers = 120;
+	c.layers = 180;
 	dir = random_model(&c, GPUQ_F32, &rng);
-	refused(rig, dir, &options, NULL, -GPUQ_ELIMIT, "120 layers are more steps than the 1024");
+	refused(rig, dir, &options, NULL, -GPUQ_ELIMIT, "180 layers are more steps than the 1024");
 	close(dir);
 	/* As many as the largest models that are common, with all that a layer may have. */
 	c.layers = 80;
