@@ -325,8 +325,8 @@ GPUQ_EXPORT void gpuq_call_destroy(struct gpuq_call *call);
  *	const struct gpuq_pipeline_tensor tensors[] = {
  *		{"x", GPUQ_PIPELINE_INPUT, GPUQ_F32, 2, {32, 64}},
  *		{"w", GPUQ_PIPELINE_INPUT, GPUQ_F32, 2, {10, 64}},
- *		{"scores", GPUQ_PIPELINE_INNER, GPUQ_F32},
- *		{"p", GPUQ_PIPELINE_OUTPUT, GPUQ_F32},
+ *		{"scores", GPUQ_PIPELINE_INNER, .dtype = GPUQ_F32},
+ *		{"p", GPUQ_PIPELINE_OUTPUT, .dtype = GPUQ_F32},
  *	};
  *	const struct gpuq_pipeline_step steps[] = {
  *		{.op = "gemv_batched", .inputs = {"x", "w"}, .outputs = {"scores"}},

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* example.c: see example.h. */
+#define _DEFAULT_SOURCE /* reallocarray() */
 #include "example.h"
 
 #include <err.h>

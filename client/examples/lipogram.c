@@ -10,7 +10,9 @@ static uint32_t allowed[1u << 18], n_allowed;
 
 static int without_e(void *context, struct gpuq_sampler_rule *rule)
 {
-	*rule = (struct gpuq_sampler_rule){true, n_allowed, allowed};
+	(void)context;
+	*rule = (struct gpuq_sampler_rule){
+		.restricted = true, .n_allowed = n_allowed, .allowed = allowed};
 	return 0;
 }
 

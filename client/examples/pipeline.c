@@ -11,7 +11,9 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
+#define NAME "classifier"
 #define BATCH 32
 #define FEATURES 64
 #define CLASSES 10
@@ -23,8 +25,8 @@ static struct gpuq_pipeline *create_pipeline(struct gpuq *g)
 	static const struct gpuq_pipeline_tensor tensors[] = {
 		{"x", GPUQ_PIPELINE_INPUT, GPUQ_F32, 2, {BATCH, FEATURES}},
 		{"w", GPUQ_PIPELINE_INPUT, GPUQ_F32, 2, {CLASSES, FEATURES}},
-		{"scores", GPUQ_PIPELINE_INNER, GPUQ_F32},
-		{"p", GPUQ_PIPELINE_OUTPUT, GPUQ_F32},
+		{"scores", GPUQ_PIPELINE_INNER, .dtype = GPUQ_F32},
+		{"p", GPUQ_PIPELINE_OUTPUT, .dtype = GPUQ_F32},
 	};
 	static const struct gpuq_pipeline_step steps[] = {
 		{.op = "gemv_batched", .inputs = {"x", "w"}, .outputs = {"scores"}},
@@ -32,7 +34,7 @@ static struct gpuq_pipeline *create_pipeline(struct gpuq *g)
 	};
 	struct gpuq_pipeline *p;
 
-	if (gpuq_pipeline_create(g, 0, "classifier", tensors, 4, steps, 2, &p) < 0)
+	if (gpuq_pipeline_create(g, 0, NAME, tensors, 4, steps, 2, &p) < 0)
 		die("%s", gpuq_error_detail());
 	return p;
 }
@@ -103,7 +105,7 @@ static void serve(
 	latencies_print(&latencies, "pipeline", (double)(now - begin) / 1e9);
 }
 
-/* What gpuqd says of the shapes that this user has asked for. */
+/* What gpuqd says of the pipeline, among all shapes that this user has asked for. */
 static void show_graphs(struct gpuq *g)
 {
 	struct gpuq_graph_info infos[16];
@@ -111,10 +113,13 @@ static void show_graphs(struct gpuq *g)
 	int n;
 
 	while ((n = gpuq_graphs(g, 0, after, infos, 16)) > 0) {
-		for (int i = 0; i < n; i++)
+		for (int i = 0; i < n; i++) {
+			if (strncmp(infos[i].shape, NAME " ", strlen(NAME " ")) != 0)
+				continue;
 			printf("pipeline: %s: %u kernels, %ju of %ju requests were replays\n",
 				infos[i].shape, infos[i].kernels, (uintmax_t)infos[i].hits,
 				(uintmax_t)infos[i].uses);
+		}
 		after = infos[n - 1].id;
 	}
 	if (n < 0)
