@@ -9,7 +9,8 @@
  * then also recorded in an executable that is launched for one place after another, and recorded
  * with all arguments fixed; and in the inline stream where it is small enough. Every output is
  * within the tolerance, the places agree to the last bit, and no byte beside the outputs changes.
- * Where an operator's rows are independent, one of them alone has the same bits.
+ * Where an operator's rows are independent, one of them alone has the same bits; linear with a norm
+ * or gates has those of rmsnorm, linear and swiglu.
  *
  * KIND is that of GPUQ_TEST_DEVICE, else "cpu". The seed is printed and is also read from
  * GPUQ_TEST_SEED. With GPUQ_TEST_SHORT there are few trials: for slow tools. Exits with 1 at the
@@ -514,6 +515,99 @@ static bool check_rows(struct checker *c, struct random *rng)
 	return true;
 }
 
+/* --- linear and its parts ----------------------------------------------------------------- */
+
+/* In the work place, as it is. */
+static void run_part(struct checker *c, struct op_call *call)
+{
+	struct op_launch launch;
+	struct device_args args;
+	uint32_t arg;
+
+	must(op_check(call, &arg), "op_check of a part");
+	op_launch_init(&launch, call);
+	op_args(&args, call);
+	args.completion = c->completion;
+	args.value = ++c->value;
+	const struct device_kernel kernel = kernel_of(&launch);
+	must(device_launch(c->stream, &kernel, &args), "device_launch");
+	wait_for_word(c);
+}
+
+/* [2,..] as one dimension. */
+static void join_first(struct tensor *t)
+{
+	if (!tensor_present(t))
+		return;
+	t->rank--;
+	t->dims[0] *= t->dims[1];
+	t->dims[1] = t->dims[2];
+}
+
+/* The call's norm, as an operator of its own before it. */
+static void run_norm(struct checker *c, struct op_call *call)
+{
+	struct op_call norm = {.op = &op_rmsnorm,
+		.in = {call->in[LINEAR_X], call->in[LINEAR_NORM]},
+		.out = {call->out[LINEAR_NORMED]},
+		.params = {call->params[LINEAR_EPS]}};
+
+	norm.in[0].rank = 2;
+	norm.in[0].dims[1] = linear_inner(call);
+	run_part(c, &norm);
+	call->in[LINEAR_X] = norm.out[0];
+	call->in[LINEAR_NORM] = call->out[LINEAR_NORMED] = (struct tensor){0};
+}
+
+static void run_parts(struct checker *c, struct op_call *call)
+{
+	const bool gated = linear_gated(call);
+	struct op_call swiglu = {.op = &op_swiglu, .out = {call->out[LINEAR_Y]}};
+
+	if (tensor_present(&call->in[LINEAR_NORM]))
+		run_norm(c, call);
+	if (gated) {
+		join_first(&call->in[LINEAR_W]);
+		join_first(&call->in[LINEAR_SCALES]);
+		join_first(&call->in[LINEAR_BIAS]);
+		call->out[LINEAR_Y].dims[1] *= 2;
+		call->out[LINEAR_Y].data = c->at[WORK] + c->used;
+		swiglu.in[0] = call->out[LINEAR_Y];
+	}
+	run_part(c, call);
+	if (gated)
+		run_part(c, &swiglu);
+}
+
+/* Where swiglu gives what the call gives, from floats, for which there is room. */
+static bool has_parts(const struct checker *c, const struct op_call *call)
+{
+	if (call->op != &op_linear)
+		return false;
+	if (!linear_gated(call))
+		return tensor_present(&call->in[LINEAR_NORM]);
+	return !tensor_present(&call->in[LINEAR_RESIDUAL]) &&
+		call->out[LINEAR_Y].dtype == GPUQ_F32 &&
+		c->used + 2 * bytes_of(&call->out[LINEAR_Y]) <= ARENA_BYTES;
+}
+
+static bool check_parts(struct checker *c)
+{
+	struct op_call call = call_in(c, WORK);
+
+	if (!has_parts(c, &call))
+		return true;
+	run(c, DIRECT, WORK, NULL);
+	memcpy(c->expected, c->result, c->used);
+	prepare(c, WORK);
+	run_parts(c, &call);
+	fetch(c, WORK);
+	if (same_results(c, c->expected))
+		return true;
+	fprintf(stderr, "linear: its parts have other bits\n ");
+	return failed(c);
+}
+
 static bool check_call(struct checker *c, struct random *rng, bool capture)
 {
 	const enum place place = (enum place)random_below(rng, PLACES);
@@ -522,7 +616,7 @@ static bool check_call(struct checker *c, struct random *rng, bool capture)
 		trial_reference(&c->trial);
 	make_image(c, rng);
 	if (!check_form(c, DIRECT, WORK, REGISTERED) || !check_form(c, INLINE, WORK, REGISTERED) ||
-		!check_rows(c, rng))
+		!check_rows(c, rng) || !check_parts(c))
 		return false;
 	return !capture ||
 		(check_form(c, CAPTURED, WORK, REGISTERED) && check_form(c, FIXED, place, place));
