@@ -59,6 +59,17 @@ static long lock_holder(int fd)
 	return strtol(text, NULL, 10);
 }
 
+/* Who starts gpuqd without a word on sockets may have no folder for one. */
+static const char *lock_remedy(int error)
+{
+	if (error == ENOENT)
+		return "; make its directory first, set XDG_RUNTIME_DIR, or name another socket "
+		       "with --socket";
+	if (error == EACCES)
+		return "; set XDG_RUNTIME_DIR, or name another socket with --socket";
+	return "";
+}
+
 /* One attempt. -EAGAIN: the file was removed by its last holder meanwhile. */
 static int lock_try(struct listener *l, char error[LISTEN_ERROR_MAX])
 {
@@ -68,7 +79,7 @@ static int lock_try(struct listener *l, char error[LISTEN_ERROR_MAX])
 	if (l->lock_fd < 0) {
 		int r = -errno;
 		snprintf(error, LISTEN_ERROR_MAX, "%s cannot be opened: %s%s", l->lock_path,
-			strerror(-r), r == -ENOENT ? "; make its directory first" : "");
+			strerror(-r), lock_remedy(-r));
 		return r;
 	}
 	if (flock(l->lock_fd, LOCK_EX | LOCK_NB) < 0) {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* gpuq graphs: exact shapes and their graphs; stopping, resuming and evicting. */
 #include "tools/command.h"
+#include "tools/step_shape.h"
 #include "tools/top_table.h"
 
 #include <errno.h>
@@ -53,13 +54,14 @@ static json_t *graph_json(const struct gpuq_graph_info *g)
 
 static void print_titles(void)
 {
-	printf("%6s  %-9s %7s %8s %8s %6s %7s  %s\n", "id", "state", "kernels", "uses", "hits",
+	printf("%5s  %-9s %7s %5s %5s %6s %7s  %s\n", "id", "state", "kernels", "uses", "hits",
 		"bytes", "capture", "shape");
 }
 
 static void print_graph(const struct gpuq_graph_info *g)
 {
-	char uses[16], hits[16], bytes[16], capture[16];
+	char uses[16], hits[16], bytes[16], capture[16], step[sizeof(g->shape)];
+	const char *shape = step_shape_text(g->shape, step, sizeof(step)) ? step : g->shape;
 
 	format_count(g->uses, uses, sizeof(uses));
 	format_count(g->hits, hits, sizeof(hits));
@@ -68,11 +70,11 @@ static void print_graph(const struct gpuq_graph_info *g)
 		format_ns(g->capture_ns, capture, sizeof(capture));
 	else
 		snprintf(capture, sizeof(capture), "-");
-	printf("%6llu  %-9s %7u %8s %8s %6s %7s  %s%s\n", (unsigned long long)g->id,
-		state_text(g->state), g->kernels, uses, hits, bytes, capture, g->shape,
+	printf("%5llu  %-9s %7u %5s %5s %6s %7s  %s%s\n", (unsigned long long)g->id,
+		state_text(g->state), g->kernels, uses, hits, bytes, capture, shape,
 		g->pinned ? " (pinned)" : "");
 	if (g->state == GPUQ_GRAPH_FAILED)
-		printf("%6s  %s: %s\n", "", gpuq_error_name(g->status), g->reason);
+		printf("%5s  %s: %s\n", "", gpuq_error_name(g->status), g->reason);
 }
 
 static void count(struct totals *t, const struct gpuq_graph_info *g)
@@ -129,9 +131,10 @@ static int list_text(struct gpuq *gpuq, uint32_t device)
 	if (show_graphs(gpuq, device, NULL, &t) < 0)
 		return command_fail();
 	format_bytes(t.bytes, bytes, sizeof(bytes));
-	printf("%llu shapes, %llu captured (%sB), %llu of %llu requests were replays\n",
-		(unsigned long long)t.shapes, (unsigned long long)t.captured, bytes,
-		(unsigned long long)t.hits, (unsigned long long)t.uses);
+	printf("%llu shape%s, %llu captured (%sB), %llu of %llu requests were replays\n",
+		(unsigned long long)t.shapes, t.shapes == 1 ? "" : "s",
+		(unsigned long long)t.captured, bytes, (unsigned long long)t.hits,
+		(unsigned long long)t.uses);
 	if (t.shapes == 0)
 		printf("Pipelines, large calls and the steps of models have shapes; small calls "
 		       "need no graph.\n");

@@ -130,12 +130,12 @@ static void print_model(const struct gpuq_model_info *m)
 	if (m->decode_p50_ns != 0)
 		format_ns(m->decode_p50_ns, step, sizeof(step));
 	snprintf(graphs, sizeof(graphs), "%u/%u", m->shapes_captured, m->shapes);
-	printf("%-16s %-9s %-8s %6s %8u %7u %5.0f %% %8s %7s %8s%s%s\n", m->name, state,
+	printf("%-13s %-9s %-7s %6s %7u %4u %4.0f%% %6s %6s %8s%s%s\n", m->name, state,
 		m->architecture, bytes, m->max_tokens, m->sessions, share(used, m->kv_blocks),
 		tokens, step, graphs, m->int8 ? "  int8" : "",
 		m->deterministic ? "  deterministic" : "");
 	if (m->state == GPUQ_MODEL_FAILED)
-		printf("%-16s %s: %s\n", "", gpuq_error_name(m->status), m->why);
+		printf("%-13s %s: %s\n", "", gpuq_error_name(m->status), m->why);
 }
 
 static int list(struct gpuq *gpuq, bool json)
@@ -146,8 +146,8 @@ static int list(struct gpuq *gpuq, bool json)
 	int r;
 
 	if (!json)
-		printf("%-16s %-9s %-8s %6s %8s %7s %7s %8s %7s %8s\n", "name", "state", "kind",
-			"bytes", "context", "open", "kv used", "tokens", "step", "captured");
+		printf("%-13s %-9s %-7s %6s %7s %4s %5s %6s %6s %8s\n", "name", "state", "kind",
+			"bytes", "context", "open", "kv", "tokens", "step", "captured");
 	for (i = 0; (r = gpuq_model_info(gpuq, i, &m)) == 0; i++) {
 		if (json)
 			json_array_append_new(array, model_json(&m));

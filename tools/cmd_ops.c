@@ -25,9 +25,11 @@ static void print_op(const struct gpuq_op_info *op)
 	for (uint32_t i = 0; i < op->n_params; i++) {
 		const struct gpuq_op_param *p = &op->params[i];
 
-		printf("  param %-16s %-20s from %g to %g, %g when not given\n", p->name,
-			p->type == GPUQ_PARAM_I64 ? "integer" : "number", p->min, p->max,
-			p->preset);
+		const int digits = p->type == GPUQ_PARAM_I64 ? 17 : 6;
+
+		printf("  param %-16s %-7s  from %.*g to %.*g, preset %.*g\n", p->name,
+			p->type == GPUQ_PARAM_I64 ? "integer" : "number", digits, p->min, digits,
+			p->max, digits, p->preset);
 	}
 }
 

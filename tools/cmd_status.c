@@ -6,6 +6,20 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#define WIDTH 120u
+
+/* A terminal's, so that no line is broken; what does not fit gpuq-top shows. */
+static uint32_t width(void)
+{
+	struct winsize size;
+
+	if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) < 0 || size.ws_col == 0)
+		return WIDTH;
+	return size.ws_col < WIDTH ? size.ws_col : WIDTH;
+}
 
 static void print_text(const struct top_model *m)
 {
@@ -27,7 +41,7 @@ static void print_text(const struct top_model *m)
 	       "descriptors\n\n",
 		(unsigned long long)d->device_restarts, (unsigned long long)d->protocol_errors,
 		(unsigned long long)d->accept_exhausted);
-	table_plan(t, 120, &plan);
+	table_plan(t, width(), &plan);
 	printf("%s\n", table_titles(t, &plan, line));
 	for (uint32_t i = 0; i < rows->n; i++)
 		printf("%s\n", table_line(t, &plan, table_row(t, rows, i), line));

@@ -4,6 +4,7 @@
 
 #include "client/gpuq.h"
 #include "shm/proto.h"
+#include "tools/step_shape.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -187,22 +188,6 @@ static void graph_state(struct top_graph *row, uint32_t state)
 	}
 }
 
-/* A step of a model by what makes it large; everything else by its tensors. */
-static void graph_shape(
-	const struct top_update *u, const struct stats_graph *g, struct top_graph *row)
-{
-	const struct stats_model *model = g->model == 0 ? NULL : model_of(u->now, g->model);
-	char name[GPUQ_NAME_MAX];
-
-	if (model == NULL) {
-		TAKE_TEXT(row->shape, g->shape);
-		return;
-	}
-	TAKE_TEXT(name, model->name);
-	snprintf(row->shape, sizeof(row->shape), "%s: %u tokens of %u texts, context %u", name,
-		g->tokens, g->batch, g->context);
-}
-
 void top_make_graph(const struct top_update *u, uint32_t i, struct top_graph *row)
 {
 	const struct stats_graph *g = (const struct stats_graph *)u->now->graphs.rows + i;
@@ -226,7 +211,8 @@ void top_make_graph(const struct top_update *u, uint32_t i, struct top_graph *ro
 	};
 	graph_state(row, g->state);
 	TAKE_TEXT(row->definition, g->shape);
-	graph_shape(u, g, row);
+	if (!step_shape_text(row->definition, row->shape, sizeof(row->shape)))
+		TAKE_TEXT(row->shape, g->shape);
 	if (g->state == MSG_GRAPH_FAILED)
 		TAKE_TEXT(row->reason, g->reason);
 }

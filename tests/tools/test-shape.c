@@ -2,6 +2,7 @@
 /* Symbolic shapes: what binds, what follows from it, what is refused and with which words. */
 #include "tests/harness.h"
 #include "tools/shape.h"
+#include "tools/step_shape.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -122,6 +123,32 @@ static void malformed_texts_are_refused(void **state)
 	}
 }
 
+static void steps_are_told_by_what_makes_them_large(void **state)
+{
+	static const char *const shapes[][2] = {
+		{"tiny tokens[4]i32 positions[4]i32 rows[4]i32 table[3,12]i32 context[192]u8 "
+		 "last[3]i32 temperatures[3]f32 ids[3,16]i32 -> values[3,64]f32 tokens[3,64]i32",
+			"tiny: 4 tokens of 3 texts, context 192, 16 ids"},
+		{"llama:2 tokens[1]i32 positions[1]i32 rows[1]i32 table[1,4]i32 context[64]u8 "
+		 "last[1]i32 temperatures[1]f32 seeds[1,2]i64 -> token[1]i32 logprob[1]f32",
+			"llama:2: 1 token of 1 text, context 64, drawn"},
+		{"a_long_name tokens[1]i32 positions[1]i32 rows[1]i32 table[1,4]i32 "
+		 "context[64]u8 last[1]i32 temper",
+			"a_long_name: 1 token of 1 text, context 64"},
+	};
+	static const char *const others[] = {"", "tiny", "softmax x[32,64]f32 -> y[32,64]f32",
+		"tiny tokens[4]i32 positions[4]i32 rows[4]i32 table[3,12]i32 context[19"};
+	char text[160] = "as before";
+
+	for (size_t i = 0; i < sizeof(others) / sizeof(others[0]); i++)
+		assert_false(step_shape_text(others[i], text, sizeof(text)));
+	assert_string_equal(text, "as before");
+	for (size_t i = 0; i < sizeof(shapes) / sizeof(shapes[0]); i++) {
+		assert_true(step_shape_text(shapes[i][0], text, sizeof(text)));
+		assert_string_equal(text, shapes[i][1]);
+	}
+}
+
 int main(void)
 {
 	static const struct harness_test tests[] = {
@@ -131,6 +158,7 @@ int main(void)
 		HARNESS_TEST(conflicts_name_symbol_tensors_and_values),
 		HARNESS_TEST(unknown_symbols_are_named),
 		HARNESS_TEST(malformed_texts_are_refused),
+		HARNESS_TEST(steps_are_told_by_what_makes_them_large),
 	};
 
 	return harness_run("tools-shape", tests, sizeof(tests) / sizeof(tests[0]));

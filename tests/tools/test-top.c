@@ -193,6 +193,10 @@ static void sessions_and_pipelines_have_rates(void **state)
 	synthetic_destroy(&s);
 }
 
+#define STEP                                                                              \
+	"tokens[2]i32 positions[2]i32 rows[2]i32 table[1,4]i32 context[64]u8 last[1]i32 " \
+	"temperatures[1]f32 -> logits[1,2000]f32 stats[1,2]f32"
+
 static void graphs_and_errors_are_told(void **state)
 {
 	struct top_model m = {0};
@@ -207,14 +211,11 @@ static void graphs_and_errors_are_told(void **state)
 	assert_true(graph->bytes == TOP_UNKNOWN && graph->capture_ns == TOP_UNKNOWN);
 	graph = row_at(&m, TOP_GRAPHS, 2);
 	assert_string_equal(graph->reason, "too large");
-	s.stats.graphs[1].model = 1;
-	s.stats.graphs[1].tokens = 2;
-	s.stats.graphs[1].batch = 1;
-	s.stats.graphs[1].context = 64;
+	snprintf(s.stats.graphs[1].shape, sizeof(s.stats.graphs[1].shape), "small %s", STEP);
 	update(&m, SECOND_NS);
 	graph = row_at(&m, TOP_GRAPHS, 1);
-	assert_string_equal(graph->shape, "small: 2 tokens of 1 texts, context 64");
-	assert_string_equal(graph->definition, "gemv_batched f32[17,64]");
+	assert_string_equal(graph->shape, "small: 2 tokens of 1 text, context 64, logits");
+	assert_string_equal(graph->definition, "small " STEP);
 	assert_int_equal(m.rows[TOP_ERRORS].n, 3);
 	const struct top_error *error = row_at(&m, TOP_ERRORS, 0);
 	assert_string_equal(error->source, "control");
