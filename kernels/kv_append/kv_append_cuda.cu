@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * kv_append in CUDA: a block for each row finds the cosines and sines of its position, in double,
- * and each warp of it takes one head after the other: its norm, its turn, its place. What it takes
- * is a launch and two trips to memory (3 us) as long as there are fewer rows than multiprocessors.
+ * kv_append in CUDA: a block finds the cosines and sines of its row's position, in double, and each
+ * warp of it takes one head: its norm, its turn, its place. A row has as many blocks as that takes
+ * while rows are few, since a warp that takes one head after the other waits for memory each time;
+ * else it has one.
  */
 #include "kernels/cuda/codes.h"
 #include "kernels/cuda/element.cuh"
@@ -16,12 +17,14 @@ extern "C" {
 #define THREADS 256u
 #define WARPS (THREADS / WARP)
 #define PAIRS (KV_MAX_COLUMNS / 2 / WARP) /* of a lane */
+#define MAX_BLOCKS 1024u		  /* where a row has several */
 
 struct append_task {
 	struct arg qkv, positions, rows, table, cache, q_norm, k_norm, q, eps;
 	struct turn_args turns;
 	struct kv_shape kv;
 	uint64_t heads;			     /* of queries */
+	uint32_t shares;		     /* blocks of a row */
 	uint32_t q_norm_dtype, k_norm_dtype; /* 0: there are no norms */
 };
 
@@ -113,8 +116,10 @@ __global__ void BOUNDS(THREADS) append_row(const __grid_constant__ struct append
 {
 	__shared__ struct turn turns[KV_MAX_COLUMNS / 2];
 	__shared__ int64_t slot; /* where the row's first key goes; -1: nowhere */
-	const uint64_t n = blockIdx.x, groups = task.kv.groups, columns = task.kv.columns;
-	const uint32_t half = (uint32_t)columns / 2, warp = threadIdx.x / WARP;
+	const uint64_t n = blockIdx.x / task.shares, share = blockIdx.x % task.shares;
+	const uint64_t groups = task.kv.groups, columns = task.kv.columns;
+	const uint64_t all = task.heads + 2 * groups, step = task.shares * WARPS;
+	const uint32_t half = (uint32_t)columns / 2;
 	const uint64_t block = groups * KV_TOKENS * columns; /* from keys to values */
 
 	cuda_let_next();
@@ -128,12 +133,15 @@ __global__ void BOUNDS(THREADS) append_row(const __grid_constant__ struct append
 
 	cuda_await();
 
-	const float *x = (const float *)arg_pointer(done.block, task.qkv) +
-		n * (task.heads + 2 * groups) * columns;
+	const float *x = (const float *)arg_pointer(done.block, task.qkv) + n * all * columns;
 	float *q = (float *)arg_pointer(done.block, task.q) + n * task.heads * columns;
 	T *cache = (T *)arg_pointer(done.block, task.cache);
 	const int32_t position =
 		index_at((const int32_t *)arg_pointer(done.block, task.positions), n);
+
+	/* Each head is under way while the one before it, or its turns, are made. */
+	uint64_t h = share * WARPS + threadIdx.x / WARP;
+	struct head next = load_head(x + min(h, all - 1) * columns, half);
 
 	if (threadIdx.x < half)
 		turns[threadIdx.x] = turn_of((double)position * frequency);
@@ -149,11 +157,12 @@ __global__ void BOUNDS(THREADS) append_row(const __grid_constant__ struct append
 					   (uint64_t)position % KV_TOKENS * columns);
 	}
 	__syncthreads();
-	for (uint64_t h = warp; h < task.heads + 2 * groups; h += WARPS) {
-		struct head head = load_head(x + h * columns, half);
+	for (; h < all; h += step) {
+		struct head head = next;
 		const bool query = h < task.heads, value = h >= task.heads + groups;
 		const uint32_t dtype = query ? task.q_norm_dtype : task.k_norm_dtype;
 
+		next = load_head(x + min(h + step, all - 1) * columns, half);
 		if (!value && dtype != 0)
 			normalise(&head, arg_pointer(done.block, query ? task.q_norm : task.k_norm),
 				dtype, half, arg_f64(done.block, task.eps));
@@ -199,9 +208,11 @@ static int launch(const struct device_kernel *kernel, const struct cuda_args *ar
 		return launch_nothing(kernel, args, to);
 	if (q->dims[0] > INT_MAX)
 		return -EOPNOTSUPP;
+	task.shares = (uint32_t)min(blocks_of(task.heads + 2 * task.kv.groups, WARPS),
+		max(MAX_BLOCKS / q->dims[0], (uint64_t)1));
 	return with_type(in[APPEND_CACHE].dtype, [&](auto type) {
-		return run(
-			to, append_row<decltype(type)>, (uint32_t)q->dims[0], THREADS, task, done);
+		return run(to, append_row<decltype(type)>, (uint32_t)q->dims[0] * task.shares,
+			THREADS, task, done);
 	});
 }
 
