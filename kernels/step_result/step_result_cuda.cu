@@ -21,7 +21,9 @@ extern "C" {
 #define DIGITS 256u
 #define FEW 16u /* exponentials that are added up in a float */
 #define NO_THRESHOLD 0
-#define RANKED 512u /* keys at most */
+#define RANKED 512u   /* keys at most */
+#define BOUND_KEYS 2u /* times K that a bound is found among */
+#define MAX_DEPTH 8u  /* of them that a warp finds */
 
 /* What a part leaves behind its keys: sums of exp(t) and t exp(t) beside its own greatest. */
 struct step_sums {
@@ -45,6 +47,7 @@ struct step_memory {
 	uint32_t bins[DIGITS];
 	uint32_t digit, left, in_digit; /* of the key that is looked for */
 	uint32_t seen[BUFFER / 32];
+	double2 sums[ROWS_THREADS / WARP]; /* of warps */
 };
 
 /* --- The K-th first ----------------------------------------------------------------------- */
@@ -119,35 +122,12 @@ __device__ inline uint64_t kth_first(struct step_memory &m, uint32_t k, Each eac
 	return found;
 }
 
-/* The greatest of a warp's keys, in all lanes. */
-static __device__ inline uint64_t warp_greatest(uint64_t key)
-{
-	for (uint32_t d = WARP / 2; d > 0; d /= 2)
-		key = max(key, (uint64_t)__shfl_xor_sync(ALL_LANES, key, d));
-	return key;
-}
-
-/*
- * A bound that k of the threads' keys reach, and a few more: the least of the j-th first of the
- * warps all whose lanes have a key, where these have k keys together. NO_THRESHOLD: they have not.
- */
-static __device__ inline uint64_t warps_bound(uint64_t own, uint32_t k)
-{
-	const bool full = __all_sync(ALL_LANES, own != 0);
-	const uint32_t warps = (uint32_t)__syncthreads_count(full) / WARP;
-	uint64_t first = warp_greatest(own);
-
-	if (warps * WARP < k)
-		return NO_THRESHOLD;
-	for (uint32_t j = 1; j * warps < k; j++) {
-		own = own == first ? 0 : own;
-		first = warp_greatest(own);
-	}
-	return block_combine<ROWS_THREADS>(full ? first : UINT64_MAX, UINT64_MAX,
-		[](uint64_t a, uint64_t b) { return a < b ? a : b; });
-}
-
 /* --- The buffer --------------------------------------------------------------------------- */
+
+static __device__ inline void put_key(struct step_memory &m, uint64_t key)
+{
+	m.keys[atomicAdd(&m.count, 1u)] = key;
+}
 
 /* Descending; zeros fill it up to a power of two. By bitonic merges. */
 static __device__ inline void sort_keys(struct step_memory &m, uint32_t count)
@@ -233,13 +213,72 @@ static __device__ void fill_missing(
 }
 static_assert(2 * STEP_MAX_K <= BUFFER, "room for the K first and as many others");
 
+/* --- A bound ------------------------------------------------------------------------------ */
+
+/* The greatest of a warp's keys, in all lanes. */
+static __device__ inline uint64_t warp_greatest(uint64_t key)
+{
+	for (uint32_t d = WARP / 2; d > 0; d /= 2)
+		key = max(key, (uint64_t)__shfl_xor_sync(ALL_LANES, key, d));
+	return key;
+}
+
+/* How many of each list's first keys give a bound: together they are a few times k. */
+static __device__ inline uint32_t bound_depth(uint32_t lists, uint32_t k)
+{
+	return min((BOUND_KEYS * k + lists - 1) / lists, k);
+}
+
+/* The k-th first of the buffer's keys; NO_THRESHOLD when there are fewer. */
+static __device__ inline uint64_t buffer_bound(struct step_memory &m, uint32_t k)
+{
+	uint64_t bound = NO_THRESHOLD;
+
+	if (m.count < k)
+		return bound;
+	order_keys(m, m.count);
+	bound = m.keys[k - 1];
+	__syncthreads();
+	return bound;
+}
+
+/*
+ * A bound that k of the threads' keys reach, and few others: by the first ones of each warp.
+ * *ret_greatest is the greatest of the threads' keys.
+ */
+static __device__ inline uint64_t threads_bound(
+	struct step_memory &m, uint64_t own, uint32_t k, uint64_t *ret_greatest)
+{
+	const uint32_t depth = bound_depth(ROWS_THREADS / WARP, k);
+	uint64_t bound;
+
+	if (threadIdx.x == 0)
+		m.count = 0;
+	__syncthreads();
+	for (uint32_t j = 0; j < min(depth, MAX_DEPTH); j++) {
+		const uint64_t first = warp_greatest(own);
+
+		if (own == first && own != 0) {
+			put_key(m, own);
+			own = 0;
+		}
+	}
+	__syncthreads();
+	bound = depth <= MAX_DEPTH ? buffer_bound(m, k) : NO_THRESHOLD;
+	if (bound == NO_THRESHOLD)
+		order_keys(m, m.count);
+	*ret_greatest = m.keys[0];
+	__syncthreads();
+	return bound;
+}
+
 /* --- Parts -------------------------------------------------------------------------------- */
 
 /* A part's logits, and what they are divided by. */
 template <typename T> struct step_part {
 	struct rows_part part;
 	const T *row;
-	double temperature;
+	const double &temperature;
 	bool aligned;
 
 	template <typename F> __device__ inline void each(F f) const
@@ -247,6 +286,32 @@ template <typename T> struct step_part {
 		rows_each(row, part.begin, part.end, aligned, f);
 	}
 };
+
+/* Both sums of all lanes of a warp, in all of them. */
+static __device__ inline double2 lanes_both(double2 v)
+{
+#pragma unroll
+	for (uint32_t d = WARP / 2; d > 0; d /= 2) {
+		v.x += __shfl_xor_sync(ALL_LANES, v.x, d);
+		v.y += __shfl_xor_sync(ALL_LANES, v.y, d);
+	}
+	return v;
+}
+
+/* What all threads have together, after a barrier. */
+static __device__ inline void add_sums(
+	struct step_memory &m, double sum, double weighted, bool spoiled, struct step_sums *sums)
+{
+	double2 both = lanes_both(make_double2(sum, weighted));
+
+	if (threadIdx.x % WARP == 0)
+		m.sums[threadIdx.x / WARP] = both;
+	sums->spoiled = __syncthreads_or(spoiled) != 0 ? 1 : 0;
+	both = lanes_both(m.sums[threadIdx.x % WARP]);
+	sums->sum = both.x;
+	sums->weighted = both.y;
+}
+static_assert(ROWS_THREADS == WARP * WARP, "a lane for each warp");
 
 /* Puts the logits that reach the bound into the buffer, counts them, and makes the sums. */
 template <typename T>
@@ -288,9 +353,7 @@ __device__ inline void collect(
 				m.keys[at] = key;
 		}
 	});
-	sums->sum = block_total<ROWS_THREADS>(sum + (double)few);
-	sums->weighted = block_total<ROWS_THREADS>(weighted + (double)few_weighted);
-	sums->spoiled = block_greatest<ROWS_THREADS>(spoiled ? 1 : 0) != 0 ? 1 : 0;
+	add_sums(m, sum + (double)few, weighted + (double)few_weighted, spoiled, sums);
 }
 
 /* Leaves the part's first keys, K of them if it has as many, in the buffer, sorted. */
@@ -300,8 +363,8 @@ __device__ inline struct step_sums find_first(
 {
 	const uint64_t own = rows_thread_first(p.row, p.part.begin, p.part.end, p.aligned);
 	const uint32_t wanted = (uint32_t)min((uint64_t)k, p.part.end - p.part.begin);
-	struct step_sums sums = {.greatest = key_value(block_greatest<ROWS_THREADS>(own))};
-	uint64_t bound = warps_bound(own, k);
+	uint64_t greatest, bound = threads_bound(m, own, k, &greatest);
+	struct step_sums sums = {.greatest = key_value(greatest)};
 
 	if (bound == NO_THRESHOLD)
 		bound = kth_first(m, k, [&](auto f) { f(own); });
@@ -410,26 +473,39 @@ static __device__ inline struct step_sums join_sums(const struct step_task &task
 	return all;
 }
 
-/*
- * Brings the keys of all parts of a row together in the buffer, sorted: those that reach the least
- * of their j-th first, j being as many as that these are K together.
- */
+/* Brings the first keys of all parts of a row together in the buffer, sorted. */
 static __device__ inline void join_keys(struct step_memory &m, const struct step_task &task,
 	struct cuda_scratch *scratch, uint32_t row)
 {
-	const uint32_t parts = task.cut.parts, lane = threadIdx.x % WARP;
-	const uint32_t j = (task.k + parts - 1) / parts;
-	uint64_t bound = ~__ldcg(left_by(task, scratch, row, min(lane, parts - 1)) + j - 1);
+	constexpr uint32_t OWN = BUFFER / ROWS_THREADS;
+	const uint32_t parts = task.cut.parts, depth = bound_depth(parts, task.k);
+	uint64_t own[OWN], bound;
 
-	bound = max(~warp_greatest(bound), (uint64_t)1);
+	if (threadIdx.x == 0)
+		m.count = 0;
+#pragma unroll
+	for (uint32_t o = 0; o < OWN; o++) {
+		const uint32_t i = o * ROWS_THREADS + threadIdx.x;
+
+		own[o] = i < parts * task.k
+			? __ldcg(left_by(task, scratch, row, i / task.k) + i % task.k)
+			: 0;
+	}
+	__syncthreads();
+#pragma unroll
+	for (uint32_t o = 0; o < OWN; o++) {
+		if (own[o] != 0 && (o * ROWS_THREADS + threadIdx.x) % task.k < depth)
+			put_key(m, own[o]);
+	}
+	__syncthreads();
+	bound = max(buffer_bound(m, task.k), (uint64_t)1);
 	if (threadIdx.x == 0)
 		m.count = 0;
 	__syncthreads();
-	for (uint32_t i = threadIdx.x; i < parts * task.k; i += ROWS_THREADS) {
-		const uint64_t key = __ldcg(left_by(task, scratch, row, i / task.k) + i % task.k);
-
-		if (key >= bound)
-			m.keys[atomicAdd(&m.count, 1u)] = key;
+#pragma unroll
+	for (uint32_t o = 0; o < OWN; o++) {
+		if (own[o] >= bound)
+			put_key(m, own[o]);
 	}
 	__syncthreads();
 	order_keys(m, m.count);
@@ -457,10 +533,9 @@ __global__ void BOUNDS(ROWS_THREADS) step_rows(const __grid_constant__ struct st
 	const T *logits = (const T *)arg_pointer(done.block, task.logits);
 	const T *row = logits + part.row * task.cut.n;
 
-	/* One reading for all: it may change. */
-	if (threadIdx.x == 0)
+	/* One reading for all: it may change. Who needs it comes behind other barriers. */
+	if (threadIdx.x == ROWS_THREADS - 1)
 		temperature = temperature_of(task, done.block, part.row);
-	__syncthreads();
 
 	const struct step_part<T> p = {
 		part, row, temperature,
@@ -475,9 +550,10 @@ __global__ void BOUNDS(ROWS_THREADS) step_rows(const __grid_constant__ struct st
 	} else {
 		leave_part(task, memory, sums, left_by(task, scratch, part.row, part.part));
 		if (rows_joined(scratch, task.cut, part.row)) {
-			join_keys(memory, task, scratch, part.row);
+			/* While the other warps wait for their keys. */
 			if (threadIdx.x < WARP)
 				sums = join_sums(task, scratch, part.row, temperature);
+			join_keys(memory, task, scratch, part.row);
 			write_row(task, done.block, memory, sums, part.row, temperature);
 		}
 	}
