@@ -224,6 +224,18 @@ static __device__ inline void mma_16(float c[4], const uint32_t a[4], const uint
 
 #endif
 
+/*
+ * A product's outputs and rows as another's inputs and rows: element (lane / 4, 2 (lane % 4) and
+ * the next one) of an 8 x 8 matrix of bf16s becomes the same of its transpose.
+ */
+static __device__ inline uint32_t mma_turn(uint32_t word)
+{
+	uint32_t turned;
+
+	asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(turned) : "r"(word));
+	return turned;
+}
+
 /* Where sum i of a lane belongs. */
 static __device__ inline uint32_t mma_output(uint32_t i)
 {

@@ -420,7 +420,7 @@ __global__ void __launch_bounds__(THREADS, 2)
 		memory.items[threadIdx.x].there = threadIdx.x < items;
 		memory.greatest[threadIdx.x] = -INFINITY;
 	}
-	a.scale = (float)(given != 0 ? given : 1 / sqrt((double)A::COLUMNS));
+	a.scale = given != 0 ? (float)given : task.usual_scale;
 	a.begin = (uint32_t)item.begin;
 	a.end = (uint32_t)item.end;
 	a.block_stride = 2 * task.kv.groups * KV_TOKENS * A::COLUMNS;
@@ -437,7 +437,8 @@ __global__ void __launch_bounds__(THREADS, 2)
 
 		row_attend_split(a, task, table, item.row, items, parts, split);
 		if (came_last(memory, scratch, place, task.splits))
-			join_splits(memory, task, parts, (float *)arg_pointer(done.block, task.y));
+			join_splits<A::OWN>(memory, task, parts,
+				(float *)arg_pointer(done.block, task.y), 0, task.parts_count);
 	}
 	cuda_complete(done);
 }

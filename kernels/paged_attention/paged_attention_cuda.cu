@@ -9,13 +9,15 @@
  * bits of a row depend neither on that nor on other rows.
  *
  * A team of lanes has a token, eight columns each. Where a block has one row of heads of a usual
- * size, attention_row.cuh does the same sooner. What that takes is in docs/cuda-notes.md; 8 items
+ * size, attention_row.cuh does the same sooner. Caches of bf16 with several query heads to one of
+ * keys go another way, attention_cores.cuh. What all that takes is in docs/cuda-notes.md; 8 items
  * cost about as many multiplications as the multiprocessors can do while memory is read, so prompts
  * are bound by these: 4 C H D for each row.
  */
 #include "kernels/cuda/codes.h"
 #include "kernels/cuda/eight.cuh"
 #include "kernels/cuda/kv.cuh"
+#include "kernels/cuda/mma.cuh"
 
 extern "C" {
 #include "kernels/paged_attention/paged_attention.h"
@@ -27,7 +29,9 @@ extern "C" {
 #define PART ATTENTION_PART
 #define PART_BLOCKS (PART / KV_TOKENS)
 #define LINE 128u /* bytes that memory delivers at once */
-#define ROOM 512u /* floats of a warp in what is added up between warps */
+#define USUAL_PROCESSORS 132u
+#define ROOM 512u	 /* floats of a warp in what is added up between warps */
+#define CORES_ROOM 1056u /* likewise in attention_cores.cuh */
 
 /* Tokens under way in a team, as registers allow. */
 template <uint32_t ITEMS> constexpr uint32_t steps_for = ITEMS > 4 ? 2 : 4;
@@ -40,8 +44,11 @@ struct attention_task {
 	uint32_t shared; /* query heads of one head of keys */
 	uint32_t chunk;	 /* of these, that a block takes */
 	uint32_t chunks;
-	uint32_t splits; /* blocks that share a tile, each with a part; 1: one does all */
-	uint32_t shift;	 /* log2 of the lanes of a team */
+	uint32_t splits; /* blocks that share a tile; 1: one does all */
+	uint32_t run;	 /* parts of each of them */
+	uint32_t parts_count;
+	uint32_t shift; /* log2 of the lanes of a team */
+	float usual_scale;
 };
 
 struct item {
@@ -54,18 +61,22 @@ struct item {
 /* What the threads of a block share. */
 struct __align__(16) attention_memory
 {
-	float scores[MAX_ITEMS][PART]; /* then their weights */
 	union {
-		float adding[WARPS][ROOM];
 		struct {
-			float keeps[MAX_ITEMS][PART], totals[MAX_ITEMS][PART]; /* of parts */
+			float scores[MAX_ITEMS][PART]; /* then their weights; parts' totals */
+			union {
+				float adding[WARPS][ROOM];
+				float2 factors[MAX_ITEMS][PART]; /* of parts: keep and take */
+			};
+			float sums[MAX_ITEMS][KV_MAX_COLUMNS];
 		};
+		float shares[WARPS][CORES_ROOM]; /* attention_cores.cuh's */
 	};
-	float sums[MAX_ITEMS][KV_MAX_COLUMNS];
 	float greatest[MAX_ITEMS], total[MAX_ITEMS];	       /* of the parts so far */
 	float part_greatest[MAX_ITEMS], part_total[MAX_ITEMS]; /* total 0: it sees nothing of it */
 	float keep[MAX_ITEMS], take[MAX_ITEMS]; /* factors of the sums so far and of the part's */
-	float greatest_of[WARPS][MAX_ITEMS];	/* attention_row.cuh's */
+	float greatest_of[WARPS][MAX_ITEMS];	/* of warps */
+	float total_of[WARPS][MAX_ITEMS];
 	int64_t blocks[PART_BLOCKS];
 	struct item items[MAX_ITEMS];
 	bool last;
@@ -387,7 +398,7 @@ __device__ inline void attend_part(struct attention_memory &m, const struct atte
 static __device__ inline float *part_of(
 	const struct attention_task &task, float *parts, const struct item &item, uint32_t part)
 {
-	return parts + (item.query * task.splits + part) * (task.kv.columns + 2);
+	return parts + (item.query * task.parts_count + part) * (task.kv.columns + 2);
 }
 
 /* This block's part of all items. */
@@ -426,11 +437,12 @@ __device__ inline void attend_split(struct attention_memory &m, const struct att
  * the part's, and its total. Maxima are the same in any order, so each lane has a part.
  */
 static __device__ inline void find_all_factors(struct attention_memory &m,
-	const struct attention_task &task, float *parts, uint32_t first, uint32_t count)
+	const struct attention_task &task, float *parts, uint32_t first, uint32_t count,
+	bool is_first)
 {
 	const uint32_t i = threadIdx.x / WARP, lane = threadIdx.x % WARP;
 	/* What attend_part() leaves there is of this block's part. */
-	float before = first == 0 ? -INFINITY : m.greatest[i];
+	float before = is_first ? -INFINITY : m.greatest[i];
 
 	if (!m.items[i].there)
 		return;
@@ -449,43 +461,67 @@ static __device__ inline void find_all_factors(struct attention_memory &m,
 		so_far = lane == 0 ? before : so_far;
 		before = __shfl_sync(ALL_LANES, both, WARP - 1);
 		if (p < count) {
-			m.keeps[i][p] = expf(so_far - both);
-			m.scores[i][p] = expf(greatest - both);
-			m.totals[i][p] = total;
+			/* A part that sees nothing changes nothing. */
+			m.factors[i][p] = total != 0
+				? make_float2(expf(so_far - both), expf(greatest - both))
+				: make_float2(1, 0);
+			m.scores[i][p] = total;
 		}
 	}
 	if (lane == 0)
 		m.greatest[i] = before;
 }
 
-/* Adds these parts of one column of an item. */
+/* At once, whatever happens to it: the compiler would wait for one part after the other. */
+static __device__ inline float load_now(const float *from)
+{
+	float v;
+
+	asm volatile("ld.global.cg.f32 %0, [%1];" : "=f"(v) : "l"(__cvta_generic_to_global(from)));
+	return v;
+}
+
+/* Adds these parts of one column of an item; many of them are under way at once. */
 static __device__ inline void add_parts(const struct attention_memory &m, uint32_t i,
 	const float *at, uint64_t stride, uint32_t count, float *sum, float *total)
 {
-#pragma unroll 8
-	for (uint32_t p = 0; p < count; p++) {
-		const float of_part = __ldcg(at + p * stride);
+	constexpr uint32_t AT_ONCE = 16;
 
-		if (m.totals[i][p] == 0)
-			continue;
-		*total = fmaf(m.totals[i][p], m.scores[i][p], *total * m.keeps[i][p]);
-		*sum = fold(*sum, m.keeps[i][p], of_part, m.scores[i][p]);
+#pragma unroll 1
+	for (uint32_t first = 0; first < count; first += AT_ONCE) {
+		float of_part[AT_ONCE];
+
+#pragma unroll
+		for (uint32_t p = 0; p < AT_ONCE; p++)
+			of_part[p] = load_now(at + min(first + p, count - 1) * stride);
+#pragma unroll
+		for (uint32_t p = 0; p < AT_ONCE; p++) {
+			if (first + p >= count)
+				break;
+			const float2 factors = m.factors[i][first + p];
+			const float part_total = m.scores[i][first + p];
+
+			*total = fmaf(part_total, factors.y, *total * factors.x);
+			/* What sees nothing has left nothing. */
+			*sum = fold(*sum, factors.x, part_total == 0 ? 0 : of_part[p], factors.y);
+		}
 	}
 }
 
-/* Adds up the parts of all items, as one block would have done. */
-static __device__ inline void join_splits(
-	struct attention_memory &m, const struct attention_task &task, float *parts, float *y)
+/* Adds up parts begin..end-1 of all items, as one block would have done; OWN columns a thread. */
+template <uint32_t OWN>
+__device__ inline void join_splits(struct attention_memory &m, const struct attention_task &task,
+	float *parts, float *y, uint32_t begin, uint32_t end)
 {
-	constexpr uint32_t OWN = MAX_ITEMS * KV_MAX_COLUMNS / THREADS;
 	const uint32_t columns = (uint32_t)task.kv.columns;
 	float sums[OWN] = {}, totals[OWN] = {};
 
-	for (uint32_t first = 0; first < task.splits; first += PART) {
-		const uint32_t count = min(PART, task.splits - first);
+#pragma unroll 1
+	for (uint32_t first = begin; first < end; first += PART) {
+		const uint32_t count = min(PART, end - first);
 
 		__syncthreads();
-		find_all_factors(m, task, parts, first, count);
+		find_all_factors(m, task, parts, first, count, first == begin);
 		__syncthreads();
 #pragma unroll
 		for (uint32_t o = 0; o < OWN; o++) {
@@ -552,7 +588,7 @@ __device__ inline void attend(struct attention_memory &m, const struct attention
 	const uint32_t split = blockIdx.x % task.splits, place = blockIdx.x / task.splits;
 	const uint64_t rest = place / task.kv.groups;
 	const double given = arg_f64(block, task.scale);
-	const float scale = (float)(given != 0 ? given : 1 / sqrt((double)task.kv.columns));
+	const float scale = given != 0 ? (float)given : task.usual_scale;
 	struct reader<T, ALIGNED> r = {
 		.cache = (const T *)arg_pointer(block, task.cache), .kv = task.kv
 	};
@@ -571,8 +607,9 @@ __device__ inline void attend(struct attention_memory &m, const struct attention
 	}
 	attend_split<T, ITEMS, ALIGNED>(m, task, block, r, scale, split);
 	if (came_last(m, scratch, place, task.splits))
-		join_splits(m, task, (float *)arg_pointer(block, task.parts),
-			(float *)arg_pointer(block, task.y));
+		join_splits<MAX_ITEMS * KV_MAX_COLUMNS / THREADS>(m, task,
+			(float *)arg_pointer(block, task.parts),
+			(float *)arg_pointer(block, task.y), 0, task.parts_count);
 }
 
 template <typename T, uint32_t ITEMS>
@@ -591,11 +628,33 @@ __global__ void __launch_bounds__(THREADS, 2)
 }
 
 #include "kernels/paged_attention/attention_row.cuh"
+#include "kernels/paged_attention/attention_cores.cuh"
 
 /* --- Launching ---------------------------------------------------------------------------- */
 
+/* What attention_cores.cuh takes, whatever else is in the call: bits must not depend on that. */
+static bool takes_cores(const struct attention_task *task, uint32_t dtype)
+{
+	return dtype == GPUQ_BF16 && task->shared > 1 &&
+		(task->kv.columns == 64 || task->kv.columns == 128);
+}
+
+/*
+ * As many blocks as run at once, as long as they take no more parts each than some: rows may be
+ * much shorter than others.
+ */
+static void cut_runs(struct attention_task *task, uint64_t places)
+{
+	const uint64_t wanted = cores_resident(task->kv.columns) * USUAL_PROCESSORS / places;
+	const uint64_t least = blocks_of(task->parts_count, CORES_RUN);
+	const uint64_t splits = min(max(wanted, least), (uint64_t)task->parts_count);
+
+	task->run = (uint32_t)blocks_of(task->parts_count, splits);
+	task->splits = (uint32_t)blocks_of(task->parts_count, task->run);
+}
+
 /* How the call is cut into blocks; their number. */
-static uint64_t cut(struct attention_task *task, const struct tensor *parts)
+static uint64_t cut(struct attention_task *task, const struct tensor *parts, bool cores)
 {
 	const uint64_t splits =
 		tensor_present(parts) && parts->dims[0] == task->n ? parts->dims[2] : 1;
@@ -604,12 +663,15 @@ static uint64_t cut(struct attention_task *task, const struct tensor *parts)
 	task->chunk = min(task->shared, MAX_ITEMS);
 	task->chunks = (uint32_t)blocks_of(task->shared, task->chunk);
 	/* Rows of one sequence come one after the other. */
-	task->tile = task->n > task->kv.sequences ? MAX_ITEMS / task->chunk : 1;
+	task->tile = task->n > task->kv.sequences && !cores ? MAX_ITEMS / task->chunk : 1;
 	while (EIGHT << task->shift < task->kv.columns)
 		task->shift++;
 	places = blocks_of(task->n, task->tile) * task->chunks * task->kv.groups;
-	task->splits =
+	task->parts_count = task->splits =
 		splits > 1 && places <= CUDA_TICKETS && splits <= INT_MAX ? (uint32_t)splits : 1;
+	task->run = 1;
+	if (cores && task->splits > 1)
+		cut_runs(task, places);
 	return places * task->splits;
 }
 
@@ -635,6 +697,7 @@ static struct attention_task make_task(const struct op_launch *op, const struct 
 	task.heads = in[ATTENTION_Q].dims[1];
 	task.context = in[ATTENTION_CONTEXT].dims[0];
 	task.shared = (uint32_t)(task.heads / task.kv.groups);
+	task.usual_scale = (float)(1 / sqrt((double)task.kv.columns));
 	return task;
 }
 
@@ -654,22 +717,36 @@ template <typename T> static form form_for(const struct attention_task &task)
 	return task.tile * task.chunk <= 4 ? attention<T, 4> : attention<T, 8>;
 }
 
+/* By columns, 64 or 128, and heads of a block, up to 4 or more. */
+static const form CORES_FORMS[2][2] = {{attention_cores<64, 4>, attention_cores<64, 8>},
+	{attention_cores<128, 4>, attention_cores<128, 8>}};
+
+static form cores_form_for(const struct attention_task &task)
+{
+	return CORES_FORMS[task.kv.columns == 64 ? 0 : 1][task.chunk <= 4 ? 0 : 1];
+}
+
 static int launch(const struct device_kernel *kernel, const struct cuda_args *args,
 	const struct cuda_target *to)
 {
 	const struct op_launch *op = (const struct op_launch *)kernel->shape;
 	const struct cuda_completion done = cuda_completion(kernel, args);
+	const uint32_t dtype = op->call.in[ATTENTION_CACHE].dtype;
 	struct attention_task task = make_task(op, args);
+	const bool cores = takes_cores(&task, dtype);
 	uint64_t blocks;
 
 	if (task.n == 0 || task.heads == 0)
 		return launch_nothing(kernel, args, to);
 	if (task.n > INT_MAX || task.heads > INT_MAX)
 		return -EOPNOTSUPP;
-	blocks = cut(&task, &op->call.out[ATTENTION_PARTS]);
+	blocks = cut(&task, &op->call.out[ATTENTION_PARTS], cores);
 	if (blocks > INT_MAX)
 		return -EOPNOTSUPP;
-	return with_type(op->call.in[ATTENTION_CACHE].dtype, [&](auto type) {
+	if (cores)
+		return run(to, cores_form_for(task), (uint32_t)blocks, THREADS, task, args->scratch,
+			done);
+	return with_type(dtype, [&](auto type) {
 		return run(to, form_for<decltype(type)>(task), (uint32_t)blocks, THREADS, task,
 			args->scratch, done);
 	});
@@ -688,7 +765,11 @@ template <typename T> static int touch_type(void)
 
 static int touch(void)
 {
-	return touch_types([](auto type) { return touch_type<decltype(type)>(); });
+	int err = touch_types([](auto type) { return touch_type<decltype(type)>(); });
+
+	for (size_t i = 0; i < 4 && err == 0; i++)
+		err = touch_kernel(CORES_FORMS[i / 2][i % 2]);
+	return err;
 }
 
 const struct cuda_code paged_attention_cuda = {"paged_attention", launch, NULL, touch, NULL};
