@@ -151,7 +151,8 @@ static int rows_prepare(struct linear *l, uint32_t n, const char *name, struct r
 			[LINEAR_W] = {.dtype = l->dtype,
 				.rank = 2,
 				.dims = {l->outputs, l->inputs}}},
-		.out = {{.dtype = GPUQ_F32, .rank = 2, .dims = {n, l->outputs}}}};
+		.out = {{.dtype = GPUQ_F32, .rank = 2, .dims = {n, l->outputs}}},
+		.params = {[LINEAR_EPS] = {.f64 = op_linear.params[LINEAR_EPS].preset}}};
 	uint32_t arg;
 
 	call.in[LINEAR_X].data = x_of(l);

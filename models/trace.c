@@ -292,6 +292,7 @@ static int show_gates(struct trace *t, uint32_t step, const struct op_call *line
 	if (tensor_present(&call.in[LINEAR_NORM]))
 		call.in[LINEAR_X].data = t->normed;
 	call.in[LINEAR_NORM] = call.in[LINEAR_RESIDUAL] = (struct tensor){0};
+	call.out[LINEAR_NORMED] = (struct tensor){0};
 	join_parts(&call.in[LINEAR_W]);
 	join_parts(&call.in[LINEAR_SCALES]);
 	join_parts(&call.in[LINEAR_BIAS]);
