@@ -22,7 +22,8 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
-#define TICK_NS 50000u	     /* between two looks at doorbells while there is work */
+#define TICK_NS 50000u	     /* between two looks at what is not looked at in every round */
+#define BELLS_NS 8000u	     /* between two looks at doorbells while there is work */
 #define PARK_NS 1000000u     /* an idle channel stays in the scan this long */
 #define KEEP_ACTIVE 4u	     /* so few channels stay in it until dispatch sleeps */
 #define YIELD_NS 100000u     /* yields this long after spinning, before it sleeps */
@@ -38,7 +39,7 @@
 #define TIMER_SLACK_NS 5000ul
 #define NS_PER_S 1000000000u
 #define EVENTS 64
-#define TICK_ROUNDS 64u /* rounds between two looks at the clock */
+#define IDLE_ROUNDS 64u /* rounds between two looks at the clock while nothing happens */
 
 enum {
 	COMMAND_ADD = 1,
@@ -458,6 +459,7 @@ static void take_doorbells(struct dispatch *d, uint64_t timeout_ns)
 	int n = epoll_pwait2(d->epoll_fd, events, EVENTS, &timeout, NULL);
 	uint64_t now_ns = clock_now_ns(&d->o.clock);
 
+	d->bells_ns = now_ns;
 	for (int i = 0; i < n; i++) {
 		if (events[i].data.u64 == EPOLL_WAKE) {
 			uint64_t count;
@@ -565,6 +567,18 @@ static void tick(struct dispatch *d, uint64_t now_ns)
 	park_idle(d, now_ns);
 	publish_stats(d, now_ns);
 	d->tick_ns = now_ns;
+}
+
+/* Between rounds: who is parked and rings does not wait until the others have had enough. */
+static void look_around(struct dispatch *d)
+{
+	const uint64_t now_ns = clock_now_ns(&d->o.clock);
+	const bool is_time = now_ns - d->tick_ns > TICK_NS;
+
+	if (is_time || (d->n_active < d->n_channels && now_ns - d->bells_ns > BELLS_NS))
+		take_doorbells(d, 0);
+	if (is_time)
+		tick(d, now_ns);
 }
 
 static bool anything_done(struct dispatch *d)
@@ -691,13 +705,8 @@ static void *dispatch_main(void *arg)
 			fail(d);
 			break;
 		}
-		if (++rounds % TICK_ROUNDS == 0) {
-			uint64_t now_ns = clock_now_ns(&d->o.clock);
-			if (now_ns - d->tick_ns > TICK_NS) {
-				take_doorbells(d, 0);
-				tick(d, now_ns);
-			}
-		}
+		if (progress || ++rounds % IDLE_ROUNDS == 0)
+			look_around(d);
 		if (progress) {
 			wait_done(&wait);
 			rested = false;

@@ -45,7 +45,6 @@ static void run_inline(struct dispatch *d, struct channel *ch, const struct wire
 	/* Others in this batch may take long: what is done is shown at once. */
 	channel_flush(ch);
 	record_inline(d, ch, sqe, call, now_ns, now_ns + cqe.executed_ns);
-	budget_spend(d, cqe.executed_ns / BUDGET_UNIT_NS);
 	share_charge(ch->share, (int64_t)cqe.executed_ns);
 	shm_count(&d->stats->inline_runs, 1);
 	shm_count(&d->stats->busy_ns, cqe.executed_ns);
@@ -231,6 +230,18 @@ static void prefetch(const struct channel *ch, uint32_t ahead)
 	__builtin_prefetch(&ch->cqes[ring_slot(ch->cq.prod + ahead, ch->cq.entries)], 1);
 }
 
+/* One was taken: null operations cost alike, the others what they took. Returns the time. */
+static uint64_t entry_spend(struct dispatch *d, const struct wire_sqe *sqe, uint64_t since_ns)
+{
+	uint64_t now_ns = since_ns;
+
+	if (sqe->opcode != WIRE_OP_NULL)
+		now_ns = clock_now_ns(&d->o.clock);
+	const uint64_t units = 1 + (now_ns - since_ns) / BUDGET_UNIT_NS;
+	d->budget -= units < d->budget ? (uint32_t)units : d->budget;
+	return now_ns;
+}
+
 int dispatch_channel_pass(struct dispatch *d, struct channel *ch)
 {
 	/* The next entry's line comes with that of the index, not after it. */
@@ -250,7 +261,8 @@ int dispatch_channel_pass(struct dispatch *d, struct channel *ch)
 		ch->blocked = true;
 		return 0;
 	}
-	uint64_t now_ns = clock_now_ns(&d->o.clock);
+	const uint64_t now_ns = clock_now_ns(&d->o.clock);
+	uint64_t at_ns = now_ns;
 	ch->blocked = false;
 	for (; taken < available && d->budget > 0; taken++) {
 		int space = channel_has_space(ch);
@@ -268,7 +280,7 @@ int dispatch_channel_pass(struct dispatch *d, struct channel *ch)
 			ch->blocked = true;
 			break;
 		}
-		budget_spend(d, 1);
+		at_ns = entry_spend(d, &sqe, at_ns);
 	}
 	if (taken == 0)
 		return 0;

@@ -36,6 +36,8 @@
 #define CAPTURES_AT_ONCE 16u
 /* What a work is charged with whose shape has not been measured yet. */
 #define UNKNOWN_NS 20000u
+/* Launches of a round take so long, and the last of them. */
+#define LAUNCHES_NS 3000u
 
 /* A session of a model, by the number in its handle. */
 struct model_session {
@@ -105,9 +107,9 @@ struct dispatch {
 	uint64_t first_queued_ns;
 	uint32_t seen_at; /* the next active channel whose client is looked at */
 
-	uint64_t tick_ns, rescue_ns, expire_ns; /* when each was last done */
-	uint32_t naps;				/* since something was taken */
-	uint64_t napped_at;			/* what was taken before */
+	uint64_t bells_ns, tick_ns, rescue_ns, expire_ns; /* when each was last done */
+	uint32_t naps;					  /* since something was taken */
+	uint64_t napped_at;				  /* what was taken before */
 	uint64_t passes;
 
 	struct mailbox in, out;
@@ -115,19 +117,13 @@ struct dispatch {
 };
 
 /*
- * What one channel may cost before the others get their turn: PASS_BUDGET units, an entry costs
- * one, and what takes long costs more, so that a pass stays below some 50 us. While channels of
- * several users are active, that is what all channels of a user may cost in a round, times its
- * weight.
+ * What one channel may cost before the others get their turn: PASS_BUDGET units, of which an entry
+ * costs one for each begun BUDGET_UNIT_NS, null operations always one. So a pass takes some 5 us
+ * and its last entry. While channels of several users are active, that is what all channels of a
+ * user may cost in a round, times its weight: what others do, one waits for no longer.
  */
 #define PASS_BUDGET 128u
-#define BUDGET_UNIT_NS 256u   /* of running an operator inline */
-#define BUDGET_UNIT_SLOTS 32u /* of looking for the target of a cancellation */
-
-static inline void budget_spend(struct dispatch *d, uint64_t units)
-{
-	d->budget -= units < d->budget ? (uint32_t)units : d->budget;
-}
+#define BUDGET_UNIT_NS 32u
 
 /* --- dispatch.c --- */
 

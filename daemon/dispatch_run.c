@@ -196,7 +196,6 @@ int slot_cancel(struct dispatch *d, struct channel *ch, uint64_t user_data)
 {
 	struct slot *slot;
 
-	budget_spend(d, ch->in_flight / BUDGET_UNIT_SLOTS);
 	TAILQ_FOREACH (slot, &ch->queue, link) {
 		if (slot->user_data != user_data)
 			continue;
@@ -209,7 +208,6 @@ int slot_cancel(struct dispatch *d, struct channel *ch, uint64_t user_data)
 	int r = cancel_given(d, d->executing, d->n_executing, ch, user_data);
 	if (r != -ENOENT)
 		return r;
-	budget_spend(d, (d->n_capturing + d->n_stepping) / BUDGET_UNIT_SLOTS);
 	r = cancel_given(d, d->stepping, d->n_stepping, ch, user_data);
 	if (r != -ENOENT)
 		return r;
@@ -503,12 +501,15 @@ static enum launched launch_of(struct dispatch *d, uint32_t priority, uint64_t n
 /* Starts what there is room for. True when something was started, or ended instead. */
 static bool launch_all(struct dispatch *d)
 {
+	const uint64_t start_ns = clock_now_ns(&d->o.clock);
+	uint64_t now_ns = start_ns;
 	uint32_t full = 0, next;
 	bool any = false;
 
-	while (d->n_queued > 0 && d->n_executing < MAX_EXECUTING) {
-		const uint64_t now_ns = clock_now_ns(&d->o.clock);
-
+	/* Many launches are no reason for others to wait: the next round goes on with them. */
+	for (; d->n_queued > 0 && d->n_executing < MAX_EXECUTING &&
+		(!any || now_ns - start_ns < LAUNCHES_NS);
+		now_ns = clock_now_ns(&d->o.clock)) {
 		next = shares_priority(&d->shares, full, cold_room(d), now_ns);
 		if (next == MSG_PRIORITIES)
 			break;

@@ -6,10 +6,10 @@
 
 /*
  * A run above what is expected of nearly all raises that by a half at most, one below lowers it by
- * a 200th: it stays where about one in a hundred is above, however far those are.
+ * a 400th: it stays where about one in two hundred is above, however far those are.
  */
 #define UP 2u
-#define DOWN 200u
+#define DOWN 400u
 #define DOUBT 64u /* of the estimate goes with each doubt */
 
 static struct estimate *place(struct estimate *table, uint64_t key)

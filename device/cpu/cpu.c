@@ -16,6 +16,7 @@
 #define ALIGNMENT 256u
 #define HUGE_PAGE ((uint64_t)2 << 20)
 #define MAP_FROM ((uint64_t)32 << 20)
+#define CLIENTS_PART 4u /* of the CPUs, one in so many is left to clients */
 
 /* --- What there is ------------------------------------------------------------------------ */
 
@@ -48,6 +49,12 @@ static uint32_t own_cpus(void)
 		return shared;
 	uint32_t own = (uint32_t)CPU_COUNT(&set);
 	return own < shared ? own : shared;
+}
+
+/* Dispatch has a CPU of its own, and where there are more clients find a free one as they wake. */
+static uint32_t workers_for(uint32_t cpus)
+{
+	return cpus > 1 ? cpus - 1 - cpus / CLIENTS_PART : 1;
 }
 
 static uint64_t memory_total(void)
@@ -131,7 +138,7 @@ static int cpu_open(const struct device_options *options, uint32_t ordinal,
 	struct cpu_device *d;
 
 	if (workers == 0)
-		workers = own > 1 ? own - 1 : 1;
+		workers = workers_for(own);
 	if (workers > CPU_MAX_WORKERS)
 		workers = CPU_MAX_WORKERS;
 	/* calloc() does not align to cache lines. */

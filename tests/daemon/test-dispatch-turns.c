@@ -6,6 +6,7 @@
 #include "tests/daemon/dispatch-rig.h"
 
 #include "daemon/share.h"
+#include "kernels/op.h"
 #include "shm/segment.h"
 
 #include <math.h>
@@ -271,6 +272,79 @@ static void test_light_user_beside_an_idle_one(void **state)
 	rig_stop(&rig);
 }
 
+#define BELL_N 32768u  /* elements of a call, longer than a pass may take: a pass has one of them */
+#define BELL_ROUNDS 5u /* those under way when it rings, the next, and some to spare */
+#define BELL_CHANNELS (RIG_CHANNELS - 1)
+
+/*
+ * While the busy ones have all their rings full, the parked one rings. Returns how many of their
+ * calls began after that, of which `before` before its entry.
+ */
+static uint32_t ring_among(struct rig_client *busy, const struct wire_sqe *of_busy,
+	struct rig_client *parked, const struct clock_line *clock, uint32_t *before)
+{
+	struct fair_call calls[BELL_CHANNELS][RIG_ENTRIES];
+	struct wire_sqe sqe = rig_entry(parked, WIRE_OP_NULL, 1);
+	uint32_t after = 0;
+
+	/* All of them in the scan, and dispatch awake. */
+	keep_busy(busy, BELL_CHANNELS);
+	for (uint32_t i = 0; i < BELL_CHANNELS * RIG_ENTRIES; i++) {
+		struct rig_client *c = &busy[i % BELL_CHANNELS];
+		rig_write(c, &of_busy[i % BELL_CHANNELS]);
+	}
+	for (uint32_t i = 0; i < BELL_CHANNELS; i++)
+		rig_publish(&busy[i]);
+	sqe.submit_ns = clock_now_ns(clock);
+	rig_submit(parked, &sqe);
+	const uint64_t rung_ns = clock_now_ns(clock);
+	for (uint32_t i = 0; i < BELL_CHANNELS; i++)
+		take_ends(&busy[i], calls[i]);
+	const uint64_t start_ns = sqe.submit_ns + rig_complete(parked).queued_ns;
+	*before = 0;
+	for (uint32_t i = 0; i < BELL_CHANNELS * RIG_ENTRIES; i++) {
+		const struct fair_call *call = &calls[i / RIG_ENTRIES][i % RIG_ENTRIES];
+		after += call->start_ns > rung_ns;
+		*before += call->start_ns > rung_ns && call->start_ns < start_ns;
+	}
+	return after;
+}
+
+/* Who is parked and rings has its turn in one of the next rounds, whatever others have queued. */
+static void test_parked_one_does_not_wait_for_queues(void **state)
+{
+	struct rig_client busy[BELL_CHANNELS], parked;
+	struct wire_sqe of_busy[BELL_CHANNELS];
+	uint32_t number, before, seen = 0;
+	struct rig rig;
+
+	rig_start(&rig);
+	/* Said to cost nothing, it runs in dispatch's own thread. */
+	assert_non_null(op_find("softmax", &number));
+	rig.cost.lines[number][GPUQ_F32] = (struct cost_line){0, 1e-9};
+	const struct clock_line clock = clock_from_page(rig.page);
+	for (uint32_t i = 0; i < BELL_CHANNELS; i++) {
+		rig_open(&rig, &busy[i], i, 0, WIRE_ABI);
+		of_busy[i] = rig_softmax(&busy[i], 0, BELL_N, 0);
+		of_busy[i].submit_ns = clock_now_ns(&clock);
+	}
+	rig_open(&rig, &parked, BELL_CHANNELS, 0, WIRE_ABI);
+	for (uint32_t tries = 0; tries < 500 && seen < 8; tries++) {
+		while (shm_load_relaxed(&rig.stats.channels[BELL_CHANNELS].parked) == 0)
+			keep_busy(busy, BELL_CHANNELS);
+		const uint32_t after = ring_among(busy, of_busy, &parked, &clock, &before);
+		/* Only then it was early enough to tell. */
+		seen += after > 2 * BELL_ROUNDS * BELL_CHANNELS;
+		if (before > BELL_ROUNDS * BELL_CHANNELS)
+			fail_msg("it waited for %u calls of others", before);
+	}
+	assert_true(seen > 0);
+	for (uint32_t i = 0; i < BELL_CHANNELS; i++)
+		rig_close(&busy[i]);
+	rig_close(&parked);
+	rig_stop(&rig);
+}
+
 int main(void)
 {
 	static const struct harness_test tests[] = {
@@ -279,6 +353,7 @@ int main(void)
 		HARNESS_TEST(test_drain_serves_what_was_there),
 		HARNESS_TEST(test_users_share_by_weight),
 		HARNESS_TEST(test_light_user_beside_an_idle_one),
+		HARNESS_TEST(test_parked_one_does_not_wait_for_queues),
 	};
 
 	return harness_run("dispatch-turns", tests, sizeof(tests) / sizeof(tests[0]));
