@@ -36,8 +36,9 @@
 #define CAPTURES_AT_ONCE 16u
 /* What a work is charged with whose shape has not been measured yet. */
 #define UNKNOWN_NS 20000u
-/* Launches of a round take so long, and the last of them. */
+/* Launches of a round take so long, and ends of works, and the last of them. */
 #define LAUNCHES_NS 3000u
+#define ENDS_NS 3000u
 
 /* A session of a model, by the number in its handle. */
 struct model_session {
@@ -80,7 +81,7 @@ struct dispatch {
 	struct device_stream *copy_streams[COPY_STREAMS], *free_copy_streams[COPY_STREAMS];
 	uint32_t n_copy_streams, n_free_copy_streams;
 	struct slot *executing[MAX_EXECUTING];
-	uint32_t n_executing;
+	uint32_t n_executing, executing_at;
 	struct slot **capturing; /* [max_in_flight] */
 	uint32_t n_capturing, capturing_at;
 	/* Language models. */

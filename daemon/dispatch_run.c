@@ -530,10 +530,9 @@ static bool slot_ended(const struct slot *slot)
 }
 
 /* What was given away has come back. */
-static void finish(struct dispatch *d, struct slot *slot)
+static void finish(struct dispatch *d, struct slot *slot, uint64_t now_ns)
 {
 	const struct device_completion *c = slot->completion;
-	const uint64_t now_ns = clock_now_ns(&d->o.clock);
 	uint64_t behind_ns = 0, device_ns;
 	int status = (int)c->status;
 
@@ -564,22 +563,32 @@ static void finish(struct dispatch *d, struct slot *slot)
 	slot_complete(d, slot, status, &(const struct times){start_ns, end_ns, now_ns});
 }
 
-/* Those that wait for captures may be many, and wait long: a few in each round. */
-static bool finish_captures(struct dispatch *d)
+/*
+ * Looks at so many of those given, the next ones in each round. Ends wake clients, which takes long:
+ * many of them are no reason for others to wait.
+ */
+static bool finish_some(
+	struct dispatch *d, struct slot **given, uint32_t *n_given, uint32_t *at, uint32_t looks)
 {
-	bool any = false;
+	uint64_t first_ns = 0;
 
-	for (uint32_t i = 0; i < CAPTURES_AT_ONCE && d->n_capturing > 0; i++) {
-		if (d->capturing_at >= d->n_capturing)
-			d->capturing_at = 0;
-		struct slot *slot = d->capturing[d->capturing_at++];
-		if (!slot_ended(slot))
+	for (; looks > 0 && *n_given > 0; looks--) {
+		if (*at >= *n_given)
+			*at = 0;
+		struct slot *slot = given[*at];
+		if (!slot_ended(slot)) {
+			++*at;
 			continue;
-		d->capturing[--d->capturing_at] = d->capturing[--d->n_capturing];
-		finish(d, slot);
-		any = true;
+		}
+		const uint64_t now_ns = clock_now_ns(&d->o.clock);
+		if (first_ns == 0)
+			first_ns = now_ns;
+		else if (now_ns - first_ns > ENDS_NS)
+			break;
+		given[*at] = given[--*n_given];
+		finish(d, slot, now_ns);
 	}
-	return any;
+	return first_ns != 0;
 }
 
 uint64_t dispatch_oldest_ns(const struct dispatch *d)
@@ -633,15 +642,11 @@ static bool launch_both(struct dispatch *d)
 
 bool dispatch_run(struct dispatch *d)
 {
-	bool progress = finish_captures(d);
+	/* Those that wait for captures may be many, and wait long: a few in each round. */
+	const bool captures =
+		finish_some(d, d->capturing, &d->n_capturing, &d->capturing_at, CAPTURES_AT_ONCE);
+	const bool calls =
+		finish_some(d, d->executing, &d->n_executing, &d->executing_at, d->n_executing);
 
-	for (uint32_t i = 0; i < d->n_executing; i++) {
-		struct slot *slot = d->executing[i];
-		if (!slot_ended(slot))
-			continue;
-		d->executing[i--] = d->executing[--d->n_executing];
-		finish(d, slot);
-		progress = true;
-	}
-	return launch_both(d) || progress;
+	return launch_both(d) || captures || calls;
 }
