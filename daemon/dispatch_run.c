@@ -564,8 +564,8 @@ static void finish(struct dispatch *d, struct slot *slot, uint64_t now_ns)
 }
 
 /*
- * Looks at so many of those given, the next ones in each round. Ends wake clients, which takes long:
- * many of them are no reason for others to wait.
+ * Looks at so many of those given, the next ones in each round. Ends wake clients, which takes
+ * long: many of them are no reason for others to wait.
  */
 static bool finish_some(
 	struct dispatch *d, struct slot **given, uint32_t *n_given, uint32_t *at, uint32_t looks)

@@ -16,7 +16,8 @@
 #define ALIGNMENT 256u
 #define HUGE_PAGE ((uint64_t)2 << 20)
 #define MAP_FROM ((uint64_t)32 << 20)
-#define CLIENTS_PART 4u /* of the CPUs, one in so many is left to clients */
+#define WORKERS_PART 2u /* workers for two thirds of the CPUs */
+#define WORKERS_OF 3u
 
 /* --- What there is ------------------------------------------------------------------------ */
 
@@ -51,10 +52,12 @@ static uint32_t own_cpus(void)
 	return own < shared ? own : shared;
 }
 
-/* Dispatch has a CPU of its own, and where there are more clients find a free one as they wake. */
+/* Dispatch has a CPU of its own, and clients find a free one as they wake, where there are some. */
 static uint32_t workers_for(uint32_t cpus)
 {
-	return cpus > 1 ? cpus - 1 - cpus / CLIENTS_PART : 1;
+	const uint32_t most = cpus * WORKERS_PART / WORKERS_OF;
+
+	return most > 0 ? most : 1;
 }
 
 static uint64_t memory_total(void)

@@ -621,13 +621,9 @@ static void test_clients_killed_in_replays(void **state)
 		child_kill(&child);
 		child_free(&child);
 		classify_run(&job, &rig.rng);
-		if (k == 0) {
-			/* The graph of the first one stays; after that nothing is left behind. */
-			raw_await(world_look(rig.daemon).in_flight == 0 &&
-				world_look(rig.daemon).clients == before.clients);
-			usleep(100000);
-			before = world_look(rig.daemon);
-		}
+		/* The graph of the first one stays; after that nothing is left behind. */
+		if (k == 0)
+			before = world_await_rest(rig.daemon, &before);
 	}
 	world_await(rig.daemon, &before);
 	const struct gpuq_graph_info info = look(rig.c.g, LONG_B);

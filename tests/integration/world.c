@@ -27,21 +27,33 @@ static uint64_t slack_kib(void)
 	return harness_on_gpu() ? CUDA_SLACK_KIB : PSS_SLACK_KIB;
 }
 
-void world_await(const struct harness_daemon *daemon, const struct world *before)
+static struct world await_back(
+	const struct harness_daemon *daemon, const struct world *before, uint64_t slack)
 {
 	const uint64_t patience_ns = AWAIT_NS * harness_slowness();
 	uint64_t start_ns = clock_monotonic_ns();
 	struct world now = world_look(daemon);
 
 	while (clock_monotonic_ns() - start_ns < patience_ns) {
-		if (world_is_back(&now, before, slack_kib()))
-			return;
+		if (world_is_back(&now, before, slack))
+			return now;
 		raw_pause();
 		now = world_look(daemon);
 	}
 	world_print("before", before);
 	world_print("now", &now);
 	fail_msg("gpuqd does not come back to where it was");
+	return now;
+}
+
+void world_await(const struct harness_daemon *daemon, const struct world *before)
+{
+	(void)await_back(daemon, before, slack_kib());
+}
+
+struct world world_await_rest(const struct harness_daemon *daemon, const struct world *before)
+{
+	return await_back(daemon, before, UINT64_MAX);
 }
 
 void world_print(const char *title, const struct world *w)

@@ -17,6 +17,9 @@ struct world world_look(const struct harness_daemon *daemon);
  */
 void world_await(const struct harness_daemon *daemon, const struct world *before);
 
+/* The same but for memory, of which something may stay. Returns what there is then. */
+struct world world_await_rest(const struct harness_daemon *daemon, const struct world *before);
+
 /* One line for each process and for the statistics. */
 void world_print(const char *title, const struct world *world);
 
