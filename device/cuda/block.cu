@@ -62,7 +62,7 @@ int cuda_blank_graph(const struct cuda_target *to, uint32_t nodes, cudaGraph_t *
 	if (r < 0)
 		return r;
 	for (uint32_t i = 0; i < nodes && r == 0; i++)
-		r = cuda_run(to, (const void *)bring_block, 1, 32, values);
+		r = cuda_run(to, (const void *)bring_block, 1, 32, 0, values);
 	end = cuda_error(cudaStreamEndCapture(to->stream, &graph));
 	if (r == 0)
 		r = end;
@@ -81,7 +81,7 @@ int cuda_signal(const struct cuda_args *args, const struct cuda_target *to)
 		args->direct.value, args->watch, &args->scratch->arrived};
 	void *values[] = {&completion};
 
-	return cuda_run(to, (const void *)signal_end, 1, 1, values);
+	return cuda_run(to, (const void *)signal_end, 1, 1, 0, values);
 }
 
 int cuda_block_touch(void)

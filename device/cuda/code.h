@@ -63,7 +63,7 @@ struct cuda_launcher {
 	cudaGraph_t graph;
 	cudaGraphNode_t node;
 	const void *kernel; /* that the node is set to */
-	uint32_t blocks, threads;
+	uint32_t blocks, threads, shared_bytes;
 	uint32_t misses; /* kernels in a row that were others */
 };
 
@@ -110,10 +110,10 @@ int cuda_signal(const struct cuda_args *args, const struct cuda_target *to);
 
 /*
  * Launches a kernel, which calls cuda_await() (signal.cuh); blocks and threads are in one
- * dimension.
+ * dimension. shared_bytes: of each block, besides those that the kernel declares.
  */
 int cuda_run(const struct cuda_target *to, const void *kernel, uint32_t blocks, uint32_t threads,
-	void **args);
+	uint32_t shared_bytes, void **args);
 
 /*
  * 0, -ENOMEM, -GPUQ_EDEVICE for what ends a context, or another negative error; the thread's last

@@ -36,23 +36,26 @@ void cuda_launchers_free(struct cuda_launcher *launchers)
 
 /* The launcher that is set to the kernel; NULL: none, and it is not time yet to set one. */
 static struct cuda_launcher *find(
-	struct cuda_launcher *launchers, const void *kernel, uint32_t blocks, uint32_t threads)
+	struct cuda_launcher *launchers, const struct cudaKernelNodeParams *params)
 {
-	const uint64_t hash = (((uintptr_t)kernel >> 4) ^ ((uint64_t)blocks << 20)) *
+	const uint32_t blocks = params->gridDim.x, threads = params->blockDim.x;
+	const uint64_t hash = (((uintptr_t)params->func >> 4) ^ ((uint64_t)blocks << 20)) *
 		UINT64_C(0x9e3779b97f4a7c15);
 	struct cuda_launcher *l = &launchers[hash >> 62];
 
 	_Static_assert(CUDA_LAUNCHERS == 4, "two bits of the hash");
-	if (l->kernel == kernel && l->blocks == blocks && l->threads == threads) {
+	if (l->kernel == params->func && l->blocks == blocks && l->threads == threads &&
+		l->shared_bytes == params->sharedMemBytes) {
 		l->misses = 0;
 		return l;
 	}
 	if (++l->misses < MISSES)
 		return NULL;
 	l->misses = 0;
-	l->kernel = kernel;
+	l->kernel = params->func;
 	l->blocks = blocks;
 	l->threads = threads;
+	l->shared_bytes = params->sharedMemBytes;
 	return l;
 }
 
@@ -63,6 +66,7 @@ static int launch_programmatic(cudaStream_t stream, const struct cudaKernelNodeP
 		.val.programmaticStreamSerializationAllowed = 1};
 	const cudaLaunchConfig_t config = {.gridDim = params->gridDim,
 		.blockDim = params->blockDim,
+		.dynamicSmemBytes = params->sharedMemBytes,
 		.stream = stream,
 		.attrs = &attribute,
 		.numAttrs = 1};
@@ -71,11 +75,12 @@ static int launch_programmatic(cudaStream_t stream, const struct cudaKernelNodeP
 }
 
 int cuda_run(const struct cuda_target *to, const void *kernel, uint32_t blocks, uint32_t threads,
-	void **args)
+	uint32_t shared_bytes, void **args)
 {
 	const struct cudaKernelNodeParams params = {.func = (void *)kernel,
 		.gridDim = {blocks, 1, 1},
 		.blockDim = {threads, 1, 1},
+		.sharedMemBytes = shared_bytes,
 		.kernelParams = args};
 	struct cuda_launcher *l = NULL;
 	int r;
@@ -83,10 +88,10 @@ int cuda_run(const struct cuda_target *to, const void *kernel, uint32_t blocks, 
 	if (to->programmatic)
 		return launch_programmatic(to->stream, &params);
 	if (to->launchers != NULL)
-		l = find(to->launchers, kernel, blocks, threads);
+		l = find(to->launchers, &params);
 	if (l == NULL)
 		return cuda_error(cudaLaunchKernel(
-			kernel, params.gridDim, params.blockDim, args, 0, to->stream));
+			kernel, params.gridDim, params.blockDim, args, shared_bytes, to->stream));
 	r = cuda_error(cudaGraphExecKernelNodeSetParams(l->exec, l->node, &params));
 	if (r < 0) {
 		l->kernel = NULL;

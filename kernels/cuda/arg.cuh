@@ -79,12 +79,19 @@ template <typename T> struct as {
 	using type = T;
 };
 template <typename... P>
-static int run(const struct cuda_target *to, void (*kernel)(P...), uint32_t blocks,
-	uint32_t threads, typename as<P>::type... args)
+static int run_shared(const struct cuda_target *to, void (*kernel)(P...), uint32_t blocks,
+	uint32_t threads, uint32_t shared_bytes, typename as<P>::type... args)
 {
 	void *values[] = {(void *)&args...};
 
-	return cuda_run(to, (const void *)kernel, blocks, threads, values);
+	return cuda_run(to, (const void *)kernel, blocks, threads, shared_bytes, values);
+}
+
+template <typename... P>
+static int run(const struct cuda_target *to, void (*kernel)(P...), uint32_t blocks,
+	uint32_t threads, typename as<P>::type... args)
+{
+	return run_shared(to, kernel, blocks, threads, 0, args...);
 }
 
 /* Nothing to compute: only the end of the launch may be left to tell. */

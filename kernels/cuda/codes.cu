@@ -20,21 +20,32 @@ extern "C" const struct cuda_code *const cuda_codes[] = {
 };
 extern "C" const uint32_t cuda_codes_count = sizeof(cuda_codes) / sizeof(cuda_codes[0]);
 
-static uint32_t processors = 1;
+static uint32_t processors = 1, shared_bytes;
 
 int machine_touch(void)
 {
-	int device, count;
+	const struct {
+		enum cudaDeviceAttr attribute;
+		uint32_t *value;
+	} asked[] = {{cudaDevAttrMultiProcessorCount, &processors},
+		{cudaDevAttrMaxSharedMemoryPerBlockOptin, &shared_bytes}};
+	int device, value;
 	cudaError_t err = cudaGetDevice(&device);
 
-	if (err == cudaSuccess)
-		err = cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device);
-	if (err == cudaSuccess)
-		processors = (uint32_t)count;
+	for (uint32_t i = 0; i < sizeof(asked) / sizeof(asked[0]) && err == cudaSuccess; i++) {
+		err = cudaDeviceGetAttribute(&value, asked[i].attribute, device);
+		if (err == cudaSuccess)
+			*asked[i].value = (uint32_t)value;
+	}
 	return cuda_error(err);
 }
 
 uint32_t machine_processors(void)
 {
 	return processors;
+}
+
+uint32_t machine_shared_bytes(void)
+{
+	return shared_bytes;
 }

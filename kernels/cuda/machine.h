@@ -15,6 +15,9 @@ int machine_touch(void);
 /* Multiprocessors of the device. */
 uint32_t machine_processors(void);
 
+/* Shared memory that a block can have at most. */
+uint32_t machine_shared_bytes(void);
+
 #ifdef __cplusplus
 }
 #endif

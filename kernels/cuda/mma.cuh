@@ -179,6 +179,48 @@ __device__ inline struct mma_words<mma_parts<X>> mma_split_alone(
 	return words;
 }
 
+/*
+ * All of a row alone, in shared memory: its parts are planes, each beside its place in the banks.
+ * The cores get them as three rows, so that an instruction multiplies all of them.
+ */
+static __host__ __device__ inline uint64_t
+mma_plane_words(uint64_t n)
+{
+	return n / 2 + 4;
+}
+
+/* Eight elements, from one on that eight divides. */
+static __device__ inline void mma_store_planes(
+	uint4 *planes, uint32_t n, uint32_t at, const float v[8])
+{
+	uint32_t parts[4][3];
+
+#pragma unroll
+	for (uint32_t i = 0; i < 4; i++)
+		split_two<3>(v[2 * i], v[2 * i + 1], parts[i]);
+#pragma unroll
+	for (uint32_t part = 0; part < 3; part++)
+		planes[(part * (uint32_t)mma_plane_words(n) + at / 2) / 4] =
+			make_uint4(parts[0][part], parts[1][part], parts[2][part], parts[3][part]);
+}
+
+/* A lane's of a step. */
+static __device__ inline struct mma_words<1> mma_take_planes(
+	const uint4 *planes, uint32_t n, uint32_t step) {
+	const uint32_t part = threadIdx.x % WARP / 4, own = threadIdx.x % 4 * MMA_OWN;
+	struct mma_words<1> words = {
+	};
+
+	if (part < 3) {
+		const uint4 *from = planes +
+			(part * (uint32_t)mma_plane_words(n) + (step * MMA_STEP + own) / 2) / 4;
+		const uint4 low = from[0], high = from[1];
+
+		words = {{{low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w}}};
+	}
+	return words;
+}
+
 /* --- The cores ---------------------------------------------------------------------------- */
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
@@ -284,6 +326,32 @@ __device__ inline void mma_step(float sums[4], const struct mma_words<A_PARTS> &
 #pragma unroll
 		for (int place = PLACES - 2; place >= 0; place--)
 			sums[i] = fmaf(sums[i], 1 / MMA_PLACE, c[place][i]);
+	}
+}
+
+/*
+ * The same of a row alone, whose parts are three rows, and of elements of one part: sums of outputs
+ * lane / 4 and 8 further, in each fourth lane, beside which are those of the last part.
+ */
+static __device__ inline void mma_step_planes(float sums[2], const struct mma_words<1> &top,
+	const struct mma_words<1> &bottom, const struct mma_words<1> &x)
+{
+	float c[4] = {};
+
+	__syncwarp();
+#pragma unroll
+	for (uint32_t w = 0; w < MMA_OWN / 2; w += 2) {
+		const uint32_t a[4] = {
+			top.of[0][w], bottom.of[0][w], top.of[0][w + 1], bottom.of[0][w + 1]};
+		const uint32_t b[2] = {x.of[0][w], x.of[0][w + 1]};
+
+		mma_16(c, a, b);
+	}
+#pragma unroll
+	for (uint32_t i = 0; i < 2; i++) {
+		const float last = __shfl_down_sync(ALL_LANES, c[2 * i], 1);
+
+		sums[i] = fmaf(fmaf(last, 1 / MMA_PLACE, c[2 * i + 1]), 1 / MMA_PLACE, c[2 * i]);
 	}
 }
 

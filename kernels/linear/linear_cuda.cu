@@ -11,21 +11,24 @@
  * Blocks with the same weights run side by side and find them in the cache.
  *
  * Of gated outputs a warp takes 8 gates and the 8 that these let through: what a lane has of its
- * tile's halves belongs together. A norm is rmsnorm's kernel before this one, into `normed`.
+ * tile's halves belongs together. A norm is rmsnorm's kernel before this one, into `normed`, but
+ * for one row.
  *
  * No product passes through more than 4 additions of the cores, which cut off below 2^-24, then
  * those to a compensated sum, 16 between warps, the bias and the residual. The order of all that
  * depends on the numbers of inputs and outputs alone, so fixed_order is how it always is. An output
  * that comes out as NaN or infinity is computed once more, in double.
  *
- * What it takes for one row is 1.2 to 1.4 times what reading the weights takes
- * (docs/cuda-notes.md); many rows are 6 N I O operations of bf16s (f16: 10 N I O, f32: 12 N I O).
+ * One row of floats, times bf16s or int8s, is kernels/linear/ring.cuh's. What it takes is 1.05 to
+ * 1.3 times what reading the weights takes (docs/cuda-notes.md); many rows are 6 N I O operations
+ * of bf16s (f16: 10 N I O, f32: 12 N I O).
  */
 #include "kernels/cuda/arg.cuh"
 #include "kernels/cuda/codes.h"
 #include "kernels/cuda/machine.h"
 #include "kernels/cuda/mma.cuh"
-#include "kernels/cuda/silu.cuh"
+#include "kernels/linear/ring.cuh"
+#include "kernels/linear/task.cuh"
 
 extern "C" {
 #include "kernels/linear/linear.h"
@@ -34,17 +37,6 @@ extern "C" {
 #define THREADS 256u
 #define WARPS (THREADS / WARP)
 #define MAX_SLICES (2 * WARPS)
-
-struct linear_task {
-	struct arg x, w, scales, bias, residual, y;
-	uint64_t rows, outputs, n;
-	uint64_t w_rows;     /* the outputs, or twice as many where they are gated */
-	uint32_t row_slices; /* blocks that share weights */
-	uint32_t slices;     /* warps that share outputs */
-	uint32_t bias_dtype; /* 0: none */
-	bool scaled, added, wide;
-	bool early; /* weights may be read before the kernels before this one have ended */
-};
 
 /* Where a block and a warp of it work. */
 struct linear_place {
@@ -98,9 +90,6 @@ template <typename T, typename X> struct linear_reader {
 		return mma_load_pair(x + step * MMA_STEP, n - step * MMA_STEP, x_aligned);
 	}
 };
-
-/* Outputs of a tile. */
-template <bool GATED> constexpr uint32_t linear_wide = GATED ? MMA_OUTPUTS / 2 : MMA_OUTPUTS;
 
 /* Its weights; inputs are for find_inputs(). */
 template <typename T, typename X, bool GATED>
@@ -227,61 +216,6 @@ __device__ inline void add_steps(const struct linear_reader<T, X> &r, uint32_t s
 
 /* --- Outputs ------------------------------------------------------------------------------ */
 
-/* As IEEE 754 has it, whatever the terms are. */
-template <typename T, typename X>
-__device__ __noinline__ float exact_sum(const T *w, const X *x, uint64_t n)
-{
-	double sum = 0;
-
-	for (uint64_t i = 0; i < n; i++)
-		sum = fma((double)to_float(w[i]), (double)to_float(x[i]), sum);
-	return (float)sum;
-}
-
-static __device__ inline float bias_at(const char *bias, uint32_t dtype, uint64_t i)
-{
-	if (dtype == GPUQ_F16)
-		return to_float(((const __half *)bias)[i]);
-	if (dtype == GPUQ_BF16)
-		return to_float(((const __nv_bfloat16 *)bias)[i]);
-	return ((const float *)bias)[i];
-}
-
-/*
- * What a row of the weights makes of a row of x, from the sum of products on. Here and below no
- * compiler may join a product with what is added: a gated output has the bits of its parts.
- */
-template <typename T, typename X>
-__device__ inline float finish_sum(const struct linear_task &task, const struct device_args *block,
-	uint64_t row, uint64_t w_row, float sum)
-{
-	if (!isfinite(sum))
-		sum = exact_sum((const T *)arg_pointer(block, task.w) + w_row * task.n,
-			(const X *)arg_pointer(block, task.x) + row * task.n, task.n);
-	if (task.scaled)
-		sum = __fmul_rn(sum, ((const float *)arg_pointer(block, task.scales))[w_row]);
-	if (task.bias_dtype != 0)
-		sum = __fadd_rn(
-			sum, bias_at(arg_pointer(block, task.bias), task.bias_dtype, w_row));
-	return sum;
-}
-
-/* `up`: of a gated output the sum of what is let through. */
-template <typename T, typename X, bool GATED>
-__device__ inline void write_output(const struct linear_task &task, const struct device_args *block,
-	uint64_t row, uint64_t output, float sum, float up)
-{
-	const uint64_t at = row * task.outputs + output;
-
-	sum = finish_sum<T, X>(task, block, row, output, sum);
-	if (GATED)
-		sum = __fmul_rn(
-			silu(sum), finish_sum<T, X>(task, block, row, task.outputs + output, up));
-	if (task.added)
-		sum = __fadd_rn(sum, ((const float *)arg_pointer(block, task.residual))[at]);
-	store_output<X>(arg_pointer(block, task.y), at, sum, task.wide);
-}
-
 /* What the warps of a block have found: a slice of a tile each. */
 template <uint32_t ROWS> struct linear_sums {
 	float of[MAX_SLICES][ROWS][MMA_OUTPUTS];
@@ -314,7 +248,8 @@ __device__ inline void write_tiles(const struct linear_task &task, const struct 
 			continue;
 		write_output<T, X, GATED>(task, block, place.row + row, at,
 			sums.total(first, task.slices, row, output),
-			GATED ? sums.total(first, task.slices, row, output + WIDE) : 0);
+			GATED ? sums.total(first, task.slices, row, output + WIDE) : 0,
+			terms_of<GATED>(task, block, place.row + row, at));
 	}
 }
 
@@ -470,7 +405,8 @@ __global__ void BOUNDS(THREADS) linear_tiles(const __grid_constant__ struct line
 		/* A gate's sum is one of the first two; what it lets through is two further. */
 		if (row < task.rows && output < task.outputs && !(GATED && i % 4 >= 2))
 			write_output<T, X, GATED>(task, done.block, row, output, sums[i / 4][i % 4],
-				sums[i / 4][i % 4 | 2]);
+				sums[i / 4][i % 4 | 2],
+				terms_of<GATED>(task, done.block, row, output));
 	}
 	cuda_complete(done);
 }
@@ -586,11 +522,10 @@ static int launch_norm(const struct device_kernel *kernel, const struct cuda_arg
 static struct linear_task make_task(const struct op_launch *op, const struct cuda_args *args)
 {
 	const struct tensor *in = op->call.in, *y = &op->call.out[LINEAR_Y];
+	uint32_t early = 1u << LINEAR_W; /* what it must be allowed to read early */
 	struct linear_task task = {};
 
 	task.x = arg_tensor(args, &in[LINEAR_X], op->in[LINEAR_X]);
-	if (tensor_present(&in[LINEAR_NORM]))
-		task.x = arg_tensor(args, &op->call.out[LINEAR_NORMED], op->out[LINEAR_NORMED]);
 	task.w = arg_tensor(args, &in[LINEAR_W], op->in[LINEAR_W]);
 	task.scaled = tensor_present(&in[LINEAR_SCALES]);
 	if (task.scaled)
@@ -601,6 +536,12 @@ static struct linear_task make_task(const struct op_launch *op, const struct cud
 	task.added = tensor_present(&in[LINEAR_RESIDUAL]);
 	if (task.added)
 		task.residual = arg_tensor(args, &in[LINEAR_RESIDUAL], op->in[LINEAR_RESIDUAL]);
+	task.norm_dtype = in[LINEAR_NORM].dtype;
+	if (task.norm_dtype != 0) {
+		task.norm = arg_tensor(args, &in[LINEAR_NORM], op->in[LINEAR_NORM]);
+		task.eps = arg_param(args, &op->call.params[LINEAR_EPS], op->params[LINEAR_EPS]);
+		early |= 1u << LINEAR_NORM;
+	}
 	task.y = arg_tensor(args, y, op->out[LINEAR_Y]);
 	task.rows = y->dims[0];
 	task.outputs = y->dims[1];
@@ -608,7 +549,7 @@ static struct linear_task make_task(const struct op_launch *op, const struct cud
 	task.n = linear_inner(&op->call);
 	task.wide = y->dtype == GPUQ_F32;
 	task.slices = slices_for(task.w_rows, task.n);
-	task.early = (op->constants & 1u << LINEAR_W) != 0;
+	task.early = (op->constants & early) == early;
 	return task;
 }
 
@@ -618,19 +559,25 @@ static int launch(const struct device_kernel *kernel, const struct cuda_args *ar
 	const struct op_launch *op = (const struct op_launch *)kernel->shape;
 	const struct tensor *in = op->call.in;
 	const struct cuda_completion done = cuda_completion(kernel, args);
-	const uint32_t x_dtype = in[LINEAR_X].dtype;
+	const uint32_t x_dtype = in[LINEAR_X].dtype, w_dtype = in[LINEAR_W].dtype;
 	struct linear_task task = make_task(op, args);
-	int err = 0;
 
 	if (task.rows == 0 || task.outputs == 0)
 		return launch_nothing(kernel, args, to);
-	if (tensor_present(&in[LINEAR_NORM]))
-		err = launch_norm(kernel, args, to);
-	if (err < 0)
-		return err;
-	if (in[LINEAR_W].dtype == GPUQ_I8)
+	if (ring_takes(task, x_dtype, w_dtype))
+		return w_dtype == GPUQ_I8 ? ring_launch<int8_t>(&task, done, to)
+					  : ring_launch<__nv_bfloat16>(&task, done, to);
+	if (task.norm_dtype != 0) {
+		const int err = launch_norm(kernel, args, to);
+
+		if (err < 0)
+			return err;
+		task.x = arg_tensor(args, &op->call.out[LINEAR_NORMED], op->out[LINEAR_NORMED]);
+		task.norm_dtype = 0;
+	}
+	if (w_dtype == GPUQ_I8)
 		return launch_weights<int8_t>(&task, x_dtype, done, to);
-	return with_type(in[LINEAR_W].dtype, [&](auto type) {
+	return with_type(w_dtype, [&](auto type) {
 		return launch_weights<decltype(type)>(&task, x_dtype, done, to);
 	});
 }
@@ -663,6 +610,10 @@ static int touch(void)
 {
 	int err = machine_touch();
 
+	if (err == 0)
+		err = ring_touch<int8_t>();
+	if (err == 0)
+		err = ring_touch<__nv_bfloat16>();
 	if (err == 0)
 		err = touch_weights<int8_t>();
 	return err != 0 ? err

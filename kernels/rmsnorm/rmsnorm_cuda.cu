@@ -9,13 +9,12 @@
 #include "kernels/cuda/arg.cuh"
 #include "kernels/cuda/block.cuh"
 #include "kernels/cuda/codes.h"
-#include "kernels/cuda/eight.cuh"
+#include "kernels/rmsnorm/eights.cuh"
 
 extern "C" {
 #include "kernels/work.h"
 }
 
-#define THREADS 256u
 #define KEPT 4u /* eights of a row that a thread keeps */
 
 struct rmsnorm_task {
@@ -70,40 +69,6 @@ template <typename T> struct rmsnorm_row {
 	}
 };
 
-static __device__ inline double squares_of(const struct eight &e)
-{
-	double squares = 0;
-
-#pragma unroll
-	for (uint32_t i = 0; i < EIGHT; i++)
-		squares = fma((double)e.v[i], (double)e.v[i], squares);
-	return squares;
-}
-
-static __device__ inline struct eight weights_at(
-	const char *weight, uint32_t dtype, uint64_t at, uint64_t n)
-{
-	if (dtype == GPUQ_F16)
-		return eight_load((const __half *)weight + at, n - at,
-			eight_aligned((const __half *)weight, n));
-	if (dtype == GPUQ_BF16)
-		return eight_load((const __nv_bfloat16 *)weight + at, n - at,
-			eight_aligned((const __nv_bfloat16 *)weight, n));
-	return eight_load(
-		(const float *)weight + at, n - at, eight_aligned((const float *)weight, n));
-}
-
-static __device__ inline struct eight normalised(
-	const struct eight &summed, const struct eight &weights, double factor)
-{
-	struct eight e;
-
-#pragma unroll
-	for (uint32_t i = 0; i < EIGHT; i++)
-		e.v[i] = (float)((double)summed.v[i] * factor * (double)weights.v[i]);
-	return e;
-}
-
 template <typename T>
 __device__ inline struct rmsnorm_row<T> row_of(
 	const struct rmsnorm_task &task, const struct device_args *block, uint64_t from) {
@@ -127,10 +92,11 @@ __device__ inline struct rmsnorm_row<T> row_of(
 }
 
 template <typename T>
-__global__ void BOUNDS(THREADS) rmsnorm_rows(const __grid_constant__ struct rmsnorm_task task,
-	const __grid_constant__ struct cuda_completion done)
+__global__ void BOUNDS(RMSNORM_THREADS)
+	rmsnorm_rows(const __grid_constant__ struct rmsnorm_task task,
+		const __grid_constant__ struct cuda_completion done)
 {
-	const uint64_t from = blockIdx.x * task.n, step = THREADS * EIGHT;
+	const uint64_t from = blockIdx.x * task.n, step = RMSNORM_STEP;
 
 	cuda_let_next();
 	if (!task.early)
@@ -145,7 +111,7 @@ __global__ void BOUNDS(THREADS) rmsnorm_rows(const __grid_constant__ struct rmsn
 
 		weights[k] = {};
 		if (at < task.n)
-			weights[k] = weights_at(weight, task.weight_dtype, at, task.n);
+			weights[k] = rmsnorm_weights(weight, task.weight_dtype, at, task.n);
 	}
 	cuda_await();
 
@@ -162,26 +128,25 @@ __global__ void BOUNDS(THREADS) rmsnorm_rows(const __grid_constant__ struct rmsn
 		kept[k] = {};
 		if (at < task.n)
 			kept[k] = row.add(at);
-		squares += squares_of(kept[k]);
+		squares += rmsnorm_squares(kept[k]);
 	}
 	for (uint64_t at = KEPT * step + threadIdx.x * EIGHT; at < task.n; at += step)
-		squares += squares_of(row.add(at));
-	squares = block_total<THREADS>(squares);
+		squares += rmsnorm_squares(row.add(at));
+	squares = block_total<RMSNORM_THREADS>(squares);
 
-	/* NaN and infinities: a quotient of an infinity is NaN, and 0 times one is NaN too. */
-	const double factor = 1 / sqrt(squares / (double)task.n + eps);
+	const double factor = rmsnorm_factor(squares, task.n, eps);
 
 #pragma unroll
 	for (uint32_t k = 0; k < KEPT; k++) {
 		const uint64_t at = k * step + threadIdx.x * EIGHT;
 
 		if (at < task.n)
-			y.store(from + at, normalised(kept[k], weights[k], factor), task.n - at);
+			y.store(from + at, rmsnorm_apply(kept[k], weights[k], factor), task.n - at);
 	}
 	for (uint64_t at = KEPT * step + threadIdx.x * EIGHT; at < task.n; at += step)
 		y.store(from + at,
-			normalised(row.summed(at),
-				weights_at(weight, task.weight_dtype, at, task.n), factor),
+			rmsnorm_apply(row.summed(at),
+				rmsnorm_weights(weight, task.weight_dtype, at, task.n), factor),
 			task.n - at);
 	cuda_complete(done);
 }
@@ -214,8 +179,8 @@ static int launch(const struct device_kernel *kernel, const struct cuda_args *ar
 	if (task.rows > INT_MAX)
 		return -EOPNOTSUPP;
 	return with_type(in[0].dtype, [&](auto type) {
-		return run(
-			to, rmsnorm_rows<decltype(type)>, (uint32_t)task.rows, THREADS, task, done);
+		return run(to, rmsnorm_rows<decltype(type)>, (uint32_t)task.rows, RMSNORM_THREADS,
+			task, done);
 	});
 }
 

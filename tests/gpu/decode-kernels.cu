@@ -82,7 +82,7 @@ static void check(int err, const char *what)
 #define CHECK(call) check((call) == cudaSuccess ? 0 : -1, #call)
 
 extern "C" int cuda_run(const struct cuda_target *to, const void *kernel, uint32_t blocks,
-	uint32_t threads, void **args)
+	uint32_t threads, uint32_t shared_bytes, void **args)
 {
 	cudaLaunchAttribute attribute = {};
 	cudaLaunchConfig_t config = {};
@@ -91,6 +91,7 @@ extern "C" int cuda_run(const struct cuda_target *to, const void *kernel, uint32
 	attribute.val.programmaticStreamSerializationAllowed = 1;
 	config.gridDim = blocks;
 	config.blockDim = threads;
+	config.dynamicSmemBytes = shared_bytes;
 	config.stream = to->stream;
 	config.attrs = &attribute;
 	config.numAttrs = to->programmatic ? 1 : 0;

@@ -53,17 +53,19 @@ extern "C" int cuda_check(struct device *device)
 }
 
 extern "C" int cuda_run(const struct cuda_target *to, const void *kernel, uint32_t blocks,
-	uint32_t threads, void **args)
+	uint32_t threads, uint32_t shared_bytes, void **args)
 {
 	struct cuda_launcher *l = to->launchers;
 	cudaKernelNodeParams params = {};
 	cudaError_t err;
 
 	if (l == NULL)
-		return cuda_error(cudaLaunchKernel(kernel, blocks, threads, args, 0, to->stream));
+		return cuda_error(
+			cudaLaunchKernel(kernel, blocks, threads, args, shared_bytes, to->stream));
 	params.func = (void *)kernel;
 	params.gridDim = blocks;
 	params.blockDim = threads;
+	params.sharedMemBytes = shared_bytes;
 	params.kernelParams = args;
 	err = cudaGraphExecKernelNodeSetParams(l->exec, l->node, &params);
 	return cuda_error(err != cudaSuccess ? err : cudaGraphLaunch(l->exec, to->stream));

@@ -178,6 +178,13 @@ static void shape_linear(struct op_call *call, struct random *rng, uint32_t dtyp
 		d[2] = 1;
 		d[3] = random_below(rng, 200000 / ((d[0] + 4) * (d[1] + 4)) * 4);
 	}
+	/* A few rows of whole vectors. */
+	if (random_below(rng, 4) == 0) {
+		d[0] = 1 + random_below(rng, 3);
+		d[2] = 1;
+		d[3] = 64 * (1 + random_below(rng, random_below(rng, 4) ? 20 : 100));
+		d[1] = 1 + random_below(rng, LLM_RANDOM_BYTES / 4 / d[3]);
+	}
 	/* Gates, and what they let through: two rows of the weights for an output. */
 	const bool gated = random_below(rng, 3) == 0;
 
