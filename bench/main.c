@@ -37,9 +37,7 @@ static const struct subcommand subcommands[] = {
 	{"op", bench_op, "small operators through gpuqd, in process, in PyTorch",
 		"p50 <= the kernel in process + 2 null round trips", false},
 	{"idle", bench_idle, "CPU time of gpuqd with 100 idle clients", "< 0.5 % of one CPU", true},
-	{"death", bench_death,
-		"from the kill of a client to its detection, and until all is back; 1 MiB and 1 "
-		"GiB",
+	{"death", bench_death, "from the kill of a client until it is seen, and until all is back",
 		"detected p50 < 0.2 ms, p99 < 5 ms; all back < 5 ms after proof and last kernel",
 		true, true},
 	{"trace", bench_trace, "null and small operations with the flight recorder, and without",
@@ -49,37 +47,30 @@ static const struct subcommand subcommands[] = {
 		"goodput >= 90 % of the capacity; admitted work in time at p99; memory flat", true,
 		true},
 	{"graphs", bench_graphs, "replays beside captures: none, in the background, by the server",
-		"p99 beside captures in the background <= 1.1 x quiet, with 4 CPUs or more", true},
+		"p99 beside those in the background <= 1.1 x quiet; with 4 CPUs or more", true},
 	{"memory", bench_memory, "device memory of clients that do not use CUDA (--device cuda)",
 		"0 MiB", true, true},
 	{"attention", bench_attention,
 		"attention over a paged cache of 1 GB, beside reading it; PyTorch",
 		">= 80 % of the bytes/s read; faster than PyTorch on contiguous memory", true,
 		true},
-	{"linear", bench_linear,
-		"matrices of a model with 1 to 256 rows, beside reading them; OpenBLAS", NULL, true,
-		true},
-	{"decode", bench_decode,
-		"tokens one by one through gpuqd, in process, in llama.cpp; 1 to 32 clients",
+	{"linear", bench_linear, "matrices of a model with 1 to 256 rows, beside reading them",
+		NULL, true, true},
+	{"decode", bench_decode, "tokens one by one, of 1 to 32 clients; in process, in llama.cpp",
 		"gpuqd adds <= 2 %; >= llama.cpp's tokens/s on the same CPUs", true, true},
 	{"prefill", bench_prefill, "prompts of 256 tokens, likewise", ">= llama.cpp's tokens/s",
 		true, true},
 	{"load", bench_load, "a model's weights into memory, beside read() and fio; first token",
-		">= 90 % of read() from the page cache, of fio from the disk", true, true},
+		">= 90 % of read() from the page cache, of fio from disk", true, true},
 #ifdef GPUQ_TEXT
-	{"generate", bench_generate,
-		"texts through gpuqd: tokenizer, sampling, first token, 32 policies at once",
+	{"generate", bench_generate, "texts: tokenizer, sampling, first token, 32 policies at once",
 		"outside the device <= 3 % for 1b; 32 policies >= 95 % of one; tokenizer >= "
 		"Hugging Face's",
 		true, true},
 #endif
-	{"values", bench_values,
-		"writes what a model's layers make of --tokens to --out, as .npy; measures nothing",
+	{"values", bench_values, "writes what a model's layers make of --tokens; measures nothing",
 		NULL, true, true, true},
-	{"all", bench_all,
-		"all of the above but death, overload, memory, attention and those of models; one "
-		"summary",
-		NULL, false, true},
+	{"all", bench_all, "all of floor to idle, and graphs; one summary", NULL, false, true},
 };
 #define N_SUBCOMMANDS (sizeof(subcommands) / sizeof(subcommands[0]))
 
@@ -139,17 +130,29 @@ static const struct option long_options[] = {
 	{NULL, 0, NULL, 0},
 };
 
+/* Each part, up to a semicolon, in a line of its own: all together are wider than a terminal. */
+static void print_target(const char *text)
+{
+	const char *title = "target:";
+	int n;
+
+	for (; text[0] != '\0'; text += n + (text[n] == ';' ? 2 : 0)) {
+		n = (int)strcspn(text, ";");
+		printf("  %-10s   %-7s %.*s\n", "", title, n, text);
+		title = "";
+	}
+}
+
 static void print_help(void)
 {
 	printf("usage: gpuq-bench SUBCOMMAND [options]\n\n"
-	       "Measures gpuq between two processes on two CPUs, beside the floor of the "
-	       "machine.\n\n"
+	       "Measures gpuq between two processes on two CPUs, beside the machine's floor.\n\n"
 	       "Subcommands:\n");
 	for (size_t i = 0; i < N_SUBCOMMANDS; i++) {
 		const struct subcommand *s = &subcommands[i];
 		printf("  %-10s %s\n", s->name, s->what);
 		if (s->target != NULL)
-			printf("  %-10s   target: %s\n", "", s->target);
+			print_target(s->target);
 	}
 	printf("\nOptions:\n"
 	       "  --cpus A,B      CPU of the client, CPU of the other side (first two cores)\n"
@@ -164,8 +167,7 @@ static void print_help(void)
 	       "  --trace FILE    graphs: a timeline that Perfetto and chrome://tracing open\n"
 	       "  --shape NAME    models: 1b (Llama-3.2-1B), 135m, 15m, tiny (135m)\n"
 	       "  --weights TYPE  models: bf16 or int8 (bf16)\n"
-	       "  --folder DIR    keeps the random weights there for the next time; values: the "
-	       "model\n"
+	       "  --folder DIR    keeps the random weights there; values: the model\n"
 	       "  --tokens LIST   values: the text, such as 1,2,3\n"
 	       "  --out DIR       values: the folder for the files\n"
 	       "  -h, --help      this text\n"

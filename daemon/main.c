@@ -24,12 +24,13 @@ static const char help_text[] =
 	"Usage: gpuqd [OPTION]...\n"
 	"Owns a device and lets other processes use it through shared memory.\n"
 	"\n"
-	"  -c, --config FILE            read this file, not $XDG_CONFIG_HOME/gpuq/gpuqd.conf\n"
-	"                               or /etc/gpuq/gpuqd.conf\n"
+	"  -c, --config FILE            read this file, not\n"
+	"                               $XDG_CONFIG_HOME/gpuq/gpuqd.conf or\n"
+	"                               /etc/gpuq/gpuqd.conf\n"
 	"      --check-config           check configuration and command line, then exit\n"
 	"      --print-config           print the resulting configuration, then exit\n"
-	"      --model NAME=DIR         load this model, as often as wanted; more may follow:\n"
-	"                               ,quant=int8 and ,deterministic=yes\n"
+	"      --model NAME=DIR         load this model, as often as wanted; more may\n"
+	"                               follow: ,quant=int8 and ,deterministic=yes\n"
 	"  -h, --help                   print this, then exit\n"
 	"  -V, --version                print versions, then exit\n"
 	"\n"
@@ -39,8 +40,8 @@ static const char help_text[] =
 
 static const char help_end[] =
 	"\n"
-	"SIGTERM and SIGINT let work in flight finish first; a second one does not. SIGHUP reads\n"
-	"the configuration again.\n"
+	"SIGTERM and SIGINT let work in flight finish first; a second one does not.\n"
+	"SIGHUP reads the configuration again.\n"
 	"Exit status: 0 after a clean end, 1 for a failure, 2 for a wrong command line.\n";
 
 static void help(void)

@@ -250,7 +250,7 @@ static int run(struct invocation *v, int argc, char **argv)
 
 const struct command command_graphs = {
 	.name = "graphs",
-	.arguments = "[--all] [--json | --watch] | --stop | --resume | --evict ID|all",
+	.arguments = "[--all] [--json | --watch] | --stop | --resume | --evict ID",
 	.summary = "List exact shapes and their graphs; stop, resume, evict",
 	.help = "  -d, --device D      number of the device (default: 0)\n"
 		"  -a, --all           of all users; for administrators\n"

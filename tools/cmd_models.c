@@ -275,8 +275,7 @@ const struct command command_load = {
 	.arguments = "NAME DIR [--quant int8] [--deterministic] [--no-wait]",
 	.summary = "Load a language model from a Hugging Face folder",
 	.help = "      --quant int8     quantise its matrices to 8 bits\n"
-		"      --deterministic  results of a session do not depend on what else is "
-		"computed\n"
+		"      --deterministic  results do not depend on what else is computed\n"
 		"      --no-wait        return when loading has begun; see gpuq models\n",
 	.run = run_load,
 };

@@ -247,17 +247,14 @@ static int run(struct invocation *v, int argc, char **argv)
 
 const struct command command_precapture = {
 	.name = "precapture",
-	.arguments = "-m NAME [--batch LIST] [--context LIST] [--kind KIND] [--ids N]",
+	.arguments = "-m NAME [--batch LIST] [--context LIST] [OPTION]...",
 	.summary = "Capture graphs of a model's steps ahead, and wait for them",
-	.help = "  -m, --model NAME    the model; see gpuq models. While it is loading, waits for "
-		"it\n"
+	.help = "  -m, --model NAME    the model; while it is loading, waits for that\n"
 		"  -b, --batch LIST    texts continued at once, such as 1,2,4 or 1-8 (default: 1)\n"
 		"  -c, --context LIST  lengths of the longest text in tokens; of a range such as\n"
 		"                      1-1024 all that make a difference (default: 1)\n"
-		"  -k, --kind KIND     candidates (default), logits, or generate: drawn on the "
-		"device\n"
+		"  -k, --kind KIND     candidates (default), logits, or generate: drawn by gpuqd\n"
 		"  -i, --ids N         tokens that each result names (default: 0)\n"
-		"  -t, --timeout S     give up waiting for one of them after S seconds (default: "
-		"60)\n",
+		"  -t, --timeout S     give up waiting for one after S seconds (default: 60)\n",
 	.run = run,
 };

@@ -118,10 +118,10 @@ static int run(struct invocation *v, int argc, char **argv)
 const struct command command_status = {
 	.name = "status",
 	.arguments = "[--json] [--wait-ready [SECONDS]]",
-	.summary = "Show whether gpuqd lives, and its counters (of a dead one, the last state)",
+	.summary = "Show whether gpuqd lives, and its counters; of a dead one the last",
 	.help = "  -j, --json          everything as one JSON document\n"
-		"  -w, --wait-ready    first wait until gpuqd serves and its models are loaded, "
-		"for\n"
-		"                      at most SECONDS; exit status 1 when one cannot be\n",
+		"  -w, --wait-ready    first wait until gpuqd serves and its models are\n"
+		"                      loaded, for at most SECONDS; exit status 1 when one\n"
+		"                      cannot be\n",
 	.run = run,
 };

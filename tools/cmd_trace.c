@@ -208,9 +208,8 @@ const struct command command_trace = {
 	.arguments = "-o FILE [-t SEC] [--file OBJECT]",
 	.summary = "Write what happened to each request, for Perfetto",
 	.help = "  -o, --output FILE   where to write; -: standard output\n"
-		"  -t, --time SEC      record for so long from now on; without it: what the "
-		"flight\n"
-		"                      recorder holds now, of a dead gpuqd its last moments\n"
+		"  -t, --time SEC      record for so long from now on; without it: what the\n"
+		"                      flight recorder holds, of a dead gpuqd its last moments\n"
 		"  -f, --file OBJECT   of this statistics object or a copy of one\n",
 	.notes =
 		"The recorder holds the last trace_events events (gpuqd.conf); with 0 it is off.\n",

@@ -43,14 +43,13 @@ struct exporter {
 
 static const char help[] =
 	"Usage: gpuq-exporter [OPTION]...\n"
-	"Serves the statistics of gpuqd to Prometheus, over HTTP at /metrics. It only reads what "
-	"gpuqd\n"
-	"keeps in shared memory, and serves on while gpuqd is down.\n"
+	"Serves the statistics of gpuqd to Prometheus, over HTTP at /metrics. It only\n"
+	"reads what gpuqd keeps in shared memory, and serves on while gpuqd is down.\n"
 	"\n"
 	"  -s, --socket PATH     of which gpuqd; once for each (default: $GPUQ_SOCKET,\n"
 	"                        $XDG_RUNTIME_DIR/gpuq-0, /run/gpuq/gpuq-0)\n"
-	"  -l, --listen ADDRESS  IPv4:PORT or [IPv6]:PORT; port 0: any (default: " DEFAULT_LISTEN
-	")\n"
+	"  -l, --listen ADDRESS  IPv4:PORT or [IPv6]:PORT; port 0: any\n"
+	"                        (default: " DEFAULT_LISTEN ")\n"
 	"  -1, --once            print the metrics and end\n"
 	"  -h, --help            this text\n"
 	"  -V, --version\n";

@@ -27,13 +27,12 @@ struct options {
 
 static const char help[] =
 	"Usage: gpuq-top [OPTION]...\n"
-	"A live view of gpuqd: devices, clients, channels, models and their sessions, operators,\n"
-	"pipelines, graphs, errors. It reads the statistics that gpuqd keeps in shared memory, "
-	"costs\n"
-	"gpuqd nothing, and shows the last state of a dead one.\n"
+	"A live view of gpuqd: devices, clients, channels, models and their sessions,\n"
+	"operators, pipelines, graphs, errors. It reads the statistics that gpuqd keeps\n"
+	"in shared memory, costs gpuqd nothing, and shows the last state of a dead one.\n"
 	"\n"
-	"  -s, --socket PATH     of which gpuqd (default: $GPUQ_SOCKET, $XDG_RUNTIME_DIR/gpuq-0,\n"
-	"                        /run/gpuq/gpuq-0)\n"
+	"  -s, --socket PATH     of which gpuqd (default: $GPUQ_SOCKET,\n"
+	"                        $XDG_RUNTIME_DIR/gpuq-0, /run/gpuq/gpuq-0)\n"
 	"  -f, --file FILE       a statistics object or a copy of one\n"
 	"  -d, --delay SEC       between updates (default: 1)\n"
 	"  -n, --iterations N    end after N updates\n"
@@ -42,9 +41,9 @@ static const char help[] =
 	"  -h, --help            this text\n"
 	"  -V, --version\n"
 	"\n"
-	"Keys: q quit, h help, tab next table, arrows or j k select, enter details, s sort, f "
-	"filter,\n"
-	"t tree by user, p pause, n delay. NO_COLOR in the environment turns colours off.\n";
+	"Keys: q quit, h help, tab next table, arrows or j k select, enter details,\n"
+	"s sort, f filter, t tree by user, p pause, n delay. NO_COLOR in the\n"
+	"environment turns colours off.\n";
 
 static volatile sig_atomic_t ended;
 

@@ -325,7 +325,7 @@ static void client_state(
 	struct top_client *row, const struct stats_client *c, const struct client_sums *sums)
 {
 	if (c->state == STATS_CLIENT_DEAD)
-		return top_set_state(row->state, &row->mark, "dead", TOP_DIM);
+		return top_set_state(row->state, &row->mark, "ended", TOP_DIM);
 	if (c->state == STATS_CLIENT_CONNECTED && sums->held)
 		return top_set_state(row->state, &row->mark, "dying", TOP_WARN);
 	if (c->state == STATS_CLIENT_STALLED)

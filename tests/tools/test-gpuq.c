@@ -212,6 +212,42 @@ static void help_tells_of_every_command(void **state)
 	harness_output_free(&out);
 }
 
+/* On the smallest terminal that is still common. */
+static void assert_fits(const char *text)
+{
+	for (const char *end; *text != '\0'; text = end + (*end == '\n')) {
+		end = strchrnul(text, '\n');
+		if (end - text > 80)
+			fail_msg("%d columns: %.*s", (int)(end - text), (int)(end - text), text);
+	}
+}
+
+static void help_fits_80_columns(void **state)
+{
+	static const char *const programs[] = {"daemon/gpuqd", "tools/gpuq-top",
+		"tools/gpuq-exporter", "tools/gpuq-soak", "tools/gpuq", "bench/gpuq-bench"};
+	static const char *const commands[] = {"status", "devices", "device", "ops", "graphs",
+		"models", "load", "unload", "precapture", "logits", "ping", "run", "stop", "trace",
+		"generate", "chat", "tokenize", "detokenize"};
+	struct harness_output out;
+
+	for (size_t i = 0; i < sizeof(programs) / sizeof(programs[0]); i++) {
+		const char *argv[] = {harness_program(programs[i]), "--help", NULL};
+
+		if (access(argv[0], X_OK) < 0)
+			continue; /* left out of this build */
+		harness_exec(argv, &out);
+		assert_int_equal(out.status, 0);
+		assert_fits(out.out);
+		harness_output_free(&out);
+	}
+	for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++) {
+		GPUQ(&out, commands[i], "--help");
+		assert_fits(out.out);
+		harness_output_free(&out);
+	}
+}
+
 /* --- With a daemon ------------------------------------------------------------------------- */
 
 static void questions_are_answered(void **state)
@@ -689,6 +725,7 @@ int main(void)
 		HARNESS_TEST(without_a_daemon_the_places_are_named),
 		HARNESS_TEST(wrong_usage_is_refused),
 		HARNESS_TEST(help_tells_of_every_command),
+		HARNESS_TEST(help_fits_80_columns),
 		HARNESS_TEST(questions_are_answered),
 		HARNESS_TEST(a_dead_daemon_leaves_its_last_state),
 		HARNESS_TEST(device_restart_waits_for_the_next_process),

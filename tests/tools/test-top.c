@@ -336,7 +336,7 @@ static void clients_have_states(void **state)
 	assert_string_equal(client(&m, 0)->state, "running");
 	assert_string_equal(client(&m, 1)->state, "idle");
 	assert_string_equal(client(&m, 2)->state, "stalled");
-	assert_string_equal(client(&m, 3)->state, "dead");
+	assert_string_equal(client(&m, 3)->state, "ended");
 	assert_string_equal(channel(&m, 1)->state, "parked");
 	top_model_finish(&m);
 	synthetic_destroy(&s);
@@ -357,7 +357,7 @@ static void dying_clients_are_shown(void **state)
 	s.stats.clients[1].state = STATS_CLIENT_DEAD;
 	s.stats.clients[1].ended_ns = s.stats.header->heartbeat_ns;
 	update(&m, SECOND_NS);
-	assert_string_equal(client(&m, 1)->state, "dead");
+	assert_string_equal(client(&m, 1)->state, "ended");
 	top_model_finish(&m);
 	synthetic_destroy(&s);
 }
