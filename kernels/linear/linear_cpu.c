@@ -37,7 +37,7 @@
 #define W_BLOCK_BYTES (1 << 19) /* of weights that many panels use: what a near cache holds */
 #define WORD_MAX 16383.0f	/* sums of 1024 products with 128 fit 31 bits */
 #define WORD_LEAST 1e-30f	/* x below it is 0 beside i8 */
-#define NORM_PART 1024		/* elements of a row that are normalised at a time */
+#define NORM_PART 1024		/* elements of an extreme row that are normalised at a time */
 
 _Static_assert(ROWS % GROUP == 0 && BLOCK % VL == 0, "whole tiles");
 
@@ -173,28 +173,53 @@ V_INLINE vf multiply_add(vf w, vf x, vf sum, enum numbers numbers)
 
 /* --- Panels --------------------------------------------------------------------------------- */
 
-/* The VL elements from i on of n at x, zeros after them. */
-V_INLINE vf load_x(const char *x, uint64_t i, uint64_t n, uint32_t dtype)
+/* Inputs of a row. */
+struct inputs {
+	const char *x, *norm; /* norm: NULL where they are not normalised */
+	uint32_t dtype, norm_dtype;
+	float factor; /* of the norm */
+};
+
+V_INLINE vf load_elements(const char *p, uint64_t i, uint64_t n, uint32_t dtype)
 {
-	const char *at = x + i * v_size(dtype);
+	const char *at = p + i * v_size(dtype);
 
 	if (n - i >= VL)
 		return v_load(at, dtype);
 	return n > i ? v_load_tail(at, (uint32_t)(n - i), dtype) : (vf){0};
 }
 
-V_INLINE void pack_floats(float *to, const char *x, uint64_t n, uint32_t dtype)
+/* The VL inputs from i on of n, zeros after them. */
+V_INLINE vf load_x(const struct inputs in, uint64_t i, uint64_t n)
+{
+	const vf x = load_elements(in.x, i, n, in.dtype);
+
+	if (in.norm == NULL)
+		return x;
+	return x * v_set1(in.factor) * load_elements(in.norm, i, n, in.norm_dtype);
+}
+
+/* The inputs from i on. */
+V_INLINE struct inputs inputs_from(struct inputs in, uint64_t i)
+{
+	in.x += i * v_size(in.dtype);
+	if (in.norm != NULL)
+		in.norm += i * v_size(in.norm_dtype);
+	return in;
+}
+
+V_INLINE void pack_floats(float *to, const struct inputs in, uint64_t n)
 {
 	for (uint64_t i = 0; i < n; i += VL)
-		v_store_floats(to + i, load_x(x, i, n, dtype));
+		v_store_floats(to + i, load_x(in, i, n));
 }
 
 #ifdef __AVX512BF16__
-V_INLINE void pack_bf16s(uint16_t *to, const char *x, uint64_t n, uint32_t dtype)
+V_INLINE void pack_bf16s(uint16_t *to, const struct inputs in, uint64_t n)
 {
 	for (uint64_t i = 0; i < n; i += 2 * VL) {
-		const vf low = load_x(x, i, n, dtype);
-		const vf high = load_x(x, least(i + VL, n), n, dtype);
+		const vf low = load_x(in, i, n);
+		const vf high = load_x(in, least(i + VL, n), n);
 		const __m512bh both = _mm512_cvtne2ps_pbh((__m512)high, (__m512)low);
 
 		memcpy(to + i, &both, sizeof(both));
@@ -203,13 +228,13 @@ V_INLINE void pack_bf16s(uint16_t *to, const char *x, uint64_t n, uint32_t dtype
 #endif
 
 /* The bits of the greatest magnitude, in whose order NaN comes after infinity. */
-V_INLINE int32_t greatest_bits(const char *x, uint64_t n, uint32_t dtype)
+V_INLINE int32_t greatest_bits(const struct inputs in, uint64_t n)
 {
 	vi greatest = {0};
 	int32_t bits = 0;
 
 	for (uint64_t i = 0; i < n; i += VL) {
-		const vi v = (vi)load_x(x, i, n, dtype) & 0x7fffffff;
+		const vi v = (vi)load_x(in, i, n) & 0x7fffffff;
 		const vi greater = v > greatest;
 
 		greatest = (greater & v) | (~greater & greatest);
@@ -220,14 +245,14 @@ V_INLINE int32_t greatest_bits(const char *x, uint64_t n, uint32_t dtype)
 }
 
 /* Returns what a word is worth: NaN where an element is NaN or infinite. */
-V_INLINE float pack_words(uint16_t *to, const char *x, uint64_t n, uint32_t dtype)
+V_INLINE float pack_words(uint16_t *to, const struct inputs in, uint64_t n)
 {
-	const float magnitude = float_from_bits((uint32_t)greatest_bits(x, n, dtype));
+	const float magnitude = float_from_bits((uint32_t)greatest_bits(in, n));
 	const float top = magnitude > WORD_LEAST ? magnitude : WORD_LEAST;
 	const vf factor = v_set1(WORD_MAX / top), magic = v_set1(ROUND_MAGIC);
 
 	for (uint64_t i = 0; i < n; i += VL) {
-		const vi v = (vi)(load_x(x, i, n, dtype) * factor + magic) - (vi)magic;
+		const vi v = (vi)(load_x(in, i, n) * factor + magic) - (vi)magic;
 
 		v_store_halves(to + i, v_narrow((vu)v & 0xffff));
 	}
@@ -238,21 +263,21 @@ V_INLINE float pack_words(uint16_t *to, const char *x, uint64_t n, uint32_t dtyp
 
 /* Inputs of a row of the panel from `from` on, a multiple of a chunk, and zeros after them. */
 V_INLINE void pack_part(const struct linear *l, struct panel *p, uint64_t at, uint64_t from,
-	const char *x, uint64_t n, uint32_t dtype)
+	const struct inputs in, uint64_t n)
 {
 	char *to = p->x + at * p->stride;
 
 	if (l->numbers == FLOATS)
-		pack_floats((float *)to + from, x, n, dtype);
+		pack_floats((float *)to + from, in, n);
 #ifdef __AVX512BF16__
 	if (l->numbers == BF16S)
-		pack_bf16s((uint16_t *)to + from, x, n, dtype);
+		pack_bf16s((uint16_t *)to + from, in, n);
 #endif
 	if (l->numbers != WORDS)
 		return;
 	for (uint64_t i = 0; i < n; i += chunk_of(WORDS)) {
-		const float scale = pack_words((uint16_t *)to + from + i, x + i * v_size(dtype),
-			least(n - i, chunk_of(WORDS)), dtype);
+		const float scale = pack_words((uint16_t *)to + from + i, inputs_from(in, i),
+			least(n - i, chunk_of(WORDS)));
 		const uint64_t groups = (p->rows + p->group - 1) / p->group;
 		vf *scales = &p->scales[(from + i) / chunk_of(WORDS) * groups + at / p->group];
 
@@ -287,20 +312,40 @@ static void find_factors(const struct linear *l, struct panel *p, uint64_t first
 	}
 }
 
-static void pack_normed(const struct linear *l, struct panel *p, uint64_t row, uint64_t at)
+/* A row whose squares overflow. */
+static void pack_extreme_row(const struct linear *l, struct panel *p, uint64_t row, uint64_t at)
 {
 	const struct rmsnorm_row normed = norm_row(l, row);
-	const float factor = p->factors[row - p->first_row];
 	float part[NORM_PART];
+	const struct inputs in = {.x = (const char *)part, .dtype = GPUQ_F32};
 
 	for (uint64_t from = 0; from < p->n; from += NORM_PART) {
 		const uint64_t n = least(NORM_PART, p->n - from), begin = p->from + from;
 
-		V_WITH_DTYPE(l->norm_dtype,
-			rmsnorm_part(&normed, factor, begin, begin + n, (char *)part,
-				norm_dtypes(DTYPE)));
-		pack_part(l, p, at, from, (const char *)part, n, GPUQ_F32);
+		rmsnorm_extreme_part(
+			&normed, begin, begin + n, (char *)part, norm_dtypes(l->norm_dtype));
+		pack_part(l, p, at, from, in, n);
 	}
+}
+
+V_INLINE void pack_row(
+	const struct linear *l, struct panel *p, uint64_t row, uint64_t at, uint32_t dtype)
+{
+	const char *x = l->x + (row * l->n + p->from) * v_size(dtype);
+
+	pack_part(l, p, at, 0, (struct inputs){.x = x, .dtype = dtype}, p->n);
+}
+
+V_INLINE void pack_normed_row(
+	const struct linear *l, struct panel *p, uint64_t row, uint64_t at, uint32_t norm_dtype)
+{
+	const struct inputs in = {.x = l->x + (row * l->n + p->from) * sizeof(float),
+		.dtype = GPUQ_F32,
+		.norm = l->norm + p->from * v_size(norm_dtype),
+		.norm_dtype = norm_dtype,
+		.factor = p->factors[row - p->first_row]};
+
+	pack_part(l, p, at, 0, in, p->n);
 }
 
 /* The panel's inputs of its rows; beyond them the last one again, up to whole groups. */
@@ -309,13 +354,14 @@ static void pack(const struct linear *l, struct panel *p)
 	const uint64_t rows = (p->rows + p->group - 1) / p->group * p->group;
 
 	for (uint64_t at = 0; at < rows; at++) {
-		const uint64_t row = p->row + least(at, p->rows - 1), begin = row * l->n + p->from;
+		const uint64_t row = p->row + least(at, p->rows - 1);
 
-		if (l->norm != NULL)
-			pack_normed(l, p, row, at);
+		if (l->norm == NULL)
+			V_WITH_DTYPE(l->x_dtype, pack_row(l, p, row, at, DTYPE));
+		else if (isnan(p->factors[row - p->first_row]))
+			pack_extreme_row(l, p, row, at);
 		else
-			V_WITH_DTYPE(l->x_dtype,
-				pack_part(l, p, at, 0, l->x + begin * v_size(DTYPE), p->n, DTYPE));
+			V_WITH_DTYPE(l->norm_dtype, pack_normed_row(l, p, row, at, DTYPE));
 	}
 }
 

@@ -72,7 +72,7 @@ V_INLINE double rmsnorm_squares(const struct rmsnorm_row *row, const struct rmsn
 	return squares;
 }
 
-/* Elements from..to-1 of a row whose squares overflow f32, or that holds a NaN or an infinity. */
+/* Elements from..to-1 to y, of a row whose squares overflow f32 or that holds a NaN or infinity. */
 static inline void rmsnorm_extreme_part(const struct rmsnorm_row *row, uint64_t from, uint64_t to,
 	char *y, const struct rmsnorm_dtypes t)
 {
@@ -101,24 +101,19 @@ V_INLINE float rmsnorm_factor(const struct rmsnorm_row *row, const struct rmsnor
 					  : NAN;
 }
 
-/* Elements from..to-1, from being a multiple of VL, to y. */
-V_INLINE void rmsnorm_part(const struct rmsnorm_row *row, float factor, uint64_t from, uint64_t to,
-	char *y, const struct rmsnorm_dtypes t)
-{
-	if (isnan(factor)) {
-		rmsnorm_extreme_part(row, from, to, y, t);
-		return;
-	}
-	for (uint64_t i = from; i < to; i += VL)
-		v_store(y + (i - from) * v_size(t.y),
-			rmsnorm_summed(row, i, t) * v_set1(factor) *
-				rmsnorm_load(row->weight, i, row->n, t.weight),
-			to - i, t.y);
-}
-
 V_INLINE void rmsnorm_row(const struct rmsnorm_row *row, const struct rmsnorm_dtypes t)
 {
-	rmsnorm_part(row, rmsnorm_factor(row, t), 0, row->n, row->y, t);
+	const float factor = rmsnorm_factor(row, t);
+
+	if (isnan(factor)) {
+		rmsnorm_extreme_part(row, 0, row->n, row->y, t);
+		return;
+	}
+	for (uint64_t i = 0; i < row->n; i += VL)
+		v_store(row->y + i * v_size(t.y),
+			rmsnorm_summed(row, i, t) * v_set1(factor) *
+				rmsnorm_load(row->weight, i, row->n, t.weight),
+			row->n - i, t.y);
 }
 
 #endif
