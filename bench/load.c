@@ -2,7 +2,7 @@
 /*
  * load.c: how fast the weights of a model come into the device's memory: out of the page cache,
  * beside read() of the same bytes into the same kind of memory; and from the disk, beside fio. And
- * how long gpuqd takes from its start to the first token.
+ * how long gpuqd takes from its start to the first token. On a GPU only the last.
  */
 #include "bench/llm.h"
 
@@ -12,6 +12,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -309,7 +310,12 @@ int bench_load(struct bench *b)
 
 	if (e < 0)
 		return e;
-	e = measure_weights(b, &folder);
+	if (strcmp(b->device, "cpu") == 0)
+		e = measure_weights(b, &folder);
+	else
+		report_line(
+			"read() and fio are compared with --device cpu only: files cannot be read "
+			"into a GPU's memory\n");
 	cpus_free();
 	if (e == 0)
 		e = measure_start(b, &folder);
