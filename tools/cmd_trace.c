@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* gpuq trace: what gpuqd's flight recorder holds, as a file for Perfetto. */
 #include "tools/command.h"
+#include "tools/step_shape.h"
 #include "tools/trace.h"
 
 #include "shm/clock.h"
@@ -32,8 +33,13 @@ static struct stats_graph *read_graphs(
 		pread(r->fd, graphs, bytes, (off_t)h->graphs_offset) != (ssize_t)bytes)
 		return graphs;
 	*ret_n = h->max_graphs;
-	for (uint32_t i = 0; i < h->max_graphs; i++)
-		graphs[i].shape[sizeof(graphs[i].shape) - 1] = '\0';
+	for (uint32_t i = 0; i < h->max_graphs; i++) {
+		char text[sizeof(graphs[i].shape)];
+
+		graphs[i].shape[sizeof(text) - 1] = '\0';
+		if (step_shape_text(graphs[i].shape, text, sizeof(text)))
+			snprintf(graphs[i].shape, sizeof(text), "%s", text);
+	}
 	return graphs;
 }
 
@@ -98,10 +104,10 @@ static void say_result(const struct trace *t, const char *path)
 	for (uint32_t i = 0; i < RECORDER_RINGS; i++)
 		n += rings[i].n;
 	if (strcmp(path, "-") != 0)
-		printf("%s: %u requests of %u channels, from %llu events in %.3f s; "
+		printf("%s: %u requests of %u channel%s, from %llu events in %.3f s; "
 		       "open it at https://ui.perfetto.dev\n",
-			path, t->n_requests, t->n_channels, (unsigned long long)n,
-			(double)(t->last_ns - t->first_ns) * 1e-9);
+			path, t->n_requests, t->n_channels, t->n_channels == 1 ? "" : "s",
+			(unsigned long long)n, (double)(t->last_ns - t->first_ns) * 1e-9);
 	if (trace_lost(t) > 0)
 		complain("%llu events were lost: they came faster than they could be read",
 			(unsigned long long)trace_lost(t));

@@ -441,7 +441,7 @@ static void every_stage_is_there(void **state)
 	expect_count(&f, NULL, "replay", 1);
 	expect_count(&f, NULL, "launched without graph", 1);
 	expect_count(&f, NULL, "capture", 1);
-	expect_count(&f, NULL, "cold launch", 1);
+	expect_count(&f, "tiny: 96 tokens of 1 text, context ", "cold launch", 1);
 	expect_count(&f, "decode", "steps of tiny", N_STEPS - 1);
 	expect_count(&f, "prompt", "steps of tiny", 1);
 	expect_count(&f, "launch", "steps of tiny", N_STEPS);
