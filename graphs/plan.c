@@ -184,9 +184,14 @@ static void find_last_readers(struct planning *p)
 	}
 }
 
-/* Before any inner tensor has a place: only constants have addresses then. */
-static void find_constants(struct planning *p)
+/*
+ * Before any inner tensor has a place: only constants have addresses then. gpuqd's own calls give
+ * no memory twice, so their inputs stay as they are; a client's input may be an output as well.
+ */
+static void find_constants(struct planning *p, bool is_own)
 {
+	for (uint32_t i = 0; i < p->n_inputs; i++)
+		p->constant[i] = is_own;
 	for (uint32_t i = p->n_external; i < p->n_tensors; i++)
 		p->constant[i] = p->tensors[i].data != NULL;
 	for (uint32_t i = 0; i < p->n_steps; i++) {
@@ -226,7 +231,7 @@ static int plan_pipeline(struct planning *p, const struct pipeline *pipeline,
 	p->n_inputs = call->op->n_inputs;
 	p->n_external = call->op->n_inputs + call->op->n_outputs;
 	find_last_readers(p);
-	find_constants(p);
+	find_constants(p, pipeline_has_constants(pipeline));
 	err = allocate(p->n_steps, &p->plan);
 	if (err == 0)
 		err = take_call(p, call, ret_blame);

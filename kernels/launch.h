@@ -19,7 +19,7 @@ struct op_launch {
 	uint8_t in[GPUQ_MAX_INPUTS]; /* index in device_args.pointers, or OP_FIXED */
 	uint8_t out[GPUQ_MAX_OUTPUTS];	 /* likewise */
 	uint8_t params[GPUQ_MAX_PARAMS]; /* index in device_args.scalars, or OP_FIXED */
-	/* Bit i: input i is fixed and nothing in the sequence writes it: it may be read early. */
+	/* Bit i: nothing writes input i while the sequence runs: it may be read early. */
 	uint32_t constants;
 };
 

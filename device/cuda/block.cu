@@ -8,9 +8,10 @@
 #define WORDS (sizeof(struct cuda_block) / sizeof(uint64_t))
 static_assert(WORDS <= 32, "one warp copies it");
 
+/* Those that come next may read the block as soon as they start, so it lets none start before. */
 static __global__ void bring_block(const __grid_constant__ struct cuda_bring bring)
 {
-	cuda_begin();
+	cuda_await();
 	if (threadIdx.x < WORDS)
 		((uint64_t *)bring.to)[threadIdx.x] = ((const uint64_t *)&bring.block)[threadIdx.x];
 }

@@ -41,9 +41,9 @@ static __device__ inline void cuda_let_next(void)
 }
 
 /*
- * All kernels before this one have ended. Before that it touches nothing but constants. Each thread
- * of each kernel comes here: one that ended earlier than its predecessor would end the wait of its
- * successor for both.
+ * All kernels before this one have ended. Before that it touches nothing but constants and the
+ * block of arguments. Each thread of each kernel comes here: one that ended earlier than its
+ * predecessor would end the wait of its successor for both.
  */
 static __device__ inline void cuda_await(void)
 {

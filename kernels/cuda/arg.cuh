@@ -49,18 +49,24 @@ static inline void *arg_known(struct arg arg)
 	return arg.index == OP_FIXED ? (void *)(uintptr_t)arg.value : NULL;
 }
 
+/* A word of the block, which may be read before cuda_await(): not from an older L1 cache. */
+static __device__ inline uint64_t arg_word(const void *word)
+{
+	return __ldcg((const unsigned long long *)word);
+}
+
 /* Told to be in global memory, the compiler has the faster instructions for what is there. */
 static __device__ inline char *arg_pointer(const struct device_args *block, struct arg arg)
 {
 	const uint64_t address =
-		arg.index == OP_FIXED ? arg.value : (uint64_t)block->pointers[arg.index];
+		arg.index == OP_FIXED ? arg.value : arg_word(&block->pointers[arg.index]);
 
 	return (char *)__cvta_global_to_generic(address);
 }
 
 static __device__ inline int64_t arg_i64(const struct device_args *block, struct arg arg)
 {
-	return (int64_t)(arg.index == OP_FIXED ? arg.value : block->scalars[arg.index]);
+	return (int64_t)(arg.index == OP_FIXED ? arg.value : arg_word(&block->scalars[arg.index]));
 }
 
 static __device__ inline double arg_f64(const struct device_args *block, struct arg arg)

@@ -19,6 +19,9 @@ extern "C" {
 #define PAIRS (KV_MAX_COLUMNS / 2 / WARP) /* of a lane */
 #define MAX_BLOCKS 1024u		  /* where a row has several */
 
+/* What is read before cuda_await() where nothing in the sequence writes it. */
+#define EARLY (1u << APPEND_POSITIONS | 1u << APPEND_ROWS | 1u << APPEND_TABLE)
+
 struct append_task {
 	struct arg qkv, positions, rows, table, cache, q_norm, k_norm, q, eps;
 	struct turn_args turns;
@@ -26,6 +29,7 @@ struct append_task {
 	uint64_t heads;			     /* of queries */
 	uint32_t shares;		     /* blocks of a row */
 	uint32_t q_norm_dtype, k_norm_dtype; /* 0: there are no norms */
+	bool early; /* positions, rows and table may be read before cuda_await() */
 };
 
 /* Columns i and i + D/2 of a head, for each i that is the lane's. */
@@ -110,12 +114,28 @@ template <typename T> __device__ inline void store_head(T *to, const struct head
 	}
 }
 
+/* Where the row's first key goes; -1: nowhere. */
+static __device__ inline int64_t slot_of(const struct append_task &task,
+	const struct device_args *block, uint64_t n, int32_t position)
+{
+	const int32_t *table = (const int32_t *)arg_pointer(block, task.table);
+	int64_t found = -1;
+
+	if (position >= 0)
+		found = kv_find(task.kv, table,
+			index_at((const int32_t *)arg_pointer(block, task.rows), n),
+			(uint64_t)position / KV_TOKENS);
+	return found < 0 ? -1
+			 : (int64_t)(kv_begin(task.kv, (uint64_t)found, KV_KEYS, 0) +
+				   (uint64_t)position % KV_TOKENS * task.kv.columns);
+}
+
 template <typename T>
 __global__ void BOUNDS(THREADS) append_row(const __grid_constant__ struct append_task task,
 	const __grid_constant__ struct cuda_completion done)
 {
 	__shared__ struct turn turns[KV_MAX_COLUMNS / 2];
-	__shared__ int64_t slot; /* where the row's first key goes; -1: nowhere */
+	__shared__ int64_t slot;
 	const uint64_t n = blockIdx.x / task.shares, share = blockIdx.x % task.shares;
 	const uint64_t groups = task.kv.groups, columns = task.kv.columns;
 	const uint64_t all = task.heads + 2 * groups, step = task.shares * WARPS;
@@ -131,31 +151,26 @@ __global__ void BOUNDS(THREADS) append_row(const __grid_constant__ struct append
 		? turn_frequency(turn_params_of(task.turns, done.block), threadIdx.x, columns)
 		: 0;
 
+	if (!task.early)
+		cuda_await();
+
+	const int32_t position =
+		index_at((const int32_t *)arg_pointer(done.block, task.positions), n);
+
+	if (threadIdx.x < half)
+		turns[threadIdx.x] = turn_of((double)position * frequency);
+	if (threadIdx.x == THREADS - 1)
+		slot = slot_of(task, done.block, n, position);
 	cuda_await();
 
 	const float *x = (const float *)arg_pointer(done.block, task.qkv) + n * all * columns;
 	float *q = (float *)arg_pointer(done.block, task.q) + n * task.heads * columns;
 	T *cache = (T *)arg_pointer(done.block, task.cache);
-	const int32_t position =
-		index_at((const int32_t *)arg_pointer(done.block, task.positions), n);
 
-	/* Each head is under way while the one before it, or its turns, are made. */
+	/* Each head is under way while the one before it is turned. */
 	uint64_t h = share * WARPS + threadIdx.x / WARP;
 	struct head next = load_head(x + min(h, all - 1) * columns, half);
 
-	if (threadIdx.x < half)
-		turns[threadIdx.x] = turn_of((double)position * frequency);
-	if (threadIdx.x == THREADS - 1) {
-		const int64_t found = position < 0
-			? -1
-			: kv_find(task.kv, (const int32_t *)arg_pointer(done.block, task.table),
-				  index_at((const int32_t *)arg_pointer(done.block, task.rows), n),
-				  (uint64_t)position / KV_TOKENS);
-
-		slot = found < 0 ? -1
-				 : (int64_t)(kv_begin(task.kv, (uint64_t)found, KV_KEYS, 0) +
-					   (uint64_t)position % KV_TOKENS * columns);
-	}
 	__syncthreads();
 	for (; h < all; h += step) {
 		struct head head = next;
@@ -204,6 +219,7 @@ static int launch(const struct device_kernel *kernel, const struct cuda_args *ar
 	task.eps = arg_param(args, &op->call.params[APPEND_EPS], op->params[APPEND_EPS]);
 	task.kv = kv_shape_of(&in[APPEND_TABLE], &in[APPEND_CACHE]);
 	task.heads = q->dims[1];
+	task.early = (op->constants & EARLY) == EARLY;
 	if (q->dims[0] == 0)
 		return launch_nothing(kernel, args, to);
 	if (q->dims[0] > INT_MAX)

@@ -21,6 +21,7 @@
 #include <stdlib.h>
 
 extern "C" {
+#include "kernels/kv_append/kv_append.h"
 #include "kernels/linear/linear.h"
 #include "kernels/ops.h"
 #include "kernels/paged_attention/paged_attention.h"
@@ -179,6 +180,18 @@ static struct op_call call_of(const struct op *op)
 	return call;
 }
 
+/* Inputs that no step writes. */
+static uint32_t constants_of(const struct cuda_code *code)
+{
+	if (code == &linear_cuda || code == &rmsnorm_cuda)
+		return 1u << 1 | 1u << LINEAR_NORM;
+	if (code == &kv_append_cuda)
+		return 1u << APPEND_POSITIONS | 1u << APPEND_ROWS | 1u << APPEND_TABLE;
+	if (code == &paged_attention_cuda)
+		return 1u << ATTENTION_TABLE | 1u << ATTENTION_POSITIONS | 1u << ATTENTION_ROWS;
+	return 0;
+}
+
 /* Adds a step, whose first outputs get memory where they have none. */
 static struct tensor add(struct rig *rig, const char *name, const struct cuda_code *code,
 	struct op_call *call, uint64_t bytes, uint32_t out_dtype = GPUQ_F32)
@@ -201,8 +214,8 @@ static struct tensor add(struct rig *rig, const char *name, const struct cuda_co
 	}
 	step->name = name;
 	step->code = code;
-	if (code == &linear_cuda || code == &rmsnorm_cuda)
-		step->launch.constants = late ? 0 : 1u << 1 | 1u << LINEAR_NORM;
+	if (!late)
+		step->launch.constants = constants_of(code);
 	step->bytes = bytes;
 	step->launch.call = *call;
 	memset(step->launch.in, OP_FIXED, sizeof(step->launch.in));

@@ -124,7 +124,7 @@ static void test_constants_are_no_inputs(void **state)
 	free_weights(weights);
 }
 
-/* Kernels may read them early. */
+/* Kernels may read them and the inputs early. */
 static void test_constants_may_be_read_early(void **state)
 {
 	static char place[256] __attribute__((aligned(256)));
@@ -144,7 +144,7 @@ static void test_constants_may_be_read_early(void **state)
 	call.out[0] = (struct tensor){.dtype = GPUQ_F32, .rank = UINT32_MAX};
 	assert_int_equal(plan_create(p, &call, place, NULL, &plan, &blame), 0);
 	k = plan->kernels;
-	assert_int_equal(k[0].launch.constants, 1u << 1);
+	assert_int_equal(k[0].launch.constants, 1u << 0 | 1u << 1);
 	assert_int_equal(k[1].launch.constants, 0);
 	assert_int_equal(k[2].launch.constants, 1u << 1);
 	plan_destroy(plan);
@@ -184,7 +184,7 @@ static void test_constants_that_are_written(void **state)
 	call.out[0] = (struct tensor){.dtype = GPUQ_F32, .rank = UINT32_MAX};
 	assert_int_equal(plan_create(p, &call, place, NULL, &plan, &blame), 0);
 	assert_int_equal(plan->kernels[0].launch.in[4], OP_FIXED);
-	assert_int_equal(plan->kernels[0].launch.constants, 0);
+	assert_int_equal(plan->kernels[0].launch.constants, 0xf);
 	plan_destroy(plan);
 	pipeline_unref(p);
 	free(d);
