@@ -112,10 +112,9 @@ static __device__ inline float quads_sum(float v)
 
 template <uint32_t COLUMNS, uint32_t HEADS, bool ALIGNED> struct cores_attention {
 	using H = cores_heads<HEADS>;
-	static constexpr uint32_t BLOCKS = 1; /* a warp's at once */
-	static constexpr uint32_t STEP = BLOCKS * WARPS * KV_TOKENS;
-	static constexpr uint32_t CHUNKS = COLUMNS / 32; /* a lane's, of 8 columns of a key */
-	static constexpr uint32_t SPANS = COLUMNS / 64;	 /* likewise of a value */
+	static constexpr uint32_t STEP = WARPS * KV_TOKENS; /* a block of the cache for each warp */
+	static constexpr uint32_t CHUNKS = COLUMNS / 32;    /* a lane's, of 8 columns of a key */
+	static constexpr uint32_t SPANS = COLUMNS / 64;	    /* likewise of a value */
 	static constexpr uint32_t TILES = H::TILES, WIDTH = COLUMNS;
 	static constexpr uint32_t OWN = HEADS * COLUMNS / THREADS; /* sums of a thread */
 	static constexpr uint32_t STRIDE = COLUMNS + 4; /* of heads in what a warp leaves */
@@ -123,11 +122,11 @@ template <uint32_t COLUMNS, uint32_t HEADS, bool ALIGNED> struct cores_attention
 
 	typedef __nv_bfloat16 element;
 
-	/* Blocks of the cache, as a lane has them. */
+	/* A block of the cache, as a lane has it. */
 	struct loaded {
-		struct seen seen[BLOCKS];
-		uint32_t block[BLOCKS];
-		uint4 keys[BLOCKS][2][CHUNKS], values[BLOCKS][SPANS][4];
+		struct seen seen;
+		uint32_t block;
+		uint4 keys[2][CHUNKS], values[SPANS][4];
 	};
 
 	/* What a warp has of a part: sums of 2 of the lane's columns in each. */
@@ -228,63 +227,50 @@ template <uint32_t COLUMNS, uint32_t HEADS, bool ALIGNED> struct cores_attention
 		return {from, until > from ? until - from : 0};
 	}
 
-	static __device__ inline uint32_t position_of(uint32_t step, uint32_t b)
+	static __device__ inline uint32_t position_of(uint32_t step)
 	{
-		return step + (b * WARPS + warp()) * KV_TOKENS;
+		return step + warp() * KV_TOKENS;
 	}
 
-	/* This warp's blocks of a step; what the row does not see is not looked up. */
-	__device__ inline void find(uint32_t step, int32_t found[BLOCKS]) const
+	/* This warp's block of a step; what the row does not see is not looked up. */
+	__device__ inline int32_t find(uint32_t step) const
 	{
-#pragma unroll
-		for (uint32_t b = 0; b < BLOCKS; b++) {
-			const uint32_t position = position_of(step, b);
+		const uint32_t position = position_of(step);
 
-			found[b] = range_of(position).count > 0
-				? index_at(table, position / KV_TOKENS)
-				: 0;
-		}
+		return range_of(position).count > 0 ? index_at(table, position / KV_TOKENS) : 0;
 	}
 
-	/* Loads of the blocks that were found begin with their keys. */
-	__device__ inline void load_keys(
-		uint32_t step, const int32_t found[BLOCKS], struct loaded *l) const
+	/* Loads of the block that was found begin with its keys. */
+	__device__ inline void load_keys(uint32_t step, int32_t found, struct loaded *l) const
 	{
-#pragma unroll
-		for (uint32_t b = 0; b < BLOCKS; b++) {
-			const bool there = (uint32_t)found[b] < blocks;
-			const element *key;
+		const bool there = (uint32_t)found < blocks;
+		const element *key;
 
-			l->block[b] = there ? (uint32_t)found[b] : 0;
-			l->seen[b] = range_of(position_of(step, b));
-			l->seen[b].count = there ? l->seen[b].count : 0;
-			key = keys + (uint64_t)l->block[b] * block_stride;
+		l->block = there ? (uint32_t)found : 0;
+		l->seen = range_of(position_of(step));
+		l->seen.count = there ? l->seen.count : 0;
+		key = keys + (uint64_t)l->block * block_stride;
 #pragma unroll
-			for (uint32_t i = 0; i < 2 * CHUNKS; i++)
-				l->keys[b][i / CHUNKS][i % CHUNKS] =
-					load_eight(key + i / CHUNKS * 8 * COLUMNS + i % CHUNKS * 32,
-						l->seen[b].has(i / CHUNKS * 8 + quad()));
-		}
+		for (uint32_t i = 0; i < 2 * CHUNKS; i++)
+			l->keys[i / CHUNKS][i % CHUNKS] =
+				load_eight(key + i / CHUNKS * 8 * COLUMNS + i % CHUNKS * 32,
+					l->seen.has(i / CHUNKS * 8 + quad()));
 	}
 
 	__device__ inline void load_values(struct loaded *l) const
 	{
-#pragma unroll
-		for (uint32_t b = 0; b < BLOCKS; b++) {
-			const element *value =
-				keys + to_values + (uint64_t)l->block[b] * block_stride;
+		const element *value = keys + to_values + (uint64_t)l->block * block_stride;
 
 #pragma unroll
-			for (uint32_t i = 0; i < 4 * SPANS; i++)
-				l->values[b][i / 4][i % 4] = load_eight(
-					value + (i % 4 / 2 * 8 + i % 2) * COLUMNS + i / 4 * 64,
-					l->seen[b].has(token_of(i % 4)));
-		}
+		for (uint32_t i = 0; i < 4 * SPANS; i++)
+			l->values[i / 4][i % 4] =
+				load_eight(value + (i % 4 / 2 * 8 + i % 2) * COLUMNS + i / 4 * 64,
+					l->seen.has(token_of(i % 4)));
 	}
 
-	/* The lane's heads' scores of its two tokens, quad() and 8 further; -inf: not seen. */
+	/* The lane's heads' scores of its two tokens, quad() and 8 further. */
 	__device__ inline void make_scores(
-		const uint4 key[2][CHUNKS], const struct seen &seen, float scores[2][H::OWN]) const
+		const uint4 key[2][CHUNKS], float scores[2][H::OWN]) const
 	{
 		float c[TILES][4] = {};
 
@@ -304,39 +290,33 @@ template <uint32_t COLUMNS, uint32_t HEADS, bool ALIGNED> struct cores_attention
 	}
 
 	/* Scores become weights beside the part's greatest so far; its sums follow that. */
-	static __device__ inline void make_weights(float scores[BLOCKS][2][H::OWN],
-		const struct seen seen[BLOCKS], struct share *share)
+	static __device__ inline void make_weights(
+		float scores[2][H::OWN], const struct seen &seen, struct share *share)
 	{
+		const bool sees[2] = {seen.has(quad()), seen.has(8 + quad())};
 		float keep[H::OWN];
 		bool grown = false;
 
 #pragma unroll
 		for (uint32_t own = 0; own < H::OWN; own++) {
 			const float before = share->greatest[own];
-			float greatest = before;
+			float greatest = before, sum = 0;
 
 #pragma unroll
-			for (uint32_t i = 0; i < BLOCKS * 2; i++) {
-				if (seen[i / 2].has(i % 2 * 8 + quad()))
-					greatest = fmaxf(greatest, scores[i / 2][i % 2][own]);
-			}
+			for (uint32_t i = 0; i < 2; i++)
+				greatest = sees[i] ? fmaxf(greatest, scores[i][own]) : greatest;
 			greatest = quads_max(greatest);
 			keep[own] = greatest == before ? 1 : expf(before - greatest);
 			grown = grown || greatest != before;
-			share->greatest[own] = greatest;
-			share->total[own] *= keep[own];
 #pragma unroll
-			for (uint32_t i = 0; i < BLOCKS * 2; i++) {
-				float *score = &scores[i / 2][i % 2][own];
-
-				*score = seen[i / 2].has(i % 2 * 8 + quad())
-					? expf(*score - greatest)
-					: 0;
-				share->total[own] += *score;
+			for (uint32_t i = 0; i < 2; i++) {
+				scores[i][own] = sees[i] ? expf(scores[i][own] - greatest) : 0;
+				sum += scores[i][own];
 			}
+			share->greatest[own] = greatest;
+			share->total[own] = share->total[own] * keep[own] + sum;
 		}
-		/* A part of one step has no sums before it. */
-		if (STEP == PART || !__any_sync(ALL_LANES, grown))
+		if (!__any_sync(ALL_LANES, grown))
 			return;
 #pragma unroll
 		for (uint32_t i = 0; i < SPANS * 4 * TILES * 4; i++)
@@ -398,22 +378,16 @@ template <uint32_t COLUMNS, uint32_t HEADS, bool ALIGNED> struct cores_attention
 	}
 
 	/* Takes what has been loaded; what follows is under way from then on. */
-	__device__ inline void attend_step(uint32_t next, const int32_t found[BLOCKS],
-		struct loaded *l, struct share *share) const
+	__device__ inline void attend_step(
+		uint32_t next, int32_t found, struct loaded *l, struct share *share) const
 	{
-		float scores[BLOCKS][2][H::OWN];
-		struct seen seen[BLOCKS];
+		const struct seen seen = l->seen;
+		float scores[2][H::OWN];
 
-#pragma unroll
-		for (uint32_t b = 0; b < BLOCKS; b++) {
-			seen[b] = l->seen[b];
-			make_scores(l->keys[b], seen[b], scores[b]);
-		}
+		make_scores(l->keys, scores);
 		load_keys(next, found, l);
 		make_weights(scores, seen, share);
-#pragma unroll
-		for (uint32_t b = 0; b < BLOCKS; b++)
-			add_values(scores[b], l->values[b], share);
+		add_values(scores, l->values, share);
 		load_values(l);
 	}
 
@@ -449,26 +423,31 @@ template <uint32_t COLUMNS, uint32_t HEADS, bool ALIGNED> struct cores_attention
 			share->greatest[own] = -INFINITY;
 	}
 
-	/* The parts from position `from` on; emit(part): all have left what they have. */
+	/*
+	 * The parts from position `from` on; emit(part): all have left what they have. Before
+	 * cuda_await() it reads the table.
+	 */
 	template <typename Emit>
-	__device__ inline void attend(const struct eight columns[CHUNKS], uint32_t from, Emit emit)
+	__device__ inline void attend(const float *q, bool there, uint32_t from, Emit emit)
 	{
-		int32_t found[BLOCKS];
+		struct eight columns[CHUNKS];
+		int32_t found = find(from);
 		struct loaded loaded;
 		struct share share;
 
-		find(from, found);
+		cuda_await();
+		load_query(q, there, columns);
 		load_keys(from, found, &loaded);
 		load_values(&loaded);
-		find(from + STEP, found);
+		found = find(from + STEP);
 		take_query(columns);
 #pragma unroll 1
 		for (uint32_t part = from; part < end; part += PART) {
 			clear(&share);
 #pragma unroll 1
-			for (uint32_t step = part; step - part < PART; step += STEP) {
+			for (uint32_t step = part; step < min(part + PART, end); step += STEP) {
 				attend_step(step + STEP, found, &loaded, &share);
-				find(step + 2 * STEP, found);
+				found = find(step + 2 * STEP);
 			}
 			leave_share(share);
 			__syncthreads();
@@ -520,29 +499,31 @@ __device__ inline void leave_part(const struct attention_task &task, float *part
 /* The block's parts: added up, or each left by itself where the row has several blocks. */
 template <typename A>
 __device__ inline void attend_run(A &a, const struct attention_task &task,
-	const struct eight *columns, const struct cores_place &at, float *parts, float *y)
+	const struct device_args *block, const struct cores_place &at, float *parts, float *y)
 {
 	constexpr struct so_far NOTHING = {-INFINITY, 0, 0};
 	const bool alone = task.splits == 1;
 	const uint32_t first = alone ? 0 : at.split * task.run * PART;
+	const float *q = (const float *)arg_pointer(block, task.q);
 	struct so_far so_far[A::OWN];
 
 	if (!alone)
 		a.end = min(a.end, first + task.run * PART);
-
 #pragma unroll
 	for (uint32_t o = 0; o < A::OWN; o++)
 		so_far[o] = NOTHING;
-	a.attend(columns, max(first, a.begin / PART * PART), [&](uint32_t part) {
+	a.attend(q + (at.query + A::H::of_row()) * A::WIDTH, A::H::of_row() < at.items,
+		max(first, a.begin / PART * PART), [&](uint32_t part) {
 #pragma unroll
-		for (uint32_t o = 0; o < A::OWN; o++) {
-			a.add_shares(o * THREADS + threadIdx.x, &so_far[o]);
-			if (alone)
-				continue;
-			leave_part<A>(task, parts, at, part, so_far[o], o * THREADS + threadIdx.x);
-			so_far[o] = NOTHING;
-		}
-	});
+			for (uint32_t o = 0; o < A::OWN; o++) {
+				a.add_shares(o * THREADS + threadIdx.x, &so_far[o]);
+				if (alone)
+					continue;
+				leave_part<A>(task, parts, at, part, so_far[o],
+					o * THREADS + threadIdx.x);
+				so_far[o] = NOTHING;
+			}
+		});
 #pragma unroll
 	for (uint32_t o = 0; o < A::OWN; o++) {
 		const uint32_t c = o * THREADS + threadIdx.x;
@@ -560,16 +541,12 @@ __device__ inline void attend_on_cores(struct attention_memory &m,
 {
 	using A = cores_attention<COLUMNS, HEADS, ALIGNED>;
 	const double given = arg_f64(block, task.scale);
-	const uint32_t item = A::H::of_row();
 	const uint64_t to_values = task.kv.groups * KV_TOKENS * COLUMNS;
 	float *y = (float *)arg_pointer(block, task.y);
 	float *parts = task.splits == 1 ? NULL : (float *)arg_pointer(block, task.parts);
-	struct eight columns[A::CHUNKS];
 	A a = {.m = m};
 	struct item span;
 
-	a.load_query((const float *)arg_pointer(block, task.q) + (at.query + item) * COLUMNS,
-		item < at.items, columns);
 	find_span(task, block, at.n, &span);
 	a.table = (const int32_t *)arg_pointer(block, task.table) +
 		(uint64_t)max(span.row, 0) * task.kv.length;
@@ -587,10 +564,9 @@ __device__ inline void attend_on_cores(struct attention_memory &m,
 		m.items[threadIdx.x].query = at.query + threadIdx.x;
 		m.items[threadIdx.x].there = threadIdx.x < at.items;
 	}
-	attend_run(a, task, columns, at, parts, y);
+	attend_run(a, task, block, at, parts, y);
 	if (task.splits > 1 && came_last(m, scratch, at.place, task.splits))
-		join_splits<A::OWN>(
-			m, task, parts, y, span.begin / PART, (span.end + PART - 1) / PART);
+		join_splits(m, task, parts, y, span.begin / PART, (span.end + PART - 1) / PART);
 }
 
 template <uint32_t COLUMNS, uint32_t HEADS>
@@ -602,7 +578,8 @@ __global__ void __launch_bounds__(THREADS, cores_resident(COLUMNS))
 	__shared__ struct attention_memory memory;
 	const struct cores_place at = cores_place_of(task);
 
-	cuda_await();
+	if (!task.early)
+		cuda_await();
 	if (aligned_16(arg_pointer(done.block, task.cache), NULL))
 		attend_on_cores<COLUMNS, HEADS, true>(memory, task, done.block, scratch, at);
 	else

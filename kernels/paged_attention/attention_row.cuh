@@ -437,8 +437,8 @@ __global__ void __launch_bounds__(THREADS, 2)
 
 		row_attend_split(a, task, table, item.row, items, parts, split);
 		if (came_last(memory, scratch, place, task.splits))
-			join_splits<A::OWN>(memory, task, parts,
-				(float *)arg_pointer(done.block, task.y), 0, task.parts_count);
+			join_splits(memory, task, parts, (float *)arg_pointer(done.block, task.y),
+				0, task.parts_count);
 	}
 	cuda_complete(done);
 }

@@ -31,10 +31,14 @@ extern "C" {
 #define LINE 128u /* bytes that memory delivers at once */
 #define USUAL_PROCESSORS 132u
 #define ROOM 512u	 /* floats of a warp in what is added up between warps */
+#define JOINED 16u	 /* parts whose sums are under way at once */
 #define CORES_ROOM 1056u /* likewise in attention_cores.cuh */
 
 /* Tokens under way in a team, as registers allow. */
 template <uint32_t ITEMS> constexpr uint32_t steps_for = ITEMS > 4 ? 2 : 4;
+
+/* What is read before cuda_await() where nothing in the sequence writes it. */
+#define EARLY (1u << ATTENTION_TABLE | 1u << ATTENTION_POSITIONS | 1u << ATTENTION_ROWS)
 
 struct attention_task {
 	struct arg q, cache, table, positions, rows, y, parts, scale, window;
@@ -49,6 +53,7 @@ struct attention_task {
 	uint32_t parts_count;
 	uint32_t shift; /* log2 of the lanes of a team */
 	float usual_scale;
+	bool early; /* positions, rows and table may be read before cuda_await() */
 };
 
 struct item {
@@ -58,19 +63,23 @@ struct item {
 	uint64_t query; /* which of all rows' heads */
 };
 
+/* Of the sums before a part and of its own; total 0: it sees nothing. */
+struct __align__(16) part_factors
+{
+	float keep, take, total;
+};
+
 /* What the threads of a block share. */
 struct __align__(16) attention_memory
 {
 	union {
 		struct {
-			float scores[MAX_ITEMS][PART]; /* then their weights; parts' totals */
-			union {
-				float adding[WARPS][ROOM];
-				float2 factors[MAX_ITEMS][PART]; /* of parts: keep and take */
-			};
+			float scores[MAX_ITEMS][PART]; /* then their weights */
+			float adding[WARPS][ROOM];
 			float sums[MAX_ITEMS][KV_MAX_COLUMNS];
 		};
-		float shares[WARPS][CORES_ROOM]; /* attention_cores.cuh's */
+		struct part_factors factors[MAX_ITEMS][PART]; /* when parts are joined */
+		float shares[WARPS][CORES_ROOM];	      /* attention_cores.cuh's */
 	};
 	float greatest[MAX_ITEMS], total[MAX_ITEMS];	       /* of the parts so far */
 	float part_greatest[MAX_ITEMS], part_total[MAX_ITEMS]; /* total 0: it sees nothing of it */
@@ -432,6 +441,15 @@ __device__ inline void attend_split(struct attention_memory &m, const struct att
 	}
 }
 
+/* At once, whatever happens to it: the compiler would wait for one part after the other. */
+static __device__ inline float load_now(const float *from)
+{
+	float v;
+
+	asm volatile("ld.global.cg.f32 %0, [%1];" : "=f"(v) : "l"(__cvta_generic_to_global(from)));
+	return v;
+}
+
 /*
  * The factors of parts first..first+count-1 of all items, a warp for each: of the sums so far, of
  * the part's, and its total. Maxima are the same in any order, so each lane has a part.
@@ -448,8 +466,8 @@ static __device__ inline void find_all_factors(struct attention_memory &m,
 		return;
 	for (uint32_t p = lane; p - lane < count; p += WARP) {
 		const float *part = part_of(task, parts, m.items[i], first + min(p, count - 1));
-		const float total = p < count ? __ldcg(&part[1]) : 0;
-		const float greatest = total != 0 ? __ldcg(&part[0]) : -INFINITY;
+		const float left = load_now(&part[0]), total = p < count ? load_now(&part[1]) : 0;
+		const float greatest = total != 0 ? left : -INFINITY;
 		float both = fmaxf(before, greatest), so_far;
 
 		for (uint32_t d = 1; d < WARP; d *= 2) {
@@ -460,86 +478,66 @@ static __device__ inline void find_all_factors(struct attention_memory &m,
 		so_far = __shfl_up_sync(ALL_LANES, both, 1);
 		so_far = lane == 0 ? before : so_far;
 		before = __shfl_sync(ALL_LANES, both, WARP - 1);
-		if (p < count) {
-			/* A part that sees nothing changes nothing. */
-			m.factors[i][p] = total != 0
-				? make_float2(expf(so_far - both), expf(greatest - both))
-				: make_float2(1, 0);
-			m.scores[i][p] = total;
-		}
+		m.factors[i][p] = {expf(so_far - both), expf(greatest - both), total};
 	}
 	if (lane == 0)
 		m.greatest[i] = before;
 }
 
-/* At once, whatever happens to it: the compiler would wait for one part after the other. */
-static __device__ inline float load_now(const float *from)
-{
-	float v;
-
-	asm volatile("ld.global.cg.f32 %0, [%1];" : "=f"(v) : "l"(__cvta_generic_to_global(from)));
-	return v;
-}
-
-/* Adds these parts of one column of an item; many of them are under way at once. */
+/*
+ * Adds these parts of one column of an item. JOINED of them are under way at once, and there is one
+ * way through: the code is new to the multiprocessor, which waits for its instructions too.
+ */
 static __device__ inline void add_parts(const struct attention_memory &m, uint32_t i,
 	const float *at, uint64_t stride, uint32_t count, float *sum, float *total)
 {
-	constexpr uint32_t AT_ONCE = 16;
-
 #pragma unroll 1
-	for (uint32_t first = 0; first < count; first += AT_ONCE) {
-		float of_part[AT_ONCE];
+	for (uint32_t first = 0; first < count; first += JOINED) {
+		float of_part[JOINED];
 
 #pragma unroll
-		for (uint32_t p = 0; p < AT_ONCE; p++)
+		for (uint32_t p = 0; p < JOINED; p++)
 			of_part[p] = load_now(at + min(first + p, count - 1) * stride);
 #pragma unroll
-		for (uint32_t p = 0; p < AT_ONCE; p++) {
-			if (first + p >= count)
-				break;
-			const float2 factors = m.factors[i][first + p];
-			const float part_total = m.scores[i][first + p];
+		for (uint32_t p = 0; p < JOINED; p++) {
+			const struct part_factors &f = m.factors[i][first + p];
+			const bool any = f.total != 0;
 
-			*total = fmaf(part_total, factors.y, *total * factors.x);
-			/* What sees nothing has left nothing. */
-			*sum = fold(*sum, factors.x, part_total == 0 ? 0 : of_part[p], factors.y);
+			*total = any ? fmaf(f.total, f.take, *total * f.keep) : *total;
+			*sum = any ? fold(*sum, f.keep, of_part[p], f.take) : *sum;
 		}
 	}
 }
+static_assert(PART % JOINED == 0 && WARP % JOINED == 0, "factors of all that are looked at");
 
-/* Adds up parts begin..end-1 of all items, as one block would have done; OWN columns a thread. */
-template <uint32_t OWN>
-__device__ inline void join_splits(struct attention_memory &m, const struct attention_task &task,
-	float *parts, float *y, uint32_t begin, uint32_t end)
+/* Adds up parts begin..end-1 of all items, as one block would have done. */
+static __device__ inline void join_splits(struct attention_memory &m,
+	const struct attention_task &task, float *parts, float *y, uint32_t begin, uint32_t end)
 {
-	const uint32_t columns = (uint32_t)task.kv.columns;
-	float sums[OWN] = {}, totals[OWN] = {};
+	const uint32_t columns = (uint32_t)task.kv.columns, all = task.tile * task.chunk * columns;
 
 #pragma unroll 1
-	for (uint32_t first = begin; first < end; first += PART) {
-		const uint32_t count = min(PART, end - first);
+	for (uint32_t done = 0; done < all; done += THREADS) {
+		const uint32_t c = done + threadIdx.x, i = c / columns;
+		const bool there = c < all && m.items[i].there;
+		float sum = 0, total = 0;
 
-		__syncthreads();
-		find_all_factors(m, task, parts, first, count, first == begin);
-		__syncthreads();
-#pragma unroll
-		for (uint32_t o = 0; o < OWN; o++) {
-			const uint32_t c = o * THREADS + threadIdx.x, i = c / columns;
+#pragma unroll 1
+		for (uint32_t first = begin; first < end; first += PART) {
+			const uint32_t count = min(PART, end - first);
 
-			if (c < MAX_ITEMS * columns && m.items[i].there)
+			if (done == 0 || end - begin > PART) {
+				__syncthreads();
+				find_all_factors(m, task, parts, first, count, first == begin);
+				__syncthreads();
+			}
+			if (there)
 				add_parts(m, i,
 					part_of(task, parts, m.items[i], first) + 2 + c % columns,
-					columns + 2, count, &sums[o], &totals[o]);
+					columns + 2, count, &sum, &total);
 		}
-	}
-#pragma unroll
-	for (uint32_t o = 0; o < OWN; o++) {
-		const uint32_t c = o * THREADS + threadIdx.x, i = c / columns;
-
-		if (c < MAX_ITEMS * columns && m.items[i].there)
-			y[m.items[i].query * columns + c % columns] =
-				totals[o] == 0 ? 0 : sums[o] / totals[o];
+		if (there)
+			y[m.items[i].query * columns + c % columns] = total == 0 ? 0 : sum / total;
 	}
 }
 
@@ -607,8 +605,7 @@ __device__ inline void attend(struct attention_memory &m, const struct attention
 	}
 	attend_split<T, ITEMS, ALIGNED>(m, task, block, r, scale, split);
 	if (came_last(m, scratch, place, task.splits))
-		join_splits<MAX_ITEMS * KV_MAX_COLUMNS / THREADS>(m, task,
-			(float *)arg_pointer(block, task.parts),
+		join_splits(m, task, (float *)arg_pointer(block, task.parts),
 			(float *)arg_pointer(block, task.y), 0, task.parts_count);
 }
 
@@ -698,6 +695,7 @@ static struct attention_task make_task(const struct op_launch *op, const struct 
 	task.context = in[ATTENTION_CONTEXT].dims[0];
 	task.shared = (uint32_t)(task.heads / task.kv.groups);
 	task.usual_scale = (float)(1 / sqrt((double)task.kv.columns));
+	task.early = (op->constants & EARLY) == EARLY;
 	return task;
 }
 
