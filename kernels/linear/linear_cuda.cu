@@ -19,9 +19,9 @@
  * depends on the numbers of inputs and outputs alone, so fixed_order is how it always is. An output
  * that comes out as NaN or infinity is computed once more, in double.
  *
- * One row of floats, times bf16s or int8s, is kernels/linear/ring.cuh's. What it takes is 1.05 to
- * 1.3 times what reading the weights takes (docs/cuda-notes.md); many rows are 6 N I O operations
- * of bf16s (f16: 10 N I O, f32: 12 N I O).
+ * One row of floats, times bf16s or int8s, is kernels/linear/ring.cuh's, and takes little more than
+ * reading the weights does (docs/cuda-notes.md). Many rows are 6 N I O operations of bf16s (f16: 10
+ * N I O, f32: 12 N I O).
  */
 #include "kernels/cuda/arg.cuh"
 #include "kernels/cuda/codes.h"

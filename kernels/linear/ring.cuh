@@ -22,7 +22,8 @@
 #define RING_THREADS (RING_WARPS * WARP)
 #define RING_BOUND 768u /* threads that would have registers, so that other kernels have some */
 #define RING_ROUNDS 2u	/* of the teams, after which sums of slices are put together */
-#define RING_KEPT 2u	/* eights of x that a thread has at a time */
+#define RING_KEPT 4u	/* eights of x that a thread has at a time, */
+#define RING_NORMED 2u	/* and of the norm's weights */
 #define RING_LEAST 4096 /* weights of a block */
 #define RING_BESIDE 256 /* bytes of shared memory that the kernel declares, at most */
 
@@ -47,8 +48,11 @@ template <typename T> struct ring_slot {
 	}
 };
 
-/* Steps that a warp has under way; no other block of the grid is to have room beside them. */
-template <typename T> constexpr uint32_t ring_depth = 8 / sizeof(T);
+/* Steps that a warp has under way, */
+template <typename T> constexpr uint32_t ring_depth = 6 / sizeof(T);
+
+/* and those that it brings before the kernel's turn: the inputs come behind what is under way. */
+template <typename T> constexpr uint32_t ring_early = 2 / sizeof(T);
 
 /* Shared memory of a block; behind it the parts of x, as planes of mma_plane() words. */
 template <typename T> struct ring_shared {
@@ -102,7 +106,6 @@ template <typename T, bool GATED> struct ring_bringer {
 	uint32_t begin; /* of the block's outputs the tile's first one */
 	int32_t left;	/* rows of the tile from the lane's first one on */
 	uint32_t step;
-	bool aligned;
 
 	__device__ inline void count(const struct linear_task &task, const struct ring_place &place)
 	{
@@ -120,35 +123,23 @@ template <typename T, bool GATED> struct ring_bringer {
 		from = w + (place.first + begin + lane / WIDE) * task.n + step * MMA_STEP +
 			lane % WIDE * (MMA_STEP / WIDE);
 		below = (GATED ? task.outputs : MMA_OUTPUTS / 2) * task.n;
-		aligned = aligned_16(w, NULL);
 		count(task, place);
-	}
-
-	__device__ inline void bring_row(
-		const struct linear_task &task, struct ring_slot<T> *slot, uint32_t row)
-	{
-		constexpr uint32_t HALF = MMA_OUTPUTS / 2;
-		const uint32_t lane = threadIdx.x % WARP, lower = row / HALF;
-		const T *p = from + lower * below + (uint64_t)(row % HALF) * (uint32_t)task.n;
-		uint4 *to = slot->at(lane / WIDE + row, lane % WIDE);
-
-		if ((int32_t)(row % linear_wide<GATED>) >= left)
-			return;
-		if (aligned) {
-			async_copy(to, p);
-			return;
-		}
-		for (uint32_t i = 0; i < MMA_STEP / WIDE; i++)
-			((T *)to)[i] = p[i];
 	}
 
 	/* One step, and to the next one; also where there is none, so that each is one group. */
 	__device__ inline void bring(const struct linear_task &task, const struct ring_place &place,
 		struct ring_slot<T> *slot)
 	{
+		constexpr uint32_t HALF = MMA_OUTPUTS / 2;
+		const uint32_t lane = threadIdx.x % WARP;
+
 #pragma unroll
-		for (uint32_t row = 0; row < MMA_OUTPUTS; row += WARP / WIDE)
-			bring_row(task, slot, row);
+		for (uint32_t row = 0; row < MMA_OUTPUTS; row += WARP / WIDE) {
+			if ((int32_t)(row % linear_wide<GATED>) < left)
+				async_copy(slot->at(lane / WIDE + row, lane % WIDE),
+					from + row / HALF * below +
+						(uint64_t)(row % HALF) * (uint32_t)task.n);
+		}
 		async_close();
 		step += task.slices;
 		from += task.slices * MMA_STEP;
@@ -163,101 +154,98 @@ template <typename T, bool GATED> struct ring_bringer {
 
 /* --- Inputs ------------------------------------------------------------------------------- */
 
-/* x as it is, by all threads. */
-static __device__ inline void ring_take_inputs(const float *x, uint32_t n, uint4 *parts)
-{
-	constexpr uint32_t ALL = RING_THREADS * EIGHT;
-	const bool aligned = aligned_16(x, NULL);
-
-	for (uint32_t first = threadIdx.x * EIGHT; first < n; first += RING_KEPT * ALL) {
-		struct eight eights[RING_KEPT];
-
-#pragma unroll
-		for (uint32_t i = 0; i < RING_KEPT; i++) {
-			if (first + i * ALL < n)
-				eights[i] = eight_load(x + first + i * ALL, EIGHT, aligned);
-		}
-#pragma unroll
-		for (uint32_t i = 0; i < RING_KEPT; i++) {
-			if (first + i * ALL < n)
-				mma_store_planes(parts, n, first + i * ALL, eights[i].v);
-		}
-	}
-	__syncthreads();
-}
-
-/* What a norm makes of x, with the bits of rmsnorm's kernel: the first threads act as its. */
-struct ring_norm {
+/*
+ * A thread's eights of x, or of what a norm makes of it: those that a thread of rmsnorm's kernel
+ * has, whose bits a norm's must be. The first ones stay in registers from load() to store(); others
+ * are read, and read again.
+ */
+struct ring_inputs {
+	const float *x;
 	const char *weight;
-	uint32_t n, dtype;
-	uint32_t first;			 /* of the thread's inputs; not before n: it has none */
-	struct eight weights[RING_KEPT]; /* of its first ones */
+	uint32_t n, dtype; /* of the norm's weights; 0: there are none */
+	uint32_t first;	   /* of the thread's; n: it has none */
+	bool aligned;
+	struct eight weights[RING_NORMED], kept[RING_KEPT];
 
-	__device__ inline ring_norm(const struct linear_task &task, const struct device_args *block)
+	/* Before the inputs are there. */
+	__device__ inline ring_inputs(
+		const struct linear_task &task, const struct device_args *block)
 	{
 		n = (uint32_t)task.n;
 		dtype = task.norm_dtype;
 		first = threadIdx.x < RMSNORM_THREADS ? threadIdx.x * EIGHT : n;
+		if (dtype == 0)
+			return;
 		weight = arg_pointer(block, task.norm);
 #pragma unroll
-		for (uint32_t k = 0; k < RING_KEPT; k++) {
-			if (first + k * RMSNORM_STEP < n)
-				weights[k] =
-					rmsnorm_weights(weight, dtype, first + k * RMSNORM_STEP, n);
+		for (uint32_t k = 0; k < RING_NORMED; k++) {
+			const uint32_t i = first + k * RMSNORM_STEP;
+
+			if (i < n)
+				weights[k] = rmsnorm_weights(weight, dtype, i, n);
 		}
 	}
 
-	/* Returns the factor. */
-	__device__ inline double take(const float *x, double eps, uint4 *parts) const
+	__device__ inline struct eight at(uint32_t i) const
 	{
-		const bool aligned = aligned_16(x, NULL);
-		struct eight kept[RING_KEPT];
-		double squares = 0;
+		return eight_load(x + i, EIGHT, aligned);
+	}
 
+	__device__ inline void load(const float *of)
+	{
+		x = of;
+		aligned = aligned_16(x, NULL);
 #pragma unroll
 		for (uint32_t k = 0; k < RING_KEPT; k++) {
 			kept[k] = {};
 			if (first + k * RMSNORM_STEP < n)
-				kept[k] = eight_load(x + first + k * RMSNORM_STEP, EIGHT, aligned);
-			squares += rmsnorm_squares(kept[k]);
+				kept[k] = at(first + k * RMSNORM_STEP);
 		}
-		for (uint32_t at = first + RING_KEPT * RMSNORM_STEP; at < n; at += RMSNORM_STEP)
-			squares += rmsnorm_squares(eight_load(x + at, EIGHT, aligned));
-		squares = block_total<RING_THREADS>(squares);
+	}
 
-		const double factor = rmsnorm_factor(squares, n, eps);
+	__device__ inline double squares(void) const
+	{
+		double sum = 0;
 
 #pragma unroll
+		for (uint32_t k = 0; k < RING_KEPT; k++)
+			sum += rmsnorm_squares(kept[k]);
+		for (uint32_t i = first + RING_KEPT * RMSNORM_STEP; i < n; i += RMSNORM_STEP)
+			sum += rmsnorm_squares(at(i));
+		return sum;
+	}
+
+	/* Those that are `e` or what becomes of it, as planes. */
+	__device__ inline void store_eight(
+		uint4 *planes, uint32_t i, struct eight e, double factor, uint32_t k) const
+	{
+		if (dtype != 0)
+			e = rmsnorm_apply(e,
+				k < RING_NORMED ? weights[k] : rmsnorm_weights(weight, dtype, i, n),
+				factor);
+		mma_store_planes(planes, n, i, e.v);
+	}
+
+	/* All threads' as planes. Returns the factor of the norm where there is one. */
+	__device__ inline double store(uint4 *planes, double eps) const
+	{
+		double factor = 1;
+
+		if (dtype != 0)
+			factor = rmsnorm_factor(block_total<RING_THREADS>(squares()), n, eps);
+#pragma unroll
 		for (uint32_t k = 0; k < RING_KEPT; k++) {
-			if (first + k * RMSNORM_STEP < n)
-				mma_store_planes(parts, n, first + k * RMSNORM_STEP,
-					rmsnorm_apply(kept[k], weights[k], factor).v);
+			const uint32_t i = first + k * RMSNORM_STEP;
+
+			if (i < n)
+				store_eight(planes, i, kept[k], factor, k);
 		}
-		for (uint32_t at = first + RING_KEPT * RMSNORM_STEP; at < n; at += RMSNORM_STEP)
-			mma_store_planes(parts, n, at,
-				rmsnorm_apply(eight_load(x + at, EIGHT, aligned),
-					rmsnorm_weights(weight, dtype, at, n), factor)
-					.v);
+		for (uint32_t i = first + RING_KEPT * RMSNORM_STEP; i < n; i += RMSNORM_STEP)
+			store_eight(planes, i, at(i), factor, RING_NORMED);
 		__syncthreads();
 		return factor;
 	}
 };
-
-/* What the sums are of, after cuda_await(). Returns the factor of the norm where there is one. */
-static __device__ inline double ring_take(
-	const struct linear_task &task, const struct device_args *block, uint4 *parts)
-{
-	if (task.norm_dtype != 0) {
-		const struct ring_norm norm(task, block);
-
-		cuda_await();
-		return norm.take(
-			(const float *)arg_pointer(block, task.x), arg_f64(block, task.eps), parts);
-	}
-	cuda_await();
-	ring_take_inputs((const float *)arg_pointer(block, task.x), (uint32_t)task.n, parts);
-	return 0;
-}
 
 /* --- Adding up ---------------------------------------------------------------------------- */
 
@@ -363,16 +351,36 @@ __global__ void BOUNDS(RING_BOUND) linear_ring(const __grid_constant__ struct li
 
 	struct ring_bringer<T, GATED> bringer(
 		task, (const T *)arg_pointer(done.block, task.w), place);
+	struct ring_slot<T> *slots = shared.slots[threadIdx.x / WARP];
 
 #pragma unroll
-	for (uint32_t i = 0; i < ring_depth<T>; i++)
-		bringer.bring(task, place, &shared.slots[threadIdx.x / WARP][i]);
+	for (uint32_t i = 0; i < ring_early<T>; i++)
+		bringer.bring(task, place, &slots[i]);
 
+	struct ring_inputs inputs(task, done.block);
 	struct ring_adder<T, GATED> adder = {
 		shared, bringer, 0, threadIdx.x / task.tile
 	};
+	const bool own = threadIdx.x < RMSNORM_THREADS;
 
-	adder.add(task, done.block, place, ring_take(task, done.block, shared.parts));
+	cuda_await();
+	inputs.load((const float *)arg_pointer(done.block, task.x));
+	/* Who has inputs does not queue for memory again before they are where all can see them. */
+#pragma unroll
+	for (uint32_t i = ring_early<T>; i < ring_depth<T>; i++) {
+		if (!own)
+			bringer.bring(task, place, &slots[i]);
+	}
+
+	const double factor = inputs.store(
+		shared.parts, task.norm_dtype == 0 ? 0 : arg_f64(done.block, task.eps));
+
+#pragma unroll
+	for (uint32_t i = ring_early<T>; i < ring_depth<T>; i++) {
+		if (own)
+			bringer.bring(task, place, &slots[i]);
+	}
+	adder.add(task, done.block, place, factor);
 	cuda_complete(done);
 }
 
@@ -383,15 +391,18 @@ template <typename T> static uint64_t ring_bytes(uint64_t n)
 	return sizeof(struct ring_shared<T>) + 3 * mma_plane_words(n) * sizeof(uint32_t);
 }
 
+/* It copies weights 16 bytes at a time, so it must be known where they are. */
 static bool ring_takes(const struct linear_task &task, uint32_t x_dtype, uint32_t w_dtype)
 {
 	static_assert(
 		sizeof(struct ring_shared<int8_t>) == sizeof(struct ring_shared<__nv_bfloat16>),
 		"one limit for both");
 
-	return (w_dtype == GPUQ_BF16 || w_dtype == GPUQ_I8) && x_dtype == GPUQ_F32 &&
-		task.rows == 1 && task.n > 0 && task.n % MMA_STEP == 0 && task.n <= INT32_MAX &&
-		task.outputs <= INT32_MAX &&
+	const uintptr_t w = (uintptr_t)arg_known(task.w);
+
+	return w != 0 && w % sizeof(uint4) == 0 && (w_dtype == GPUQ_BF16 || w_dtype == GPUQ_I8) &&
+		x_dtype == GPUQ_F32 && task.rows == 1 && task.n > 0 && task.n % MMA_STEP == 0 &&
+		task.n <= INT32_MAX && task.outputs <= INT32_MAX &&
 		ring_bytes<int8_t>(task.n) + RING_BESIDE <= machine_shared_bytes();
 }
 
@@ -413,9 +424,11 @@ static int ring_launch_form(
 	struct linear_task *task, const struct cuda_completion &done, const struct cuda_target *to)
 {
 	const uint32_t blocks = ring_cut(task, linear_wide<GATED>);
+	/* A second block of the grid beside it would leave another multiprocessor idle. */
+	const uint64_t alone = machine_shared_bytes() / 2 + 1024;
 
 	return run_shared(to, linear_ring<T, GATED>, blocks, RING_THREADS,
-		(uint32_t)ring_bytes<T>(task->n), *task, done);
+		(uint32_t)max(ring_bytes<T>(task->n), alone), *task, done);
 }
 
 template <typename T>
