@@ -65,7 +65,9 @@ struct panel {
 	vf scales[CHUNKS]; /* of words: for each chunk the scales of each group's tile */
 	/* Of each tile; see v_total_add(). Outputs of a row lie side by side. */
 	vf sums[ROWS * BLOCK / VL], lost[ROWS * BLOCK / VL];
-	float factors[LINEAR_ROWS]; /* of the norm, of rows from first_row on */
+	/* Of the norm, of rows from first_row on; a root instead where the factor is NaN. */
+	float factors[LINEAR_ROWS];
+	double roots[LINEAR_ROWS];
 	uint64_t first_row;
 	uint64_t row, rows; /* of x */
 	uint64_t output, outputs;
@@ -304,11 +306,16 @@ V_INLINE struct rmsnorm_dtypes norm_dtypes(uint32_t dtype)
 /* At most LINEAR_ROWS rows' factors. */
 static void find_factors(const struct linear *l, struct panel *p, uint64_t first, uint64_t end)
 {
+	const struct rmsnorm_dtypes dtypes = norm_dtypes(GPUQ_F32);
+
 	p->first_row = first;
 	for (uint64_t row = first; row < end; row++) {
 		const struct rmsnorm_row normed = norm_row(l, row);
+		const float factor = rmsnorm_factor(&normed, dtypes);
 
-		p->factors[row - first] = rmsnorm_factor(&normed, norm_dtypes(GPUQ_F32));
+		p->factors[row - first] = factor;
+		if (isnan(factor))
+			p->roots[row - first] = rmsnorm_extreme_root(&normed, dtypes);
 	}
 }
 
@@ -316,6 +323,7 @@ static void find_factors(const struct linear *l, struct panel *p, uint64_t first
 static void pack_extreme_row(const struct linear *l, struct panel *p, uint64_t row, uint64_t at)
 {
 	const struct rmsnorm_row normed = norm_row(l, row);
+	const double root = p->roots[row - p->first_row];
 	float part[NORM_PART];
 	const struct inputs in = {.x = (const char *)part, .dtype = GPUQ_F32};
 
@@ -323,7 +331,7 @@ static void pack_extreme_row(const struct linear *l, struct panel *p, uint64_t r
 		const uint64_t n = least(NORM_PART, p->n - from), begin = p->from + from;
 
 		rmsnorm_extreme_part(
-			&normed, begin, begin + n, (char *)part, norm_dtypes(l->norm_dtype));
+			&normed, root, begin, begin + n, (char *)part, norm_dtypes(l->norm_dtype));
 		pack_part(l, p, at, from, in, n);
 	}
 }

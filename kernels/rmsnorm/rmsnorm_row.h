@@ -72,27 +72,36 @@ V_INLINE double rmsnorm_squares(const struct rmsnorm_row *row, const struct rmsn
 	return squares;
 }
 
-/* Elements from..to-1 to y, of a row whose squares overflow f32 or that holds a NaN or infinity. */
-static inline void rmsnorm_extreme_part(const struct rmsnorm_row *row, uint64_t from, uint64_t to,
-	char *y, const struct rmsnorm_dtypes t)
+/* What is divided by in a row whose squares overflow f32, or that holds a NaN or infinity. */
+static inline double rmsnorm_extreme_root(
+	const struct rmsnorm_row *row, const struct rmsnorm_dtypes t)
 {
 	const char *summed = t.sum != 0 ? row->sum : row->x;
 	const uint32_t dtype = t.sum != 0 ? t.sum : t.x;
-	double squares = 0, root;
+	double squares = 0;
 
 	for (uint64_t i = 0; i < row->n; i++) {
 		const double v = element_get(summed, dtype, i);
 
 		squares += v * v;
 	}
-	root = sqrt(squares / (double)row->n + row->eps);
+	return sqrt(squares / (double)row->n + row->eps);
+}
+
+/* Elements from..to-1 of such a row to y. */
+static inline void rmsnorm_extreme_part(const struct rmsnorm_row *row, double root, uint64_t from,
+	uint64_t to, char *y, const struct rmsnorm_dtypes t)
+{
+	const char *summed = t.sum != 0 ? row->sum : row->x;
+	const uint32_t dtype = t.sum != 0 ? t.sum : t.x;
+
 	for (uint64_t i = from; i < to; i++)
 		element_set(y, t.y, i - from,
 			element_get(summed, dtype, i) / root *
 				element_get(row->weight, t.weight, i));
 }
 
-/* What each element is multiplied by; NaN: it is one of rmsnorm_extreme_part(). */
+/* What each element is multiplied by; NaN: it is divided by rmsnorm_extreme_root(). */
 V_INLINE float rmsnorm_factor(const struct rmsnorm_row *row, const struct rmsnorm_dtypes t)
 {
 	const double squares = rmsnorm_squares(row, t);
@@ -106,7 +115,7 @@ V_INLINE void rmsnorm_row(const struct rmsnorm_row *row, const struct rmsnorm_dt
 	const float factor = rmsnorm_factor(row, t);
 
 	if (isnan(factor)) {
-		rmsnorm_extreme_part(row, 0, row->n, row->y, t);
+		rmsnorm_extreme_part(row, rmsnorm_extreme_root(row, t), 0, row->n, row->y, t);
 		return;
 	}
 	for (uint64_t i = 0; i < row->n; i += VL)
