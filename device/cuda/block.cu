@@ -14,6 +14,8 @@ static __global__ void bring_block(const __grid_constant__ struct cuda_bring bri
 	cuda_await();
 	if (threadIdx.x < WORDS)
 		((uint64_t *)bring.to)[threadIdx.x] = ((const uint64_t *)&bring.block)[threadIdx.x];
+	/* That it has ended lets others start; that they see the block takes this. */
+	__threadfence();
 }
 
 static __global__ void signal_end(const __grid_constant__ struct cuda_completion completion)
