@@ -238,24 +238,40 @@ dot_words(uint32_t a, uint32_t b, float sum)
 	return fmaf(__uint_as_float(a & 0xffff0000u), __uint_as_float(b & 0xffff0000u), sum);
 }
 
-/* The same where there are no such cores: lanes fetch what they need from each other. */
-static __device__ inline void mma_16(float c[4], const uint32_t a[4], const uint32_t b[2])
+/*
+ * The same where there are no such cores: lanes fetch what they need from each other. A function
+ * that is called: as part of each caller it took the compiler many minutes.
+ */
+static __device__ __noinline__ float4 mma_by_lanes(float4 c, uint4 a, uint2 b)
 {
 	const uint32_t lane = threadIdx.x % WARP, column = lane % 4 * 2;
 
+#pragma unroll
 	for (uint32_t i = 0; i < 8; i++) {
-		const uint32_t from = i % 4, half = i / 4;
-		const uint32_t top = __shfl_sync(ALL_LANES, a[2 * half], lane / 4 * 4 + from);
-		const uint32_t bottom =
-			__shfl_sync(ALL_LANES, a[2 * half + 1], lane / 4 * 4 + from);
-		const uint32_t left = __shfl_sync(ALL_LANES, b[half], column * 4 + from);
-		const uint32_t right = __shfl_sync(ALL_LANES, b[half], column * 4 + 4 + from);
+		const uint32_t from = lane / 4 * 4 + i % 4;
+		const uint32_t top = __shfl_sync(ALL_LANES, i < 4 ? a.x : a.z, from);
+		const uint32_t bottom = __shfl_sync(ALL_LANES, i < 4 ? a.y : a.w, from);
+		const uint32_t word = i < 4 ? b.x : b.y;
+		const uint32_t left = __shfl_sync(ALL_LANES, word, column * 4 + i % 4);
+		const uint32_t right = __shfl_sync(ALL_LANES, word, column * 4 + 4 + i % 4);
 
-		c[0] = dot_words(top, left, c[0]);
-		c[1] = dot_words(top, right, c[1]);
-		c[2] = dot_words(bottom, left, c[2]);
-		c[3] = dot_words(bottom, right, c[3]);
+		c.x = dot_words(top, left, c.x);
+		c.y = dot_words(top, right, c.y);
+		c.z = dot_words(bottom, left, c.z);
+		c.w = dot_words(bottom, right, c.w);
 	}
+	return c;
+}
+
+static __device__ inline void mma_16(float c[4], const uint32_t a[4], const uint32_t b[2])
+{
+	const float4 sums = mma_by_lanes(make_float4(c[0], c[1], c[2], c[3]),
+		make_uint4(a[0], a[1], a[2], a[3]), make_uint2(b[0], b[1]));
+
+	c[0] = sums.x;
+	c[1] = sums.y;
+	c[2] = sums.z;
+	c[3] = sums.w;
 }
 
 #endif
