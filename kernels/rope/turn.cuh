@@ -36,7 +36,7 @@ static inline struct turn_args turn_args_of(
 	return turns;
 }
 
-/* Without the parameter block, which is there only when all kernels before have ended. */
+/* They are fixed: turns can be made without a trip to memory, before the kernel's turn. */
 static __device__ inline bool turn_params_known(const struct turn_args &args)
 {
 	bool known = true;
