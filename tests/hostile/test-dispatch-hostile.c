@@ -41,6 +41,41 @@ __attribute__((visibility("default"))) const char *__tsan_default_suppressions(v
 	return "race:kernels/\n";
 }
 
+#ifdef __SANITIZE_THREAD__
+
+/* Of the runtime. */
+int __tsan_get_report_data(void *report, const char **description, int *count, int *stacks,
+	int *accesses, int *places, int *mutexes, int *threads, int *tids, void **sleep_trace,
+	unsigned long trace_size);
+int __tsan_get_report_mop(void *report, unsigned long number, int *tid, void **address, int *size,
+	int *write, int *atomic, void **trace, unsigned long trace_size);
+
+/*
+ * The runtime asks this whether a report is suppressed. What it keeps of a thread is short: of an
+ * access that lies further back it knows no stack, so that the line above does not match, though it
+ * was a kernel's. Such a report says nothing; code that is at fault comes here with its stack, too.
+ */
+bool tsan_on_report(void *report, bool suppressed) __asm__(
+	"_ZN6__tsan8OnReportEPKNS_10ReportDescEb");
+__attribute__((visibility("default"))) bool tsan_on_report(void *report, bool suppressed)
+{
+	void *sleep_trace[1], *trace[1], *address;
+	int n_accesses = 0, tid, size, write, atomic, unused[6];
+	const char *description;
+
+	__tsan_get_report_data(report, &description, &unused[0], &unused[1], &n_accesses,
+		&unused[2], &unused[3], &unused[4], &unused[5], sleep_trace, 1);
+	for (int i = 0; i < n_accesses && !suppressed; i++) {
+		trace[0] = NULL;
+		__tsan_get_report_mop(
+			report, (unsigned long)i, &tid, &address, &size, &write, &atomic, trace, 1);
+		suppressed = trace[0] == NULL;
+	}
+	return suppressed;
+}
+
+#endif
+
 static uint64_t random_word(uint64_t *seed)
 {
 	*seed ^= *seed << 13;
