@@ -230,7 +230,10 @@ static void prefetch(const struct channel *ch, uint32_t ahead)
 	__builtin_prefetch(&ch->cqes[ring_slot(ch->cq.prod + ahead, ch->cq.entries)], 1);
 }
 
-/* One was taken: null operations cost alike, the others what they took. Returns the time. */
+/*
+ * One was taken: null operations cost alike, the others what they took since `since_ns`, with the
+ * null operations in front of them. Returns what that is for the next one.
+ */
 static uint64_t entry_spend(struct dispatch *d, const struct wire_sqe *sqe, uint64_t since_ns)
 {
 	uint64_t now_ns = since_ns;

@@ -36,9 +36,8 @@
 #define CAPTURES_AT_ONCE 16u
 /* What a work is charged with whose shape has not been measured yet. */
 #define UNKNOWN_NS 20000u
-/* Launches of a round take so long, and ends of works, and the last of them. */
-#define LAUNCHES_NS 3000u
-#define ENDS_NS 3000u
+/* Launches of a round take so long, ends of works too, and then the one that was begun. */
+#define ROUND_PART_NS 2000u
 
 /* A session of a model, by the number in its handle. */
 struct model_session {

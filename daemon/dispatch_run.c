@@ -508,7 +508,7 @@ static bool launch_all(struct dispatch *d)
 
 	/* Many launches are no reason for others to wait: the next round goes on with them. */
 	for (; d->n_queued > 0 && d->n_executing < MAX_EXECUTING &&
-		(!any || now_ns - start_ns < LAUNCHES_NS);
+		(!any || now_ns - start_ns < ROUND_PART_NS);
 		now_ns = clock_now_ns(&d->o.clock)) {
 		next = shares_priority(&d->shares, full, cold_room(d), now_ns);
 		if (next == MSG_PRIORITIES)
@@ -583,7 +583,7 @@ static bool finish_some(
 		const uint64_t now_ns = clock_now_ns(&d->o.clock);
 		if (first_ns == 0)
 			first_ns = now_ns;
-		else if (now_ns - first_ns > ENDS_NS)
+		else if (now_ns - first_ns > ROUND_PART_NS)
 			break;
 		given[*at] = given[--*n_given];
 		finish(d, slot, now_ns);

@@ -254,8 +254,9 @@ static int run_beside(struct trace *t, uint32_t step, struct op_call *call, uint
 	err = run_kernel(t, &plan->kernels[0], &args);
 	plan_destroy(plan);
 	if (snprintf(value.name, sizeof(value.name), "%.*s%s", prefix, out,
-		    tensor_name(t, of->in[named])) >= (int)sizeof(value.name))
-		return -ENAMETOOLONG;
+		    tensor_name(t, of->in[named])) >= (int)sizeof(value.name) &&
+		err == 0)
+		err = -ENAMETOOLONG;
 	return err == 0 ? show_tensor(t, &call->out[0], &value) : err;
 }
 
