@@ -38,6 +38,16 @@ static __device__ inline float to_float(__nv_bfloat16 v)
 	return __bfloat162float(v);
 }
 
+/* Of a tensor that is of any float type. */
+static __device__ inline float float_at(const char *data, uint32_t dtype, uint64_t i)
+{
+	if (dtype == GPUQ_F16)
+		return to_float(((const __half *)data)[i]);
+	if (dtype == GPUQ_BF16)
+		return to_float(((const __nv_bfloat16 *)data)[i]);
+	return ((const float *)data)[i];
+}
+
 static __device__ inline void from_float(float *to, float v)
 {
 	*to = v;

@@ -51,15 +51,6 @@ static __device__ inline struct head load_head(const float *x, uint32_t half)
 	return h;
 }
 
-static __device__ inline double weight_at(const char *weight, uint32_t dtype, uint32_t i)
-{
-	if (dtype == GPUQ_F16)
-		return to_float(((const __half *)weight)[i]);
-	if (dtype == GPUQ_BF16)
-		return to_float(((const __nv_bfloat16 *)weight)[i]);
-	return ((const float *)weight)[i];
-}
-
 /* As rmsnorm: in double, so that no head needs another way. */
 static __device__ inline void normalise(
 	struct head *h, const char *weight, uint32_t dtype, uint32_t half, double eps)
@@ -82,9 +73,9 @@ static __device__ inline void normalise(
 
 		if (i >= half)
 			continue;
-		h->left[p] = (float)((double)h->left[p] * factor * weight_at(weight, dtype, i));
+		h->left[p] = (float)((double)h->left[p] * factor * float_at(weight, dtype, i));
 		h->right[p] =
-			(float)((double)h->right[p] * factor * weight_at(weight, dtype, i + half));
+			(float)((double)h->right[p] * factor * float_at(weight, dtype, i + half));
 	}
 }
 

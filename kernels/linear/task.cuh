@@ -25,16 +25,6 @@ struct linear_task {
 /* Outputs of a tile. */
 template <bool GATED> constexpr uint32_t linear_wide = GATED ? MMA_OUTPUTS / 2 : MMA_OUTPUTS;
 
-/* Of a tensor that is of any float type. */
-static __device__ inline float float_at(const char *data, uint32_t dtype, uint64_t i)
-{
-	if (dtype == GPUQ_F16)
-		return to_float(((const __half *)data)[i]);
-	if (dtype == GPUQ_BF16)
-		return to_float(((const __nv_bfloat16 *)data)[i]);
-	return ((const float *)data)[i];
-}
-
 /*
  * A row of the weights times one of x, as IEEE 754 has it, whatever the terms are. `factor`: of the
  * norm, where x is not normalised yet.
