@@ -221,7 +221,7 @@ static int attention_open(
 	char why[192] = "";
 
 	*a = (struct attention){.is_cpu = strcmp(b->device, "cpu") == 0};
-	cpus_free(); /* the workers' */
+	cpus_free(0); /* the workers' */
 	int r = device_open(&options, &a->device, why);
 	if (r == 0)
 		r = device_stream_create(a->device, DEVICE_PRIORITY_HIGH, &a->stream);
@@ -268,7 +268,7 @@ static json_t *measure_torch(const struct bench *b, uint32_t workers)
 	const char *const arguments[] = {"20", b->device, threads, NULL};
 
 	snprintf(threads, sizeof(threads), "%u", workers);
-	cpus_free();
+	cpus_free(0);
 	return python_measure(b, "PyTorch", torch_attention_py, arguments);
 }
 

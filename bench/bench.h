@@ -157,12 +157,12 @@ void pair_end(pid_t pid);
  */
 void cpus_default(int *ret_first, int *ret_second);
 
-/* How many these were at the start of this program, and lets this thread use all of them again. */
+/* How many these were at the start of this program. */
 uint32_t cpus_count(void);
-void cpus_free(void);
 
-/* Pins a thread (0: the calling one) to up to two CPUs. 0 or a negative errno. */
+/* Pins a thread (0: the calling one) to up to two CPUs, or lets it use all. 0 or -errno. */
 int cpus_pin(pid_t tid, int first, int second);
+int cpus_free(pid_t tid);
 
 /* What the numbers depend on, for people and for the JSON file. */
 json_t *machine_describe(const struct bench *b);
@@ -225,8 +225,9 @@ struct daemon {
 int daemon_start(const struct bench *b, struct daemon *ret_daemon);
 void daemon_stop(struct daemon *d);
 
-/* Pins the dispatcher of a private gpuqd to up to two CPUs. */
-void daemon_pin(const struct daemon *d, int first, int second);
+/* Pins the dispatcher of a private gpuqd to a CPU, or lets it use all. */
+void daemon_pin(const struct daemon *d, int cpu);
+void daemon_free(const struct daemon *d);
 
 /* CPU time that gpuqd's processes have used, and times that its dispatcher went to sleep. */
 uint64_t daemon_cpu_ns(const struct daemon *d);

@@ -28,7 +28,7 @@ static _Noreturn void exec_gpuqd(const struct bench *b, const struct daemon *d)
 
 	gpuqd_path(b->gpuqd, path, sizeof(path));
 	prctl(PR_SET_PDEATHSIG, SIGTERM);
-	cpus_free();
+	cpus_free(0);
 	if (strcmp(b->device, "cpu") == 0 && !b->many_cpus)
 		cpus_pin(0, b->client_cpu, b->server_cpu);
 	snprintf(log, sizeof(log), "%s/log", d->directory);
@@ -134,7 +134,7 @@ int daemon_start(const struct bench *b, struct daemon *ret_daemon)
 		daemon_stop(&d);
 		return r;
 	}
-	daemon_pin(&d, b->server_cpu, b->server_cpu);
+	daemon_pin(&d, b->server_cpu);
 	*ret_daemon = d;
 	return 0;
 }
@@ -213,28 +213,37 @@ uint64_t daemon_cpu_ns(const struct daemon *d)
 
 static uint64_t pin_if_dispatcher(pid_t pid, pid_t tid, void *arg)
 {
-	const int *cpus = arg;
+	const int *cpu = arg;
 	char name[32];
 
 	read_task(pid, tid, "comm", name, sizeof(name));
 	if (strncmp(name, DISPATCH_THREAD, strlen(DISPATCH_THREAD)) != 0)
 		return 0;
-	return cpus_pin(tid, cpus[0], cpus[1]) == 0;
+	return (cpu == NULL ? cpus_free(tid) : cpus_pin(tid, *cpu, *cpu)) == 0;
 }
 
-void daemon_pin(const struct daemon *d, int first, int second)
+/* cpu: NULL for all */
+static void put_dispatcher(const struct daemon *d, int *cpu)
 {
-	int cpus[2] = {first, second};
-
 	if (!d->private)
 		return;
 	/* Ready, it may still have to be scheduled for the first time and take its name. */
 	for (uint32_t i = 0; i < START_TRIES; i++) {
-		if (each_thread(d->device_pid, pin_if_dispatcher, cpus) == 1)
+		if (each_thread(d->device_pid, pin_if_dispatcher, cpu) == 1)
 			return;
 		sleep_ns(TRY_NS);
 	}
 	complain(0, "gpuqd's dispatcher was not found; it runs where the kernel puts it");
+}
+
+void daemon_pin(const struct daemon *d, int cpu)
+{
+	put_dispatcher(d, &cpu);
+}
+
+void daemon_free(const struct daemon *d)
+{
+	put_dispatcher(d, NULL);
 }
 
 uint64_t daemon_sleeps(const struct daemon *d)

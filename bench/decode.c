@@ -146,7 +146,7 @@ static double median_s(const json_t *seconds)
 static void compare_llama(
 	struct bench *b, const char *what, double ours_per_s, uint32_t steps, uint32_t prompts)
 {
-	cpus_free();
+	cpus_free(0);
 	json_t *llama = llama_measure(b, steps, prompts);
 	const double tokens = steps > 0 ? 1 : PROMPT_TOKENS;
 	const double theirs_per_s = tokens / median_s(json_object_get(llama, what));
@@ -242,7 +242,7 @@ static int measure_crowds(struct bench *b, const struct stage *s)
 	double alone_per_s = 0;
 	int e = 0;
 
-	cpus_free();
+	cpus_free(0);
 	report_line("\n%8s %12s %10s %12s %12s\n", "clients", "tokens/s", "of one's", "p50 ms",
 		"p99 ms");
 	for (uint32_t n = 1; n <= LLM_MAX_CLIENTS && e == 0; n *= 2) {

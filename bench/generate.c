@@ -503,7 +503,7 @@ static int measure_crowds(struct bench *b, const struct daemon *d)
 	double per_s[2] = {0};
 	int e = 0;
 
-	cpus_free();
+	cpus_free(0);
 	for (uint32_t i = 0; i < 2 * CROWD_ROUNDS && e == 0; i++) {
 		struct llm_crowd c = {0};
 

@@ -400,7 +400,7 @@ int bench_graphs(struct bench *b)
 	/* First, while this process does not use the device itself. */
 	int r = through_gpuqd(b);
 
-	cpus_free();
+	cpus_free(0);
 	if (r == 0)
 		r = in_process(b, kept);
 	if (r == 0 && b->plot != NULL)

@@ -319,7 +319,7 @@ static int linear_open(struct bench *b, struct linear *l)
 		.kind = b->device, .workers = l->workers, .clock = b->clock, .wake_fd = -1};
 	char why[192] = "";
 
-	cpus_free(); /* the workers' */
+	cpus_free(0); /* the workers' */
 	int e = device_open(&options, &l->device, why);
 	if (e == 0)
 		e = device_stream_create(l->device, DEVICE_PRIORITY_HIGH, &l->stream);

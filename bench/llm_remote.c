@@ -208,7 +208,7 @@ static pid_t start_member(
 	if (pid != 0)
 		return pid;
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	cpus_free();
+	cpus_free(0);
 	int e = speak(d, page, number);
 	if (e < 0) {
 		complain(e, "client %u: %s", number, gpuq_error_detail());

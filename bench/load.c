@@ -97,7 +97,7 @@ static bool make_cold(const struct loading *l)
 /* Each reading may use all CPUs, and finds the file where it should be. */
 static int prepare(const struct loading *l)
 {
-	cpus_free();
+	cpus_free(0);
 	return !l->from_disk || make_cold(l) ? 0 : -EBUSY;
 }
 
@@ -316,7 +316,7 @@ int bench_load(struct bench *b)
 		report_line(
 			"read() and fio are compared with --device cpu only: files cannot be read "
 			"into a GPU's memory\n");
-	cpus_free();
+	cpus_free(0);
 	if (e == 0)
 		e = measure_start(b, &folder);
 	llm_folder_close(&folder);

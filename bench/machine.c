@@ -72,9 +72,9 @@ uint32_t cpus_count(void)
 	return (uint32_t)CPU_COUNT(&usable);
 }
 
-void cpus_free(void)
+int cpus_free(pid_t tid)
 {
-	sched_setaffinity(0, sizeof(usable), &usable);
+	return sched_setaffinity(tid, sizeof(usable), &usable) < 0 ? -errno : 0;
 }
 
 int cpus_pin(pid_t tid, int first, int second)

@@ -81,7 +81,7 @@ static int bench_all(struct bench *b)
 	for (size_t i = 0; i < N_SUBCOMMANDS; i++) {
 		if (subcommands[i].apart)
 			continue;
-		cpus_free();
+		cpus_free(0);
 		int r = subcommands[i].run(b);
 		if (r < 0 && first_error == 0)
 			first_error = r;

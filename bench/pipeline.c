@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * pipeline.c: null operations as fast as they go, 256 in flight for each client. One client has
- * the first CPU and the dispatcher the second; several clients and the dispatcher share the two
- * as the kernel sees fit. Each client counts in a word of its own, which this process reads at
- * both ends of each second. Between the seconds of the one client, bare rings do the same between
- * the same CPUs, without gpuqd: what the machine can move just then.
+ * the first CPU and the dispatcher the second; several clients and the dispatcher share all CPUs
+ * as the kernel sees fit. (Held to two of many they would starve each other: they count all CPUs to
+ * know whether to spin, and spin where others should run.) Each client counts in a word of its own,
+ * which this process reads at both ends of each second. Between the seconds of the one client, bare
+ * rings do the same between the same CPUs, without gpuqd: what the machine can move just then.
  */
 #include "bench/bench.h"
 
@@ -80,15 +81,13 @@ static int pump_once(struct client *c, uint64_t *expected, struct tally *tally)
 	return 0;
 }
 
-static _Noreturn void pump(
-	const struct bench *b, const struct daemon *d, const struct point *p, uint32_t number)
+static _Noreturn void pump(const struct daemon *d, const struct point *p, uint32_t number)
 {
 	struct tally *tally = &p->board->tallies[number];
 	struct client c;
 	uint64_t expected = 0;
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	cpus_pin(0, b->client_cpu, p->clients == 1 ? b->client_cpu : b->server_cpu);
 	int r = client_open(d, &c);
 
 	while (r == 0) {
@@ -173,16 +172,28 @@ static void point_judge(struct point *p)
 	p->rate = (double)sum * 1e9 / (double)sum_ns;
 }
 
-static int point_start(const struct bench *b, const struct daemon *d, struct point *p)
+static int point_start(const struct daemon *d, struct point *p)
 {
 	for (uint32_t i = 0; i < p->clients; i++) {
 		p->pids[i] = fork();
 		if (p->pids[i] == 0)
-			pump(b, d, p, i);
+			pump(d, p, i);
 		if (p->pids[i] < 0)
 			return -errno;
 	}
 	return 0;
+}
+
+/* Clients run where this process does, which works with a single one only, in turns with it. */
+static void put_parties(const struct bench *b, const struct daemon *d, uint32_t clients)
+{
+	if (clients == 1) {
+		daemon_pin(d, b->server_cpu);
+		cpus_pin(0, b->client_cpu, b->client_cpu);
+	} else {
+		daemon_free(d);
+		cpus_free(0);
+	}
 }
 
 static int point_measure(const struct bench *b, const struct daemon *d, struct point *p)
@@ -191,10 +202,8 @@ static int point_measure(const struct bench *b, const struct daemon *d, struct p
 		NULL, sizeof(*p->board), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (p->board == MAP_FAILED)
 		return -errno;
-	daemon_pin(d, p->clients == 1 ? b->server_cpu : b->client_cpu, b->server_cpu);
-	/* This process only works with a single client, in turns with it. */
-	cpus_pin(0, b->client_cpu, p->clients == 1 ? b->client_cpu : b->server_cpu);
-	int r = point_start(b, d, p);
+	put_parties(b, d, p->clients);
+	int r = point_start(d, p);
 	if (r == 0)
 		r = point_watch(b, p);
 	for (uint32_t i = 0; i < p->clients; i++)

@@ -115,7 +115,7 @@ int bench_values(struct bench *b)
 	int32_t *tokens = parse_tokens(b->tokens, &n);
 	if (tokens == NULL)
 		return e;
-	cpus_free();
+	cpus_free(0);
 	int dir_fd = open(b->folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	e = dir_fd < 0 ? -errno : 0;
 	if (e < 0)
