@@ -127,22 +127,30 @@ static int run_all(struct run *run, const struct run_options *o)
 	return EXIT_OK;
 }
 
-static int save_outputs(const struct run_plan *p)
+static int save(const struct run_tensor *tensors, uint32_t n)
 {
 	char why[256];
 
-	for (uint32_t i = 0; i < p->op.n_outputs; i++) {
-		const struct run_tensor *t = &p->outputs[i];
+	for (uint32_t i = 0; i < n; i++) {
+		const struct run_tensor *t = &tensors[i];
 
-		if (t->path == NULL)
+		if (t->saved == NULL)
 			continue;
-		if (npy_write(t->path, t->tensor.dtype, t->tensor.rank, t->tensor.dims,
+		if (npy_write(t->saved, t->tensor.dtype, t->tensor.rank, t->tensor.dims,
 			    t->tensor.data, why, sizeof(why)) < 0) {
-			complain("%s: %s", t->path, why);
+			complain("%s: %s", t->saved, why);
 			return EXIT_FAIL;
 		}
 	}
 	return EXIT_OK;
+}
+
+/* Inputs too, as they are after an operator that writes them. */
+static int save_all(const struct run_plan *p)
+{
+	const int code = save(p->inputs, p->op.n_inputs);
+
+	return code == EXIT_OK ? save(p->outputs, p->op.n_outputs) : code;
 }
 
 /* --- Reporting ----------------------------------------------------------------------------- */
@@ -167,15 +175,16 @@ static double element(const struct gpuq_tensor *t, uint64_t i)
 	}
 }
 
-static void print_tensor(const char *role, const struct run_tensor *t)
+/* Its file, or what it begins with. */
+static void print_tensor(const char *role, const struct run_tensor *t, const char *path)
 {
 	uint64_t n = t->bytes / dtype_bytes(t->tensor.dtype);
 	char shape[192];
 
 	printf("  %-3s %-8s %-4s %-14s ", role, t->info->name, dtype_text(t->tensor.dtype),
 		shape_text(t->tensor.rank, t->tensor.dims, shape, sizeof(shape)));
-	if (t->path != NULL) {
-		printf("%s\n", t->path);
+	if (path != NULL) {
+		printf("%s\n", path);
 		return;
 	}
 	for (uint64_t i = 0; i < n && i < VALUES_SHOWN; i++)
@@ -192,11 +201,15 @@ static int print_text(const struct run *run, const struct run_options *o)
 		(unsigned long long)o->repeat, o->repeat == 1 ? "time" : "times");
 	for (uint32_t i = 0; i < p->op.n_inputs; i++) {
 		if (p->inputs[i].path != NULL)
-			print_tensor("in", &p->inputs[i]);
+			print_tensor("in", &p->inputs[i], p->inputs[i].path);
+	}
+	for (uint32_t i = 0; i < p->op.n_inputs; i++) {
+		if (p->inputs[i].saved != NULL)
+			print_tensor("out", &p->inputs[i], p->inputs[i].saved);
 	}
 	for (uint32_t i = 0; i < p->op.n_outputs; i++) {
 		if (p->outputs[i].tensor.dtype != 0)
-			print_tensor("out", &p->outputs[i]);
+			print_tensor("out", &p->outputs[i], p->outputs[i].saved);
 	}
 	printf("  round trip  %s\n", latency_text(&run->round_trip, text, sizeof(text)));
 	printf("  queued      %s\n", latency_text(&run->queued, text, sizeof(text)));
@@ -204,14 +217,14 @@ static int print_text(const struct run *run, const struct run_options *o)
 	return finish_output();
 }
 
-static json_t *tensor_json(const struct run_tensor *t)
+static json_t *tensor_json(const struct run_tensor *t, const char *path)
 {
 	json_t *shape = json_array();
 
 	for (uint32_t i = 0; i < t->tensor.rank; i++)
 		json_array_append_new(shape, json_integer((json_int_t)t->tensor.dims[i]));
 	return json_pack("{s:s, s:s, s:o, s:s?}", "name", t->info->name, "dtype",
-		dtype_text(t->tensor.dtype), "shape", shape, "file", t->path);
+		dtype_text(t->tensor.dtype), "shape", shape, "file", path);
 }
 
 static json_t *run_json(const struct run *run, const struct run_options *o)
@@ -221,11 +234,16 @@ static json_t *run_json(const struct run *run, const struct run_options *o)
 
 	for (uint32_t i = 0; i < p->op.n_inputs; i++) {
 		if (p->inputs[i].path != NULL)
-			json_array_append_new(inputs, tensor_json(&p->inputs[i]));
+			json_array_append_new(
+				inputs, tensor_json(&p->inputs[i], p->inputs[i].path));
+		if (p->inputs[i].saved != NULL)
+			json_array_append_new(
+				outputs, tensor_json(&p->inputs[i], p->inputs[i].saved));
 	}
 	for (uint32_t i = 0; i < p->op.n_outputs; i++) {
 		if (p->outputs[i].tensor.dtype != 0)
-			json_array_append_new(outputs, tensor_json(&p->outputs[i]));
+			json_array_append_new(
+				outputs, tensor_json(&p->outputs[i], p->outputs[i].saved));
 	}
 	return json_pack("{s:s, s:s, s:I, s:I, s:o, s:o, s:o, s:o, s:o}", "schema", "gpuq-run/1",
 		"op", p->op.name, "device", (json_int_t)o->device, "repeat", (json_int_t)o->repeat,
@@ -253,7 +271,7 @@ static int run_planned(struct run *run, const struct run_options *o, struct gpuq
 	if (code == EXIT_OK)
 		code = run_all(run, o);
 	if (code == EXIT_OK)
-		code = save_outputs(&run->plan);
+		code = save_all(&run->plan);
 	if (code == EXIT_OK)
 		code = o->json ? print_json(run_json(run, o), false) : print_text(run, o);
 	gpuq_call_destroy(run->call);
@@ -352,7 +370,8 @@ const struct command command_run = {
 	.arguments = "OP --in NAME=FILE.npy ... [--out NAME=FILE.npy] ... [OPTION]...",
 	.summary = "Run an operator on arrays from NumPy files",
 	.help = "  -i, --in NAME=FILE.npy    an input; all that are not optional have to be given\n"
-		"  -o, --out NAME=FILE.npy   save an output; one that is not saved is shown\n"
+		"  -o, --out NAME=FILE.npy   save an output; one that is not saved is shown;\n"
+		"                            or an input that is written, as it is afterwards\n"
 		"  -p, --param NAME=VALUE    a parameter\n"
 		"  -t, --dtype NAME=TYPE     load an f32 input as f16 or bf16; give an output\n"
 		"                            another element type than f32 (bf16 is saved as f32)\n"

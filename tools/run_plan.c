@@ -102,6 +102,21 @@ static int check_names(const char *op, const struct assignments *given, const st
 	return 0;
 }
 
+/* What an operator writes: its outputs, and inputs too. */
+static int check_outputs(const struct assignments *given, const struct gpuq_op_info *op)
+{
+	char written[GPUQ_MAX_OUTPUTS + GPUQ_MAX_INPUTS][GPUQ_NAME_MAX];
+	struct names names = {"output", written[0], sizeof(written[0]), 0};
+
+	for (uint32_t i = 0; i < op->n_outputs; i++)
+		memcpy(written[names.n++], op->outputs[i].name, GPUQ_NAME_MAX);
+	for (uint32_t i = 0; i < op->n_inputs; i++) {
+		if (op->inputs[i].in_out)
+			memcpy(written[names.n++], op->inputs[i].name, GPUQ_NAME_MAX);
+	}
+	return check_names(op->name, given, &names);
+}
+
 static int check_all_names(const struct run_request *request, const struct gpuq_op_info *op)
 {
 	const struct names inputs = {
@@ -112,7 +127,7 @@ static int check_all_names(const struct run_request *request, const struct gpuq_
 		"parameter", op->params[0].name, sizeof(op->params[0]), op->n_params};
 
 	if (check_names(op->name, &request->inputs, &inputs) < 0 ||
-		check_names(op->name, &request->outputs, &outputs) < 0 ||
+		check_outputs(&request->outputs, op) < 0 ||
 		check_names(op->name, &request->params, &params) < 0)
 		return -EINVAL;
 	for (uint32_t i = 0; i < request->dtypes.n; i++) {
@@ -174,6 +189,7 @@ static int open_input(const struct run_request *request, const char *op, struct 
 	char why[256];
 
 	t->path = value_of(&request->inputs, t->info->name);
+	t->saved = t->info->in_out ? value_of(&request->outputs, t->info->name) : NULL;
 	if (t->path == NULL)
 		return absent_input(op, t);
 	if (wanted_dtype(request, t->info->name, &wanted) < 0)
@@ -210,8 +226,8 @@ static int shape_output(const struct run_request *request, const char *op,
 	uint32_t wanted;
 	char why[512];
 
-	t->path = value_of(&request->outputs, t->info->name);
-	if (t->path == NULL && t->info->optional)
+	t->saved = value_of(&request->outputs, t->info->name);
+	if (t->saved == NULL && t->info->optional)
 		return 0;
 	if (wanted_dtype(request, t->info->name, &wanted) < 0)
 		return -EINVAL;
@@ -256,25 +272,55 @@ static int bind_params(const struct run_plan *plan, struct shape_env *env)
 	return 0;
 }
 
-static int plan_tensors(const struct run_request *request, struct run_plan *plan)
+static int open_inputs(
+	const struct run_request *request, struct run_plan *plan, struct shape_env *env)
 {
-	struct shape_env env = {0};
-	char why[512];
-
 	for (uint32_t i = 0; i < plan->op.n_inputs; i++) {
 		struct run_tensor *t = &plan->inputs[i];
 
 		if (open_input(request, plan->op.name, t) < 0)
 			return -EINVAL;
 		if (t->path == NULL)
-			continue;
-		if (shape_bind(&env, t->info->name, t->info->shape, t->tensor.rank, t->tensor.dims,
-			    why, sizeof(why)) < 0) {
-			complain("%s: %s", plan->op.name, why);
-			return -EINVAL;
+			env->absent[env->n_absent++] = t->info->name;
+	}
+	return 0;
+}
+
+/* Some have dimensions of which only others tell what they are made of: those come later. */
+static int bind_inputs(const struct run_plan *plan, struct shape_env *env)
+{
+	bool bound[GPUQ_MAX_INPUTS] = {false}, later = true, progress = true;
+	char why[512];
+
+	while (later && progress) {
+		later = progress = false;
+		for (uint32_t i = 0; i < plan->op.n_inputs; i++) {
+			const struct run_tensor *t = &plan->inputs[i];
+
+			if (t->path == NULL || bound[i])
+				continue;
+			int r = shape_bind(env, t->info->name, t->info->shape, t->tensor.rank,
+				t->tensor.dims, why, sizeof(why));
+			if (r < 0 && r != -EAGAIN) {
+				complain("%s: %s", plan->op.name, why);
+				return r;
+			}
+			bound[i] = r == 0;
+			progress |= r == 0;
+			later |= r < 0;
 		}
 	}
-	if (bind_params(plan, &env) < 0)
+	if (later)
+		complain("%s: %s", plan->op.name, why);
+	return later ? -EINVAL : 0;
+}
+
+static int plan_tensors(const struct run_request *request, struct run_plan *plan)
+{
+	struct shape_env env = {0};
+
+	if (open_inputs(request, plan, &env) < 0 || bind_inputs(plan, &env) < 0 ||
+		bind_params(plan, &env) < 0)
 		return -EINVAL;
 	for (uint32_t i = 0; i < plan->op.n_outputs; i++) {
 		if (shape_output(request, plan->op.name, &env, &plan->outputs[i]) < 0)

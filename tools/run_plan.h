@@ -31,10 +31,11 @@ struct run_request {
 
 struct run_tensor {
 	const struct gpuq_op_tensor *info;
-	const char *path; /* NULL: an output that is not saved */
-	int fd;		  /* of an input's file; -1: none */
-	struct npy npy;	  /* its header */
-	uint64_t bytes;	  /* in the arena */
+	const char *path;  /* an input's file; NULL: none */
+	const char *saved; /* where it is saved afterwards; NULL: nowhere */
+	int fd;		   /* of an input's file; -1: none */
+	struct npy npy;	   /* its header */
+	uint64_t bytes;	   /* in the arena */
 	struct gpuq_tensor tensor;
 };
 

@@ -10,15 +10,21 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct term {
-	char symbol[GPUQ_NAME_MAX]; /* empty: a number */
-	uint64_t value;
+/*
+ * What a term is worth: constant + factor * unknown. Vague: several symbols are unknown, or one in
+ * a way that cannot be solved, or the numbers are too large.
+ */
+struct worth {
+	uint64_t constant, factor;
+	char unknown[GPUQ_NAME_MAX]; /* empty: none is */
+	bool vague;
 };
 
 struct form {
 	bool leading; /* starts with ".." */
 	uint32_t n_terms;
-	struct term terms[GPUQ_MAX_RANK];
+	const char *terms[GPUQ_MAX_RANK];
+	char without[GPUQ_NAME_MAX]; /* empty: it is for all calls */
 };
 
 __attribute__((format(printf, 3, 4))) static int refuse(
@@ -51,22 +57,156 @@ static const char *skip_space(const char *p)
 	return p;
 }
 
-/* Reads a symbol or a number; NULL when there is neither. */
-static const char *parse_term(const char *p, struct term *term)
+static const struct shape_symbol *find(const struct shape_env *env, const char *name)
 {
-	size_t n = 0;
+	for (uint32_t i = 0; i < env->n_symbols; i++) {
+		if (strcmp(env->symbols[i].name, name) == 0)
+			return &env->symbols[i];
+	}
+	return NULL;
+}
+
+/* --- Terms --------------------------------------------------------------------------------- */
+
+static void note_unknown(struct worth *w, const struct worth *other)
+{
+	if (w->unknown[0] == '\0')
+		memcpy(w->unknown, other->unknown, sizeof(w->unknown));
+	else if (other->unknown[0] != '\0' && strcmp(w->unknown, other->unknown) != 0)
+		w->vague = true;
+	w->vague |= other->vague;
+}
+
+static void add(struct worth *w, const struct worth *other)
+{
+	note_unknown(w, other);
+	w->vague |= __builtin_add_overflow(w->constant, other->constant, &w->constant);
+	w->vague |= __builtin_add_overflow(w->factor, other->factor, &w->factor);
+}
+
+static void multiply(struct worth *w, const struct worth *other)
+{
+	struct worth product = *w;
+	uint64_t right;
+
+	note_unknown(&product, other);
+	product.vague |= w->factor != 0 && other->factor != 0;
+	product.vague |= __builtin_mul_overflow(w->constant, other->constant, &product.constant);
+	product.vague |= __builtin_mul_overflow(w->factor, other->constant, &product.factor);
+	product.vague |= __builtin_mul_overflow(w->constant, other->factor, &right);
+	product.vague |= __builtin_add_overflow(product.factor, right, &product.factor);
+	*w = product;
+}
+
+static const char *parse_number(const char *p, uint64_t *ret)
+{
 	char *end;
 
-	memset(term, 0, sizeof(*term));
-	if (isdigit((unsigned char)*p)) {
-		errno = 0;
-		term->value = strtoull(p, &end, 10);
-		return errno == 0 ? end : NULL;
-	}
-	while ((isalnum((unsigned char)*p) || *p == '_') && n + 1 < sizeof(term->symbol))
-		term->symbol[n++] = *p++;
+	if (!isdigit((unsigned char)*p))
+		return NULL;
+	errno = 0;
+	*ret = strtoull(p, &end, 10);
+	return errno == 0 ? end : NULL;
+}
+
+/* A letter or '_', and any of these and digits. */
+static const char *parse_name(const char *p, char name[GPUQ_NAME_MAX])
+{
+	size_t n = 0;
+
+	if (isdigit((unsigned char)*p))
+		return NULL;
+	while ((isalnum((unsigned char)*p) || *p == '_') && n + 1 < GPUQ_NAME_MAX)
+		name[n++] = *p++;
+	name[n] = '\0';
 	return n > 0 ? p : NULL;
 }
+
+static const char *parse_symbol(const char *p, const struct shape_env *env, struct worth *ret)
+{
+	p = parse_name(p, ret->unknown);
+	const struct shape_symbol *s = p == NULL ? NULL : find(env, ret->unknown);
+	if (s == NULL) {
+		ret->factor = 1;
+		return p;
+	}
+	*ret = (struct worth){.constant = s->value};
+	return p;
+}
+
+/* These read something; what follows it, or NULL when it is malformed. */
+static const char *parse_sum(const char *p, const struct shape_env *env, struct worth *ret);
+
+static const char *parse_ceil(const char *p, const struct shape_env *env, struct worth *ret)
+{
+	uint64_t divisor;
+
+	p = parse_sum(p, env, ret);
+	if (p == NULL || *p != '/')
+		return NULL;
+	p = parse_number(p + 1, &divisor);
+	if (p == NULL || *p != ')' || divisor == 0)
+		return NULL;
+	ret->vague |= ret->unknown[0] != '\0';
+	ret->constant = ret->constant / divisor + (ret->constant % divisor != 0);
+	return p + 1;
+}
+
+static const char *parse_factor(const char *p, const struct shape_env *env, struct worth *ret)
+{
+	*ret = (struct worth){0};
+	if (strncmp(p, "ceil(", 5) == 0)
+		return parse_ceil(p + 5, env, ret);
+	if (isdigit((unsigned char)*p))
+		return parse_number(p, &ret->constant);
+	if (*p != '(')
+		return parse_symbol(p, env, ret);
+	p = parse_sum(p + 1, env, ret);
+	return p != NULL && *p == ')' ? p + 1 : NULL;
+}
+
+static const char *parse_product(const char *p, const struct shape_env *env, struct worth *ret)
+{
+	struct worth factor;
+
+	p = parse_factor(p, env, ret);
+	while (p != NULL && (isalnum((unsigned char)*p) || *p == '_' || *p == '(')) {
+		p = parse_factor(p, env, &factor);
+		if (p != NULL)
+			multiply(ret, &factor);
+	}
+	return p;
+}
+
+static const char *parse_sum(const char *p, const struct shape_env *env, struct worth *ret)
+{
+	struct worth product;
+
+	p = parse_product(p, env, ret);
+	while (p != NULL && *p == '+') {
+		p = parse_product(p + 1, env, &product);
+		if (p != NULL)
+			add(ret, &product);
+	}
+	return p;
+}
+
+/* What else a term would need. */
+static const char *needs(const struct worth *w)
+{
+	return w->unknown[0] != '\0' ? w->unknown : "smaller numbers";
+}
+
+/* What a term of a form that has been parsed is worth. */
+static struct worth worth_of(const struct shape_env *env, const char *term)
+{
+	struct worth w;
+
+	(void)parse_sum(term, env, &w);
+	return w;
+}
+
+/* --- Forms --------------------------------------------------------------------------------- */
 
 /* Skips what separates alternatives; NULL when p is not at one. */
 static const char *next_form(const char *p)
@@ -79,6 +219,9 @@ static const char *next_form(const char *p)
 /* Reads one form; returns what follows it, or NULL when it is malformed. */
 static const char *parse_form(const char *p, struct form *form)
 {
+	const struct shape_env nothing = {0};
+	struct worth worth;
+
 	memset(form, 0, sizeof(*form));
 	p = skip_space(p);
 	if (*p++ != '[')
@@ -93,7 +236,8 @@ static const char *parse_form(const char *p, struct form *form)
 	while (*p != ']') {
 		if (form->n_terms == GPUQ_MAX_RANK)
 			return NULL;
-		p = parse_term(p, &form->terms[form->n_terms++]);
+		form->terms[form->n_terms++] = p;
+		p = parse_sum(p, &nothing, &worth);
 		if (p == NULL)
 			return NULL;
 		p = skip_space(p);
@@ -102,43 +246,71 @@ static const char *parse_form(const char *p, struct form *form)
 		else if (*p != ']')
 			return NULL;
 	}
-	return skip_space(p + 1);
+	p = skip_space(p + 1);
+	if (strncmp(p, "without ", 8) == 0)
+		p = parse_name(skip_space(p + 8), form->without);
+	return p == NULL ? NULL : skip_space(p);
 }
 
-static const struct shape_symbol *find(const struct shape_env *env, const char *name)
+/* Whether the form is for calls such as this one. */
+static bool is_for(const struct form *form, const struct shape_env *env)
 {
-	for (uint32_t i = 0; i < env->n_symbols; i++) {
-		if (strcmp(env->symbols[i].name, name) == 0)
-			return &env->symbols[i];
-	}
-	return NULL;
+	bool absent = form->without[0] == '\0';
+
+	for (uint32_t i = 0; i < env->n_absent && !absent; i++)
+		absent = strcmp(env->absent[i], form->without) == 0;
+	return absent;
 }
 
-static int bind_term(struct shape_env *env, const char *tensor, const struct term *term,
-	uint64_t dim, char *why, size_t why_size)
+static int bind_symbol(struct shape_env *env, const char *tensor, const char *name, uint64_t value,
+	char *why, size_t why_size)
 {
-	const struct shape_symbol *known = find(env, term->symbol);
-
-	if (term->symbol[0] == '\0') {
-		if (term->value == dim)
-			return 0;
-		return refuse(why, why_size, "a dimension of %s is %llu and has to be %llu", tensor,
-			(unsigned long long)dim, (unsigned long long)term->value);
-	}
-	if (known != NULL) {
-		if (known->value == dim)
-			return 0;
-		return refuse(why, why_size, "%s is %llu in %s but %llu in %s", term->symbol,
-			(unsigned long long)known->value, known->tensor, (unsigned long long)dim,
-			tensor);
-	}
 	if (env->n_symbols == SHAPE_SYMBOLS_MAX)
 		return refuse(why, why_size, "more than %d symbols", SHAPE_SYMBOLS_MAX);
 	struct shape_symbol *s = &env->symbols[env->n_symbols++];
-	snprintf(s->name, sizeof(s->name), "%s", term->symbol);
+	snprintf(s->name, sizeof(s->name), "%s", name);
 	snprintf(s->tensor, sizeof(s->tensor), "%s", tensor);
-	s->value = dim;
+	s->value = value;
 	return 0;
+}
+
+/* The dimension is not what symbols that are known, or a number, say. */
+static int refuse_dim(const struct shape_env *env, const char *tensor, const char *term,
+	uint64_t expected, uint64_t dim, char *why, size_t why_size)
+{
+	char name[GPUQ_NAME_MAX];
+	const char *end = parse_name(term, name);
+	const struct shape_symbol *known =
+		end != NULL && (*skip_space(end) == ',' || *skip_space(end) == ']')
+		? find(env, name)
+		: NULL;
+
+	if (known == NULL)
+		return refuse(why, why_size, "a dimension of %s is %llu and has to be %llu", tensor,
+			(unsigned long long)dim, (unsigned long long)expected);
+	return refuse(why, why_size, "%s is %llu in %s but %llu in %s", name,
+		(unsigned long long)known->value, known->tensor, (unsigned long long)dim, tensor);
+}
+
+static int bind_term(struct shape_env *env, const char *tensor, const char *term, uint64_t dim,
+	char *why, size_t why_size)
+{
+	const struct worth w = worth_of(env, term);
+
+	if (w.vague) {
+		refuse(why, why_size, "a dimension of %s needs %s, which no input gives", tensor,
+			needs(&w));
+		return -EAGAIN;
+	}
+	if (w.unknown[0] == '\0')
+		return dim == w.constant
+			? 0
+			: refuse_dim(env, tensor, term, w.constant, dim, why, why_size);
+	if (w.factor == 0 || dim < w.constant || (dim - w.constant) % w.factor != 0)
+		return refuse(why, why_size,
+			"a dimension of %s is %llu, from which no %s follows: it is to be %.*s",
+			tensor, (unsigned long long)dim, w.unknown, (int)strcspn(term, ",]"), term);
+	return bind_symbol(env, tensor, w.unknown, (dim - w.constant) / w.factor, why, why_size);
 }
 
 static int bind_leading(struct shape_env *env, const char *tensor, uint32_t rank,
@@ -168,7 +340,7 @@ static int bind_form(struct shape_env *env, const char *tensor, const struct for
 	if (form->leading)
 		r = bind_leading(env, tensor, leading, dims, why, why_size);
 	for (uint32_t i = 0; i < form->n_terms && r == 0; i++)
-		r = bind_term(env, tensor, &form->terms[i], dims[leading + i], why, why_size);
+		r = bind_term(env, tensor, form->terms[i], dims[leading + i], why, why_size);
 	return r;
 }
 
@@ -186,15 +358,17 @@ int shape_bind(struct shape_env *env, const char *tensor, const char *text, uint
 		if (p == NULL || (*p != '\0' && next_form(p) == NULL))
 			return refuse(why, why_size, "%s has a shape text that cannot be read: %s",
 				tensor, text);
-		if (form.leading ? rank < form.n_terms : rank != form.n_terms)
+		if (!is_for(&form, env) ||
+			(form.leading ? rank < form.n_terms : rank != form.n_terms))
 			continue;
 		struct shape_env trial = *env;
 		char *here = rank_fits ? reason : why; /* the first reason is the one to tell */
 		size_t here_size = rank_fits ? sizeof(reason) : why_size;
-		if (bind_form(&trial, tensor, &form, rank, dims, here, here_size) == 0) {
+		int r = bind_form(&trial, tensor, &form, rank, dims, here, here_size);
+		if (r == 0)
 			*env = trial;
-			return 0;
-		}
+		if (r == 0 || r == -EAGAIN)
+			return r;
 		rank_fits = true;
 	} while ((p = next_form(p)) != NULL);
 	if (rank_fits)
@@ -203,24 +377,24 @@ int shape_bind(struct shape_env *env, const char *tensor, const char *text, uint
 		shape_text(rank, dims, dims_text, sizeof(dims_text)), text);
 }
 
-/* Fills dims from the bound symbols; false, with the unknown one in *ret_unknown. */
+/* Fills dims from the bound symbols; false, with an unknown one in ret_unknown. */
 static bool infer_form(const struct shape_env *env, const struct form *form, uint32_t *rank,
-	uint64_t *dims, const char **ret_unknown)
+	uint64_t *dims, char ret_unknown[GPUQ_NAME_MAX])
 {
 	uint32_t n = form->leading ? env->leading_rank : 0;
 
-	*ret_unknown = "..";
+	memcpy(ret_unknown, "..", 3);
 	if ((form->leading && env->leading_tensor[0] == '\0') || n + form->n_terms > GPUQ_MAX_RANK)
 		return false;
 	memcpy(dims, env->leading, n * sizeof(*dims));
 	for (uint32_t i = 0; i < form->n_terms; i++) {
-		const struct term *term = &form->terms[i];
-		const struct shape_symbol *s = find(env, term->symbol);
+		const struct worth w = worth_of(env, form->terms[i]);
 
-		*ret_unknown = term->symbol;
-		if (term->symbol[0] != '\0' && s == NULL)
+		if (w.vague || w.unknown[0] != '\0') {
+			snprintf(ret_unknown, GPUQ_NAME_MAX, "%s", needs(&w));
 			return false;
-		dims[n + i] = s != NULL ? s->value : term->value;
+		}
+		dims[n + i] = w.constant;
 	}
 	*rank = n + form->n_terms;
 	return true;
@@ -230,8 +404,8 @@ int shape_infer(const struct shape_env *env, const char *tensor, const char *tex
 	uint32_t *ret_rank, uint64_t ret_dims[GPUQ_MAX_RANK], char *why, size_t why_size)
 {
 	uint64_t dims[GPUQ_MAX_RANK];
-	const char *p = text, *unknown;
-	char first_unknown[GPUQ_NAME_MAX] = "";
+	const char *p = text;
+	char unknown[GPUQ_NAME_MAX], first_unknown[GPUQ_NAME_MAX] = "";
 	struct form form;
 
 	do {
@@ -239,7 +413,9 @@ int shape_infer(const struct shape_env *env, const char *tensor, const char *tex
 		if (p == NULL || (*p != '\0' && next_form(p) == NULL))
 			return refuse(why, why_size, "%s has a shape text that cannot be read: %s",
 				tensor, text);
-		if (infer_form(env, &form, ret_rank, dims, &unknown)) {
+		if (!is_for(&form, env))
+			continue;
+		if (infer_form(env, &form, ret_rank, dims, unknown)) {
 			memcpy(ret_dims, dims, *ret_rank * sizeof(*dims));
 			return 0;
 		}

@@ -2,12 +2,16 @@
 /*
  * shape.h: works out an operator's shapes from the shape texts in its description.
  *
- *	text  := form { ( '|' | 'or' ) form }	alternatives: "[O,I] or [B,O,I]"
- *	form  := '[' [ '..' ] { term } ']'	comma-separated; ".." is any leading dimensions
- *	term  := symbol | number		"B", "64"
+ *	text    := form { ( '|' | 'or' ) form }	alternatives: "[O,I] or [B,O,I]"
+ *	form    := '[' [ '..' ] { sum } ']' [ 'without' tensor ]
+ *						comma-separated; ".." is any leading dimensions
+ *	sum     := product { '+' product }	"D+2"
+ *	product := factor { factor }		"2F", "(H+2G)D"
+ *	factor  := symbol | number | '(' sum ')' | 'ceil(' sum '/' number ')'
  *
  * The inputs' dimensions bind the symbols; the bound symbols give the outputs' dimensions. A
- * symbol means the same number everywhere in one call, and so does "..".
+ * symbol means the same number everywhere in one call, and so does "..". A form "without" a tensor
+ * is for calls that do not have it.
  */
 #ifndef GPUQ_TOOLS_SHAPE_H
 #define GPUQ_TOOLS_SHAPE_H
@@ -31,12 +35,15 @@ struct shape_env {
 	char leading_tensor[GPUQ_NAME_MAX]; /* that bound ".."; empty: nobody yet */
 	uint32_t leading_rank;
 	uint64_t leading[GPUQ_MAX_RANK];
+	uint32_t n_absent;
+	const char *absent[GPUQ_MAX_INPUTS]; /* tensors that the call does not have */
 };
 
 /*
  * Binds the symbols of `text` to the dimensions of a tensor: the first form that fits. Returns
  * 0, or -EINVAL with the reason in `why`: no form has this rank, or a symbol is bound to another
- * number already (both tensors and both numbers are named). env is then unchanged.
+ * number already (both tensors and both numbers are named); -EAGAIN, with a reason too: a dimension
+ * is made of several unknown symbols, which other tensors may bind. env is then unchanged.
  */
 int shape_bind(struct shape_env *env, const char *tensor, const char *text, uint32_t rank,
 	const uint64_t *dims, char *why, size_t why_size);

@@ -115,7 +115,7 @@ const struct op op_swiglu = {
 	.formula = "y = gate / (1 + exp(-gate)) * up",
 	.n_inputs = 2,
 	.n_outputs = 1,
-	.inputs = {{"gate", "[..,F] or [..,2F]", FLOAT_DTYPES},
+	.inputs = {{"gate", "[..,2F] without up or [..,F]", FLOAT_DTYPES},
 		{"up", "[..,F]", FLOAT_DTYPES, .optional = true}},
 	.outputs = {{"y", "[..,F]", FLOAT_DTYPES}},
 	.infer = infer,

@@ -10,7 +10,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	const uint64_t dims[GPUQ_MAX_RANK] = {2, 3, 2, 5, 2, 7, 1, 0};
 	uint64_t inferred[GPUQ_MAX_RANK];
-	struct shape_env env = {0};
+	struct shape_env env = {.n_absent = 1, .absent = {"up"}};
 	char text[256] = "", why[256];
 	uint32_t rank;
 

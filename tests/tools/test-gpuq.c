@@ -498,6 +498,171 @@ static void step_result_is_right(void **state)
 	harness_daemon_destroy(daemon);
 }
 
+/* Elements behind the last value are 0. */
+struct array {
+	const char *name;
+	uint32_t dtype, rank;
+	uint64_t dims[5];
+	float values[8];
+};
+
+static void save_array(const struct array *a, const char *file)
+{
+	char data[128 * sizeof(int64_t)] = {0};
+
+	for (size_t i = 0; i < sizeof(a->values) / sizeof(a->values[0]); i++) {
+		if (a->dtype == GPUQ_F32)
+			((float *)data)[i] = a->values[i];
+		else if (a->dtype == GPUQ_I32)
+			((int32_t *)data)[i] = (int32_t)a->values[i];
+		else if (a->dtype == GPUQ_I64)
+			((int64_t *)data)[i] = (int64_t)a->values[i];
+	}
+	save(file, a->dtype, a->rank, a->dims, data);
+}
+
+static void assert_array(const struct array *a, const char *file)
+{
+	float data[8] = {0};
+
+	load(file, a->rank, a->dims, a->dtype, data);
+	for (uint64_t i = 0; i < sizeof(data) / sizeof(data[0]); i++) {
+		const float v = a->dtype == GPUQ_I32 ? (float)((int32_t *)data)[i] : data[i];
+
+		if (!(fabsf(v - a->values[i]) <= 1e-3f))
+			fail_msg("%s: element %lu is %g", file, i, (double)v);
+	}
+}
+
+/* Those that have no test of their own here, on what a look tells the result of. */
+static const struct example {
+	const char *op;
+	struct array inputs[3], output;
+} examples[] = {
+	{"embedding",
+		{{"tokens", GPUQ_I32, 1, {2}, {1, 0}},
+			{"table", GPUQ_F32, 2, {2, 2}, {1, 2, 3, 4}}},
+		{"y", GPUQ_F32, 2, {2, 2}, {3, 4, 1, 2}}},
+	{"rmsnorm", {{"x", GPUQ_F32, 2, {1, 2}, {3, 3}}, {"weight", GPUQ_F32, 1, {2}, {1, 2}}},
+		{"y", GPUQ_F32, 2, {1, 2}, {1, 2}}},
+	{"linear",
+		{{"x", GPUQ_F32, 2, {1, 2}, {3, 4}}, {"w", GPUQ_F32, 2, {2, 2}, {1, 1, 0, 2}},
+			{"bias", GPUQ_F32, 1, {2}, {10, 20}}},
+		{"y", GPUQ_F32, 2, {1, 2}, {17, 28}}},
+	{"rope", {{"x", GPUQ_F32, 3, {1, 1, 2}, {1, 2}}, {"positions", GPUQ_I32, 1, {1}, {0}}},
+		{"y", GPUQ_F32, 3, {1, 1, 2}, {1, 2}}},
+	{"swiglu", {{"gate", GPUQ_F32, 2, {1, 4}, {100, 50, 3, 4}}},
+		{"y", GPUQ_F32, 2, {1, 2}, {300, 200}}},
+	{"swiglu", {{"gate", GPUQ_F32, 2, {1, 2}, {100, 50}}, {"up", GPUQ_F32, 2, {1, 2}, {3, 4}}},
+		{"y", GPUQ_F32, 2, {1, 2}, {300, 200}}},
+	{"argmax", {{"x", GPUQ_F32, 2, {1, 3}, {1, 3, 2}}}, {"index", GPUQ_I32, 1, {1}, {1}}},
+	{"sample",
+		{{"logits", GPUQ_F32, 2, {1, 3}, {1, 3, 2}},
+			{"temperatures", GPUQ_F32, 1, {1}, {0}},
+			{"seeds", GPUQ_I64, 2, {1, 2}, {7, 0}}},
+		{"token", GPUQ_I32, 1, {1}, {1}}},
+};
+
+static void run_example(const struct example *e)
+{
+	const char *arguments[16] = {"run", e->op, "--json"};
+	char file[GPUQ_NAME_MAX + 4];
+	int n = 3;
+
+	for (uint32_t i = 0; i < 3 && e->inputs[i].name != NULL; i++) {
+		snprintf(file, sizeof(file), "%s.npy", e->inputs[i].name);
+		save_array(&e->inputs[i], file);
+		arguments[n++] = "--in";
+		arguments[n++] = assign(e->inputs[i].name, file);
+	}
+	arguments[n++] = "--out";
+	arguments[n++] = assign(e->output.name, "out.npy");
+	json_decref(json_of(arguments));
+	assert_array(&e->output, "out.npy");
+}
+
+static void examples_are_right(void **state)
+{
+	struct harness_daemon *daemon = harness_daemon_start(NULL);
+
+	for (size_t i = 0; i < sizeof(examples) / sizeof(examples[0]); i++)
+		run_example(&examples[i]);
+	harness_daemon_destroy(daemon);
+}
+
+/* One token of two heads: it is put into the cache, and attends to what is there of it. */
+static void attention_over_a_cache_is_right(void **state)
+{
+	static const struct array inputs[] = {
+		{"qkv", GPUQ_F32, 2, {1, 8}, {1, 2, 3, 4, 5, 6, 7, 8}},
+		{"positions", GPUQ_I32, 1, {1}, {0}},
+		{"rows", GPUQ_I32, 1, {1}, {0}},
+		{"table", GPUQ_I32, 2, {1, 1}, {1}},
+		{"cache", GPUQ_F32, 5, {2, 2, 1, 16, 2}, {0}},
+	};
+	const struct array q = {"q", GPUQ_F32, 3, {1, 2, 2}, {1, 2, 3, 4}};
+	const struct array y = {"y", GPUQ_F32, 3, {1, 2, 2}, {7, 8, 7, 8}};
+	struct harness_daemon *daemon = harness_daemon_start(NULL);
+	float cache[128], parts[8];
+	uint8_t context[16] = {0};
+	char file[GPUQ_NAME_MAX + 4];
+
+	for (size_t i = 0; i < sizeof(inputs) / sizeof(inputs[0]); i++) {
+		snprintf(file, sizeof(file), "%s.npy", inputs[i].name);
+		save_array(&inputs[i], file);
+	}
+	json_decref(JSON("run", "kv_append", "--in", assign("qkv", "qkv.npy"), "--in",
+		assign("positions", "positions.npy"), "--in", assign("rows", "rows.npy"), "--in",
+		assign("table", "table.npy"), "--in", assign("cache", "cache.npy"), "--out",
+		assign("q", "q.npy"), "--out", assign("cache", "after.npy"), "--json"));
+	assert_array(&q, "q.npy");
+	load("after.npy", 5, inputs[4].dims, GPUQ_F32, cache);
+	assert_memory_equal(&cache[64], ((float[]){5, 6}), 8);
+	assert_memory_equal(&cache[96], ((float[]){7, 8}), 8);
+	save("context.npy", GPUQ_U8, 1, DIMS(16), context);
+	json_decref(JSON("run", "paged_attention", "--in", assign("q", "q.npy"), "--in",
+		assign("cache", "after.npy"), "--in", assign("table", "table.npy"), "--in",
+		assign("positions", "positions.npy"), "--in", assign("rows", "rows.npy"), "--in",
+		assign("context", "context.npy"), "--out", assign("y", "y.npy"), "--out",
+		assign("parts", "parts.npy"), "--json"));
+	assert_array(&y, "y.npy");
+	load("parts.npy", 4, DIMS(1, 2, 1, 4), GPUQ_F32, parts);
+	REFUSED(1, "kv_append has no output 'k'; it has: q, cache", "run", "kv_append", "--out",
+		"k=k.npy");
+	harness_daemon_destroy(daemon);
+}
+
+static bool is_tested(const char *op)
+{
+	static const char *const others[] = {"gemv_batched", "softmax", "price_vectors",
+		"step_result", "kv_append", "paged_attention"};
+	bool found = false;
+
+	for (size_t i = 0; i < sizeof(others) / sizeof(others[0]); i++)
+		found |= strcmp(op, others[i]) == 0;
+	for (size_t i = 0; i < sizeof(examples) / sizeof(examples[0]); i++)
+		found |= strcmp(op, examples[i].op) == 0;
+	return found;
+}
+
+static void no_operator_is_left_out(void **state)
+{
+	struct harness_daemon *daemon = harness_daemon_start(NULL);
+	json_t *d = JSON("ops", "--json"), *op;
+	size_t i;
+
+	json_array_foreach(json_object_get(d, "ops"), i, op)
+	{
+		const char *name = json_string_value(json_object_get(op, "name"));
+
+		if (!is_tested(name))
+			fail_msg("no test here runs %s", name);
+	}
+	assert_true(i > 0);
+	json_decref(d);
+	harness_daemon_destroy(daemon);
+}
+
 /* As a GPU does whose module lacks the operator. */
 static void a_device_without_the_operator_says_so(void **state)
 {
@@ -734,6 +899,9 @@ int main(void)
 		HARNESS_TEST(softmax_is_right),
 		HARNESS_TEST(price_vectors_is_right),
 		HARNESS_TEST(step_result_is_right),
+		HARNESS_TEST(examples_are_right),
+		HARNESS_TEST(attention_over_a_cache_is_right),
+		HARNESS_TEST(no_operator_is_left_out),
 		HARNESS_TEST(a_device_without_the_operator_says_so),
 		HARNESS_TEST(outputs_that_are_not_saved_are_shown),
 		HARNESS_TEST(graphs_are_listed_and_administered),

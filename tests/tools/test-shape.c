@@ -88,6 +88,48 @@ static void conflicts_name_symbol_tensors_and_values(void **state)
 	assert_string_equal(why, "a dimension of c is 4 and has to be 3");
 }
 
+static void dimensions_are_made_of_several(void **state)
+{
+	struct shape_env env = {0};
+
+	assert_int_equal(bind(&env, "qkv", "[N,(H+2G)D]", 2, DIMS(3, 48)), -EAGAIN);
+	assert_string_equal(why, "a dimension of qkv needs H, which no input gives");
+	assert_int_equal(env.n_symbols, 0);
+	assert_int_equal(bind(&env, "cache", "[2,G,D]", 3, DIMS(2, 2, 4)), 0);
+	assert_int_equal(bind(&env, "qkv", "[N,(H+2G)D]", 2, DIMS(3, 48)), 0);
+	assert_inferred(&env, "[N,H,D]", "[3,8,4]");
+	assert_inferred(&env, "[ceil(H/3),ceil(N/3), D+2 ,2H+3D+1,(H)(D)]", "[3,1,6,29,32]");
+	assert_int_equal(bind(&env, "x", "[2F+1]", 1, DIMS(7)), 0);
+	assert_inferred(&env, "[F]", "[3]");
+	assert_int_equal(bind(&env, "y", "[2E+1]", 1, DIMS(8)), -EINVAL);
+	assert_string_equal(
+		why, "a dimension of y is 8, from which no E follows: it is to be 2E+1");
+	assert_int_equal(bind(&env, "y", "[E+9]", 1, DIMS(8)), -EINVAL);
+	assert_int_equal(bind(&env, "y", "[D+2]", 1, DIMS(8)), -EINVAL);
+	assert_string_equal(why, "a dimension of y is 8 and has to be 6");
+	assert_int_equal(bind(&env, "y", "[ D ]", 1, DIMS(8)), -EINVAL);
+	assert_string_equal(why, "D is 4 in cache but 8 in y");
+	/* Nothing follows from these. */
+	assert_int_equal(bind(&env, "y", "[EE]", 1, DIMS(9)), 0);
+	assert_int_equal(bind(&env, "y", "[(E)(E)]", 1, DIMS(9)), -EAGAIN);
+	assert_int_equal(bind(&env, "y", "[ceil(E/2)]", 1, DIMS(9)), -EAGAIN);
+	assert_int_equal(bind(&env, "y", "[18446744073709551615D]", 1, DIMS(9)), -EAGAIN);
+	assert_string_equal(why, "a dimension of y needs smaller numbers, which no input gives");
+}
+
+static void forms_are_for_calls_without_a_tensor(void **state)
+{
+	static const char text[] = "[..,2F] without up or [..,F]";
+	struct shape_env with = {0}, without = {.n_absent = 1, .absent = {"up"}};
+
+	assert_int_equal(bind(&with, "gate", text, 2, DIMS(3, 8)), 0);
+	assert_inferred(&with, "[..,F]", "[3,8]");
+	assert_inferred(&with, text, "[3,8]");
+	assert_int_equal(bind(&without, "gate", text, 2, DIMS(3, 8)), 0);
+	assert_inferred(&without, "[..,F]", "[3,4]");
+	assert_inferred(&without, text, "[3,8]");
+}
+
 static void unknown_symbols_are_named(void **state)
 {
 	struct shape_env env = {0};
@@ -114,6 +156,16 @@ static void malformed_texts_are_refused(void **state)
 		"[99999999999999999999999]",
 		"[A,A,A,A,A,A,A,A,A]",
 		"[B,..]",
+		"[(B]",
+		"[B)]",
+		"[()]",
+		"[B+]",
+		"[+B]",
+		"[ceil(B)]",
+		"[ceil(B/0)]",
+		"[ceil(B/C)]",
+		"[B] without",
+		"[B] without ",
 	};
 	struct shape_env env = {0};
 
@@ -156,6 +208,8 @@ int main(void)
 		HARNESS_TEST(alternatives_go_by_rank_then_by_fit),
 		HARNESS_TEST(leading_dimensions_are_any),
 		HARNESS_TEST(conflicts_name_symbol_tensors_and_values),
+		HARNESS_TEST(dimensions_are_made_of_several),
+		HARNESS_TEST(forms_are_for_calls_without_a_tensor),
 		HARNESS_TEST(unknown_symbols_are_named),
 		HARNESS_TEST(malformed_texts_are_refused),
 		HARNESS_TEST(steps_are_told_by_what_makes_them_large),
