@@ -40,6 +40,16 @@ export PKG_CONFIG_PATH="${pc%/*}" PKG_CONFIG_SYSROOT_DIR="$root"
 } >"$root/log" 2>&1 || fail "pkg-config"
 pass "pkg-config"
 
+# These may be several words: "ccache gcc".
+# shellcheck disable=SC2086
+c_compiler() {
+	${CC:-cc} "$@"
+}
+# shellcheck disable=SC2086
+cxx_compiler() {
+	${CXX:-c++} "$@"
+}
+
 # consume NAME COMPILER... builds with every warning as an error, because users may, and runs.
 consume() {
 	name=$1
@@ -55,9 +65,9 @@ consume() {
 	pass "$name consumer"
 }
 consumer=$source/tests/install/consumer.c
-consume c11 "${CC:-cc}" -std=c11 "$consumer"
-if command -v "${CXX:-c++}" >/dev/null 2>&1; then
-	consume cxx11 "${CXX:-c++}" -std=c++11 -x c++ "$consumer" -x none
+consume c11 c_compiler -std=c11 "$consumer"
+if cxx_compiler --version >/dev/null 2>&1; then
+	consume cxx11 cxx_compiler -std=c++11 -x c++ "$consumer" -x none
 else
 	number=$((number + 1))
 	echo "ok $number - install: cxx11 consumer # SKIP no C++ compiler"
@@ -71,7 +81,7 @@ for example in softmax score classify pipeline lipogram; do
 	esac
 	pkg-config --exists "$library" || continue
 	# shellcheck disable=SC2046,SC2086
-	"${CC:-cc}" -std=c17 -Wall -Wextra -Werror -o "$root/$example" \
+	c_compiler -std=c17 -Wall -Wextra -Werror -o "$root/$example" \
 		"$source/client/examples/$example.c" $helper \
 		$(pkg-config --cflags --libs "$library") -lm >"$root/log" 2>&1 ||
 		fail "example $example: compiles"
@@ -84,7 +94,7 @@ for library in gpuq-client gpuq-text; do
 		"$library") || fail "snippets of $library"
 	for snippet in $snippets; do
 		# shellcheck disable=SC2046
-		"${CC:-cc}" -std=c17 -Wall -Wextra -Werror -Wno-unused -c -o "$root/snippet.o" \
+		c_compiler -std=c17 -Wall -Wextra -Werror -Wno-unused -c -o "$root/snippet.o" \
 			"$snippet" $(pkg-config --cflags "$library") >"$root/log" 2>&1 ||
 			fail "$(basename "$snippet" .c): compiles"
 	done
@@ -93,7 +103,7 @@ pass "what README and headers show compiles"
 # Not there where the build was told to leave CUDA out.
 if pkg-config --exists gpuq-cuda; then
 	# shellcheck disable=SC2046
-	"${CC:-cc}" -std=c11 -Wall -Wextra -pedantic -Werror -o "$root/cuda" \
+	c_compiler -std=c11 -Wall -Wextra -pedantic -Werror -o "$root/cuda" \
 		"$source/tests/install/consumer-cuda.c" -Wl,-rpath-link,"$libdir" \
 		$(pkg-config --cflags --libs gpuq-cuda) >"$root/log" 2>&1 ||
 		fail "libgpuq-cuda: compiles"
@@ -103,10 +113,10 @@ fi
 # Nor where it was told to leave the tokenizer out.
 if pkg-config --exists gpuq-text; then
 	languages=c
-	command -v "${CXX:-c++}" >/dev/null 2>&1 && languages="c c++"
+	cxx_compiler --version >/dev/null 2>&1 && languages="c c++"
 	for language in $languages; do
 		# shellcheck disable=SC2046
-		"${CC:-cc}" -x "$language" -Wall -Wextra -pedantic -Werror -o "$root/text" \
+		c_compiler -x "$language" -Wall -Wextra -pedantic -Werror -o "$root/text" \
 			"$source/tests/install/consumer-text.c" -x none -Wl,-rpath-link,"$libdir" \
 			$(pkg-config --cflags --libs gpuq-text) >"$root/log" 2>&1 ||
 			fail "libgpuq-text: compiles as $language"
