@@ -359,6 +359,8 @@ void raw_free(struct raw *r, enum device_memory kind, void *data); /* NULL is fi
 int raw_write(struct raw *r, void *to, const void *from, uint64_t bytes);
 int raw_read(struct raw *r, void *to, const void *from, uint64_t bytes);
 
+struct device *raw_device(struct raw *r);
+
 /* How fast a large copy brings the host's pinned memory to the device: the bus. */
 int raw_copy_rate(struct raw *r, double *ret_bytes_per_us);
 

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * load.c: how fast the weights of a model come into the device's memory: out of the page cache,
- * beside read() of the same bytes into the same kind of memory; and from the disk, beside fio. And
- * how long gpuqd takes from its start to the first token. On a GPU only the last.
+ * beside read() of the same bytes into the same kind of memory, or into the host's where files
+ * cannot be read into the device's; and from the disk, beside fio. And how long gpuqd takes from
+ * its start to the first token.
  */
 #include "bench/llm.h"
 
-#include "models/weights.h"
+#include "models/upload.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -31,6 +32,7 @@ struct loading {
 	int fd;
 	uint64_t file_bytes;
 	bool from_disk; /* the file is not in the page cache when a reading begins */
+	bool uploads;	/* files cannot be read into the device's memory */
 };
 
 static int read_plain(const struct loading *l, char *memory)
@@ -52,7 +54,9 @@ static int read_plain(const struct loading *l, char *memory)
 static int read_weights(const struct loading *l, void *memory)
 {
 	struct model_why why;
-	int e = model_weights_read(l->weights, l->files, memory, NULL, &why);
+	int e = l->uploads
+		? model_upload(raw_device(l->raw), NULL, l->weights, l->files, memory, NULL, &why)
+		: model_weights_read(l->weights, l->files, memory, NULL, &why);
 
 	if (e < 0)
 		complain(0, "%s", why.text);
@@ -101,6 +105,22 @@ static int prepare(const struct loading *l)
 	return !l->from_disk || make_cold(l) ? 0 : -EBUSY;
 }
 
+static int memory_new(const struct loading *l, bool plain, uint64_t bytes, void **ret_memory)
+{
+	if (!plain || !l->uploads)
+		return raw_alloc(l->raw, DEVICE_WORK, bytes, ret_memory);
+	*ret_memory = malloc(bytes);
+	return *ret_memory == NULL ? -ENOMEM : 0;
+}
+
+static void memory_free(const struct loading *l, bool plain, void *memory)
+{
+	if (!plain || !l->uploads)
+		raw_free(l->raw, DEVICE_WORK, memory);
+	else
+		free(memory);
+}
+
 static int timed(const struct loading *l, bool plain, const struct clock_line *clock,
 	uint64_t *ret_ns, uint64_t n)
 {
@@ -112,12 +132,12 @@ static int timed(const struct loading *l, bool plain, const struct clock_line *c
 		const uint64_t start_ns = clock_now_ns(clock);
 
 		if (e == 0)
-			e = raw_alloc(l->raw, DEVICE_WORK, bytes, &memory);
+			e = memory_new(l, plain, bytes, &memory);
 		if (e < 0)
 			return e;
 		e = plain ? read_plain(l, memory) : read_weights(l, memory);
 		ret_ns[i] = clock_now_ns(clock) - start_ns;
-		raw_free(l->raw, DEVICE_WORK, memory);
+		memory_free(l, plain, memory);
 		if (e < 0)
 			return e;
 	}
@@ -185,6 +205,7 @@ static int loading_open(struct bench *b, const struct llm_folder *folder, struct
 
 	if (e < 0)
 		return e;
+	l->uploads = strcmp(b->device, "cpu") != 0;
 	snprintf(l->path, sizeof(l->path), "%s/model.safetensors", folder->path);
 	l->fd = open(l->path, O_RDONLY | O_CLOEXEC);
 	if (l->fd < 0 || fstat(l->fd, &st) < 0) {
@@ -310,12 +331,7 @@ int bench_load(struct bench *b)
 
 	if (e < 0)
 		return e;
-	if (strcmp(b->device, "cpu") == 0)
-		e = measure_weights(b, &folder);
-	else
-		report_line(
-			"read() and fio are compared with --device cpu only: files cannot be read "
-			"into a GPU's memory\n");
+	e = measure_weights(b, &folder);
 	cpus_free(0);
 	if (e == 0)
 		e = measure_start(b, &folder);

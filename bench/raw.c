@@ -93,6 +93,11 @@ int raw_alloc(struct raw *r, enum device_memory kind, uint64_t bytes, void **ret
 	return device_alloc(r->device, kind, bytes, ret_data);
 }
 
+struct device *raw_device(struct raw *r)
+{
+	return r->device;
+}
+
 void raw_free(struct raw *r, enum device_memory kind, void *data)
 {
 	device_free(r->device, kind, data);

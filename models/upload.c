@@ -16,6 +16,19 @@ struct upload {
 	struct model_why *why;
 };
 
+/* Away from captures, where there may be some. */
+static void quiet_begin(const struct upload *u)
+{
+	if (u->graphs != NULL)
+		graphs_quiet_begin(u->graphs);
+}
+
+static void quiet_end(const struct upload *u)
+{
+	if (u->graphs != NULL)
+		graphs_quiet_end(u->graphs);
+}
+
 static int failed(const struct upload *u, int err)
 {
 	return err == 0 ? 0 : model_fail(u->why, err, "copying weights to the device failed");
@@ -48,13 +61,13 @@ static int open_pieces(struct upload *u, uint64_t bytes)
 
 	if (bytes > WEIGHTS_PIECE_BYTES)
 		bytes = WEIGHTS_PIECE_BYTES;
-	graphs_quiet_begin(u->graphs);
+	quiet_begin(u);
 	for (uint32_t i = 0; i < PIECES && err == 0; i++) {
 		err = device_stream_create(u->device, DEVICE_PRIORITY_LOW, &u->streams[i]);
 		if (err == 0)
 			err = device_alloc(u->device, DEVICE_PINNED, bytes, &u->pieces[i]);
 	}
-	graphs_quiet_end(u->graphs);
+	quiet_end(u);
 	return err == 0
 		? 0
 		: model_fail(u->why, err, "no memory to copy weights to the device by way of");
@@ -70,12 +83,12 @@ static int close_pieces(struct upload *u)
 
 		err = err == 0 ? r : err;
 	}
-	graphs_quiet_begin(u->graphs);
+	quiet_begin(u);
 	for (uint32_t i = 0; i < PIECES; i++) {
 		device_stream_destroy(u->streams[i]);
 		device_free(u->device, DEVICE_PINNED, u->pieces[i]);
 	}
-	graphs_quiet_end(u->graphs);
+	quiet_end(u);
 	return err;
 }
 

@@ -11,7 +11,8 @@
 
 /*
  * Returns when all copies have ended, or the device has failed. memory: model_weights_bytes() of
- * the device's. Pinned memory is made and freed away from the captures of `graphs`. Errors of
+ * the device's. Pinned memory is made and freed away from the captures of `graphs` (NULL: there are
+ * none). Errors of
  * model_weights_stream(), -ENOMEM, -GPUQ_EDEVICE.
  */
 int model_upload(struct device *device, struct graphs *graphs, const struct model_weights *weights,
