@@ -431,6 +431,15 @@ int device_exec_upload(struct device_exec *exec, struct device_stream *stream)
 	return leave_stream(stream, r);
 }
 
+static bool carries_too_much(const struct device_args *args)
+{
+	uint32_t bytes = 0;
+
+	for (uint32_t i = 0; i < GPUQ_MAX_INPUTS; i++)
+		bytes += device_carried_room(args->carried[i]);
+	return bytes > DEVICE_MAX_CARRIED;
+}
+
 int device_exec_launch(
 	struct device_exec *exec, struct device_stream *stream, const struct device_args *args)
 {
@@ -438,7 +447,7 @@ int device_exec_launch(
 
 	if (r == 0 && stream->capture != NULL)
 		r = -EBUSY;
-	if (r == 0 && args->completion == NULL)
+	if (r == 0 && (args->completion == NULL || carries_too_much(args)))
 		r = -EINVAL;
 	if (r == 0)
 		r = spoil(stream);

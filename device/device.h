@@ -264,7 +264,8 @@ int device_exec_upload(struct device_exec *exec, struct device_stream *stream);
 
 /*
  * -EAGAIN when DEVICE_EXEC_DEPTH launches, or one in another stream, have not ended yet, or as
- * device_launch(); -EINVAL without args->completion. Not on a stream that captures.
+ * device_launch(); -EINVAL without args->completion, or when too much is to be carried. Not on a
+ * stream that captures.
  */
 int device_exec_launch(
 	struct device_exec *exec, struct device_stream *stream, const struct device_args *args);

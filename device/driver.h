@@ -19,7 +19,7 @@
 
 #include "device/device.h"
 
-#define DEVICE_DRIVER_VERSION 4
+#define DEVICE_DRIVER_VERSION 5
 #define DEVICE_MODULE_SYMBOL "gpuq_device_cuda"
 
 struct device_driver;

@@ -25,12 +25,26 @@ struct device_completion {
 /* What changes from launch to launch: the parameter block. Copied by whoever takes it. */
 #define DEVICE_MAX_POINTERS GPUQ_MAX_TENSORS
 #define DEVICE_MAX_SCALARS GPUQ_MAX_PARAMS
+#define DEVICE_MAX_CARRIED 3584u
+#define DEVICE_CARRIED_ALIGN 16u
 struct device_args {
 	struct device_completion *completion; /* device address; NULL: nobody waits */
 	uint64_t value;
 	void *pointers[DEVICE_MAX_POINTERS];  /* device addresses */
 	uint64_t scalars[DEVICE_MAX_SCALARS]; /* bits of a double or an int64_t */
+	/*
+	 * Not 0: input i lies in the host's memory, which the host sees at the same address, and
+	 * has so many bytes. Kernels of an executable may be given a copy that was taken when it
+	 * was launched: the first look at the host's memory from a GPU takes microseconds. Each
+	 * rounded up to DEVICE_CARRIED_ALIGN, they have DEVICE_MAX_CARRIED bytes at most.
+	 */
+	uint16_t carried[GPUQ_MAX_INPUTS];
 };
+
+static inline uint32_t device_carried_room(uint32_t bytes)
+{
+	return (bytes + DEVICE_CARRIED_ALIGN - 1) & ~(DEVICE_CARRIED_ALIGN - 1);
+}
 
 /*
  * Code that a device can run: its form for the CPU is here, that for CUDA is found by name in the

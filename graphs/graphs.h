@@ -65,7 +65,8 @@ struct graphs_options {
 	 * Tensors in host memory of at least stage_bytes, and inputs that many steps of a pipeline
 	 * read, are copied to and from the lane's staging memory, staging_bytes for each work in
 	 * it, as long as that has room; others are used in place. UINT64_MAX: all are, which is
-	 * right where the device works in the host's memory anyway.
+	 * right where the device works in the host's memory anyway. What args.carried of a work
+	 * has is copied only where there is no executable to carry it.
 	 */
 	uint64_t stage_bytes, staging_bytes;
 	const char *hot_list;				   /* path; NULL: none is kept */

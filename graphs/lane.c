@@ -96,7 +96,7 @@ struct giving {
 	uint64_t staging_used;
 	uint32_t in, out;	      /* masks of pointers that are staged */
 	struct device_stream *behind; /* has or awaits all that was given; NULL: nothing was */
-	bool may_wait;
+	bool replays, may_wait;
 };
 
 static uint64_t bytes_of(const struct giving *v, uint32_t pointer)
@@ -114,6 +114,8 @@ static bool is_staged(const struct giving *v, uint32_t pointer, uint64_t bytes)
 {
 	const struct pipeline *p = v->w->pipeline;
 
+	if (v->replays && pointer < GPUQ_MAX_INPUTS && v->w->args.carried[pointer] != 0)
+		return false;
 	/* A copy would not be written back. */
 	if (pointer < GPUQ_MAX_INPUTS && v->w->call->op->inputs[pointer].in_out)
 		return false;
@@ -240,7 +242,8 @@ static int end_badly(struct giving *v, int err)
 int lane_launch(struct graphs *g, struct graph_slot *slot, struct graph_work *w, struct plan *plan,
 	struct graph_exec *exec, bool may_wait)
 {
-	struct giving v = {.g = g, .slot = slot, .w = w, .may_wait = may_wait};
+	struct giving v = {
+		.g = g, .slot = slot, .w = w, .replays = plan == NULL, .may_wait = may_wait};
 	int err = 0;
 
 	/* The end may be seen by another thread before this returns. */

@@ -184,10 +184,23 @@ void engine_call_init(
 	}
 }
 
+static void carry(struct graph_work *w, uint32_t input, uint32_t *used)
+{
+	const struct tensor *t = &w->call->in[input];
+	uint64_t elements, bytes;
+
+	if (t->data == NULL || tensor_size(t, &elements, &bytes) != 0 ||
+		bytes > DEVICE_MAX_CARRIED - *used)
+		return;
+	w->args.carried[input] = (uint16_t)bytes;
+	*used += device_carried_room((uint32_t)bytes);
+}
+
 void engine_work_init(const struct engine *e, enum model_step kind, const struct op_call *call,
 	uint32_t completion, struct graph_work *w)
 {
 	struct device_completion *c = &e->buffers.completions[completion];
+	uint32_t used = 0;
 
 	memset(w, 0, sizeof(*w));
 	w->call = call;
@@ -199,6 +212,12 @@ void engine_work_init(const struct engine *e, enum model_step kind, const struct
 	w->uid = e->uid;
 	/* Every layer reads these. */
 	w->in_host = 1u << MODEL_POSITIONS | 1u << MODEL_ROWS | 1u << MODEL_TABLE;
+	/* The table may take all the room, and is as well copied when it is large. */
+	for (uint32_t i = 0; i < MODEL_INPUTS; i++) {
+		if (i != MODEL_TABLE)
+			carry(w, i, &used);
+	}
+	carry(w, MODEL_TABLE, &used);
 }
 
 #define SHAPE_MEMBERS 6u

@@ -5,18 +5,36 @@
 
 #include <errno.h>
 
-#define WORDS (sizeof(struct cuda_block) / sizeof(uint64_t))
-static_assert(WORDS <= 32, "one warp copies it");
+/* As struct cuda_bring begins: longer arguments take longer to launch. */
+template <uint32_t WORDS> struct bring_words {
+	uint64_t *to;
+	uint64_t count;
+	uint64_t words[WORDS];
+};
 
 /* Those that come next may read the block as soon as they start, so it lets none start before. */
-static __global__ void bring_block(const __grid_constant__ struct cuda_bring bring)
+template <uint32_t WORDS>
+static __global__ void bring_block(const __grid_constant__ struct bring_words<WORDS> bring)
 {
 	cuda_await();
-	if (threadIdx.x < WORDS)
-		((uint64_t *)bring.to)[threadIdx.x] = ((const uint64_t *)&bring.block)[threadIdx.x];
+	for (uint32_t i = threadIdx.x; i < bring.count; i += blockDim.x)
+		bring.to[i] = bring.words[i];
 	/* That it has ended lets others start; that they see the block takes this. */
 	__threadfence();
 }
+
+#define SOME_WORDS (CUDA_BLOCK_WORDS + 64) /* carries what a step of one session reads */
+#define MOST_WORDS (sizeof(struct cuda_block) / sizeof(uint64_t))
+static_assert(sizeof(struct bring_words<MOST_WORDS>) == sizeof(struct cuda_bring), "one layout");
+
+static const struct bring_kernel {
+	const void *kernel;
+	uint32_t words, threads;
+} bring_kernels[] = {
+	{(const void *)bring_block<CUDA_BLOCK_WORDS>, CUDA_BLOCK_WORDS, 32},
+	{(const void *)bring_block<SOME_WORDS>, SOME_WORDS, 96},
+	{(const void *)bring_block<MOST_WORDS>, MOST_WORDS, 256},
+};
 
 static __global__ void signal_end(const __grid_constant__ struct cuda_completion completion)
 {
@@ -37,18 +55,24 @@ int cuda_write_astray(cudaStream_t stream)
 
 int cuda_bring(const struct cuda_bring *bring, cudaStream_t stream)
 {
-	bring_block<<<1, 32, 0, stream>>>(*bring);
-	return cuda_error(cudaGetLastError());
+	const struct cuda_target to = {stream, NULL, false};
+	void *values[] = {(void *)bring};
+
+	return cuda_run(&to, bring_kernels[0].kernel, 1, bring_kernels[0].threads, 0, values);
 }
 
 void cuda_bring_node(
 	struct cuda_bring *bring, void **value, struct cudaKernelNodeParams *ret_params)
 {
+	const struct bring_kernel *k = bring_kernels;
+
+	while (k->words < bring->words)
+		k++;
 	*value = bring;
 	*ret_params = {};
-	ret_params->func = (void *)bring_block;
+	ret_params->func = (void *)k->kernel;
 	ret_params->gridDim = dim3(1);
-	ret_params->blockDim = dim3(32);
+	ret_params->blockDim = dim3(k->threads);
 	ret_params->kernelParams = value;
 }
 
@@ -65,7 +89,7 @@ int cuda_blank_graph(const struct cuda_target *to, uint32_t nodes, cudaGraph_t *
 	if (r < 0)
 		return r;
 	for (uint32_t i = 0; i < nodes && r == 0; i++)
-		r = cuda_run(to, (const void *)bring_block, 1, 32, 0, values);
+		r = cuda_run(to, bring_kernels[0].kernel, 1, bring_kernels[0].threads, 0, values);
 	end = cuda_error(cudaStreamEndCapture(to->stream, &graph));
 	if (r == 0)
 		r = end;
@@ -90,10 +114,11 @@ int cuda_signal(const struct cuda_args *args, const struct cuda_target *to)
 int cuda_block_touch(void)
 {
 	cudaFuncAttributes attributes;
-	cudaError_t err = cudaFuncGetAttributes(&attributes, bring_block);
+	cudaError_t err = cudaFuncGetAttributes(&attributes, signal_end);
 
-	if (err == cudaSuccess)
-		err = cudaFuncGetAttributes(&attributes, signal_end);
+	for (const struct bring_kernel &k : bring_kernels)
+		if (err == cudaSuccess)
+			err = cudaFuncGetAttributes(&attributes, k.kernel);
 	if (err == cudaErrorNoKernelImageForDevice || err == cudaErrorInvalidDeviceFunction) {
 		cudaGetLastError();
 		return -EOPNOTSUPP;

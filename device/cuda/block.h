@@ -13,11 +13,13 @@
 extern "C" {
 #endif
 
-/* Leaves the block on the device. */
+/* Leaves the first words of the block on the device: all but what nothing is carried in. */
 struct cuda_bring {
 	struct cuda_block *to;
+	uint64_t words;
 	struct cuda_block block;
 };
+#define CUDA_BLOCK_WORDS (offsetof(struct cuda_block, carried) / sizeof(uint64_t))
 
 int cuda_bring(const struct cuda_bring *bring, cudaStream_t stream);
 

@@ -42,6 +42,7 @@ struct cuda_watch {
 struct cuda_block {
 	struct device_args args;
 	struct cuda_watch watch;
+	uint64_t carried[DEVICE_MAX_CARRIED / sizeof(uint64_t)]; /* see device_args.carried */
 };
 
 /* The arguments of a kernel. */

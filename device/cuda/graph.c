@@ -362,6 +362,23 @@ static bool may_follow(
 	return has_just_ended(&rec->last_watch);
 }
 
+/* Copies what is carried into the argument; kernels find it behind the block. */
+static void carry(struct cuda_exec *e, const struct device_args *args)
+{
+	struct cuda_bring *bring = &e->bring;
+	char *data = (char *)bring->block.carried, *place = (char *)bring->to->carried;
+	uint32_t used = 0;
+
+	for (uint32_t i = 0; i < GPUQ_MAX_INPUTS; i++) {
+		if (args->carried[i] == 0)
+			continue;
+		memcpy(data + used, args->pointers[i], args->carried[i]);
+		bring->block.args.pointers[i] = place + used;
+		used += device_carried_room(args->carried[i]);
+	}
+	bring->words = CUDA_BLOCK_WORDS + used / sizeof(uint64_t);
+}
+
 /* With the recording's lock. */
 static int launch_locked(struct cuda_exec *e, struct cuda_stream *s, const struct device_args *args)
 {
@@ -374,6 +391,7 @@ static int launch_locked(struct cuda_exec *e, struct cuda_stream *s, const struc
 	if (r < 0)
 		return r;
 	e->bring.block.args = *args;
+	carry(e, args);
 	r = launch_pieces(e, s->stream);
 	if (r == 0) {
 		rec->last = e;

@@ -537,6 +537,66 @@ static void test_operators(void **state)
 	rig_close(&rig);
 }
 
+/* y = w x + b, whose addresses come with each launch. */
+static struct device_exec *affine_exec(struct rig *rig)
+{
+	struct device_graph *graph;
+	struct device_exec *exec;
+	struct affine a;
+
+	affine_init(&a, NULL, NULL, NULL, NULL);
+	for (uint8_t i = 0; i < 3; i++)
+		a.launch.in[i] = i;
+	a.launch.out[0] = GPUQ_MAX_INPUTS;
+	a.kernel.signal = true;
+	assert_int_equal(device_capture_begin(rig->stream), 0);
+	assert_int_equal(device_launch(rig->stream, &a.kernel, NULL), 0);
+	assert_int_equal(device_capture_end(rig->stream, &graph), 0);
+	assert_int_equal(device_exec_create(rig->device, graph, &exec), 0);
+	device_graph_destroy(graph);
+	return exec;
+}
+
+/* Inputs are carried, each launch its own, with up to three before it; or too much of them. */
+static void test_carried(void **state)
+{
+	enum { LAUNCHES = 500, ALL = DEVICE_MAX_CARRIED, ONE = sizeof(float) };
+	static const uint16_t sizes[][3] = {{ONE, ONE, ONE}, {0, 0, 0}, {0, ONE, 0}, {ALL, 0, 0},
+		{ONE, ALL / 2 - 8, 100}, {ALL / 2, 0, ALL / 2}, {0, 600, ONE}};
+	const uint32_t n_sizes = sizeof(sizes) / sizeof(sizes[0]);
+	const float *from[LAUNCHES][3];
+	struct device_exec *exec;
+	struct device_args args;
+	struct rig rig;
+
+	rig_open(&rig, NULL);
+	exec = affine_exec(&rig);
+	for (uint32_t i = LAUNCHES; i < RIG_CELLS; i++)
+		rig.cells[i] = (float)(i % 251);
+	for (uint32_t i = 0; i < LAUNCHES; i++) {
+		args = rig_args(&rig, i % DEVICE_EXEC_DEPTH);
+		if (i >= DEVICE_EXEC_DEPTH)
+			rig_await(&rig, i % DEVICE_EXEC_DEPTH, args.value - DEVICE_EXEC_DEPTH);
+		for (uint32_t in = 0; in < 3; in++) {
+			float *x = &rig.cells[LAUNCHES + in * 1000 + i];
+
+			from[i][in] = args.pointers[in] = x;
+			args.carried[in] = sizes[i % n_sizes][in];
+		}
+		args.pointers[GPUQ_MAX_INPUTS] = &rig.cells[i];
+		assert_int_equal(device_exec_launch(exec, rig.stream, &args), 0);
+	}
+	rig_finish(&rig, rig.stream);
+	for (uint32_t i = 0; i < LAUNCHES; i++)
+		assert_float_equal(rig.cells[i], *from[i][0] * *from[i][1] + *from[i][2], 0);
+	args = rig_args(&rig, 0);
+	args.carried[0] = ALL - 1;
+	args.carried[1] = 1;
+	assert_int_equal(device_exec_launch(exec, rig.stream, &args), -EINVAL);
+	device_exec_destroy(exec);
+	rig_close(&rig);
+}
+
 int main(void)
 {
 	static const struct harness_test tests[] = {
@@ -551,6 +611,7 @@ int main(void)
 		HARNESS_TEST(test_two_at_once),
 		HARNESS_TEST(test_capture_beside_replay),
 		HARNESS_TEST(test_operators),
+		HARNESS_TEST(test_carried),
 	};
 
 	return harness_run("device-exec", tests, sizeof(tests) / sizeof(tests[0]));

@@ -863,6 +863,30 @@ static void test_cache_stages_what_many_read(void **state)
 	rig_free(rig);
 }
 
+/* What an executable's launch carries needs no copy; while there is none, it is copied. */
+static void test_cache_does_not_stage_what_is_carried(void **state)
+{
+	struct rig *rig = rig_prepare("copy:1+=EIO");
+	struct pipeline *p;
+	struct task *t;
+
+	rig->options.stage_bytes = 1u << 30;
+	rig->options.staging_bytes = 16384;
+	rig_start(rig);
+	p = powers(rig, 8);
+	t = task_pipeline(rig, p, 4, 8);
+	t->w.args.carried[1] = 8 * 8 * sizeof(float);
+	assert_int_equal(task_run(rig, t), -EIO);
+	assert_int_equal(task_precapture(rig, t), 0);
+	task_await_state(rig, t, MSG_GRAPH_CAPTURED);
+	assert_int_equal(task_run(rig, t), 0);
+	t->w.args.carried[1] = 0;
+	assert_int_equal(task_run(rig, t), -EIO);
+	task_free(rig, t);
+	pipeline_unref(p);
+	rig_free(rig);
+}
+
 static void test_cache_refuses_wrong_options(void **state)
 {
 	struct rig *rig = rig_prepare(NULL);
@@ -917,6 +941,7 @@ int main(void)
 		HARNESS_TEST(test_cache_staging),
 		HARNESS_TEST(test_cache_does_not_stage_what_is_written),
 		HARNESS_TEST(test_cache_stages_what_many_read),
+		HARNESS_TEST(test_cache_does_not_stage_what_is_carried),
 		HARNESS_TEST(test_cache_refuses_wrong_options),
 	};
 
