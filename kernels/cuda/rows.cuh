@@ -70,39 +70,49 @@ static __device__ inline bool rows_joined(
 }
 
 /*
- * Calls f(value, index) of elements begin..end-1, each once; those of a thread ascend. `aligned`:
- * rows begin where 16 bytes can be read.
+ * As rows_each(), V elements at a time, which are L. Code is new to its multiprocessor each time,
+ * so f is there but V times.
  */
-template <typename T, typename F>
-__device__ inline void rows_each(const T *row, uint64_t begin, uint64_t end, bool aligned, F f)
+template <uint32_t V, typename L, typename T, typename At, typename F>
+__device__ inline void rows_each_by(
+	const T *row, uint64_t begin, uint64_t end, uint32_t thread, At at, F f)
 {
-	constexpr uint32_t V = vec_elements<T>, STRIDE = ROWS_THREADS * V;
+	constexpr uint32_t STRIDE = ROWS_THREADS * V;
 
-	if (!aligned) {
-#pragma unroll ROWS_STEPS
-		for (uint64_t i = begin + threadIdx.x; i < end; i += ROWS_THREADS)
-			f(to_float(row[i]), i);
-		return;
-	}
-	uint64_t i = begin + threadIdx.x * V;
-
-	for (; i + (ROWS_STEPS - 1) * STRIDE < end; i += ROWS_STEPS * STRIDE) {
-		vec<T> loaded[ROWS_STEPS];
+	for (uint64_t i = begin + thread * V; i < end;) {
+		L loaded[ROWS_STEPS];
 
 #pragma unroll
 		for (uint32_t s = 0; s < ROWS_STEPS; s++)
-			loaded[s] = vec_load(row + i + s * STRIDE);
+			loaded[s] = *(const L *)(row + (i + s * STRIDE < end ? i + s * STRIDE : i));
+#pragma unroll 1
+		for (uint32_t s = 0; s < ROWS_STEPS && i < end; s++, i += STRIDE) {
 #pragma unroll
-		for (uint32_t e = 0; e < ROWS_STEPS * V; e++)
-			f(loaded[e / V].at(e % V), i + e / V * STRIDE + e % V);
+			for (uint32_t e = 0; e < V; e++)
+				f(at(loaded[0], e), i + e);
+#pragma unroll
+			for (uint32_t l = 1; l < ROWS_STEPS; l++)
+				loaded[l - 1] = loaded[l];
+		}
 	}
-	for (; i < end; i += STRIDE) {
-		const vec<T> loaded = vec_load(row + i);
+}
 
-#pragma unroll
-		for (uint32_t e = 0; e < V; e++)
-			f(loaded.at(e), i + e);
-	}
+/*
+ * Calls f(value, index) of a thread's of elements begin..end-1, which ascend; each is one thread's.
+ * `aligned`: rows begin where 16 bytes can be read.
+ */
+template <typename T, typename F>
+__device__ inline void rows_each(const T *row, uint64_t begin, uint64_t end, bool aligned, F f,
+	uint32_t thread = threadIdx.x)
+{
+	if (aligned)
+		rows_each_by<vec_elements<T>, vec<T>>(
+			row, begin, end, thread,
+			[](const vec<T> &loaded, uint32_t e) { return loaded.at(e); }, f);
+	else
+		rows_each_by<1, T>(
+			row, begin, end, thread,
+			[](const T &loaded, uint32_t) { return to_float(loaded); }, f);
 }
 
 /* --- Keys --------------------------------------------------------------------------------- */

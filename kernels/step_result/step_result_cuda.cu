@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * step_result in CUDA. Each part of a row (kernels/cuda/rows.cuh) finds its K first logits and its
- * sums of exponentials, and the row's last block puts them together.
+ * step_result in CUDA. The blocks of a row (kernels/cuda/rows.cuh) make their parts' sums of
+ * exponentials, and leave the first logit of each group: of some that a few threads have read. The
+ * row's last block finds by these which groups can have one of the K first logits, and reads them
+ * again.
  *
- * A part is read twice, the second time from the cache. The first time each thread finds the first
- * of its own logits. Some of those give a bound: K logits reach it, and a few times K others, so
- * the second time those that reach it fit a small buffer, which is sorted. Where they do not fit,
- * as in a row of equal logits, the K-th first of the threads' own is the bound; and where that does
- * not help either, further readings find the very K-th first, by 8 bits of the keys in each.
+ * Some of the groups' first ones give a bound: K logits reach it, and a few times K others, so what
+ * reaches it fits a small buffer, which is sorted. Where it does not fit, as in a row of equal
+ * logits, the K-th first of all groups is the bound; and where that does not help either, further
+ * readings find the very K-th first, by 8 bits of the keys in each.
  */
 #include "kernels/cuda/codes.h"
 #include "kernels/cuda/rows.cuh"
@@ -17,20 +18,25 @@ extern "C" {
 }
 
 #define EXP_MIN -150.0f /* exp() of this and less is 0 in f32 */
-#define BUFFER 2048u	/* keys; of all parts of a row together too */
+#define BUFFER 2048u	/* keys */
 #define DIGITS 256u
 #define FEW 16u /* exponentials that are added up in a float */
-#define NO_THRESHOLD 0
+#define NO_BOUND 0
+#define WARPS (ROWS_THREADS / WARP)
 #define RANKED 512u   /* keys at most */
 #define BOUND_KEYS 2u /* times K that a bound is found among */
 #define MAX_DEPTH 8u  /* of them that a warp finds */
+#define GROUP 8u      /* threads, where a row has several parts */
+#define FIRSTS (ROWS_THREADS / GROUP)
+#define OWN (ROWS_MAX_PARTS * FIRSTS / ROWS_THREADS) /* groups of a thread */
 
-/* What a part leaves behind its keys: sums of exp(t) and t exp(t) beside its own greatest. */
+/* What a part leaves behind its groups' first: sums of exp(t) and t exp(t) beside its greatest. */
 struct step_sums {
 	float greatest, spoiled; /* spoiled: there is a NaN or +inf */
 	double sum, weighted;
 };
-#define SUMS_FLOATS (sizeof(struct step_sums) / sizeof(float))
+#define ROOM (FIRSTS + (uint32_t)(sizeof(struct step_sums) / sizeof(float)))
+static_assert(FIRSTS % 2 == 0 && ROOM % 2 == 0, "doubles on their boundaries");
 
 struct step_task {
 	struct arg logits, ids, temperatures, temperature, values, tokens, stats, named;
@@ -38,16 +44,23 @@ struct step_task {
 	uint32_t k;
 	uint64_t n_ids, ids_stride; /* 0: all rows have the same */
 	bool has_ids, has_temperatures;
+	bool early; /* temperatures may be read before cuda_await() */
 };
 
 /* What the threads of a block share. */
 struct step_memory {
 	uint64_t keys[BUFFER];
+	uint64_t bound;
 	uint32_t count;
+	uint32_t n_groups;
+	uint16_t groups[OWN * ROWS_THREADS]; /* that are read again */
 	uint32_t bins[DIGITS];
 	uint32_t digit, left, in_digit; /* of the key that is looked for */
 	uint32_t seen[BUFFER / 32];
-	double2 sums[ROWS_THREADS / WARP]; /* of warps */
+	double2 sums[WARPS]; /* of warps, */
+	float greatest[WARPS];
+	double temperature;
+	float inverse_t, least; /* of what exp() is taken of: see EXP_MIN */
 };
 
 /* --- The K-th first ----------------------------------------------------------------------- */
@@ -89,13 +102,13 @@ static __device__ inline bool find_digit(struct step_memory &m, uint32_t k)
 
 /*
  * A bound that k of the keys reach, all different, and no others; each(f) calls f of all of the
- * thread's keys, again and again. NO_THRESHOLD when there are fewer than k, and whatever was found
+ * thread's keys, again and again. NO_BOUND when there are fewer than k, and whatever was found
  * when keys change meanwhile.
  */
 template <typename Each>
 __device__ inline uint64_t kth_first(struct step_memory &m, uint32_t k, Each each)
 {
-	uint64_t found = NO_THRESHOLD;
+	uint64_t found = NO_BOUND;
 
 #pragma unroll 1
 	for (int shift = 56; shift >= 0; shift -= 8) {
@@ -124,11 +137,6 @@ __device__ inline uint64_t kth_first(struct step_memory &m, uint32_t k, Each eac
 
 /* --- The buffer --------------------------------------------------------------------------- */
 
-static __device__ inline void put_key(struct step_memory &m, uint64_t key)
-{
-	m.keys[atomicAdd(&m.count, 1u)] = key;
-}
-
 /* Descending; zeros fill it up to a power of two. By bitonic merges. */
 static __device__ inline void sort_keys(struct step_memory &m, uint32_t count)
 {
@@ -156,24 +164,37 @@ static __device__ inline void sort_keys(struct step_memory &m, uint32_t count)
 	}
 }
 
-/* Descending, by how many are greater: few are sooner counted than sorted. None comes twice. */
-static __device__ inline void rank_keys(struct step_memory &m, uint32_t count)
+/* A key of the buffer, and how many are greater: of several lanes each, which have the same. */
+struct step_rank {
+	uint64_t key; /* 0: the thread has none */
+	uint32_t rank;
+};
+
+static __device__ __noinline__ struct step_rank rank_key(
+	const struct step_memory &m, uint32_t count)
 {
-	uint32_t lanes = 1, rank = 0;
+	uint32_t lanes = 1;
+	struct step_rank r = {0, 0};
 
 	while (lanes < WARP && count * lanes * 2 <= ROWS_THREADS)
 		lanes *= 2;
-
-	const uint32_t i = threadIdx.x / lanes;
-	const uint64_t key = i < count ? m.keys[i] : 0;
-
+	if (threadIdx.x / lanes < count)
+		r.key = m.keys[threadIdx.x / lanes];
 	for (uint32_t j = threadIdx.x % lanes; j < count; j += lanes)
-		rank += m.keys[j] > key;
+		r.rank += m.keys[j] > r.key;
 	for (uint32_t d = lanes / 2; d > 0; d /= 2)
-		rank += __shfl_xor_sync(ALL_LANES, rank, d);
+		r.rank += __shfl_xor_sync(ALL_LANES, r.rank, d);
+	return r;
+}
+
+/* Descending: few are sooner counted than sorted. None comes twice. */
+static __device__ inline void rank_keys(struct step_memory &m, uint32_t count)
+{
+	const struct step_rank r = rank_key(m, count);
+
 	__syncthreads();
-	if (i < count && threadIdx.x % lanes == 0)
-		m.keys[rank] = key;
+	if (r.key != 0)
+		m.keys[r.rank] = r.key;
 	__syncthreads();
 }
 
@@ -186,17 +207,16 @@ static __device__ inline void order_keys(struct step_memory &m, uint32_t count)
 }
 
 /*
- * Logits that changed between two readings: fewer than `wanted` were found. Others from the
- * beginning of the part take their places, none twice.
+ * Logits that changed between two readings: fewer than k were found. Others from the beginning of
+ * the row take their places, none twice.
  */
-static __device__ void fill_missing(
-	struct step_memory &m, const struct rows_part &part, uint32_t wanted)
+static __device__ void fill_missing(struct step_memory &m, uint32_t k)
 {
 	for (uint32_t i = threadIdx.x; i < BUFFER / 32; i += ROWS_THREADS)
 		m.seen[i] = 0;
 	__syncthreads();
 	for (uint32_t i = threadIdx.x; i < m.count; i += ROWS_THREADS) {
-		const uint64_t at = (uint64_t)key_index(m.keys[i]) - part.begin;
+		const uint32_t at = (uint32_t)key_index(m.keys[i]);
 
 		if (at < BUFFER)
 			atomicOr(&m.seen[at / 32], 1u << at % 32);
@@ -204,88 +224,79 @@ static __device__ void fill_missing(
 	__syncthreads();
 	/* 2 K places are enough, and K is at most half of BUFFER. */
 	if (threadIdx.x == 0) {
-		for (uint32_t at = 0; m.count < wanted; at++) {
+		for (uint32_t at = 0; m.count < k; at++) {
 			if ((m.seen[at / 32] >> at % 32 & 1) == 0)
-				m.keys[m.count++] = key_of(-INFINITY, part.begin + at);
+				m.keys[m.count++] = key_of(-INFINITY, at);
 		}
 	}
 	__syncthreads();
 }
 static_assert(2 * STEP_MAX_K <= BUFFER, "room for the K first and as many others");
 
-/* --- A bound ------------------------------------------------------------------------------ */
-
-/* The greatest of a warp's keys, in all lanes. */
-static __device__ inline uint64_t warp_greatest(uint64_t key)
-{
-	for (uint32_t d = WARP / 2; d > 0; d /= 2)
-		key = max(key, (uint64_t)__shfl_xor_sync(ALL_LANES, key, d));
-	return key;
-}
-
-/* How many of each list's first keys give a bound: together they are a few times k. */
-static __device__ inline uint32_t bound_depth(uint32_t lists, uint32_t k)
-{
-	return min((BOUND_KEYS * k + lists - 1) / lists, k);
-}
-
-/* The k-th first of the buffer's keys; NO_THRESHOLD when there are fewer. */
-static __device__ inline uint64_t buffer_bound(struct step_memory &m, uint32_t k)
-{
-	uint64_t bound = NO_THRESHOLD;
-
-	if (m.count < k)
-		return bound;
-	order_keys(m, m.count);
-	bound = m.keys[k - 1];
-	__syncthreads();
-	return bound;
-}
-
-/*
- * A bound that k of the threads' keys reach, and few others: by the first ones of each warp.
- * *ret_greatest is the greatest of the threads' keys.
- */
-static __device__ inline uint64_t threads_bound(
-	struct step_memory &m, uint64_t own, uint32_t k, uint64_t *ret_greatest)
-{
-	const uint32_t depth = bound_depth(ROWS_THREADS / WARP, k);
-	uint64_t bound;
-
-	if (threadIdx.x == 0)
-		m.count = 0;
-	__syncthreads();
-	for (uint32_t j = 0; j < min(depth, MAX_DEPTH); j++) {
-		const uint64_t first = warp_greatest(own);
-
-		if (own == first && own != 0) {
-			put_key(m, own);
-			own = 0;
-		}
-	}
-	__syncthreads();
-	bound = depth <= MAX_DEPTH ? buffer_bound(m, k) : NO_THRESHOLD;
-	if (bound == NO_THRESHOLD)
-		order_keys(m, m.count);
-	*ret_greatest = m.keys[0];
-	__syncthreads();
-	return bound;
-}
-
 /* --- Parts -------------------------------------------------------------------------------- */
 
-/* A part's logits, and what they are divided by. */
-template <typename T> struct step_part {
-	struct rows_part part;
-	const T *row;
-	const double &temperature;
+/* A row. A group is what so many neighbouring threads read of a part. */
+template <typename T> struct step_row {
+	const T *logits;
+	struct rows_cut cut;
+	uint32_t lanes; /* of a group */
 	bool aligned;
 
-	template <typename F> __device__ inline void each(F f) const
+	/* Calls f(value, index) of a thread's of a part. */
+	template <typename F>
+	__device__ inline void each(uint32_t part, F f, uint32_t thread = threadIdx.x) const
 	{
-		rows_each(row, part.begin, part.end, aligned, f);
+		const uint64_t begin = part * cut.part;
+
+		rows_each(logits, begin, min(begin + cut.part, cut.n), aligned, f, thread);
+	}
+
+	/* The first lane's thread in its part. */
+	__device__ inline uint32_t thread_of(uint32_t group) const
+	{
+		return group * lanes % ROWS_THREADS;
+	}
+
+	__device__ inline uint32_t part_of(uint32_t group) const
+	{
+		return group * lanes / ROWS_THREADS;
+	}
+
+	/* A key that a group's first one reaches, whichever it is; 0: a NaN is said to be first. */
+	__device__ inline uint64_t group_key(float first, uint32_t group) const
+	{
+		constexpr uint32_t V = vec_elements<T>;
+		const uint32_t begin = part_of(group) * (uint32_t)cut.part;
+		const uint32_t rest = min((uint32_t)cut.part, (uint32_t)cut.n - begin) - 1;
+		const uint32_t end = thread_of(group) + lanes;
+		const uint32_t last = begin - 1 +
+			(aligned ? (rest / (ROWS_THREADS * V) * ROWS_THREADS + end) * V
+				 : rest / ROWS_THREADS * ROWS_THREADS + end);
+
+		return isnan(first) ? 0 : key_of(first, last);
 	}
 };
+
+/* The greatest of a thread's logits of a part; NaN: it has none. */
+template <typename T>
+__device__ inline float thread_first(const struct step_row<T> &row, uint32_t part)
+{
+	float greatest = NAN;
+
+	row.each(part,
+		[&](float v, uint64_t i) { greatest = fmaxf(greatest, fmaxf(v, -INFINITY)); });
+	return greatest;
+}
+
+/* The greatest of all threads', after a barrier. */
+static __device__ inline float block_first(struct step_memory &m, float first)
+{
+	first = lanes_max(first, WARP);
+	if (threadIdx.x % WARP == 0)
+		m.greatest[threadIdx.x / WARP] = first;
+	__syncthreads();
+	return lanes_max(m.greatest[threadIdx.x % WARP], WARP);
+}
 
 /* Both sums of all lanes of a warp, in all of them. */
 static __device__ inline double2 lanes_both(double2 v)
@@ -311,27 +322,22 @@ static __device__ inline void add_sums(
 	sums->sum = both.x;
 	sums->weighted = both.y;
 }
-static_assert(ROWS_THREADS == WARP * WARP, "a lane for each warp");
+static_assert(WARPS == WARP, "a lane for each warp");
 
-/* Puts the logits that reach the bound into the buffer, counts them, and makes the sums. */
+/* All sums of a part, whose greatest logit is known. */
 template <typename T>
-__device__ inline void collect(
-	struct step_memory &m, const struct step_part<T> &p, uint64_t bound, struct step_sums *sums)
+__device__ inline struct step_sums part_sums(
+	struct step_memory &m, const struct step_row<T> &row, uint32_t part, float greatest)
 {
-	/* Whatever is below, which a NaN is not, has a key that is less. */
-	const float value = bound == NO_THRESHOLD ? -INFINITY : key_value(bound);
-	const float base = isfinite(sums->greatest) ? sums->greatest : 0;
-	const float inverse_t = (float)(1 / p.temperature);
-	const float least = (float)fmax(EXP_MIN * p.temperature, -3.4e38);
+	const float base = isfinite(greatest) ? greatest : 0;
+	const float inverse_t = m.inverse_t, least = m.least;
+	struct step_sums sums = {.greatest = greatest};
 	double sum = 0, weighted = 0;
 	float few = 0, few_weighted = 0; /* of up to FEW */
 	uint32_t count = 0;
 	bool spoiled = false;
 
-	if (threadIdx.x == 0)
-		m.count = 0;
-	__syncthreads();
-	p.each([&](float v, uint64_t i) {
+	row.each(part, [&](float v, uint64_t i) {
 		const float t = fmaxf(v - base, least) * inverse_t, e = expf(t);
 
 		few += e;
@@ -342,6 +348,134 @@ __device__ inline void collect(
 			few = few_weighted = 0;
 		}
 		spoiled = spoiled || isnan(v) || v == INFINITY;
+	});
+	add_sums(m, sum + (double)few, weighted + (double)few_weighted, spoiled, &sums);
+	return sums;
+}
+
+/* Where a part leaves its groups' first ones, and its sums behind them. */
+static __device__ inline float *left_by(
+	const struct rows_cut &cut, struct cuda_scratch *scratch, uint32_t row, uint32_t part)
+{
+	return scratch->partials + (row * cut.parts + part) * ROOM;
+}
+
+/* The sums of all parts of a row, one of which each lane of a warp has. */
+static __device__ inline struct step_sums join_sums(
+	const struct rows_cut &cut, struct cuda_scratch *scratch, uint32_t row, double temperature)
+{
+	const uint32_t lane = threadIdx.x % WARP;
+	const bool has = lane < cut.parts;
+	const float *floats = left_by(cut, scratch, row, has ? lane : 0) + FIRSTS;
+	const double *doubles = (const double *)(floats + 2);
+	const float own = has ? __ldcg(&floats[0]) : -INFINITY;
+	struct step_sums all = {.greatest = lanes_max(own, WARP),
+		.spoiled = lanes_max(has ? __ldcg(&floats[1]) : 0, WARP)};
+	const double shift = ((double)own - (double)all.greatest) / temperature;
+
+	/* What is so far below adds nothing, nor does a part of -inf alone. */
+	if (has && shift > EXP_MIN) {
+		all.sum = exp(shift) * __ldcg(&doubles[0]);
+		all.weighted = exp(shift) * __ldcg(&doubles[1]) + shift * all.sum;
+	}
+
+	const double2 both = lanes_both(make_double2(all.sum, all.weighted));
+
+	all.sum = both.x;
+	all.weighted = both.y;
+	return all;
+}
+
+/* --- The first of a row ------------------------------------------------------------------- */
+
+/* The greatest of a warp's keys, in all lanes. */
+static __device__ inline uint64_t warp_greatest(uint64_t key)
+{
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+	const uint32_t high = (uint32_t)(key >> 32), top = __reduce_max_sync(ALL_LANES, high);
+
+	return (uint64_t)top << 32 | __reduce_max_sync(ALL_LANES, high == top ? (uint32_t)key : 0);
+#else
+	for (uint32_t d = WARP / 2; d > 0; d /= 2)
+		key = max(key, (uint64_t)__shfl_xor_sync(ALL_LANES, key, d));
+	return key;
+#endif
+}
+
+template <typename F> __device__ inline void each_own(const uint64_t own[OWN], F f)
+{
+#pragma unroll
+	for (uint32_t o = 0; o < OWN; o++)
+		f(own[o]);
+}
+
+/*
+ * A bound that k of the groups' keys reach, and few others: by the first ones of each warp. 0 where
+ * these are too few.
+ */
+static __device__ inline uint64_t threads_bound(
+	struct step_memory &m, const uint64_t own[OWN], uint32_t k)
+{
+	const uint32_t depth = (BOUND_KEYS * k + WARPS - 1) / WARPS;
+	uint64_t left = 0;
+
+	if (depth > MAX_DEPTH)
+		return NO_BOUND;
+	each_own(own, [&](uint64_t key) { left = max(left, key); });
+	for (uint32_t j = 0; j < depth; j++) {
+		const uint64_t first = warp_greatest(left);
+
+		if (left == first)
+			left = 0;
+		if (threadIdx.x % WARP == 0)
+			m.keys[threadIdx.x / WARP * depth + j] = first;
+	}
+	__syncthreads();
+
+	const struct step_rank r = rank_key(m, WARPS * depth);
+
+	if (r.key != 0 && r.rank == k - 1)
+		m.bound = r.key;
+	__syncthreads();
+	return m.bound;
+}
+
+/* Which groups may have logits that reach the bound; of equal ones no order is known. */
+static __device__ inline void list_groups(
+	struct step_memory &m, const uint64_t own[OWN], uint64_t bound)
+{
+#pragma unroll
+	for (uint32_t o = 0; o < OWN; o++) {
+		if (own[o] != 0 && own[o] >> 32 >= bound >> 32)
+			m.groups[atomicAdd(&m.n_groups, 1u)] =
+				(uint16_t)(o * ROWS_THREADS + threadIdx.x);
+	}
+	__syncthreads();
+}
+
+/* Calls f(value, index) of all logits of the groups listed. */
+template <typename T, typename F>
+__device__ inline void each_listed(const struct step_memory &m, const struct step_row<T> &row, F f)
+{
+	for (uint32_t i = threadIdx.x / row.lanes; i < m.n_groups; i += ROWS_THREADS / row.lanes) {
+		const uint32_t group = m.groups[i];
+
+		row.each(row.part_of(group), f, row.thread_of(group) + threadIdx.x % row.lanes);
+	}
+}
+
+/* Puts those that reach the bound into the buffer, as many as fit. Returns how many there are. */
+template <typename T>
+__device__ inline uint32_t collect(
+	struct step_memory &m, const struct step_row<T> &row, uint64_t bound)
+{
+	/* Whatever is below, which a NaN is not, has a key that is less. */
+	const float value = bound == NO_BOUND ? -INFINITY : key_value(bound);
+
+	if (threadIdx.x == 0)
+		m.count = 0;
+	__syncthreads();
+	each_listed(m, row, [&](float v, uint64_t i) {
 		if (v < value)
 			return;
 		const uint64_t key = key_of(v, i);
@@ -353,39 +487,45 @@ __device__ inline void collect(
 				m.keys[at] = key;
 		}
 	});
-	add_sums(m, sum + (double)few, weighted + (double)few_weighted, spoiled, sums);
+	__syncthreads();
+	return m.count;
 }
 
-/* Leaves the part's first keys, K of them if it has as many, in the buffer, sorted. */
-template <typename T>
-__device__ inline struct step_sums find_first(
-	struct step_memory &m, const struct step_part<T> &p, uint32_t k)
+/*
+ * Leaves the row's first keys in the buffer, K at least, sorted. The first bound, by some of the
+ * groups, does but for odd rows; the second is by all of them, the third by the logits themselves.
+ * meanwhile() is what can be done while logits are read.
+ */
+template <typename T, typename F>
+__device__ inline void find_first(struct step_memory &m, const struct step_row<T> &row,
+	const uint64_t own[OWN], uint32_t k, F meanwhile)
 {
-	const uint64_t own = rows_thread_first(p.row, p.part.begin, p.part.end, p.aligned);
-	const uint32_t wanted = (uint32_t)min((uint64_t)k, p.part.end - p.part.begin);
-	uint64_t greatest, bound = threads_bound(m, own, k, &greatest);
-	struct step_sums sums = {.greatest = key_value(greatest)};
+	uint64_t bound = threads_bound(m, own, k);
+	uint32_t count = BUFFER + 1;
+	bool listed = false;
 
-	if (bound == NO_THRESHOLD)
-		bound = kth_first(m, k, [&](auto f) { f(own); });
-	collect(m, p, bound, &sums);
-	if (m.count > BUFFER) {
-		bound = kth_first(m, k, [&](auto f) { f(own); });
-		collect(m, p, bound, &sums);
+#pragma unroll 1
+	for (uint32_t i = bound != NO_BOUND ? 0 : 1; i < 3 && count > BUFFER; i++) {
+		if (i > 0)
+			bound = kth_first(m, k, [&](auto f) {
+				if (i == 1)
+					each_own(own, f);
+				else
+					each_listed(m, row,
+						[&](float v, uint64_t at) { f(key_of(v, at)); });
+			});
+		if (!listed) {
+			list_groups(m, own, bound);
+			meanwhile();
+		}
+		listed = true;
+		count = collect(m, row, bound);
 	}
-	if (m.count > BUFFER) {
-		bound = kth_first(m, k,
-			[&](auto f) { p.each([&](float v, uint64_t i) { f(key_of(v, i)); }); });
-		collect(m, p, bound, &sums);
+	if (count < k) {
+		fill_missing(m, k);
+		count = k;
 	}
-	__syncthreads();
-	if (threadIdx.x == 0)
-		m.count = min(m.count, BUFFER);
-	__syncthreads();
-	if (m.count < wanted)
-		fill_missing(m, p.part, wanted);
-	order_keys(m, m.count);
-	return sums;
+	order_keys(m, min(count, BUFFER));
 }
 
 /* --- Rows --------------------------------------------------------------------------------- */
@@ -394,15 +534,15 @@ static __device__ inline void write_stats(
 	float *stats, const struct step_sums &sums, double temperature)
 {
 	const bool strange = sums.spoiled != 0 || !isfinite(sums.greatest);
+	const double logarithm = log(sums.sum);
 
-	stats[0] = strange ? NAN : (float)(sums.greatest / temperature + log(sums.sum));
-	stats[1] = strange ? NAN : (float)(log(sums.sum) - sums.weighted / sums.sum);
+	stats[0] = strange ? NAN : (float)(sums.greatest / temperature + logarithm);
+	stats[1] = strange ? NAN : (float)(logarithm - sums.weighted / sums.sum);
 }
 
 /* The first K of the sorted buffer. */
-static __device__ inline void write_row(const struct step_task &task,
-	const struct device_args *block, const struct step_memory &m, const struct step_sums &sums,
-	uint32_t row, double temperature)
+static __device__ inline void write_first(const struct step_task &task,
+	const struct device_args *block, const struct step_memory &m, uint32_t row)
 {
 	float *values = (float *)arg_pointer(block, task.values) + (uint64_t)row * task.k;
 	int32_t *tokens = (int32_t *)arg_pointer(block, task.tokens) + (uint64_t)row * task.k;
@@ -411,9 +551,6 @@ static __device__ inline void write_row(const struct step_task &task,
 		values[i] = key_value(m.keys[i]);
 		tokens[i] = key_index(m.keys[i]);
 	}
-	if (threadIdx.x == 0)
-		write_stats((float *)arg_pointer(block, task.stats) + 2 * (uint64_t)row, sums,
-			temperature);
 }
 
 template <typename T>
@@ -430,87 +567,6 @@ __device__ inline void write_named(const struct step_task &task, const struct de
 	}
 }
 
-/* Where a part leaves its first keys, and its sums behind them. */
-static __device__ inline uint64_t *left_by(
-	const struct step_task &task, struct cuda_scratch *scratch, uint32_t row, uint32_t part)
-{
-	const uint64_t floats = 2 * task.k + SUMS_FLOATS;
-
-	return (uint64_t *)(scratch->partials + (row * task.cut.parts + part) * floats);
-}
-
-static __device__ inline void leave_part(const struct step_task &task, const struct step_memory &m,
-	const struct step_sums &sums, uint64_t *keys)
-{
-	for (uint32_t i = threadIdx.x; i < task.k; i += ROWS_THREADS)
-		keys[i] = i < m.count ? m.keys[i] : 0;
-	if (threadIdx.x == 0)
-		*(struct step_sums *)(keys + task.k) = sums;
-}
-
-/* The sums of all parts of a row, one of which each lane of the first warp has. */
-static __device__ inline struct step_sums join_sums(const struct step_task &task,
-	struct cuda_scratch *scratch, uint32_t row, double temperature)
-{
-	const bool has = threadIdx.x < task.cut.parts;
-	const uint64_t *keys = left_by(task, scratch, row, has ? threadIdx.x : 0);
-	const float *floats = (const float *)(keys + task.k);
-	const double *doubles = (const double *)(keys + task.k + 1);
-	const float own = has ? __ldcg(&floats[0]) : -INFINITY;
-	struct step_sums all = {.greatest = lanes_max(own, WARP),
-		.spoiled = lanes_max(has ? __ldcg(&floats[1]) : 0, WARP)};
-	const double shift = ((double)own - (double)all.greatest) / temperature;
-
-	/* What is so far below adds nothing, nor does a part of -inf alone. */
-	if (has && shift > EXP_MIN) {
-		all.sum = exp(shift) * __ldcg(&doubles[0]);
-		all.weighted = exp(shift) * __ldcg(&doubles[1]) + shift * all.sum;
-	}
-	for (uint32_t d = WARP / 2; d > 0; d /= 2) {
-		all.sum += __shfl_xor_sync(ALL_LANES, all.sum, d);
-		all.weighted += __shfl_xor_sync(ALL_LANES, all.weighted, d);
-	}
-	return all;
-}
-
-/* Brings the first keys of all parts of a row together in the buffer, sorted. */
-static __device__ inline void join_keys(struct step_memory &m, const struct step_task &task,
-	struct cuda_scratch *scratch, uint32_t row)
-{
-	constexpr uint32_t OWN = BUFFER / ROWS_THREADS;
-	const uint32_t parts = task.cut.parts, depth = bound_depth(parts, task.k);
-	uint64_t own[OWN], bound;
-
-	if (threadIdx.x == 0)
-		m.count = 0;
-#pragma unroll
-	for (uint32_t o = 0; o < OWN; o++) {
-		const uint32_t i = o * ROWS_THREADS + threadIdx.x;
-
-		own[o] = i < parts * task.k
-			? __ldcg(left_by(task, scratch, row, i / task.k) + i % task.k)
-			: 0;
-	}
-	__syncthreads();
-#pragma unroll
-	for (uint32_t o = 0; o < OWN; o++) {
-		if (own[o] != 0 && (o * ROWS_THREADS + threadIdx.x) % task.k < depth)
-			put_key(m, own[o]);
-	}
-	__syncthreads();
-	bound = max(buffer_bound(m, task.k), (uint64_t)1);
-	if (threadIdx.x == 0)
-		m.count = 0;
-	__syncthreads();
-#pragma unroll
-	for (uint32_t o = 0; o < OWN; o++) {
-		if (own[o] >= bound)
-			put_key(m, own[o]);
-	}
-	__syncthreads();
-	order_keys(m, m.count);
-}
-
 static __device__ inline double temperature_of(
 	const struct step_task &task, const struct device_args *block, uint32_t row)
 {
@@ -522,41 +578,91 @@ static __device__ inline double temperature_of(
 	return t >= 1e-30f && t <= 1e30f ? t : 1;
 }
 
+/* What all threads need; seen after a barrier. One reading of the temperature: it may change. */
+static __device__ inline void set_up(struct step_memory &m, const struct step_task &task,
+	const struct device_args *block, uint32_t row)
+{
+	if (threadIdx.x == 0) {
+		m.bound = NO_BOUND;
+		m.n_groups = 0;
+	}
+	if (threadIdx.x == ROWS_THREADS - 1) {
+		const double temperature = temperature_of(task, block, row);
+
+		m.temperature = temperature;
+		m.inverse_t = (float)(1 / temperature);
+		m.least = (float)fmax(EXP_MIN * temperature, -3.4e38);
+	}
+}
+
+/* A row's first logits and its statistics, by its groups' keys. */
+template <typename T>
+__device__ inline void finish_row(struct step_memory &m, const struct step_task &task,
+	const struct device_args *block, struct cuda_scratch *scratch,
+	const struct step_row<T> &row, uint32_t index, const uint64_t own[OWN],
+	struct step_sums sums)
+{
+	find_first(m, row, own, task.k, [&] {
+		/* By one of the warps that have the fewest groups to read. */
+		if (threadIdx.x / WARP < WARPS - 1)
+			return;
+		if (task.cut.parts > 1)
+			sums = join_sums(task.cut, scratch, index, m.temperature);
+		if (threadIdx.x % WARP == 0)
+			write_stats((float *)arg_pointer(block, task.stats) + 2 * (uint64_t)index,
+				sums, m.temperature);
+	});
+	write_first(task, block, m, index);
+}
+
 template <typename T>
 __global__ void BOUNDS(ROWS_THREADS) step_rows(const __grid_constant__ struct step_task task,
 	struct cuda_scratch *scratch, const __grid_constant__ struct cuda_completion done)
 {
-	cuda_begin();
-	__shared__ struct step_memory memory;
-	__shared__ double temperature;
-	const struct rows_part part = rows_part_of(task.cut);
+	__shared__ struct step_memory m;
+	const uint32_t index = blockIdx.x / task.cut.parts, part = blockIdx.x % task.cut.parts;
 	const T *logits = (const T *)arg_pointer(done.block, task.logits);
-	const T *row = logits + part.row * task.cut.n;
-
-	/* One reading for all: it may change. Who needs it comes behind other barriers. */
-	if (threadIdx.x == ROWS_THREADS - 1)
-		temperature = temperature_of(task, done.block, part.row);
-
-	const struct step_part<T> p = {
-		part, row, temperature,
+	const struct step_row<T> row = {
+		logits + index *task.cut.n, task.cut, task.cut.parts == 1 ? 1 : GROUP,
 			aligned_16(logits, NULL) && task.cut.n % vec_elements<T> == 0
 	};
-	struct step_sums sums = find_first(memory, p, task.k);
 
-	if (part.part == 0 && task.has_ids)
-		write_named(task, done.block, row, part.row);
+	cuda_let_next();
+	if (!task.early)
+		cuda_await();
+	set_up(m, task, done.block, index);
+	cuda_await();
+
+	const float first = lanes_max(thread_first(row, part), row.lanes);
+	const struct step_sums sums = part_sums(m, row, part, block_first(m, first));
+	uint64_t own[OWN] = {};
+	bool last = true;
+
+	if (part == 0 && task.has_ids)
+		write_named(task, done.block, row.logits, index);
 	if (task.cut.parts == 1) {
-		write_row(task, done.block, memory, sums, part.row, temperature);
+		own[0] = row.group_key(first, threadIdx.x);
 	} else {
-		leave_part(task, memory, sums, left_by(task, scratch, part.row, part.part));
-		if (rows_joined(scratch, task.cut, part.row)) {
-			/* While the other warps wait for their keys. */
-			if (threadIdx.x < WARP)
-				sums = join_sums(task, scratch, part.row, temperature);
-			join_keys(memory, task, scratch, part.row);
-			write_row(task, done.block, memory, sums, part.row, temperature);
+		float *left = left_by(task.cut, scratch, index, part);
+
+		if (threadIdx.x % GROUP == 0)
+			left[threadIdx.x / GROUP] = first;
+		if (threadIdx.x == 0)
+			*(struct step_sums *)(left + FIRSTS) = sums;
+		last = rows_joined(scratch, task.cut, index);
+		left = left_by(task.cut, scratch, index, 0);
+#pragma unroll
+		for (uint32_t o = 0; o < OWN; o++) {
+			const uint32_t group = o * ROWS_THREADS + threadIdx.x;
+
+			if (last && group < task.cut.parts * FIRSTS)
+				own[o] = row.group_key(
+					__ldcg(&left[group / FIRSTS * ROOM + group % FIRSTS]),
+					group);
 		}
 	}
+	if (last)
+		finish_row(m, task, done.block, scratch, row, index, own, sums);
 	cuda_complete(done);
 }
 
@@ -576,6 +682,7 @@ static struct step_task make_task(const struct op_launch *op, const struct cuda_
 	if (task.has_temperatures)
 		task.temperatures =
 			arg_tensor(args, &in[STEP_TEMPERATURES], op->in[STEP_TEMPERATURES]);
+	task.early = !task.has_temperatures || (op->constants >> STEP_TEMPERATURES & 1) != 0;
 	task.has_ids = tensor_present(&in[STEP_IDS]);
 	if (task.has_ids) {
 		task.ids = arg_tensor(args, &in[STEP_IDS], op->in[STEP_IDS]);
@@ -599,8 +706,7 @@ static int launch(const struct device_kernel *kernel, const struct cuda_args *ar
 		return launch_nothing(kernel, args, to);
 	if (logits->dims[0] > INT_MAX)
 		return -EOPNOTSUPP;
-	task.cut = rows_cut(logits->dims[0], logits->dims[1], 2 * task.k + SUMS_FLOATS,
-		min(ROWS_MAX_PARTS, BUFFER / task.k));
+	task.cut = rows_cut(logits->dims[0], logits->dims[1], ROOM, ROWS_MAX_PARTS);
 	return with_type(logits->dtype, [&](auto type) {
 		return run(to, step_rows<decltype(type)>, task.cut.rows * task.cut.parts,
 			ROWS_THREADS, task, args->scratch, done);
