@@ -547,6 +547,7 @@ static struct linear_task make_task(const struct op_launch *op, const struct cud
 	task.outputs = y->dims[1];
 	task.w_rows = linear_gated(&op->call) ? 2 * task.outputs : task.outputs;
 	task.n = linear_inner(&op->call);
+	task.share = rmsnorm_share(task.n);
 	task.wide = y->dtype == GPUQ_F32;
 	task.slices = slices_for(task.w_rows, task.n);
 	task.early = (op->constants & early) == early;

@@ -22,8 +22,6 @@
 #define RING_THREADS (RING_WARPS * WARP)
 #define RING_BOUND 768u /* threads that would have registers, so that other kernels have some */
 #define RING_ROUNDS 2u	/* of the teams, after which sums of slices are put together */
-#define RING_KEPT 4u	/* eights of x that a thread has at a time, */
-#define RING_NORMED 2u	/* and of the norm's weights */
 #define RING_LEAST 4096 /* weights of a block */
 #define RING_BESIDE 256 /* bytes of shared memory that the kernel declares, at most */
 
@@ -155,95 +153,141 @@ template <typename T, bool GATED> struct ring_bringer {
 /* --- Inputs ------------------------------------------------------------------------------- */
 
 /*
+ * Eight of a norm's weights as they were loaded: whoever made floats of them would wait for them.
+ */
+struct ring_weights {
+	uint4 bits[2];
+
+	__device__ inline void load(const char *from, uint32_t dtype, uint32_t i)
+	{
+		const uint32_t words = dtype == GPUQ_F32 ? 2 : 1;
+		const uint4 *at = (const uint4 *)from + i / EIGHT * words;
+
+		bits[0] = at[0];
+		bits[1] = at[words - 1];
+	}
+
+	__device__ inline struct eight floats(uint32_t dtype) const
+	{
+		const vec<__half> halves = {bits[0]};
+		const vec<__nv_bfloat16> bfloats = {bits[0]};
+		const vec<float> floats[2] = {{bits[0]}, {bits[1]}};
+		struct eight e;
+
+#pragma unroll
+		for (uint32_t i = 0; i < EIGHT; i++) {
+			e.v[i] = floats[i / 4].at(i % 4);
+			if (dtype == GPUQ_F16)
+				e.v[i] = halves.at(i);
+			else if (dtype == GPUQ_BF16)
+				e.v[i] = bfloats.at(i);
+		}
+		return e;
+	}
+};
+
+/*
  * A thread's eights of x, or of what a norm makes of it: those that a thread of rmsnorm's kernel
  * has, whose bits a norm's must be. The first ones stay in registers from load() to store(); others
  * are read, and read again.
  */
-struct ring_inputs {
+template <bool NORMED> struct ring_inputs {
+	static constexpr uint32_t KEPT = NORMED ? 2 : 4;
 	const float *x;
-	const char *weight;
-	uint32_t n, dtype; /* of the norm's weights; 0: there are none */
+	const char *norm;
+	uint32_t n, dtype; /* of the norm */
 	uint32_t first;	   /* of the thread's; n: it has none */
-	bool aligned;
-	struct eight weights[RING_NORMED], kept[RING_KEPT];
+	struct ring_weights weights[KEPT];
+	struct eight kept[KEPT];
 
 	/* Before the inputs are there. */
 	__device__ inline ring_inputs(
 		const struct linear_task &task, const struct device_args *block)
 	{
+		x = (const float *)arg_pointer(block, task.x);
+		norm = arg_pointer(block, task.norm);
 		n = (uint32_t)task.n;
 		dtype = task.norm_dtype;
 		first = threadIdx.x < RMSNORM_THREADS ? threadIdx.x * EIGHT : n;
-		if (dtype == 0)
-			return;
-		weight = arg_pointer(block, task.norm);
 #pragma unroll
-		for (uint32_t k = 0; k < RING_NORMED; k++) {
-			const uint32_t i = first + k * RMSNORM_STEP;
-
-			if (i < n)
-				weights[k] = rmsnorm_weights(weight, dtype, i, n);
+		for (uint32_t k = 0; k < KEPT; k++) {
+			if (NORMED && first + k * RMSNORM_STEP < n)
+				weights[k].load(norm, dtype, first + k * RMSNORM_STEP);
 		}
 	}
 
 	__device__ inline struct eight at(uint32_t i) const
 	{
-		return eight_load(x + i, EIGHT, aligned);
+		return eight_load(x + i, EIGHT, true);
 	}
 
-	__device__ inline void load(const float *of)
+	__device__ inline void load(void)
 	{
-		x = of;
-		aligned = aligned_16(x, NULL);
 #pragma unroll
-		for (uint32_t k = 0; k < RING_KEPT; k++) {
-			kept[k] = {};
+		for (uint32_t k = 0; k < KEPT; k++) {
 			if (first + k * RMSNORM_STEP < n)
 				kept[k] = at(first + k * RMSNORM_STEP);
 		}
 	}
 
-	__device__ inline double squares(void) const
+	/* All threads' as planes. */
+	__device__ inline void store(uint4 *planes) const
 	{
-		double sum = 0;
-
 #pragma unroll
-		for (uint32_t k = 0; k < RING_KEPT; k++)
-			sum += rmsnorm_squares(kept[k]);
-		for (uint32_t i = first + RING_KEPT * RMSNORM_STEP; i < n; i += RMSNORM_STEP)
-			sum += rmsnorm_squares(at(i));
-		return sum;
-	}
-
-	/* Those that are `e` or what becomes of it, as planes. */
-	__device__ inline void store_eight(
-		uint4 *planes, uint32_t i, struct eight e, double factor, uint32_t k) const
-	{
-		if (dtype != 0)
-			e = rmsnorm_apply(e,
-				k < RING_NORMED ? weights[k] : rmsnorm_weights(weight, dtype, i, n),
-				factor);
-		mma_store_planes(planes, n, i, e.v);
-	}
-
-	/* All threads' as planes. Returns the factor of the norm where there is one. */
-	__device__ inline double store(uint4 *planes, double eps) const
-	{
-		double factor = 1;
-
-		if (dtype != 0)
-			factor = rmsnorm_factor(block_total<RING_THREADS>(squares()), n, eps);
-#pragma unroll
-		for (uint32_t k = 0; k < RING_KEPT; k++) {
+		for (uint32_t k = 0; k < KEPT; k++) {
 			const uint32_t i = first + k * RMSNORM_STEP;
 
 			if (i < n)
-				store_eight(planes, i, kept[k], factor, k);
+				mma_store_planes(planes, n, i, kept[k].v);
 		}
-		for (uint32_t i = first + RING_KEPT * RMSNORM_STEP; i < n; i += RMSNORM_STEP)
-			store_eight(planes, i, at(i), factor, RING_NORMED);
+		for (uint32_t i = first + KEPT * RMSNORM_STEP; i < n; i += RMSNORM_STEP)
+			mma_store_planes(planes, n, i, at(i).v);
 		__syncthreads();
-		return factor;
+	}
+
+	__device__ inline struct rmsnorm_products products_at(uint32_t i) const
+	{
+		struct ring_weights w;
+
+		w.load(norm, dtype, i);
+		return rmsnorm_multiply(at(i), w.floats(dtype));
+	}
+
+	/* The same normalised; *ret_factor is in shared memory. */
+	__device__ inline void store_normed(
+		uint4 *planes, double share, double eps, double *ret_factor) const
+	{
+		struct rmsnorm_products products[KEPT];
+		double squares = 0;
+
+#pragma unroll
+		for (uint32_t k = 0; k < KEPT; k++) {
+			if (first + k * RMSNORM_STEP < n) {
+				squares += rmsnorm_squares(kept[k]);
+				products[k] = rmsnorm_multiply(kept[k], weights[k].floats(dtype));
+			}
+		}
+		for (uint32_t i = first + KEPT * RMSNORM_STEP; i < n; i += RMSNORM_STEP)
+			squares += rmsnorm_squares(at(i));
+		squares = rmsnorm_total(squares);
+		if (first < n) {
+			const double factor = rmsnorm_factor(squares, share, eps);
+
+			if (first == 0)
+				*ret_factor = factor;
+#pragma unroll
+			for (uint32_t k = 0; k < KEPT; k++) {
+				const uint32_t i = first + k * RMSNORM_STEP;
+
+				if (i < n)
+					mma_store_planes(
+						planes, n, i, rmsnorm_apply(products[k], factor).v);
+			}
+			for (uint32_t i = first + KEPT * RMSNORM_STEP; i < n; i += RMSNORM_STEP)
+				mma_store_planes(
+					planes, n, i, rmsnorm_apply(products_at(i), factor).v);
+		}
+		__syncthreads();
 	}
 };
 
@@ -252,6 +296,7 @@ struct ring_inputs {
 /* What a warp adds up, from the weights that it brings. */
 template <typename T, bool GATED> struct ring_adder {
 	struct ring_shared<T> &shared;
+	const double &factor; /* of the norm */
 	struct ring_bringer<T, GATED> &bringer;
 	uint32_t turn; /* slot */
 	uint32_t tile; /* in which output threadIdx.x is of those that are written together */
@@ -299,8 +344,7 @@ template <typename T, bool GATED> struct ring_adder {
 	}
 
 	__device__ inline void write(const struct linear_task &task,
-		const struct device_args *block, uint64_t output, const struct linear_terms &terms,
-		double factor)
+		const struct device_args *block, uint64_t output, const struct linear_terms &terms)
 	{
 		const uint32_t teams = ring_teams(task);
 		const float(*sums)[MMA_OUTPUTS] =
@@ -313,7 +357,7 @@ template <typename T, bool GATED> struct ring_adder {
 	}
 
 	__device__ inline void add(const struct linear_task &task, const struct device_args *block,
-		const struct ring_place &place, double factor)
+		const struct ring_place &place)
 	{
 		const uint32_t warp = threadIdx.x / WARP;
 
@@ -331,17 +375,19 @@ template <typename T, bool GATED> struct ring_adder {
 			}
 			__syncthreads();
 			if (own)
-				write(task, block, output, terms, factor);
+				write(task, block, output, terms);
 			__syncthreads();
 		}
 	}
 };
 
-template <typename T, bool GATED>
+template <typename T, bool GATED, bool NORMED>
 __global__ void BOUNDS(RING_BOUND) linear_ring(const __grid_constant__ struct linear_task task,
 	const __grid_constant__ struct cuda_completion done)
 {
-	extern __shared__ __align__(16) unsigned char ring_memory[];
+	/* On any other boundary the copies take longer (docs/cuda-notes.md). */
+	extern __shared__ __align__(128) unsigned char ring_memory[];
+	__shared__ double factor;
 	struct ring_shared<T> &shared = *(struct ring_shared<T> *)ring_memory;
 	const struct ring_place place = ring_place_of(task);
 
@@ -349,6 +395,7 @@ __global__ void BOUNDS(RING_BOUND) linear_ring(const __grid_constant__ struct li
 	if (!task.early)
 		cuda_await();
 
+	struct ring_inputs<NORMED> inputs(task, done.block);
 	struct ring_bringer<T, GATED> bringer(
 		task, (const T *)arg_pointer(done.block, task.w), place);
 	struct ring_slot<T> *slots = shared.slots[threadIdx.x / WARP];
@@ -357,14 +404,13 @@ __global__ void BOUNDS(RING_BOUND) linear_ring(const __grid_constant__ struct li
 	for (uint32_t i = 0; i < ring_early<T>; i++)
 		bringer.bring(task, place, &slots[i]);
 
-	struct ring_inputs inputs(task, done.block);
 	struct ring_adder<T, GATED> adder = {
-		shared, bringer, 0, threadIdx.x / task.tile
+		shared, factor, bringer, 0, threadIdx.x / task.tile
 	};
 	const bool own = threadIdx.x < RMSNORM_THREADS;
 
 	cuda_await();
-	inputs.load((const float *)arg_pointer(done.block, task.x));
+	inputs.load();
 	/* Who has inputs does not queue for memory again before they are where all can see them. */
 #pragma unroll
 	for (uint32_t i = ring_early<T>; i < ring_depth<T>; i++) {
@@ -372,15 +418,17 @@ __global__ void BOUNDS(RING_BOUND) linear_ring(const __grid_constant__ struct li
 			bringer.bring(task, place, &slots[i]);
 	}
 
-	const double factor = inputs.store(
-		shared.parts, task.norm_dtype == 0 ? 0 : arg_f64(done.block, task.eps));
-
+	if (NORMED)
+		inputs.store_normed(
+			shared.parts, task.share, arg_f64(done.block, task.eps), &factor);
+	else
+		inputs.store(shared.parts);
 #pragma unroll
 	for (uint32_t i = ring_early<T>; i < ring_depth<T>; i++) {
 		if (own)
 			bringer.bring(task, place, &slots[i]);
 	}
-	adder.add(task, done.block, place, factor);
+	adder.add(task, done.block, place);
 	cuda_complete(done);
 }
 
@@ -391,18 +439,25 @@ template <typename T> static uint64_t ring_bytes(uint64_t n)
 	return sizeof(struct ring_shared<T>) + 3 * mma_plane_words(n) * sizeof(uint32_t);
 }
 
-/* It copies weights 16 bytes at a time, so it must be known where they are. */
+/* It reads 16 bytes at a time, and early: it must be known where they are. */
+static bool ring_reads(struct arg arg)
+{
+	const uintptr_t at = (uintptr_t)arg_known(arg);
+
+	return at != 0 && at % sizeof(uint4) == 0;
+}
+
 static bool ring_takes(const struct linear_task &task, uint32_t x_dtype, uint32_t w_dtype)
 {
 	static_assert(
 		sizeof(struct ring_shared<int8_t>) == sizeof(struct ring_shared<__nv_bfloat16>),
 		"one limit for both");
 
-	const uintptr_t w = (uintptr_t)arg_known(task.w);
-
-	return w != 0 && w % sizeof(uint4) == 0 && (w_dtype == GPUQ_BF16 || w_dtype == GPUQ_I8) &&
-		x_dtype == GPUQ_F32 && task.rows == 1 && task.n > 0 && task.n % MMA_STEP == 0 &&
-		task.n <= INT32_MAX && task.outputs <= INT32_MAX &&
+	return ring_reads(task.x) && ring_reads(task.w) &&
+		(task.norm_dtype == 0 || ring_reads(task.norm)) &&
+		(w_dtype == GPUQ_BF16 || w_dtype == GPUQ_I8) && x_dtype == GPUQ_F32 &&
+		task.rows == 1 && task.n > 0 && task.n % MMA_STEP == 0 && task.n <= INT32_MAX &&
+		task.outputs <= INT32_MAX &&
 		ring_bytes<int8_t>(task.n) + RING_BESIDE <= machine_shared_bytes();
 }
 
@@ -419,7 +474,7 @@ static uint32_t ring_cut(struct linear_task *task, uint32_t wide)
 	return (uint32_t)blocks_of(task->outputs, block);
 }
 
-template <typename T, bool GATED>
+template <typename T, bool GATED, bool NORMED>
 static int ring_launch_form(
 	struct linear_task *task, const struct cuda_completion &done, const struct cuda_target *to)
 {
@@ -427,16 +482,24 @@ static int ring_launch_form(
 	/* A second block of the grid beside it would leave another multiprocessor idle. */
 	const uint64_t alone = machine_shared_bytes() / 2 + 1024;
 
-	return run_shared(to, linear_ring<T, GATED>, blocks, RING_THREADS,
+	return run_shared(to, linear_ring<T, GATED, NORMED>, blocks, RING_THREADS,
 		(uint32_t)max(ring_bytes<T>(task->n), alone), *task, done);
+}
+
+template <typename T, bool GATED>
+static int ring_launch_rows(
+	struct linear_task *task, const struct cuda_completion &done, const struct cuda_target *to)
+{
+	return task->norm_dtype != 0 ? ring_launch_form<T, GATED, true>(task, done, to)
+				     : ring_launch_form<T, GATED, false>(task, done, to);
 }
 
 template <typename T>
 static int ring_launch(
 	struct linear_task *task, const struct cuda_completion &done, const struct cuda_target *to)
 {
-	return task->w_rows == task->outputs ? ring_launch_form<T, false>(task, done, to)
-					     : ring_launch_form<T, true>(task, done, to);
+	return task->w_rows == task->outputs ? ring_launch_rows<T, false>(task, done, to)
+					     : ring_launch_rows<T, true>(task, done, to);
 }
 
 template <typename Kernel> static int ring_touch_kernel(Kernel *kernel)
@@ -451,9 +514,13 @@ template <typename Kernel> static int ring_touch_kernel(Kernel *kernel)
 
 template <typename T> static int ring_touch(void)
 {
-	const int err = ring_touch_kernel(linear_ring<T, false>);
+	int err = ring_touch_kernel(linear_ring<T, false, false>);
 
-	return err != 0 ? err : ring_touch_kernel(linear_ring<T, true>);
+	if (err == 0)
+		err = ring_touch_kernel(linear_ring<T, false, true>);
+	if (err == 0)
+		err = ring_touch_kernel(linear_ring<T, true, false>);
+	return err != 0 ? err : ring_touch_kernel(linear_ring<T, true, true>);
 }
 
 #endif

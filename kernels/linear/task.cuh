@@ -12,6 +12,7 @@ struct linear_task {
 	struct arg x, w, scales, bias, residual, norm, eps, y;
 	uint64_t rows, outputs, n;
 	uint64_t w_rows;     /* the outputs, or twice as many where they are gated */
+	double share;	     /* of an input's square in the norm's mean */
 	uint32_t row_slices; /* blocks that share weights */
 	uint32_t slices;     /* warps that share outputs */
 	uint32_t block;	     /* outputs of a block, */
@@ -41,9 +42,10 @@ __device__ __noinline__ float exact_sum(const struct linear_task &task,
 		float v = to_float(x[i]);
 
 		if (task.norm_dtype != 0)
-			v = rmsnorm_one(v,
-				float_at(arg_pointer(block, task.norm), task.norm_dtype, i),
-				factor);
+			v = (float)(factor *
+				rmsnorm_product(v,
+					float_at(arg_pointer(block, task.norm), task.norm_dtype,
+						i)));
 		sum = fma((double)to_float(w[i]), (double)v, sum);
 	}
 	return (float)sum;

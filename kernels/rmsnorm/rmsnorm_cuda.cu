@@ -7,7 +7,6 @@
  * Squares, their total and the quotients are doubles, so that no row needs another way.
  */
 #include "kernels/cuda/arg.cuh"
-#include "kernels/cuda/block.cuh"
 #include "kernels/cuda/codes.h"
 #include "kernels/rmsnorm/eights.cuh"
 
@@ -20,6 +19,7 @@ extern "C" {
 struct rmsnorm_task {
 	struct arg x, weight, residual, y, sum, eps;
 	uint64_t rows, n;
+	double share; /* of a square in the mean */
 	uint32_t weight_dtype;
 	bool added; /* there is a residual */
 	bool early; /* weights may be read before the kernels before this one have ended */
@@ -118,35 +118,38 @@ __global__ void BOUNDS(RMSNORM_THREADS)
 	const struct rmsnorm_row<T> row = row_of<T>(task, done.block, from);
 	const eight_rows<T> y(arg_pointer(done.block, task.y), task.n, task.y_wide);
 	const double eps = arg_f64(done.block, task.eps);
-	struct eight kept[KEPT];
+	struct rmsnorm_products products[KEPT];
 	double squares = 0;
 
 #pragma unroll
 	for (uint32_t k = 0; k < KEPT; k++) {
 		const uint64_t at = k * step + threadIdx.x * EIGHT;
 
-		kept[k] = {};
-		if (at < task.n)
-			kept[k] = row.add(at);
-		squares += rmsnorm_squares(kept[k]);
+		if (at < task.n) {
+			const struct eight summed = row.add(at);
+
+			squares += rmsnorm_squares(summed);
+			products[k] = rmsnorm_multiply(summed, weights[k]);
+		}
 	}
 	for (uint64_t at = KEPT * step + threadIdx.x * EIGHT; at < task.n; at += step)
 		squares += rmsnorm_squares(row.add(at));
-	squares = block_total<RMSNORM_THREADS>(squares);
 
-	const double factor = rmsnorm_factor(squares, task.n, eps);
+	const double factor = rmsnorm_factor(rmsnorm_total(squares), task.share, eps);
 
 #pragma unroll
 	for (uint32_t k = 0; k < KEPT; k++) {
 		const uint64_t at = k * step + threadIdx.x * EIGHT;
 
 		if (at < task.n)
-			y.store(from + at, rmsnorm_apply(kept[k], weights[k], factor), task.n - at);
+			y.store(from + at, rmsnorm_apply(products[k], factor), task.n - at);
 	}
 	for (uint64_t at = KEPT * step + threadIdx.x * EIGHT; at < task.n; at += step)
 		y.store(from + at,
-			rmsnorm_apply(row.summed(at),
-				rmsnorm_weights(weight, task.weight_dtype, at, task.n), factor),
+			rmsnorm_apply(
+				rmsnorm_multiply(row.summed(at),
+					rmsnorm_weights(weight, task.weight_dtype, at, task.n)),
+				factor),
 			task.n - at);
 	cuda_complete(done);
 }
@@ -170,6 +173,7 @@ static int launch(const struct device_kernel *kernel, const struct cuda_args *ar
 	task.eps = arg_param(args, &op->call.params[0], op->params[0]);
 	task.rows = tensor_rows(&in[0]);
 	task.n = tensor_columns(&in[0]);
+	task.share = rmsnorm_share(task.n);
 	task.weight_dtype = in[1].dtype;
 	task.early = (op->constants & 1u << 1) != 0;
 	task.y_wide = out[0].dtype == GPUQ_F32;
