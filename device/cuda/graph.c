@@ -156,10 +156,10 @@ static int piece_end(struct cuda_recording *rec, cudaStream_t stream)
 int cuda_recording_next(struct cuda_stream *s)
 {
 	struct cuda_recording *rec = recording_of(s);
+	const uint32_t most = rec->n_pieces == 0 ? CUDA_HEAD_NODES : CUDA_PIECE_NODES;
 	int r = rec->recording ? 0 : -ECANCELED;
 
-	if (r == 0 && rec->nodes == CUDA_PIECE_NODES && !rec->whole &&
-		rec->n_pieces < CUDA_MAX_PIECES - 1) {
+	if (r == 0 && rec->nodes == most && !rec->whole && rec->n_pieces < CUDA_MAX_PIECES - 1) {
 		r = piece_end(rec, s->stream);
 		if (r == 0)
 			r = piece_begin(rec, s->stream);

@@ -61,10 +61,12 @@ struct cuda_work {
 
 /*
  * A longer graph is recorded, instantiated and launched in pieces of so many nodes, one behind the
- * other, as long as it is a mere sequence. Longer pieces hold up others for longer; shorter ones
- * cost more at each replay.
+ * other, as long as it is a mere sequence. Longer pieces hold up others for longer; from one to
+ * the next 3 us are lost at each replay. The first piece is short: the GPU begins the sooner, and
+ * the others are launched meanwhile.
  */
-#define CUDA_PIECE_NODES 16u
+#define CUDA_HEAD_NODES 16u
+#define CUDA_PIECE_NODES 40u
 #define CUDA_MAX_PIECES 64u /* less than CUDA_STREAM_DEPTH: each is a launch */
 
 /* An executable, and the graph of which it was made: its nodes are named by that for ever. */

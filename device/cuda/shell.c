@@ -11,8 +11,10 @@
 #include <stdlib.h>
 
 #define KEPT_NODES 16384u /* of those that are kept, together */
-#define STOCK_PIECES 128u /* whole pieces */
-#define STOCK_ENDS 8u	  /* of each shorter length; all together 21 MiB, half of it the host's */
+/* All together 25 MiB, half of it the host's. */
+#define STOCK_HEADS 48u
+#define STOCK_PIECES 32u
+#define STOCK_ENDS 2u /* of each other length */
 
 static void shell_destroy(struct cuda_device *d, struct cuda_shell *shell)
 {
@@ -172,7 +174,7 @@ int cuda_shells_stock(struct cuda_device *d)
 		return r;
 	r = stock(d, &to, CUDA_PIECE_NODES, STOCK_PIECES);
 	for (uint32_t nodes = 1; nodes < CUDA_PIECE_NODES && r == 0; nodes++)
-		r = stock(d, &to, nodes, STOCK_ENDS);
+		r = stock(d, &to, nodes, nodes == CUDA_HEAD_NODES ? STOCK_HEADS : STOCK_ENDS);
 	cuda_error(cudaStreamDestroy(to.stream));
 	return r;
 }

@@ -23,8 +23,8 @@ static float launch_chain(struct rig *rig, struct device_exec *exec, struct devi
 /* Short ones and long ones, again and again, each time with other addresses. */
 static void test_replay(void **state)
 {
-	/* CUDA's are launched in pieces of 16, the first of which has a node of its own. */
-	static const uint32_t lengths[] = {1, 2, 15, 16, 17, 31, 32, 40, 100, 500, 1010};
+	/* CUDA's are launched in pieces of 40, the first one of 16, with a node of its own. */
+	static const uint32_t lengths[] = {1, 2, 14, 15, 16, 54, 55, 56, 95, 96, 500, 1010};
 	uint64_t bytes = 0;
 	struct rig rig;
 
