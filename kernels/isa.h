@@ -14,6 +14,7 @@ enum isa {
 	ISA_AVX2,   /* AVX2, FMA, F16C */
 	ISA_AVX512, /* AVX-512 F, BW, DQ, VL: every AVX-512 server since Skylake */
 	ISA_AVX512_BF16, /* and BF16 and VNNI: products of short numbers in pairs */
+	ISA_AMX,	 /* and tiles of them, since Sapphire Rapids */
 	ISA_COUNT,
 };
 
@@ -24,17 +25,19 @@ typedef void op_cpu_fn(const struct op_call *call, uint64_t begin, uint64_t end)
 
 #ifdef __x86_64__
 #define ISA_DECLARE(name) extern op_cpu_fn name##_cpu_base, name##_cpu_avx2, name##_cpu_avx512
-#define ISA_FORMS(name)                                                                \
-	{                                                                              \
-		name##_cpu_base, name##_cpu_avx2, name##_cpu_avx512, name##_cpu_avx512 \
+#define ISA_FORMS(name)                                                                 \
+	{                                                                               \
+		name##_cpu_base, name##_cpu_avx2, name##_cpu_avx512, name##_cpu_avx512, \
+			name##_cpu_avx512                                               \
 	}
-/* Of those that have a form for ISA_AVX512_BF16 too. */
+/* Of those that have forms for ISA_AVX512_BF16 and ISA_AMX too. */
 #define ISA_DECLARE_SHORT(name) \
 	ISA_DECLARE(name);      \
-	extern op_cpu_fn name##_cpu_avx512_bf16
-#define ISA_FORMS_SHORT(name)                                                               \
-	{                                                                                   \
-		name##_cpu_base, name##_cpu_avx2, name##_cpu_avx512, name##_cpu_avx512_bf16 \
+	extern op_cpu_fn name##_cpu_avx512_bf16, name##_cpu_amx
+#define ISA_FORMS_SHORT(name)                                                                \
+	{                                                                                    \
+		name##_cpu_base, name##_cpu_avx2, name##_cpu_avx512, name##_cpu_avx512_bf16, \
+			name##_cpu_amx                                                       \
 	}
 #else
 #define ISA_DECLARE(name) extern op_cpu_fn name##_cpu_base
@@ -71,7 +74,7 @@ ISA_DECLARE(paged_attention);
 /* The instruction set that the operators use; the best one unless isa_select() was called. */
 enum isa isa_selected(void);
 
-/* "base", "avx2", "avx512", "avx512bf16". */
+/* "base", "avx2", "avx512", "avx512bf16", "amx". */
 const char *isa_name(enum isa isa);
 
 bool isa_supported(enum isa isa);

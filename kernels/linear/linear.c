@@ -196,10 +196,18 @@ static uint64_t units(const struct op_call *call)
 	return blocks(y->dims[0], LINEAR_ROWS) * blocks(y->dims[1], LINEAR_OUTPUTS);
 }
 
+/* Rows that cost as much as one of f32 where tiles of short numbers are multiplied. */
+static uint64_t rows_as_one(const struct op_call *call)
+{
+	const uint32_t dtype = call->in[LINEAR_W].dtype;
+
+	return isa_selected() == ISA_AMX && (dtype == GPUQ_BF16 || dtype == GPUQ_I8) ? 8 : 1;
+}
+
 /* A weight costs about as much to read as to multiply once. */
 static uint64_t work(const struct op_call *call)
 {
-	const uint64_t rows = call->out[0].dims[0];
+	const uint64_t rows = blocks(call->out[0].dims[0], rows_as_one(call));
 	const uint64_t outputs = work_mul(call->out[0].dims[1], parts(call));
 	const uint64_t inputs = work_round_up(linear_inner(call), 16);
 	const uint64_t products = work_mul(work_add(rows, 1), inputs);

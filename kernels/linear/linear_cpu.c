@@ -13,6 +13,10 @@
  * - i8 weights and x in integers of 15 bits, each chunk of a row with a scale of its own. Their
  *   sums are exact.
  *
+ * Where the CPU has tiles (amx.h) bf16 goes through them, any number of rows in one order, and so
+ * do many rows beside i8. A panel then has hundreds of rows, since bringing them there costs as
+ * much as multiplying them with a hundred outputs.
+ *
  * A norm is applied where rows are brought into the panel, as rmsnorm does it. Where outputs are
  * gated, a panel has the sums of some gates, and behind them those of what they let through.
  */
@@ -21,6 +25,9 @@
 #include "kernels/rmsnorm/rmsnorm_row.h"
 #include "kernels/swiglu/silu.h"
 #include "kernels/vec.h"
+#ifdef __AMX_TILE__
+#include "kernels/linear/amx.h"
+#endif
 
 #include <float.h>
 #include <math.h>
@@ -32,8 +39,16 @@
 #define BLOCK 256	 /* rows of the weights that share a panel */
 #define CHUNK_BYTES 2048 /* of a row of the panel, between folds */
 #define CHUNKS ROWS	 /* of all rows of a panel: 24 KiB */
-#define ONE_CHUNKS 6	 /* of a single row: more would not stay beside what is fetched */
-#define AHEAD 8192	 /* bytes that are fetched before one output after the other needs them */
+#ifdef __AMX_TILE__
+#define TILED_ROWS LINEAR_ROWS /* of a panel of tiles: they and their sums fit the second cache */
+#define PACKED_ROWS AMX_ROWS   /* at a time */
+#define TILE_BYTES_MIN_ROWS 5  /* from so many rows on tiles multiply i8 faster */
+#else
+#define TILED_ROWS ROWS
+#define PACKED_ROWS ROWS
+#endif
+#define ONE_CHUNKS 6 /* of a single row: more would not stay beside what is fetched */
+#define AHEAD 8192   /* bytes that are fetched before one output after the other needs them */
 #define W_BLOCK_BYTES (1 << 19) /* of weights that many panels use: what a near cache holds */
 #define WORD_MAX 16383.0f	/* sums of 1024 products with 128 fit 31 bits */
 #define WORD_LEAST 1e-30f	/* x below it is 0 beside i8 */
@@ -57,14 +72,18 @@ struct linear {
 	double eps;
 	bool gated;
 	enum numbers numbers;
+	bool tiled; /* by amx.h */
 };
 
 /* Some inputs of some rows, and the sums of these rows. */
 struct panel {
-	char x[CHUNKS * CHUNK_BYTES] __attribute__((aligned(64)));
-	vf scales[CHUNKS]; /* of words: for each chunk the scales of each group's tile */
+	char x[PACKED_ROWS * CHUNK_BYTES] __attribute__((aligned(64)));
+#ifdef __AMX_TILE__
+	char tiles[TILED_ROWS * CHUNK_BYTES] __attribute__((aligned(64)));
+#endif
+	vf scales[TILED_ROWS]; /* of words: for each chunk the scales of each group's tile */
 	/* Of each tile; see v_total_add(). Outputs of a row lie side by side. */
-	vf sums[ROWS * BLOCK / VL], lost[ROWS * BLOCK / VL];
+	vf sums[TILED_ROWS * BLOCK / VL], lost[TILED_ROWS * BLOCK / VL];
 	/* Of the norm, of rows from first_row on; a root instead where the factor is NaN. */
 	float factors[LINEAR_ROWS];
 	double roots[LINEAR_ROWS];
@@ -210,40 +229,67 @@ V_INLINE struct inputs inputs_from(struct inputs in, uint64_t i)
 	return in;
 }
 
+/* Loops over whole vectors, without choices, come before what is left of a row. */
+
 V_INLINE void pack_floats(float *to, const struct inputs in, uint64_t n)
 {
-	for (uint64_t i = 0; i < n; i += VL)
+	uint64_t i = 0;
+
+	for (; i + VL <= n; i += VL)
+		v_store_floats(to + i, load_x(in, i, i + VL));
+	if (i < n)
 		v_store_floats(to + i, load_x(in, i, n));
 }
 
 #ifdef __AVX512BF16__
+V_INLINE void store_bf16s(uint16_t *to, vf low, vf high)
+{
+	const __m512bh both = _mm512_cvtne2ps_pbh((__m512)high, (__m512)low);
+
+	memcpy(to, &both, sizeof(both));
+}
+
 V_INLINE void pack_bf16s(uint16_t *to, const struct inputs in, uint64_t n)
 {
-	for (uint64_t i = 0; i < n; i += 2 * VL) {
-		const vf low = load_x(in, i, n);
-		const vf high = load_x(in, least(i + VL, n), n);
-		const __m512bh both = _mm512_cvtne2ps_pbh((__m512)high, (__m512)low);
+	uint64_t i = 0;
 
-		memcpy(to + i, &both, sizeof(both));
-	}
+	for (; i + 2 * VL <= n; i += 2 * VL)
+		store_bf16s(to + i, load_x(in, i, i + VL), load_x(in, i + VL, i + 2 * VL));
+	if (i < n)
+		store_bf16s(to + i, load_x(in, i, n), load_x(in, least(i + VL, n), n));
 }
 #endif
+
+V_INLINE vi greater_bits(vi greatest, vf x)
+{
+	const vi v = (vi)x & 0x7fffffff;
+	const vi greater = v > greatest;
+
+	return (greater & v) | (~greater & greatest);
+}
 
 /* The bits of the greatest magnitude, in whose order NaN comes after infinity. */
 V_INLINE int32_t greatest_bits(const struct inputs in, uint64_t n)
 {
 	vi greatest = {0};
 	int32_t bits = 0;
+	uint64_t at = 0;
 
-	for (uint64_t i = 0; i < n; i += VL) {
-		const vi v = (vi)load_x(in, i, n) & 0x7fffffff;
-		const vi greater = v > greatest;
-
-		greatest = (greater & v) | (~greater & greatest);
-	}
+	for (; at + VL <= n; at += VL)
+		greatest = greater_bits(greatest, load_x(in, at, at + VL));
+	if (at < n)
+		greatest = greater_bits(greatest, load_x(in, at, n));
 	for (uint32_t i = 0; i < VL; i++)
 		bits = greatest[i] > bits ? greatest[i] : bits;
 	return bits;
+}
+
+V_INLINE void store_words(uint16_t *to, vf scaled)
+{
+	const vf magic = v_set1(ROUND_MAGIC);
+	const vi v = (vi)(scaled + magic) - (vi)magic;
+
+	v_store_halves(to, v_narrow((vu)v & 0xffff));
 }
 
 /* Returns what a word is worth: NaN where an element is NaN or infinite. */
@@ -251,13 +297,13 @@ V_INLINE float pack_words(uint16_t *to, const struct inputs in, uint64_t n)
 {
 	const float magnitude = float_from_bits((uint32_t)greatest_bits(in, n));
 	const float top = magnitude > WORD_LEAST ? magnitude : WORD_LEAST;
-	const vf factor = v_set1(WORD_MAX / top), magic = v_set1(ROUND_MAGIC);
+	const vf factor = v_set1(WORD_MAX / top);
+	uint64_t i = 0;
 
-	for (uint64_t i = 0; i < n; i += VL) {
-		const vi v = (vi)(load_x(in, i, n) * factor + magic) - (vi)magic;
-
-		v_store_halves(to + i, v_narrow((vu)v & 0xffff));
-	}
+	for (; i + VL <= n; i += VL)
+		store_words(to + i, load_x(in, i, i + VL) * factor);
+	if (i < n)
+		store_words(to + i, load_x(in, i, n) * factor);
 	if (n % (2 * VL) <= VL && n % (2 * VL) > 0)
 		v_store_halves(to + (n + VL - 1) / VL * VL, (vh){0});
 	return magnitude <= FLT_MAX ? top / WORD_MAX : NAN;
@@ -267,7 +313,7 @@ V_INLINE float pack_words(uint16_t *to, const struct inputs in, uint64_t n)
 V_INLINE void pack_part(const struct linear *l, struct panel *p, uint64_t at, uint64_t from,
 	const struct inputs in, uint64_t n)
 {
-	char *to = p->x + at * p->stride;
+	char *to = p->x + at % PACKED_ROWS * p->stride;
 
 	if (l->numbers == FLOATS)
 		pack_floats((float *)to + from, in, n);
@@ -356,12 +402,10 @@ V_INLINE void pack_normed_row(
 	pack_part(l, p, at, 0, in, p->n);
 }
 
-/* The panel's inputs of its rows; beyond them the last one again, up to whole groups. */
-static void pack(const struct linear *l, struct panel *p)
+/* The panel's inputs of some of its rows; beyond them the last one again. */
+static void pack(const struct linear *l, struct panel *p, uint64_t begin, uint64_t end)
 {
-	const uint64_t rows = (p->rows + p->group - 1) / p->group * p->group;
-
-	for (uint64_t at = 0; at < rows; at++) {
+	for (uint64_t at = begin; at < end; at++) {
 		const uint64_t row = p->row + least(at, p->rows - 1);
 
 		if (l->norm == NULL)
@@ -434,7 +478,18 @@ V_INLINE void multiply(vf sum[GROUP][TALL], const char *x, uint64_t stride,
 	}
 }
 
-/* Folds the sums of a chunk and adds them to those of the chunks before it. */
+/* Adds the sums of a chunk to those of the chunks before it. */
+V_INLINE void add_total(struct panel *p, uint64_t tile, bool first, vf total)
+{
+	if (!first) {
+		v_total_add(&p->sums[tile], &p->lost[tile], total);
+		return;
+	}
+	p->sums[tile] = total;
+	p->lost[tile] = (vf){0};
+}
+
+/* The same of sums that are not folded yet. */
 V_INLINE void add_sums(struct panel *p, uint64_t tile, uint64_t scales, bool first, vf sums[VL],
 	const struct kind k)
 {
@@ -445,12 +500,7 @@ V_INLINE void add_sums(struct panel *p, uint64_t tile, uint64_t scales, bool fir
 			p->scales[scales];
 	else
 		total = v_sum_rows(sums);
-	if (!first) {
-		v_total_add(&p->sums[tile], &p->lost[tile], total);
-		return;
-	}
-	p->sums[tile] = total;
-	p->lost[tile] = (vf){0};
+	add_total(p, tile, first, total);
 }
 
 /* The panel's i-th row of the weights; beyond them the last one again. */
@@ -559,7 +609,7 @@ V_INLINE bool one_by_one(const struct linear *l, const struct panel *p, enum num
 TILES(tiles_f32, FLOATS, GPUQ_F32)
 TILES(tiles_f16, FLOATS, GPUQ_F16)
 TILES(tiles_bf16, FLOATS, GPUQ_BF16)
-#ifdef __AVX512BF16__
+#if defined(__AVX512BF16__) && !defined(__AMX_TILE__)
 TILES(tiles_bf16s, BF16S, GPUQ_BF16)
 #endif
 #if VL > 4
@@ -570,7 +620,7 @@ TILES(tiles_i8, FLOATS, GPUQ_I8)
 
 static void run_tiles(const struct linear *l, struct panel *p)
 {
-#ifdef __AVX512BF16__
+#if defined(__AVX512BF16__) && !defined(__AMX_TILE__)
 	if (l->numbers == BF16S) {
 		tiles_bf16s(l, p);
 		return;
@@ -585,6 +635,141 @@ static void run_tiles(const struct linear *l, struct panel *p)
 	else
 		tiles_i8(l, p);
 }
+
+/* --- AMX ------------------------------------------------------------------------------------ */
+
+#ifdef __AMX_TILE__
+/* Tiles of a row: a word is 128 times a byte plus another one. */
+V_INLINE uint64_t planes_of(enum numbers numbers)
+{
+	return numbers == WORDS ? 2 : 1;
+}
+
+/* Where the tiles of a column begin: of 16 rows, or of one of the bytes of their words. */
+V_INLINE char *column(struct panel *p, uint64_t i, enum numbers numbers)
+{
+	return p->tiles + i * (AMX_ROWS * CHUNK_BYTES / planes_of(numbers));
+}
+
+static void turn_bf16s(struct panel *p, uint64_t group)
+{
+	char *to = column(p, group, BF16S);
+
+	for (uint64_t at = 0; at < p->stride; at += AMX_ROW_BYTES, to += AMX_BYTES) {
+		vf rows[AMX_ROWS];
+
+		V_UNROLL
+		for (uint32_t r = 0; r < AMX_ROWS; r++)
+			memcpy(&rows[r], p->x + r * p->stride + at, sizeof(rows[r]));
+		amx_turn(to, rows);
+	}
+}
+
+/* 32 words from p on, or zeros beyond the end: how often they have 128, and what is left. */
+V_INLINE void split_words(const char *p, const char *end, __m256i *ret_high, __m256i *ret_low)
+{
+	__m512i v = _mm512_setzero_si512();
+
+	if (p < end)
+		memcpy(&v, p, sizeof(v));
+	*ret_high = _mm512_cvtepi16_epi8(_mm512_srai_epi16(v, 7));
+	*ret_low = _mm512_cvtepi16_epi8(_mm512_and_si512(v, _mm512_set1_epi16(127)));
+}
+
+static void turn_words(struct panel *p, uint64_t group)
+{
+	char *high = column(p, 2 * group, WORDS), *low = column(p, 2 * group + 1, WORDS);
+
+	for (uint64_t at = 0; at < p->stride; at += 2 * AMX_ROW_BYTES) {
+		vf highs[AMX_ROWS], lows[AMX_ROWS];
+
+		for (uint32_t r = 0; r < AMX_ROWS; r++) {
+			const char *row = p->x + r * p->stride, *end = row + p->stride;
+			__m256i halves[4];
+
+			split_words(row + at, end, &halves[0], &halves[2]);
+			split_words(row + at + AMX_ROW_BYTES, end, &halves[1], &halves[3]);
+			memcpy(&highs[r], &halves[0], sizeof(highs[r]));
+			memcpy(&lows[r], &halves[2], sizeof(lows[r]));
+		}
+		amx_turn(high, highs);
+		amx_turn(low, lows);
+		high += AMX_BYTES;
+		low += AMX_BYTES;
+	}
+}
+
+/* The panel's inputs of its rows, zeros beyond them, as tiles. */
+static void pack_tiles(const struct linear *l, struct panel *p)
+{
+	for (uint64_t row = 0; row < p->rows; row += AMX_ROWS) {
+		const uint64_t n = least(AMX_ROWS, p->rows - row);
+
+		pack(l, p, row, row + n);
+		memset(p->x + n * p->stride, 0, (AMX_ROWS - n) * p->stride);
+		if (l->numbers == WORDS)
+			turn_words(p, row / AMX_ROWS);
+		else
+			turn_bf16s(p, row / AMX_ROWS);
+	}
+}
+
+/* The sums of 16 rows of the weights and of some of x, of which each has its own tile of sums. */
+V_INLINE void add_columns(
+	struct panel *p, uint64_t row, uint64_t at, amx_sums *sums, enum numbers numbers)
+{
+	vf rows[AMX_ROWS];
+
+	for (uint32_t r = 0; r < AMX_ROWS; r++) {
+		const vi high = (vi)sums[0][r];
+
+		rows[r] = sums[0][r];
+		if (numbers == WORDS)
+			rows[r] = __builtin_convertvector(high * 128 + (vi)sums[1][r], vf);
+	}
+	v_transpose(rows);
+	for (uint64_t i = 0; i < AMX_ROWS && row + i < p->rows; i++) {
+		if (numbers == WORDS)
+			rows[i] *= p->scales[row + i];
+		add_total(p, at + row + i, p->from == 0, rows[i]);
+	}
+}
+
+V_INLINE void run_columns(const struct linear *l, struct panel *p, enum numbers numbers)
+{
+	const uint64_t planes = planes_of(numbers), size = w_size(l->w_dtype);
+	const uint64_t columns = (p->rows + AMX_ROWS - 1) / AMX_ROWS * planes;
+	struct amx_weights w = {.bytes = p->n * size};
+
+	for (uint64_t output = 0, at = 0; output < p->w_rows; output += AMX_ROWS, at += p->rows) {
+		for (uint32_t r = 0; r < AMX_ROWS; r++)
+			w.rows[r] = l->w + (w_row(l, p, output + r) * l->n + p->from) * size;
+		w.ahead = p->fetch ? AMX_ROWS * l->n * size : 0;
+		for (uint64_t c = 0; c < columns; c += AMX_COLUMNS) {
+			const uint64_t n = least(AMX_COLUMNS, columns - c);
+			const char *x[AMX_COLUMNS] = {NULL};
+			amx_sums sums[AMX_COLUMNS];
+
+			for (uint64_t i = 0; i < n; i++)
+				x[i] = column(p, c + i, numbers);
+			amx_multiply(sums, &w, x, (uint32_t)n, numbers == WORDS);
+			for (uint64_t i = 0; i < n; i += planes)
+				add_columns(p, (c + i) / planes * AMX_ROWS, at, sums + i, numbers);
+			w.ahead = 0;
+		}
+	}
+}
+
+static __attribute__((noinline)) void run_bf16_columns(const struct linear *l, struct panel *p)
+{
+	run_columns(l, p, BF16S);
+}
+
+static __attribute__((noinline)) void run_word_columns(const struct linear *l, struct panel *p)
+{
+	run_columns(l, p, WORDS);
+}
+#endif
 
 /* --- What follows the sums ------------------------------------------------------------------ */
 
@@ -645,29 +830,46 @@ static uint64_t block_rows(const struct linear *l, uint64_t rows)
 {
 	const uint64_t fit = W_BLOCK_BYTES / (l->n * w_size(l->w_dtype) + 1);
 
-	if (rows <= ROWS || fit >= BLOCK)
+	if (rows <= ROWS || fit >= BLOCK || l->tiled)
 		return BLOCK;
 	return fit < 4 * VL ? 4 * VL : fit / VL * VL;
+}
+
+/* Inputs from p->from on, of all rows and outputs of the panel. */
+static void run_part(const struct linear *l, struct panel *p)
+{
+	const uint64_t rows = (p->rows + p->group - 1) / p->group * p->group;
+	const uint64_t fit = l->tiled ? 1 : CHUNKS / rows;
+	const uint64_t line = 64 / number_size(l->numbers);
+
+	p->n = least(fit * chunk_of(l->numbers), l->n - p->from);
+	p->stride = (p->n + line - 1) / line * 64;
+#ifdef __AMX_TILE__
+	if (l->tiled) {
+		if (!p->packed)
+			pack_tiles(l, p);
+		if (l->numbers == WORDS)
+			run_word_columns(l, p);
+		else
+			run_bf16_columns(l, p);
+		return;
+	}
+#endif
+	if (!p->packed)
+		pack(l, p, 0, rows);
+	run_tiles(l, p);
 }
 
 /* The rows and outputs of the panel. */
 static void run_panel(const struct linear *l, struct panel *p)
 {
-	const uint64_t line = 64 / number_size(l->numbers);
-
 	p->group = p->rows > 2 || GROUP < 2 ? GROUP : (uint32_t)p->rows;
+	if (l->tiled)
+		p->group = 1;
 	if (l->n == 0)
 		memset(p->sums, 0, sizeof(p->sums));
-	for (p->from = 0; p->from < l->n; p->from += p->n) {
-		const uint64_t rows = (p->rows + p->group - 1) / p->group * p->group;
-		const uint64_t fit = CHUNKS / rows * chunk_of(l->numbers);
-
-		p->n = least(fit, l->n - p->from);
-		p->stride = (p->n + line - 1) / line * 64;
-		if (!p->packed)
-			pack(l, p);
-		run_tiles(l, p);
-	}
+	for (p->from = 0; p->from < l->n; p->from += p->n)
+		run_part(l, p);
 	for (uint64_t at = 0; at < p->rows; at++)
 		finish_row(l, p, at);
 }
@@ -677,17 +879,18 @@ static void run_rows(const struct linear *l, struct panel *p, uint64_t row, uint
 	uint64_t output, uint64_t output_end)
 {
 	const uint64_t parts = l->gated ? 2 : 1, block = block_rows(l, row_end - row) / parts;
+	const uint64_t rows = l->tiled ? TILED_ROWS : ROWS;
 
 	p->packed = false;
 	for (p->output = output; p->output < output_end; p->output += block) {
 		p->outputs = least(block, output_end - p->output);
 		p->w_rows = parts * p->outputs;
-		for (p->row = row; p->row < row_end; p->row += ROWS) {
-			p->rows = least(ROWS, row_end - p->row);
+		for (p->row = row; p->row < row_end; p->row += rows) {
+			p->rows = least(rows, row_end - p->row);
 			p->fetch = p->row == row;
 			run_panel(l, p);
 		}
-		p->packed = row_end - row <= ROWS && l->n > 0 && p->n == l->n;
+		p->packed = row_end - row <= rows && l->n > 0 && p->n == l->n;
 	}
 }
 
@@ -716,6 +919,19 @@ static enum numbers choose_numbers(const struct op_call *call)
 	return FLOATS;
 }
 
+/* Tiles have an order of their own for bf16; integers are exact, so the faster way is free. */
+static bool choose_tiles(const struct op_call *call)
+{
+#ifdef __AMX_TILE__
+	const enum numbers numbers = choose_numbers(call);
+
+	return numbers == BF16S ||
+		(numbers == WORDS && call->out[0].dims[0] >= TILE_BYTES_MIN_ROWS);
+#else
+	return false;
+#endif
+}
+
 void ISA_PASTE(linear_cpu, KERNELS_ISA)(const struct op_call *call, uint64_t begin, uint64_t end)
 {
 	const struct tensor *in = call->in;
@@ -738,9 +954,14 @@ void ISA_PASTE(linear_cpu, KERNELS_ISA)(const struct op_call *call, uint64_t beg
 		.gated = linear_gated(call),
 		.y_dtype = call->out[0].dtype,
 		.numbers = choose_numbers(call),
+		.tiled = choose_tiles(call),
 	};
 	const uint64_t stripes = (l.rows + LINEAR_ROWS - 1) / LINEAR_ROWS;
 
+#ifdef __AMX_TILE__
+	if (l.tiled)
+		amx_begin();
+#endif
 	while (begin < end) {
 		const uint64_t block = begin / stripes, stripe = begin % stripes;
 		/* All rows of several blocks of outputs, or some rows of one. */
@@ -752,4 +973,8 @@ void ISA_PASTE(linear_cpu, KERNELS_ISA)(const struct op_call *call, uint64_t beg
 			block * LINEAR_OUTPUTS, least((block + count) * LINEAR_OUTPUTS, l.outputs));
 		begin += whole ? count * stripes : last - stripe;
 	}
+#ifdef __AMX_TILE__
+	if (l.tiled)
+		amx_end();
+#endif
 }

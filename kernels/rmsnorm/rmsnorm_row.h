@@ -41,6 +41,14 @@ V_INLINE vf rmsnorm_summed(const struct rmsnorm_row *row, uint64_t i, const stru
 			  : rmsnorm_load(row->x, i, row->n, t.x);
 }
 
+/* The same where a whole vector is left. */
+V_INLINE vf rmsnorm_whole(const struct rmsnorm_row *row, uint64_t i, const struct rmsnorm_dtypes t)
+{
+	const uint32_t dtype = t.sum != 0 ? t.sum : t.x;
+
+	return v_load((t.sum != 0 ? row->sum : row->x) + i * v_size(dtype), dtype);
+}
+
 V_INLINE void rmsnorm_add_residual(
 	const struct rmsnorm_row *row, uint64_t from, uint64_t to, const struct rmsnorm_dtypes t)
 {
@@ -58,12 +66,18 @@ V_INLINE double rmsnorm_squares(const struct rmsnorm_row *row, const struct rmsn
 	for (uint64_t from = 0; from < row->n; from += RMSNORM_CHUNK) {
 		const uint64_t left = row->n - from;
 		const uint64_t to = left > RMSNORM_CHUNK ? from + RMSNORM_CHUNK : row->n;
+		const uint64_t whole = from + (to - from) / VL * VL;
 		vf sum = {0};
 
 		if (t.sum != 0)
 			rmsnorm_add_residual(row, from, to, t);
-		for (uint64_t i = from; i < to; i += VL) {
-			const vf v = rmsnorm_summed(row, i, t);
+		for (uint64_t i = from; i < whole; i += VL) {
+			const vf v = rmsnorm_whole(row, i, t);
+
+			sum = v_fma(v, v, sum);
+		}
+		if (whole < to) {
+			const vf v = rmsnorm_summed(row, whole, t);
 
 			sum = v_fma(v, v, sum);
 		}

@@ -230,7 +230,7 @@ static bool in_words(const struct op_call *call)
 
 static bool in_pairs(const struct op_call *call)
 {
-	return linear_pairs(call) && isa_selected() == ISA_AVX512_BF16;
+	return linear_pairs(call) && isa_selected() >= ISA_AVX512_BF16;
 }
 
 /* x that is rounded to infinity, or a subnormal number, which counts as 0, times infinity. */
