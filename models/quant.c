@@ -6,7 +6,6 @@
 #include "kernels/element.h"
 
 #include <assert.h>
-#include <pthread.h>
 
 #define CHUNK 1024u /* elements that stay in the first cache between the passes */
 #define LEAST 0x1p-100f
@@ -93,62 +92,59 @@ int quant_rows(const void *data, uint32_t dtype, uint64_t rows, uint64_t columns
 
 /* --- By several threads --------------------------------------------------------------------- */
 
-struct share {
-	const void *data;
-	uint32_t dtype;
-	uint64_t rows, columns;
-	int8_t *q;
-	float *scales;
-	int err;
-	bool started;
-	pthread_t thread;
-};
-
+/* Some rows of each block, until one is bad. */
 static void *quant_share(void *arg)
 {
-	struct share *s = arg;
+	struct quant_share *s = arg;
+	const struct quant *q = s->quant;
+	const uint32_t number = (uint32_t)(s - q->shares);
 
-	s->err = quant_rows(s->data, s->dtype, s->rows, s->columns, s->q, s->scales);
+	for (uint32_t i = 0; i < q->n_blocks && s->err == 0; i++) {
+		const struct quant_block *b = &q->blocks[i];
+		const uint64_t first = b->rows * number / q->threads;
+		const uint64_t end = b->rows * (number + 1) / q->threads;
+
+		s->err = quant_rows(
+			(const char *)b->data + first * b->columns * dtype_size(b->dtype), b->dtype,
+			end - first, b->columns, b->q + first * b->columns, b->scales + first);
+		s->block = i;
+	}
 	return NULL;
 }
 
-/* Where there is no thread to be had the calling one does it. */
-static void start_share(struct share *s)
+void quant_start(struct quant *quant, uint32_t threads)
 {
-	s->started = pthread_create(&s->thread, NULL, quant_share, s) == 0;
-	if (!s->started)
-		(void)quant_share(s);
-}
-
-int quant_rows_together(uint32_t threads, const void *data, uint32_t dtype, uint64_t rows,
-	uint64_t columns, int8_t *ret_q, float *ret_scales)
-{
-	const uint64_t most = rows * columns / LEAST_SHARE;
-	struct share shares[QUANT_MAX_THREADS];
-	int err = 0;
+	uint64_t elements = 0;
 
 	assert(threads >= 1 && threads <= QUANT_MAX_THREADS);
-	if (threads > most)
-		threads = most == 0 ? 1 : (uint32_t)most;
-	for (uint32_t i = threads; i-- > 0;) {
-		const uint64_t first = rows * i / threads;
-
-		shares[i] = (struct share){
-			.data = (const char *)data + first * columns * dtype_size(dtype),
-			.dtype = dtype,
-			.rows = rows * (i + 1) / threads - first,
-			.columns = columns,
-			.q = ret_q + first * columns,
-			.scales = ret_scales + first,
-		};
-		if (i > 0)
-			start_share(&shares[i]);
-	}
-	(void)quant_share(&shares[0]);
+	for (uint32_t i = 0; i < quant->n_blocks; i++)
+		elements += quant->blocks[i].rows * quant->blocks[i].columns;
+	if (threads > elements / LEAST_SHARE)
+		threads = elements < 2 * LEAST_SHARE ? 1 : (uint32_t)(elements / LEAST_SHARE);
+	quant->threads = threads;
 	for (uint32_t i = 0; i < threads; i++) {
-		if (shares[i].started)
-			pthread_join(shares[i].thread, NULL);
-		err = err == 0 ? shares[i].err : err;
+		struct quant_share *s = &quant->shares[i];
+
+		*s = (struct quant_share){.quant = quant};
+		s->started = pthread_create(&s->thread, NULL, quant_share, s) == 0;
+		/* Where there is no thread to be had the calling one does it. */
+		if (!s->started)
+			(void)quant_share(s);
+	}
+}
+
+int quant_finish(struct quant *quant, uint32_t *ret_block)
+{
+	int err = 0;
+
+	for (uint32_t i = 0; i < quant->threads; i++) {
+		const struct quant_share *s = &quant->shares[i];
+
+		if (s->started)
+			pthread_join(s->thread, NULL);
+		if (s->err != 0)
+			*ret_block = s->block;
+		err = s->err != 0 ? s->err : err;
 	}
 	return err;
 }

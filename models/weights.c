@@ -11,6 +11,7 @@
 #include <string.h>
 
 #define ALIGN 256u
+#define BATCH_BYTES (WEIGHTS_PIECE_BYTES / 4)
 
 struct model_weights {
 	struct model_config config;
@@ -324,11 +325,29 @@ const struct weight *model_weight(
 
 /* --- Reading -------------------------------------------------------------------------------- */
 
-/* Several readings that look like one to whoever watches. */
+/* Some rows of matrices, as they come from the files. */
+struct batch {
+	uint8_t *data; /* BATCH_BYTES */
+	uint32_t n;
+	struct rows {
+		const struct weight *weight;
+		uint64_t first, n;
+	} rows[QUANT_MAX_BLOCKS];
+};
+
+/*
+ * Several readings that look like one to whoever watches. What is quantised is read batch by batch:
+ * one is read while other threads quantise the one before it.
+ */
 struct reading {
 	struct safetensors_reader *reader;
-	void *scratch;	  /* WEIGHTS_PIECE_BYTES, where something is quantised */
-	uint32_t threads; /* that do so */
+	uint8_t *memory;		 /* where weights go; NULL: to the sink */
+	const struct weights_sink *sink; /* likewise */
+	float *scales;			 /* of a matrix, for the sink */
+	uint32_t threads;		 /* that quantise */
+	struct batch batches[2];
+	const struct batch *quantised; /* NULL: none is */
+	struct quant quant;
 	const struct model_watch *watch;
 	uint64_t done_bytes, total_bytes;
 	struct model_why *why;
@@ -363,100 +382,222 @@ static const struct weight *held(const struct model_weights *w, size_t i)
 	return w->of[i].from == NULL || is_shared_head(w, i) ? NULL : &w->of[i];
 }
 
-static int start_reading(
-	struct reading *r, const struct model_weights *w, const struct safetensors *files)
+static int prepare_to_quantise(struct reading *r, const struct model_weights *w)
 {
-	for (size_t i = 0; i < slots_of(w); i++)
-		r->total_bytes += held(w, i) == NULL ? 0 : w->of[i].from->bytes;
-	if (w->quant == WEIGHT_AS_IS)
-		return safetensors_reader_open(files, &r->reader, r->why);
+	uint64_t most_rows = 1;
+
+	for (size_t i = 0; i < slots_of(w); i++) {
+		if (w->of[i].dtype == GPUQ_I8 && w->of[i].dims[0] > most_rows)
+			most_rows = w->of[i].dims[0];
+	}
 	r->threads = wait_shared_cpus();
 	if (r->threads > QUANT_MAX_THREADS)
 		r->threads = QUANT_MAX_THREADS;
-	r->scratch = malloc(WEIGHTS_PIECE_BYTES);
-	if (r->scratch == NULL)
+	r->batches[0].data = malloc(BATCH_BYTES);
+	r->batches[1].data = malloc(BATCH_BYTES);
+	r->scales = r->sink == NULL ? NULL : malloc(most_rows * sizeof(*r->scales));
+	if (r->batches[0].data == NULL || r->batches[1].data == NULL ||
+		(r->sink != NULL && r->scales == NULL))
 		return model_fail(r->why, -ENOMEM, "no memory to read weights");
-	return safetensors_reader_open(files, &r->reader, r->why);
+	return 0;
+}
+
+static int start_reading(
+	struct reading *r, const struct model_weights *w, const struct safetensors *files)
+{
+	int err = w->quant == WEIGHT_AS_IS ? 0 : prepare_to_quantise(r, w);
+
+	for (size_t i = 0; i < slots_of(w); i++)
+		r->total_bytes += held(w, i) == NULL ? 0 : w->of[i].from->bytes;
+	return err < 0 ? err : safetensors_reader_open(files, &r->reader, r->why);
 }
 
 static void end_reading(struct reading *r)
 {
+	uint32_t block;
+
+	if (r->quantised != NULL)
+		(void)quant_finish(&r->quant, &block);
 	safetensors_reader_close(r->reader);
-	free(r->scratch);
+	free(r->batches[0].data);
+	free(r->batches[1].data);
+	free(r->scales);
 }
 
-/* How many rows of a matrix go through scratch at a time. */
-static uint64_t rows_at_once(const struct weight *weight, uint64_t first)
-{
-	const uint64_t rows = weight->dims[0];
-	const uint64_t n = WEIGHTS_PIECE_BYTES / (weight->from->bytes / rows);
+/* --- Quantising ----------------------------------------------------------------------------- */
 
-	return rows - first < n ? rows - first : n;
+static uint64_t row_bytes(const struct weight *weight)
+{
+	return weight->from->bytes / weight->dims[0];
 }
 
-/* Some rows of a matrix, by way of scratch. */
-static int read_rows(struct reading *r, const struct weight *weight, uint64_t first, uint64_t n,
-	int8_t *q, float *scales)
+static int send_scales(const struct reading *r, const struct weight *weight)
 {
-	const uint64_t row_bytes = weight->from->bytes / weight->dims[0];
-	const struct safetensors_read part = {
-		weight->from, first * row_bytes, n * row_bytes, r->scratch};
-	int err = read_parts(r, &part, 1);
+	const uint64_t bytes = weight->dims[0] * sizeof(*r->scales);
+	void *room;
+	int err = r->sink->begin(r->sink->context, &room);
 
-	if (err == 0)
-		err = quant_rows_together(
-			r->threads, r->scratch, weight->from->dtype, n, weight->dims[1], q, scales);
-	if (err == -EDOM)
+	if (err != 0)
+		return err;
+	memcpy(room, r->scales, bytes);
+	return r->sink->end(r->sink->context, weight->scales_offset, bytes);
+}
+
+static int send_rows(const struct reading *r, const struct rows *rows)
+{
+	const struct weight *weight = rows->weight;
+	int err = r->sink->end(r->sink->context, weight->offset + rows->first * weight->dims[1],
+		rows->n * weight->dims[1]);
+
+	return err == 0 && rows->first + rows->n == weight->dims[0] ? send_scales(r, weight) : err;
+}
+
+/* Waits for the batch that is being quantised, if there is one. */
+static int finish_batch(struct reading *r)
+{
+	const struct batch *b = r->quantised;
+	uint32_t block;
+	int err;
+
+	if (b == NULL)
+		return 0;
+	r->quantised = NULL;
+	err = quant_finish(&r->quant, &block);
+	if (err < 0)
 		return model_fail(r->why, err, "%s has an element that is infinite or no number",
-			weight->from->name);
-	return err;
+			b->rows[block].weight->from->name);
+	return r->sink == NULL ? 0 : send_rows(r, &b->rows[0]);
 }
 
-static int read_quantised(struct reading *r, const struct weight *weight, uint8_t *memory)
+static int start_batch(struct reading *r, const struct batch *b)
 {
-	float *scales = (float *)(memory + weight->scales_offset);
-	int8_t *q = (int8_t *)(memory + weight->offset);
+	const uint8_t *data = b->data;
+	void *room;
+	int err = r->sink == NULL ? 0 : r->sink->begin(r->sink->context, &room);
+
+	if (err != 0)
+		return err;
+	r->quant.n_blocks = b->n;
+	for (uint32_t i = 0; i < b->n; i++) {
+		const struct rows *rows = &b->rows[i];
+		const struct weight *weight = rows->weight;
+		const uint64_t at = weight->offset + rows->first * weight->dims[1];
+		float *scales =
+			r->sink != NULL ? r->scales : (float *)(r->memory + weight->scales_offset);
+
+		r->quant.blocks[i] = (struct quant_block){
+			.data = data,
+			.dtype = weight->from->dtype,
+			.rows = rows->n,
+			.columns = weight->dims[1],
+			.q = r->sink != NULL ? room : r->memory + at,
+			.scales = scales + rows->first,
+		};
+		data += rows->n * row_bytes(weight);
+	}
+	quant_start(&r->quant, r->threads);
+	r->quantised = b;
+	return 0;
+}
+
+static int read_batch(struct reading *r, const struct batch *b)
+{
+	struct safetensors_read parts[QUANT_MAX_BLOCKS] = {0};
+	uint8_t *to = b->data;
+
+	for (uint32_t i = 0; i < b->n; i++) {
+		const struct rows *rows = &b->rows[i];
+		const uint64_t bytes = row_bytes(rows->weight);
+
+		parts[i] = (struct safetensors_read){
+			rows->weight->from, rows->first * bytes, rows->n * bytes, to};
+		to += rows->n * bytes;
+	}
+	return read_parts(r, parts, b->n);
+}
+
+/*
+ * The rows that follow row *row of slot *slot, as many as there is room for; false: there are none.
+ * The sink has room for those of one matrix.
+ */
+static bool fill_batch(const struct model_weights *w, size_t *slot, uint64_t *row, uint32_t most,
+	struct batch *ret_batch)
+{
+	uint64_t room = BATCH_BYTES;
+	struct batch *b = ret_batch;
+
+	b->n = 0;
+	while (*slot < slots_of(w) && b->n < most) {
+		const struct weight *weight = &w->of[*slot];
+
+		if (weight->dtype == GPUQ_I8) {
+			const uint64_t left = weight->dims[0] - *row;
+			const uint64_t fit = room / row_bytes(weight), n = left < fit ? left : fit;
+
+			if (n > 0)
+				b->rows[b->n++] = (struct rows){weight, *row, n};
+			*row += n;
+			room -= n * row_bytes(weight);
+			if (n < left)
+				break;
+		}
+		*row = 0;
+		++*slot;
+	}
+	return b->n > 0;
+}
+
+static int read_quantised(struct reading *r, const struct model_weights *w)
+{
+	const uint32_t most = r->sink != NULL ? 1 : QUANT_MAX_BLOCKS;
+	uint64_t row = 0;
+	size_t slot = 0;
 	int err = 0;
 
-	for (uint64_t row = 0, n; row < weight->dims[0] && err == 0; row += n) {
-		n = rows_at_once(weight, row);
-		err = read_rows(r, weight, row, n, q + row * weight->dims[1], scales + row);
+	for (uint32_t i = 0; err == 0; i ^= 1) {
+		struct batch *b = &r->batches[i];
+
+		if (!fill_batch(w, &slot, &row, most, b))
+			break;
+		err = read_batch(r, b);
+		if (err == 0)
+			err = finish_batch(r);
+		if (err == 0)
+			err = start_batch(r, b);
 	}
-	return err;
+	return err == 0 ? finish_batch(r) : err;
 }
 
+/* --- Into memory ---------------------------------------------------------------------------- */
+
 /* All that is not quantised at once: the more is asked for, the faster it comes. */
-static int read_slots(const struct model_weights *w, struct reading *r, uint8_t *memory,
-	struct safetensors_read *parts)
+static int read_as_is(
+	struct reading *r, const struct model_weights *w, struct safetensors_read *parts)
 {
 	size_t n = 0;
-	int err;
 
 	for (size_t i = 0; i < slots_of(w); i++) {
 		const struct weight *weight = held(w, i);
 
 		if (weight != NULL && weight->dtype != GPUQ_I8)
 			parts[n++] = (struct safetensors_read){
-				weight->from, 0, weight->bytes, memory + weight->offset};
+				weight->from, 0, weight->bytes, r->memory + weight->offset};
 	}
-	err = read_parts(r, parts, n);
-	for (size_t i = 0; err == 0 && i < slots_of(w); i++) {
-		if (w->of[i].dtype == GPUQ_I8)
-			err = read_quantised(r, &w->of[i], memory);
-	}
-	return err;
+	return read_parts(r, parts, n);
 }
 
 int model_weights_read(const struct model_weights *weights, const struct safetensors *files,
 	void *memory, const struct model_watch *watch, struct model_why *why)
 {
-	struct reading r = {.watch = watch, .why = why};
+	struct reading r = {.memory = memory, .watch = watch, .why = why};
 	struct safetensors_read *parts = calloc(slots_of(weights), sizeof(*parts));
 	int err = parts != NULL ? start_reading(&r, weights, files)
 				: model_fail(why, -ENOMEM, "no memory to read weights");
 
 	if (err == 0)
-		err = read_slots(weights, &r, memory, parts);
+		err = read_as_is(&r, weights, parts);
+	if (err == 0)
+		err = read_quantised(&r, weights);
 	end_reading(&r);
 	free(parts);
 	return err;
@@ -464,9 +605,9 @@ int model_weights_read(const struct model_weights *weights, const struct safeten
 
 /* --- In pieces ------------------------------------------------------------------------------ */
 
-static int stream_as_is(
-	struct reading *r, const struct weight *weight, const struct weights_sink *sink)
+static int stream_as_is(struct reading *r, const struct weight *weight)
 {
+	const struct weights_sink *sink = r->sink;
 	int err = 0;
 
 	for (uint64_t at = 0, n; at < weight->bytes && err == 0; at += n) {
@@ -483,57 +624,20 @@ static int stream_as_is(
 	return err;
 }
 
-static int stream_scales(
-	const struct weight *weight, const float *scales, const struct weights_sink *sink)
-{
-	const uint64_t bytes = weight->dims[0] * sizeof(*scales);
-	void *room;
-	int err = sink->begin(sink->context, &room);
-
-	if (err != 0)
-		return err;
-	memcpy(room, scales, bytes);
-	return sink->end(sink->context, weight->scales_offset, bytes);
-}
-
-static int stream_quantised(
-	struct reading *r, const struct weight *weight, const struct weights_sink *sink)
-{
-	const uint64_t columns = weight->dims[1];
-	float *scales = malloc(weight->dims[0] * sizeof(*scales));
-	int err = 0;
-
-	if (scales == NULL)
-		return model_fail(r->why, -ENOMEM, "no memory to read weights");
-	for (uint64_t row = 0, n; row < weight->dims[0] && err == 0; row += n) {
-		void *room;
-
-		n = rows_at_once(weight, row);
-		err = sink->begin(sink->context, &room);
-		if (err == 0)
-			err = read_rows(r, weight, row, n, room, scales + row);
-		if (err == 0)
-			err = sink->end(sink->context, weight->offset + row * columns, n * columns);
-	}
-	if (err == 0)
-		err = stream_scales(weight, scales, sink);
-	free(scales);
-	return err;
-}
-
 int model_weights_stream(const struct model_weights *weights, const struct safetensors *files,
 	const struct weights_sink *sink, const struct model_watch *watch, struct model_why *why)
 {
-	struct reading r = {.watch = watch, .why = why};
+	struct reading r = {.sink = sink, .watch = watch, .why = why};
 	int err = start_reading(&r, weights, files);
 
 	for (size_t i = 0; i < slots_of(weights) && err == 0; i++) {
 		const struct weight *weight = held(weights, i);
 
-		if (weight != NULL)
-			err = weight->dtype == GPUQ_I8 ? stream_quantised(&r, weight, sink)
-						       : stream_as_is(&r, weight, sink);
+		if (weight != NULL && weight->dtype != GPUQ_I8)
+			err = stream_as_is(&r, weight);
 	}
+	if (err == 0)
+		err = read_quantised(&r, weights);
 	end_reading(&r);
 	return err;
 }

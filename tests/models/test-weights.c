@@ -10,6 +10,7 @@
 #include "tests/models/rig.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -272,25 +273,35 @@ static void threads_make_no_difference(void **state)
 	float *data = malloc(N * sizeof(*data));
 	int8_t *alone = malloc(N), *shared = malloc(N);
 	float scales[2][MANY];
+	struct quant quant = {.n_blocks = 3};
+	uint32_t bad = 99;
 
 	assert_true(data != NULL && alone != NULL && shared != NULL);
 	for (uint32_t i = 0; i < N; i++)
 		data[i] = (float)random_unit(&rng) - 0.5f;
 	assert_int_equal(quant_rows(data, GPUQ_F32, MANY, WIDE, alone, scales[0]), 0);
+	for (uint32_t i = 0; i < 3; i++)
+		quant.blocks[i] = (struct quant_block){data + i * 100 * WIDE, GPUQ_F32,
+			i == 2 ? MANY - 200 : 100, WIDE, shared + i * 100 * WIDE,
+			scales[1] + i * 100};
 	for (uint32_t threads = 1; threads <= QUANT_MAX_THREADS; threads++) {
 		memset(shared, 1, N);
 		memset(scales[1], 0, sizeof(scales[1]));
-		assert_int_equal(
-			quant_rows_together(threads, data, GPUQ_F32, MANY, WIDE, shared, scales[1]),
-			0);
+		quant_start(&quant, threads);
+		assert_int_equal(quant_finish(&quant, &bad), 0);
 		assert_memory_equal(shared, alone, N);
 		assert_memory_equal(scales[1], scales[0], sizeof(scales[0]));
 	}
-	/* Few rows, and a bad element in anybody's share. */
-	assert_int_equal(quant_rows_together(4, data, GPUQ_F32, 1, N, shared, scales[1]), 0);
-	data[(MANY - 1) * WIDE] = NAN;
-	assert_int_equal(
-		quant_rows_together(4, data, GPUQ_F32, MANY, WIDE, shared, scales[1]), -EDOM);
+	/* A bad element in anybody's share, in a block that has more behind it. */
+	data[199 * WIDE] = NAN;
+	quant_start(&quant, 4);
+	assert_int_equal(quant_finish(&quant, &bad), -EDOM);
+	assert_int_equal(bad, 1);
+	/* Few rows. */
+	quant.n_blocks = 1;
+	quant.blocks[0] = (struct quant_block){data, GPUQ_F32, 1, 199 * WIDE, shared, scales[1]};
+	quant_start(&quant, 4);
+	assert_int_equal(quant_finish(&quant, &bad), 0);
 	free(shared);
 	free(alone);
 	free(data);
@@ -373,6 +384,59 @@ static void a_model_in_8_bits(void **state)
 }
 
 /* Larger than what is read at once. */
+/* Takes nothing, and fails at a call of end(). */
+struct refusing {
+	char room[4096];
+	uint32_t calls_left;
+};
+
+static int refusing_begin(void *context, void **ret_room)
+{
+	*ret_room = ((struct refusing *)context)->room;
+	return 0;
+}
+
+static int refusing_end(void *context, uint64_t offset, uint64_t bytes)
+{
+	return ((struct refusing *)context)->calls_left-- == 0 ? -EIO : 0;
+}
+
+/* What goes wrong while the next rows are read already is told of the right weight. */
+static void what_cannot_be_quantised_is_named(void **state)
+{
+	struct refusing r = {.calls_left = UINT32_MAX};
+	const struct weights_sink sink = {refusing_begin, refusing_end, &r};
+	const uint16_t nan = 0x7fc0;
+	struct model_weights *w;
+
+	builder_add_model(&b, &small);
+	const int dir = rig_folder();
+	builder_write(&b, dir, &rng);
+	struct safetensors *st;
+	assert_int_equal(safetensors_open(dir, &st, &why), 0);
+	assert_int_equal(model_weights_plan(&small, st, WEIGHT_INT8, &w, &why), 0);
+	uint8_t *memory = malloc(model_weights_bytes(w));
+	for (uint32_t i = 0; i < 50; i += 7) {
+		r.calls_left = i;
+		assert_int_equal(model_weights_stream(w, st, &sink, NULL, &why), -EIO);
+	}
+	r.calls_left = UINT32_MAX;
+	assert_int_equal(model_weights_stream(w, st, &sink, NULL, &why), 0);
+	const struct safetensors_tensor *up = model_weight(w, 1, WEIGHT_UP)->from;
+	const int fd = openat(dir, "model.safetensors", O_WRONLY | O_CLOEXEC);
+	assert_int_equal(pwrite(fd, &nan, 2, (off_t)(up->offset + up->bytes - 2)), 2);
+	close(fd);
+	assert_int_equal(model_weights_read(w, st, memory, NULL, &why), -EDOM);
+	assert_non_null(strstr(why.text, "model.layers.1.mlp.up_proj.weight has an element"));
+	why.text[0] = '\0';
+	assert_int_equal(model_weights_stream(w, st, &sink, NULL, &why), -EDOM);
+	assert_non_null(strstr(why.text, "model.layers.1.mlp.up_proj.weight has an element"));
+	close(dir);
+	free(memory);
+	model_weights_destroy(w);
+	safetensors_close(st);
+}
+
 static void a_large_head_in_8_bits(void **state)
 {
 	struct model_config c = small;
@@ -404,6 +468,7 @@ int main(void)
 		HARNESS_TEST(odd_rows),
 		HARNESS_TEST(threads_make_no_difference),
 		HARNESS_TEST(a_model_in_8_bits),
+		HARNESS_TEST(what_cannot_be_quantised_is_named),
 		HARNESS_TEST(a_large_head_in_8_bits),
 	};
 
