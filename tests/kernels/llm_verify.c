@@ -240,6 +240,12 @@ static bool pair_may_be_anything(double w, double x)
 		(fmin(fabs(w), fabs(x)) < 0x1p-126 && isinf(fmax(fabs(w), fabs(x))));
 }
 
+/* An input that the norm made so small that it may be 0, times infinity. */
+static bool normed_may_be_anything(const struct op_call *call, double w, double x)
+{
+	return tensor_present(&call->in[LINEAR_NORM]) && fabs(x) < 0x1p-126 && isinf(w);
+}
+
 /* What x is divided by in a row; 1 without a norm. */
 static double linear_root(const struct op_call *call, uint64_t row)
 {
@@ -299,7 +305,7 @@ static struct linear_sum linear_sum(
 		if (!isfinite(x) && in_words(call))
 			sum.value = NAN;
 		if ((in_pairs(call) && pair_may_be_anything(w, x)) ||
-			(isfinite(x) && fabs(x) > FLT_MAX))
+			normed_may_be_anything(call, w, x) || (isfinite(x) && fabs(x) > FLT_MAX))
 			sum.tolerance = INFINITY;
 	}
 	if (in_words(call))
