@@ -49,6 +49,12 @@ static inline void *arg_known(struct arg arg)
 	return arg.index == OP_FIXED ? (void *)(uintptr_t)arg.value : NULL;
 }
 
+/* Nothing in the sequence writes these inputs: they may be read before cuda_await(). */
+static inline bool stay_constant(const struct op_launch *op, uint32_t inputs)
+{
+	return (op->constants & inputs) == inputs;
+}
+
 /* A word of the block, which may be read before cuda_await(): not from an older L1 cache. */
 static __device__ inline uint64_t arg_word(const void *word)
 {

@@ -7,30 +7,12 @@
  */
 #include "kernels/cuda/codes.h"
 #include "kernels/cuda/element.cuh"
-#include "kernels/cuda/kv.cuh"
-#include "kernels/rope/turn.cuh"
-
-extern "C" {
-#include "kernels/kv_append/kv_append.h"
-}
+#include "kernels/kv_append/append.cuh"
 
 #define THREADS 256u
 #define WARPS (THREADS / WARP)
 #define PAIRS (KV_MAX_COLUMNS / 2 / WARP) /* of a lane */
 #define MAX_BLOCKS 1024u		  /* where a row has several */
-
-/* What is read before cuda_await() where nothing in the sequence writes it. */
-#define EARLY (1u << APPEND_POSITIONS | 1u << APPEND_ROWS | 1u << APPEND_TABLE)
-
-struct append_task {
-	struct arg qkv, positions, rows, table, cache, q_norm, k_norm, q, eps;
-	struct turn_args turns;
-	struct kv_shape kv;
-	uint64_t heads;			     /* of queries */
-	uint32_t shares;		     /* blocks of a row */
-	uint32_t q_norm_dtype, k_norm_dtype; /* 0: there are no norms */
-	bool early; /* positions, rows and table may be read before cuda_await() */
-};
 
 /* Columns i and i + D/2 of a head, for each i that is the lane's. */
 struct head {
@@ -84,11 +66,8 @@ static __device__ inline void turn_head(struct head *h, const struct turn *turns
 #pragma unroll
 	for (uint32_t p = 0; p < PAIRS; p++) {
 		const uint32_t i = p * WARP + threadIdx.x % WARP;
-		const struct turn t = turns[min(i, half - 1)];
-		const float a = h->left[p], b = h->right[p];
 
-		h->left[p] = fmaf(a, t.cosine, -(b * t.sine));
-		h->right[p] = fmaf(b, t.cosine, a * t.sine);
+		turn_pair(&h->left[p], &h->right[p], turns[min(i, half - 1)]);
 	}
 }
 
@@ -103,22 +82,6 @@ template <typename T> __device__ inline void store_head(T *to, const struct head
 		from_float(to + i, h.left[p]);
 		from_float(to + i + half, h.right[p]);
 	}
-}
-
-/* Where the row's first key goes; -1: nowhere. */
-static __device__ inline int64_t slot_of(const struct append_task &task,
-	const struct device_args *block, uint64_t n, int32_t position)
-{
-	const int32_t *table = (const int32_t *)arg_pointer(block, task.table);
-	int64_t found = -1;
-
-	if (position >= 0)
-		found = kv_find(task.kv, table,
-			index_at((const int32_t *)arg_pointer(block, task.rows), n),
-			(uint64_t)position / KV_TOKENS);
-	return found < 0 ? -1
-			 : (int64_t)(kv_begin(task.kv, (uint64_t)found, KV_KEYS, 0) +
-				   (uint64_t)position % KV_TOKENS * task.kv.columns);
 }
 
 template <typename T>
@@ -149,9 +112,10 @@ __global__ void BOUNDS(THREADS) append_row(const __grid_constant__ struct append
 		index_at((const int32_t *)arg_pointer(done.block, task.positions), n);
 
 	if (threadIdx.x < half)
-		turns[threadIdx.x] = turn_of((double)position * frequency);
+		turns[threadIdx.x] = turn_of(position, frequency);
 	if (threadIdx.x == THREADS - 1)
-		slot = slot_of(task, done.block, n, position);
+		slot = slot_of(task, done.block,
+			index_at((const int32_t *)arg_pointer(done.block, task.rows), n), position);
 	cuda_await();
 
 	const float *x = (const float *)arg_pointer(done.block, task.qkv) + n * all * columns;
@@ -192,25 +156,8 @@ static int launch(const struct device_kernel *kernel, const struct cuda_args *ar
 	const struct op_launch *op = (const struct op_launch *)kernel->shape;
 	const struct tensor *in = op->call.in, *q = &op->call.out[0];
 	const struct cuda_completion done = cuda_completion(kernel, args);
-	struct append_task task = {};
+	struct append_task task = append_task_of(op, args);
 
-	task.qkv = arg_tensor(args, &in[APPEND_QKV], op->in[APPEND_QKV]);
-	task.positions = arg_tensor(args, &in[APPEND_POSITIONS], op->in[APPEND_POSITIONS]);
-	task.rows = arg_tensor(args, &in[APPEND_ROWS], op->in[APPEND_ROWS]);
-	task.table = arg_tensor(args, &in[APPEND_TABLE], op->in[APPEND_TABLE]);
-	task.cache = arg_tensor(args, &in[APPEND_CACHE], op->in[APPEND_CACHE]);
-	task.q_norm_dtype = in[APPEND_Q_NORM].dtype;
-	task.k_norm_dtype = in[APPEND_K_NORM].dtype;
-	if (task.q_norm_dtype != 0) {
-		task.q_norm = arg_tensor(args, &in[APPEND_Q_NORM], op->in[APPEND_Q_NORM]);
-		task.k_norm = arg_tensor(args, &in[APPEND_K_NORM], op->in[APPEND_K_NORM]);
-	}
-	task.q = arg_tensor(args, q, op->out[0]);
-	task.turns = turn_args_of(args, op);
-	task.eps = arg_param(args, &op->call.params[APPEND_EPS], op->params[APPEND_EPS]);
-	task.kv = kv_shape_of(&in[APPEND_TABLE], &in[APPEND_CACHE]);
-	task.heads = q->dims[1];
-	task.early = (op->constants & EARLY) == EARLY;
 	if (q->dims[0] == 0)
 		return launch_nothing(kernel, args, to);
 	if (q->dims[0] > INT_MAX)

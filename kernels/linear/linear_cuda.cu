@@ -550,7 +550,7 @@ static struct linear_task make_task(const struct op_launch *op, const struct cud
 	task.share = rmsnorm_share(task.n);
 	task.wide = y->dtype == GPUQ_F32;
 	task.slices = slices_for(task.w_rows, task.n);
-	task.early = (op->constants & early) == early;
+	task.early = stay_constant(op, early);
 	return task;
 }
 

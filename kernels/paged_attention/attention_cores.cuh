@@ -16,15 +16,7 @@
 #ifndef GPUQ_KERNELS_ATTENTION_CORES_CUH
 #define GPUQ_KERNELS_ATTENTION_CORES_CUH
 
-/* Included by paged_attention_cuda.cu alone, behind what all forms share. */
-
-#define CORES_RUN 8u /* parts at most that a block takes one after the other */
-
-/* Blocks of threads on a multiprocessor, as registers allow. */
-static __host__ __device__ constexpr uint32_t cores_resident(uint64_t columns)
-{
-	return columns == 64 ? 2 : 1;
-}
+#include "kernels/paged_attention/attention.cuh"
 
 /* What a head has of the parts so far, for one column. */
 struct so_far {
@@ -129,6 +121,14 @@ template <uint32_t COLUMNS, uint32_t HEADS, bool ALIGNED> struct cores_attention
 		uint4 keys[2][CHUNKS], values[SPANS][4];
 	};
 
+	/* What a warp begins with: queries, and its first block of the cache. */
+	struct first {
+		struct eight query[CHUNKS];
+		uint32_t step;
+		int32_t found;
+		struct loaded tokens;
+	};
+
 	/* What a warp has of a part: sums of 2 of the lane's columns in each. */
 	struct share {
 		float greatest[H::OWN], total[H::OWN]; /* total: of the lane's tokens */
@@ -136,8 +136,9 @@ template <uint32_t COLUMNS, uint32_t HEADS, bool ALIGNED> struct cores_attention
 	};
 
 	struct attention_memory &m;
-	const int32_t *table; /* of the row */
-	const element *keys;  /* in block 0, of the lane's first token */
+	int32_t position, row; /* of the block's row */
+	const int32_t *table;
+	const element *keys; /* in block 0, of the lane's first token */
 	uint64_t block_stride;
 	int64_t to_values;   /* from there to the lane's first value */
 	uint32_t blocks;     /* of the cache */
@@ -166,15 +167,23 @@ template <uint32_t COLUMNS, uint32_t HEADS, bool ALIGNED> struct cores_attention
 		return i / 2 * 8 + in_quad() * 2 + i % 2;
 	}
 
-	__device__ inline void load_query(
-		const float *q, bool there, struct eight columns[CHUNKS]) const
+	/* The lane's columns of a head of queries or keys. */
+	static __device__ inline void load_head(
+		const float *head, bool there, struct eight columns[CHUNKS])
 	{
-		const bool aligned = aligned_16(q, NULL);
+		const bool aligned = aligned_16(head, NULL);
 
 #pragma unroll
 		for (uint32_t c = 0; c < CHUNKS; c++)
 			columns[c] = eight_load(
-				q + c * 32 + in_quad() * EIGHT, there ? EIGHT : 0, aligned);
+				head + c * 32 + in_quad() * EIGHT, there ? EIGHT : 0, aligned);
+	}
+
+	/* q: the first of the block's heads. */
+	static __device__ inline void load_query(
+		const float *q, uint32_t items, struct eight columns[CHUNKS])
+	{
+		load_head(q + H::of_row() * COLUMNS, H::of_row() < items, columns);
 	}
 
 	__device__ inline void take_query(const struct eight columns[CHUNKS])
@@ -266,6 +275,12 @@ template <uint32_t COLUMNS, uint32_t HEADS, bool ALIGNED> struct cores_attention
 			l->values[i / 4][i % 4] =
 				load_eight(value + (i % 4 / 2 * 8 + i % 2) * COLUMNS + i / 4 * 64,
 					l->seen.has(token_of(i % 4)));
+	}
+
+	__device__ inline void load_first(struct first *first) const
+	{
+		load_keys(first->step, first->found, &first->tokens);
+		load_values(&first->tokens);
 	}
 
 	/* The lane's heads' scores of its two tokens, quad() and 8 further. */
@@ -424,29 +439,28 @@ template <uint32_t COLUMNS, uint32_t HEADS, bool ALIGNED> struct cores_attention
 	}
 
 	/*
-	 * The parts from position `from` on; emit(part): all have left what they have. Before
-	 * cuda_await() it reads the table.
+	 * The parts from position `from` on. start(*this, &first) waits for its turn and loads what
+	 * is in `first`; before that nothing but the table is read. emit(part): all have left what
+	 * they have.
 	 */
-	template <typename Emit>
-	__device__ inline void attend(const float *q, bool there, uint32_t from, Emit emit)
+	template <typename Start, typename Emit>
+	__device__ inline void attend(uint32_t from, Start start, Emit emit)
 	{
-		struct eight columns[CHUNKS];
-		int32_t found = find(from);
-		struct loaded loaded;
+		struct first first;
 		struct share share;
+		int32_t found;
 
-		cuda_await();
-		load_query(q, there, columns);
-		load_keys(from, found, &loaded);
-		load_values(&loaded);
+		first.step = from;
+		first.found = find(from);
+		start(*this, &first);
 		found = find(from + STEP);
-		take_query(columns);
+		take_query(first.query);
 #pragma unroll 1
 		for (uint32_t part = from; part < end; part += PART) {
 			clear(&share);
 #pragma unroll 1
 			for (uint32_t step = part; step < min(part + PART, end); step += STEP) {
-				attend_step(step + STEP, found, &loaded, &share);
+				attend_step(step + STEP, found, &first.tokens, &share);
 				found = find(step + 2 * STEP);
 			}
 			leave_share(share);
@@ -497,14 +511,13 @@ __device__ inline void leave_part(const struct attention_task &task, float *part
 }
 
 /* The block's parts: added up, or each left by itself where the row has several blocks. */
-template <typename A>
+template <typename A, typename Start>
 __device__ inline void attend_run(A &a, const struct attention_task &task,
-	const struct device_args *block, const struct cores_place &at, float *parts, float *y)
+	const struct cores_place &at, float *parts, float *y, Start start)
 {
 	constexpr struct so_far NOTHING = {-INFINITY, 0, 0};
 	const bool alone = task.splits == 1;
 	const uint32_t first = alone ? 0 : at.split * task.run * PART;
-	const float *q = (const float *)arg_pointer(block, task.q);
 	struct so_far so_far[A::OWN];
 
 	if (!alone)
@@ -512,18 +525,16 @@ __device__ inline void attend_run(A &a, const struct attention_task &task,
 #pragma unroll
 	for (uint32_t o = 0; o < A::OWN; o++)
 		so_far[o] = NOTHING;
-	a.attend(q + (at.query + A::H::of_row()) * A::WIDTH, A::H::of_row() < at.items,
-		max(first, a.begin / PART * PART), [&](uint32_t part) {
+	a.attend(max(first, a.begin / PART * PART), start, [&](uint32_t part) {
 #pragma unroll
-			for (uint32_t o = 0; o < A::OWN; o++) {
-				a.add_shares(o * THREADS + threadIdx.x, &so_far[o]);
-				if (alone)
-					continue;
-				leave_part<A>(task, parts, at, part, so_far[o],
-					o * THREADS + threadIdx.x);
-				so_far[o] = NOTHING;
-			}
-		});
+		for (uint32_t o = 0; o < A::OWN; o++) {
+			a.add_shares(o * THREADS + threadIdx.x, &so_far[o]);
+			if (alone)
+				continue;
+			leave_part<A>(task, parts, at, part, so_far[o], o * THREADS + threadIdx.x);
+			so_far[o] = NOTHING;
+		}
+	});
 #pragma unroll
 	for (uint32_t o = 0; o < A::OWN; o++) {
 		const uint32_t c = o * THREADS + threadIdx.x;
@@ -534,10 +545,10 @@ __device__ inline void attend_run(A &a, const struct attention_task &task,
 	}
 }
 
-template <uint32_t COLUMNS, uint32_t HEADS, bool ALIGNED>
+template <uint32_t COLUMNS, uint32_t HEADS, bool ALIGNED, typename Start>
 __device__ inline void attend_on_cores(struct attention_memory &m,
 	const struct attention_task &task, const struct device_args *block,
-	struct cuda_scratch *scratch, const struct cores_place &at)
+	struct cuda_scratch *scratch, const struct cores_place &at, Start start)
 {
 	using A = cores_attention<COLUMNS, HEADS, ALIGNED>;
 	const double given = arg_f64(block, task.scale);
@@ -548,6 +559,8 @@ __device__ inline void attend_on_cores(struct attention_memory &m,
 	struct item span;
 
 	find_span(task, block, at.n, &span);
+	a.position = span.position;
+	a.row = span.row;
 	a.table = (const int32_t *)arg_pointer(block, task.table) +
 		(uint64_t)max(span.row, 0) * task.kv.length;
 	a.keys = (const __nv_bfloat16 *)arg_pointer(block, task.cache) +
@@ -564,27 +577,9 @@ __device__ inline void attend_on_cores(struct attention_memory &m,
 		m.items[threadIdx.x].query = at.query + threadIdx.x;
 		m.items[threadIdx.x].there = threadIdx.x < at.items;
 	}
-	attend_run(a, task, block, at, parts, y);
+	attend_run(a, task, at, parts, y, start);
 	if (task.splits > 1 && came_last(m, scratch, at.place, task.splits))
 		join_splits(m, task, parts, y, span.begin / PART, (span.end + PART - 1) / PART);
-}
-
-template <uint32_t COLUMNS, uint32_t HEADS>
-__global__ void __launch_bounds__(THREADS, cores_resident(COLUMNS))
-	attention_cores(const __grid_constant__ struct attention_task task,
-		struct cuda_scratch *scratch, const __grid_constant__ struct cuda_completion done)
-{
-	cuda_let_next();
-	__shared__ struct attention_memory memory;
-	const struct cores_place at = cores_place_of(task);
-
-	if (!task.early)
-		cuda_await();
-	if (aligned_16(arg_pointer(done.block, task.cache), NULL))
-		attend_on_cores<COLUMNS, HEADS, true>(memory, task, done.block, scratch, at);
-	else
-		attend_on_cores<COLUMNS, HEADS, false>(memory, task, done.block, scratch, at);
-	cuda_complete(done);
 }
 
 #endif

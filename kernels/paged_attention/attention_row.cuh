@@ -12,7 +12,7 @@
 #ifndef GPUQ_KERNELS_ATTENTION_ROW_CUH
 #define GPUQ_KERNELS_ATTENTION_ROW_CUH
 
-/* Included by paged_attention_cuda.cu alone, behind what both forms share. */
+#include "kernels/paged_attention/attention.cuh"
 
 #define BATCH 8u /* tokens of a team whose scores are made at once */
 

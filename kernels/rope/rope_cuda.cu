@@ -29,23 +29,23 @@ __global__ void BOUNDS(THREADS) rope_position(const __grid_constant__ struct rop
 	char *y = arg_pointer(done.block, task.y);
 	const struct turn_params params = turn_params_of(task.turns, done.block);
 	const uint64_t from = blockIdx.x * task.heads * task.columns, half = task.columns / 2;
-	const double position = index_at(positions, blockIdx.x);
+	const int32_t position = index_at(positions, blockIdx.x);
 
 	for (uint64_t first = 0; first < half; first += PAIRS) {
 		const uint64_t pairs = min(half - first, (uint64_t)PAIRS);
 
 		__syncthreads();
 		if (threadIdx.x < pairs)
-			turns[threadIdx.x] = turn_of(position *
+			turns[threadIdx.x] = turn_of(position,
 				turn_frequency(params, first + threadIdx.x, task.columns));
 		__syncthreads();
 		for (uint64_t i = threadIdx.x; i < task.heads * pairs; i += THREADS) {
 			const uint64_t at = from + i / pairs * task.columns + first + i % pairs;
-			const struct turn t = turns[i % pairs];
-			const float a = to_float(x[at]), b = to_float(x[at + half]);
+			float left = to_float(x[at]), right = to_float(x[at + half]);
 
-			store_output<T>(y, at, fmaf(a, t.cosine, -(b * t.sine)), task.wide);
-			store_output<T>(y, at + half, fmaf(b, t.cosine, a * t.sine), task.wide);
+			turn_pair(&left, &right, turns[i % pairs]);
+			store_output<T>(y, at, left, task.wide);
+			store_output<T>(y, at + half, right, task.wide);
 		}
 	}
 	cuda_complete(done);

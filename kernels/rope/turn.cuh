@@ -60,14 +60,19 @@ static __device__ inline struct turn_params turn_params_of(
 	};
 }
 
-/* In turns, not radians, by a step of one position; see rope.c. */
+/*
+ * In turns, not radians, by a step of one position; see rope.c. Products are rounded by themselves
+ * here and below: where the compiler joins them with sums, it does so as the code around allows,
+ * and different operators are to turn by the same bits.
+ */
 static __device__ inline double turn_frequency(
 	const struct turn_params &p, uint64_t pair, uint64_t columns)
 {
 	const double inverse_2pi = 0.15915494309189533577;
-	const double f = exp2(-2.0 * (double)pair / (double)columns * p.log2_theta) * inverse_2pi;
+	const double log2_f = __dmul_rn(-2.0 * (double)pair / (double)columns, p.log2_theta);
+	const double f = __dmul_rn(exp2(log2_f), inverse_2pi);
 	/* Wavelengths that the first training has seen in full. */
-	const double waves = p.length * f;
+	const double waves = __dmul_rn(p.length, f);
 
 	if (p.scaling == 0 || (p.scaling == 2 && waves > p.high))
 		return f;
@@ -75,16 +80,24 @@ static __device__ inline double turn_frequency(
 		return f / p.factor;
 	const double share = (waves - p.low) / (p.high - p.low);
 
-	return (1 - share) * f / p.factor + share * f;
+	return fma(share, f, (1 - share) * f / p.factor);
 }
 
-/* Of an angle in turns: sincospi() takes any number of half turns without a table of pi. */
-static __device__ inline struct turn turn_of(double turns)
+/* Of a position: sincospi() takes any number of half turns without a table of pi. */
+static __device__ inline struct turn turn_of(int32_t position, double frequency)
 {
 	double sine, cosine;
 
-	sincospi(2 * turns, &sine, &cosine);
+	sincospi(2 * __dmul_rn((double)position, frequency), &sine, &cosine);
 	return (struct turn){(float)cosine, (float)sine};
+}
+
+static __device__ inline void turn_pair(float *left, float *right, const struct turn &t)
+{
+	const float a = *left, b = *right;
+
+	*left = fmaf(a, t.cosine, -(b * t.sine));
+	*right = fmaf(b, t.cosine, a * t.sine);
 }
 
 #endif
