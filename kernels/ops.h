@@ -18,5 +18,6 @@ extern const struct op op_step_result;
 extern const struct op op_sample;
 extern const struct op op_kv_append;
 extern const struct op op_paged_attention;
+extern const struct op op_kv_attention;
 
 #endif

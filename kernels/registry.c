@@ -5,20 +5,21 @@
 
 #include <string.h>
 
-#define OPERATORS(X)     \
-	X(gemv_batched)  \
-	X(softmax)       \
-	X(price_vectors) \
-	X(embedding)     \
-	X(rmsnorm)       \
-	X(linear)        \
-	X(rope)          \
-	X(swiglu)        \
-	X(argmax)        \
-	X(step_result)   \
-	X(sample)        \
-	X(kv_append)     \
-	X(paged_attention)
+#define OPERATORS(X)       \
+	X(gemv_batched)    \
+	X(softmax)         \
+	X(price_vectors)   \
+	X(embedding)       \
+	X(rmsnorm)         \
+	X(linear)          \
+	X(rope)            \
+	X(swiglu)          \
+	X(argmax)          \
+	X(step_result)     \
+	X(sample)          \
+	X(kv_append)       \
+	X(paged_attention) \
+	X(kv_attention)
 
 #define OPERATOR(name) &op_##name,
 const struct op *const op_table[] = {OPERATORS(OPERATOR)};

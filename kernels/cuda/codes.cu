@@ -17,6 +17,7 @@ extern "C" const struct cuda_code *const cuda_codes[] = {
 	&linear_cuda,
 	&kv_append_cuda,
 	&paged_attention_cuda,
+	&kv_attention_cuda,
 };
 extern "C" const uint32_t cuda_codes_count = sizeof(cuda_codes) / sizeof(cuda_codes[0]);
 

@@ -22,6 +22,7 @@ extern const struct cuda_code sample_cuda;
 extern const struct cuda_code linear_cuda;
 extern const struct cuda_code kv_append_cuda;
 extern const struct cuda_code paged_attention_cuda;
+extern const struct cuda_code kv_attention_cuda;
 
 #ifdef __cplusplus
 }

@@ -9,8 +9,8 @@
  * operator by itself: a graph of its launches for all layers, so that the weights come from memory,
  * beside a kernel that only reads as many bytes. Then the whole step as graphs of some nodes each,
  * with and without kernels that start before their predecessors have ended; --late: without reading
- * weights before that. All of them must compute the same bits. --apart: norms and gates are
- * operators of their own.
+ * weights before that. All of them must compute the same bits. --apart: norms and gates, and what
+ * puts keys and values into the cache, are operators of their own.
  */
 #include "kernels/cuda/arg.cuh"
 #include "kernels/cuda/codes.h"
@@ -21,10 +21,9 @@
 #include <stdlib.h>
 
 extern "C" {
-#include "kernels/kv_append/kv_append.h"
+#include "kernels/kv_attention/kv_attention.h"
 #include "kernels/linear/linear.h"
 #include "kernels/ops.h"
-#include "kernels/paged_attention/paged_attention.h"
 }
 
 #define MAX_LAYERS 32u
@@ -52,7 +51,7 @@ struct step {
 };
 
 static bool late;  /* weights are not read before their kernel's turn */
-static bool apart; /* rmsnorm and swiglu by themselves */
+static bool apart; /* rmsnorm, swiglu and kv_append by themselves */
 
 struct rig {
 	cudaStream_t stream;
@@ -185,7 +184,7 @@ static uint32_t constants_of(const struct cuda_code *code)
 {
 	if (code == &linear_cuda || code == &rmsnorm_cuda)
 		return 1u << 1 | 1u << LINEAR_NORM;
-	if (code == &kv_append_cuda)
+	if (code == &kv_append_cuda || code == &kv_attention_cuda)
 		return 1u << APPEND_POSITIONS | 1u << APPEND_ROWS | 1u << APPEND_TABLE;
 	if (code == &paged_attention_cuda)
 		return 1u << ATTENTION_TABLE | 1u << ATTENTION_POSITIONS | 1u << ATTENTION_ROWS;
@@ -313,31 +312,46 @@ static void set_param(struct op_call *call, const char *name, double value)
 		call->params[i].f64 = value;
 }
 
+/* kv_append, or kv_attention, which begins with the same. */
+static struct op_call append_call(
+	const struct op *op, const struct inputs *in, struct tensor qkv, struct tensor cache)
+{
+	struct op_call call = call_of(op);
+	const struct tensor dims[] = {qkv, in->positions, in->rows, in->table, cache};
+
+	memcpy(call.in, dims, sizeof(dims));
+	set_param(&call, "theta", 500000);
+	set_param(&call, "scaling", 2);
+	set_param(&call, "factor", 32);
+	set_param(&call, "low_freq_factor", 1);
+	set_param(&call, "high_freq_factor", 4);
+	set_param(&call, "original_length", 8192);
+	return call;
+}
+
 static struct tensor add_attention(struct rig *rig, const struct inputs *in, struct tensor qkv)
 {
+	const struct tensor any = {.dtype = GPUQ_F32, .rank = UINT32_MAX};
 	const uint64_t blocks = rig->batch * ((rig->context + BLOCK - 1) / BLOCK) + 1;
+	const uint64_t bytes = rig->batch * rig->context * 2 * KV_HEADS * COLUMNS * 2;
 	const struct tensor cache = make(GPUQ_BF16, 5, blocks, 2, KV_HEADS, BLOCK, COLUMNS);
-	struct op_call append = call_of(&op_kv_append), call = call_of(&op_paged_attention);
-	const struct tensor dims[] = {qkv, in->positions, in->rows, in->table, cache};
-	struct tensor *parts = &call.out[ATTENTION_PARTS];
+	struct op_call append = append_call(&op_kv_append, in, qkv, cache);
+	struct op_call attend = call_of(&op_paged_attention);
+	struct op_call both = append_call(&op_kv_attention, in, qkv, cache);
 
-	memcpy(append.in, dims, sizeof(dims));
-	set_param(&append, "theta", 500000);
-	set_param(&append, "scaling", 2);
-	set_param(&append, "factor", 32);
-	set_param(&append, "low_freq_factor", 1);
-	set_param(&append, "high_freq_factor", 4);
-	set_param(&append, "original_length", 8192);
-	call.in[ATTENTION_Q] = add(rig, "kv_append", &kv_append_cuda, &append, 0);
-	call.in[ATTENTION_CACHE] = cache;
-	call.in[ATTENTION_TABLE] = in->table;
-	call.in[ATTENTION_POSITIONS] = in->positions;
-	call.in[ATTENTION_ROWS] = in->rows;
-	call.in[ATTENTION_CONTEXT] = in->context;
-	parts->dtype = GPUQ_F32;
-	parts->rank = UINT32_MAX;
-	return add(rig, "attention", &paged_attention_cuda, &call,
-		rig->batch * rig->context * 2 * KV_HEADS * COLUMNS * 2);
+	if (!apart) {
+		both.in[KV_ATTENTION_CONTEXT] = in->context;
+		both.out[KV_ATTENTION_Q] = both.out[KV_ATTENTION_PARTS] = any;
+		return add(rig, "attention", &kv_attention_cuda, &both, bytes);
+	}
+	attend.in[ATTENTION_Q] = add(rig, "kv_append", &kv_append_cuda, &append, 0);
+	attend.in[ATTENTION_CACHE] = cache;
+	attend.in[ATTENTION_TABLE] = in->table;
+	attend.in[ATTENTION_POSITIONS] = in->positions;
+	attend.in[ATTENTION_ROWS] = in->rows;
+	attend.in[ATTENTION_CONTEXT] = in->context;
+	attend.out[ATTENTION_PARTS] = any;
+	return add(rig, "attention", &paged_attention_cuda, &attend, bytes);
 }
 
 static struct tensor add_layer(

@@ -7,7 +7,7 @@
 #include <errno.h>
 #include <string.h>
 
-#define MAX_TENSORS 8u
+#define MAX_TENSORS 11u
 #define COPY_BYTES 4096u
 #define STEP_TOKENS 8u
 #define STEP_ROWS 2u
@@ -74,6 +74,10 @@ static const struct form forms[] = {
 		{IN(8, 2, 8), IN(8, 2, 1, 16, 8), INDEX(2, 4), INDEX(8), INDEX(8),
 			{GPUQ_U8, 0, false, false, {64}}, OUT(8, 2, 8), ABSENT},
 		8},
+	{"kv_attention", 8,
+		{IN(8, 32), INDEX(8), INDEX(8), INDEX(2, 4), IN(8, 2, 1, 16, 8), ABSENT, ABSENT,
+			{GPUQ_U8, 0, false, false, {64}}, OUT(8, 2, 8), OUT(8, 2, 8), ABSENT},
+		11},
 };
 
 /* --- Laying out ---------------------------------------------------------------------------- */

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Random calls of the operators over a paged cache; see attention_trial.h. */
 #include "tests/kernels/attention_trial.h"
-#include "kernels/kv_append/kv_append.h"
-#include "kernels/paged_attention/paged_attention.h"
+#include "kernels/kv_attention/kv_attention.h"
 
 #include <math.h>
 
@@ -55,17 +54,16 @@ static struct tensor cache_of(const struct sizes *s, uint32_t dtype)
 		.dims = {s->blocks, 2, s->groups, KV_TOKENS, s->columns}};
 }
 
-void attention_shape_append(struct op_call *call, struct random *rng, uint32_t dtype)
+static void shape_append(
+	struct op_call *call, struct random *rng, uint32_t dtype, const struct sizes *s)
 {
 	static const uint32_t dtypes[] = {GPUQ_F32, GPUQ_F16, GPUQ_BF16};
-	struct sizes s = random_sizes(rng);
 
-	s.columns += s.columns % 2;
 	call->in[APPEND_QKV] =
-		of(GPUQ_F32, 2, s.tokens, (s.groups * s.heads + 2 * s.groups) * s.columns, 0);
-	call->in[APPEND_POSITIONS] = call->in[APPEND_ROWS] = of(GPUQ_I32, 1, s.tokens, 0, 0);
-	call->in[APPEND_TABLE] = of(GPUQ_I32, 2, s.sequences, s.length, 0);
-	call->in[APPEND_CACHE] = cache_of(&s, dtype);
+		of(GPUQ_F32, 2, s->tokens, (s->groups * s->heads + 2 * s->groups) * s->columns, 0);
+	call->in[APPEND_POSITIONS] = call->in[APPEND_ROWS] = of(GPUQ_I32, 1, s->tokens, 0, 0);
+	call->in[APPEND_TABLE] = of(GPUQ_I32, 2, s->sequences, s->length, 0);
+	call->in[APPEND_CACHE] = cache_of(s, dtype);
 	call->params[ROPE_THETA].f64 = random_below(rng, 2) ? 500000 : 10000;
 	call->params[ROPE_SCALING].i64 = (int64_t)random_below(rng, 3);
 	call->params[ROPE_FACTOR].f64 = 8;
@@ -75,8 +73,16 @@ void attention_shape_append(struct op_call *call, struct random *rng, uint32_t d
 	call->params[APPEND_EPS].f64 = exp2(-30 * random_unit(rng));
 	if (random_below(rng, 2) == 0)
 		return;
-	call->in[APPEND_Q_NORM] = of(dtypes[random_below(rng, 3)], 1, s.columns, 0, 0);
-	call->in[APPEND_K_NORM] = of(dtypes[random_below(rng, 3)], 1, s.columns, 0, 0);
+	call->in[APPEND_Q_NORM] = of(dtypes[random_below(rng, 3)], 1, s->columns, 0, 0);
+	call->in[APPEND_K_NORM] = of(dtypes[random_below(rng, 3)], 1, s->columns, 0, 0);
+}
+
+void attention_shape_append(struct op_call *call, struct random *rng, uint32_t dtype)
+{
+	struct sizes s = random_sizes(rng);
+
+	s.columns += s.columns % 2;
+	shape_append(call, rng, dtype, &s);
 }
 
 /* A long text of few blocks that come again and again: devices split it into many parts. */
@@ -88,6 +94,39 @@ static void make_long(struct sizes *s, struct random *rng)
 	s->heads = 1 + random_below(rng, 3);
 	s->columns = random_below(rng, 2) ? 64 : 1 + random_below(rng, 40);
 	s->blocks = 20;
+}
+
+/* A row each of some sequences, over heads of usual sizes, which devices have forms for. */
+static void make_decoding(struct sizes *s, struct random *rng)
+{
+	s->columns = random_below(rng, 2) ? 64 : 128;
+	s->groups = 1 + random_below(rng, 2);
+	s->heads = 1 + random_below(rng, random_below(rng, 2) ? 4 : 10);
+	s->tokens = 1 + random_below(rng, random_below(rng, 3) ? 3 : 8);
+	while (s->tokens * s->groups * s->heads * s->columns > 12000)
+		s->tokens /= 2;
+	s->sequences = s->tokens + random_below(rng, 2);
+	s->length = 1 + random_below(rng, random_below(rng, 3) ? 20 : 60);
+	s->blocks = CACHE_ELEMENTS / (2 * s->groups * KV_TOKENS * s->columns);
+}
+
+void attention_shape_both(struct op_call *call, struct random *rng, uint32_t dtype)
+{
+	const bool decoding = random_below(rng, 2) == 0;
+	struct sizes s = random_sizes(rng);
+	uint64_t tokens;
+
+	s.columns += s.columns % 2;
+	if (decoding)
+		make_decoding(&s, rng);
+	tokens = s.length * KV_TOKENS;
+	shape_append(call, rng, decoding && random_below(rng, 3) ? GPUQ_BF16 : dtype, &s);
+	call->in[KV_ATTENTION_CONTEXT] = of(
+		GPUQ_U8, 1, random_below(rng, 4) ? tokens : random_below(rng, tokens + 100), 0, 0);
+	if (random_below(rng, 3) == 0)
+		call->params[KV_ATTENTION_WINDOW].i64 = 1 + (int64_t)random_below(rng, tokens + 10);
+	if (random_below(rng, 2) == 0)
+		call->out[KV_ATTENTION_PARTS].dtype = GPUQ_F32;
 }
 
 void attention_shape(struct op_call *call, struct random *rng, uint32_t dtype)
@@ -141,14 +180,17 @@ static void fill_run(struct tensor *t, struct random *rng, uint64_t n, int32_t s
 
 void attention_fill_indices(const struct op_call *call, struct tensor *t, struct random *rng)
 {
-	const bool append = call->op == &op_kv_append;
-	const struct tensor *cache = &call->in[append ? APPEND_CACHE : ATTENTION_CACHE];
-	const struct tensor *table = &call->in[append ? APPEND_TABLE : ATTENTION_TABLE];
-	const struct tensor *rows = &call->in[append ? APPEND_ROWS : ATTENTION_ROWS];
+	const bool attends = call->op == &op_paged_attention;
+	const struct tensor *cache = &call->in[attends ? ATTENTION_CACHE : APPEND_CACHE];
+	const struct tensor *table = &call->in[attends ? ATTENTION_TABLE : APPEND_TABLE];
+	const struct tensor *rows = &call->in[attends ? ATTENTION_ROWS : APPEND_ROWS];
+
+	/* What is new to one sequence, or to each of several. */
+	const bool apart = call->op == &op_kv_attention && t->dims[0] <= table->dims[0];
 
 	if (t != table) {
 		fill_run(t, rng, t == rows ? table->dims[0] : table->dims[1] * KV_TOKENS,
-			t == rows ? 0 : 1);
+			t == rows && !apart ? 0 : 1);
 		return;
 	}
 	for (uint64_t i = 0; i < table->dims[0] * table->dims[1]; i++)

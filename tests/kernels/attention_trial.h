@@ -10,6 +10,7 @@
 
 void attention_shape_append(struct op_call *call, struct random *rng, uint32_t dtype);
 void attention_shape(struct op_call *call, struct random *rng, uint32_t dtype);
+void attention_shape_both(struct op_call *call, struct random *rng, uint32_t dtype);
 
 /* Fills an i32 input, most of whose values make sense. */
 void attention_fill_indices(const struct op_call *call, struct tensor *t, struct random *rng);
@@ -18,5 +19,6 @@ void attention_fill_indices(const struct op_call *call, struct tensor *t, struct
 bool attention_verify_append(
 	const struct op_call *call, const void *before, char *what, size_t size);
 bool attention_verify(const struct op_call *call, char *what, size_t size);
+bool attention_verify_both(const struct op_call *call, const void *before, char *what, size_t size);
 
 #endif

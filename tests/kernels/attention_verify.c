@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The formulas of the operators over a paged cache, once more; see attention_trial.h. */
 #include "kernels/element.h"
-#include "kernels/kv_append/kv_append.h"
-#include "kernels/paged_attention/paged_attention.h"
+#include "kernels/kv_attention/kv_attention.h"
 #include "tests/kernels/attention_trial.h"
 #include "tests/kernels/verify.h"
 
@@ -359,4 +358,16 @@ bool attention_verify(const struct op_call *call, char *what, size_t size)
 		return false;
 	}
 	return ok;
+}
+
+/* --- kv_attention --------------------------------------------------------------------------- */
+
+/* Attention to what the cache holds afterwards, with the queries that came out. */
+bool attention_verify_both(const struct op_call *call, const void *before, char *what, size_t size)
+{
+	const struct op_call append = kv_attention_append(call);
+	const struct op_call attend = kv_attention_attend(call);
+
+	return attention_verify_append(&append, before, what, size) &&
+		attention_verify(&attend, what, size);
 }

@@ -10,7 +10,8 @@
  * with all arguments fixed; and in the inline stream where it is small enough. Every output is
  * within the tolerance, the places agree to the last bit, and no byte beside the outputs changes.
  * Where an operator's rows are independent, one of them alone has the same bits; linear with a norm
- * or gates has those of rmsnorm, linear and swiglu.
+ * or gates has those of rmsnorm, linear and swiglu, kv_attention those of kv_append and
+ * paged_attention.
  *
  * KIND is that of GPUQ_TEST_DEVICE, else "cpu". The seed is printed and is also read from
  * GPUQ_TEST_SEED. With GPUQ_TEST_SHORT there are few trials: for slow tools. Exits with 1 at the
@@ -19,10 +20,9 @@
 #include "device/device.h"
 #include "kernels/element.h"
 #include "kernels/isa.h"
-#include "kernels/kv_append/kv_append.h"
+#include "kernels/kv_attention/kv_attention.h"
 #include "kernels/launch.h"
 #include "kernels/linear/linear.h"
-#include "kernels/paged_attention/paged_attention.h"
 #include "tests/kernels/check.h"
 #include "tests/kernels/large.h"
 #include "tests/kernels/llm_trial.h"
@@ -515,7 +515,7 @@ static bool check_rows(struct checker *c, struct random *rng)
 	return true;
 }
 
-/* --- linear and its parts ----------------------------------------------------------------- */
+/* --- Operators and their parts ------------------------------------------------------------ */
 
 /* In the work place, as it is. */
 static void run_part(struct checker *c, struct op_call *call)
@@ -559,7 +559,7 @@ static void run_norm(struct checker *c, struct op_call *call)
 	call->in[LINEAR_NORM] = call->out[LINEAR_NORMED] = (struct tensor){0};
 }
 
-static void run_parts(struct checker *c, struct op_call *call)
+static void run_linear_parts(struct checker *c, struct op_call *call)
 {
 	const bool gated = linear_gated(call);
 	struct op_call swiglu = {.op = &op_swiglu, .out = {call->out[LINEAR_Y]}};
@@ -579,9 +579,25 @@ static void run_parts(struct checker *c, struct op_call *call)
 		run_part(c, &swiglu);
 }
 
+static void run_parts(struct checker *c, struct op_call *call)
+{
+	struct op_call append, attend;
+
+	if (call->op == &op_linear) {
+		run_linear_parts(c, call);
+		return;
+	}
+	append = kv_attention_append(call);
+	attend = kv_attention_attend(call);
+	run_part(c, &append);
+	run_part(c, &attend);
+}
+
 /* Where swiglu gives what the call gives, from floats, for which there is room. */
 static bool has_parts(const struct checker *c, const struct op_call *call)
 {
+	if (call->op == &op_kv_attention)
+		return true;
 	if (call->op != &op_linear)
 		return false;
 	if (!linear_gated(call))
@@ -604,7 +620,7 @@ static bool check_parts(struct checker *c)
 	fetch(c, WORK);
 	if (same_results(c, c->expected))
 		return true;
-	fprintf(stderr, "linear: its parts have other bits\n ");
+	fprintf(stderr, "%s: its parts have other bits\n ", call.op->name);
 	return failed(c);
 }
 
@@ -640,11 +656,48 @@ static void part_places(struct op_call *call)
 	}
 }
 
+/* What is written is seen at one place: no block is named twice. */
+static void part_blocks(struct op_call *call)
+{
+	const struct tensor *table = &call->in[APPEND_TABLE];
+	int32_t *blocks = table->data;
+
+	for (uint64_t n = 0; n < table->dims[0] * table->dims[1]; n++) {
+		for (uint64_t i = 0; i < n; i++) {
+			if (blocks[n] == blocks[i])
+				blocks[n] = -1;
+		}
+	}
+}
+
+/* Rows are of different sequences where there are enough of these. */
+static void part_rows(struct op_call *call)
+{
+	const uint64_t rows = call->in[APPEND_ROWS].dims[0];
+	int32_t *row = call->in[APPEND_ROWS].data;
+
+	for (uint64_t n = 0; n < rows && rows <= call->in[APPEND_TABLE].dims[0]; n++) {
+		for (uint64_t i = 0; i < n; i++) {
+			if (row[n] == row[i])
+				row[n] = -1;
+		}
+	}
+}
+
+static void part_llm(struct op_call *call)
+{
+	if (call->op == &op_kv_attention) {
+		part_blocks(call);
+		part_rows(call);
+	}
+	if (call->op == &op_kv_attention || call->op == &op_kv_append)
+		part_places(call);
+}
+
 static void fill_llm(struct checker *c, const struct op *op, struct random *rng)
 {
 	llm_trial_fill(&c->llm, op, rng);
-	if (op == &op_kv_append)
-		part_places(&c->llm.call);
+	part_llm(&c->llm.call);
 }
 
 static bool check_random(struct checker *c, const struct op *op, uint64_t seed, uint64_t trials)
@@ -671,8 +724,7 @@ static void fill_large(struct checker *c, const struct op *op, uint32_t which, s
 		trial_fill_shape(&c->trial, rng);
 	else
 		llm_trial_fill_shape(&c->llm, rng);
-	if (op == &op_kv_append)
-		part_places(&c->llm.call);
+	part_llm(&c->llm.call);
 }
 
 static bool check_large(struct checker *c, const struct op *op, uint64_t seed, uint64_t trials)

@@ -2,9 +2,8 @@
 /* Large shapes; see large.h. No tensor has more than TRIAL_MAX_ELEMENTS. */
 #include "tests/kernels/large.h"
 
-#include "kernels/kv_append/kv_append.h"
+#include "kernels/kv_attention/kv_attention.h"
 #include "kernels/linear/linear.h"
-#include "kernels/paged_attention/paged_attention.h"
 
 #include <stdlib.h>
 
@@ -95,6 +94,21 @@ static const struct shape shapes[] = {
 		.all_outputs = true},
 	{&op_paged_attention,
 		{{200, 8, 64}, {60, 2, 2, KV_TOKENS, 64}, {1, 20}, {200}, {200}, {20 * KV_TOKENS}}},
+	/* Both: a long text, a step of some with norms and of many, and a prompt. */
+	{&op_kv_attention,
+		{{1, 48 * 64}, {1}, {1}, {1, 250}, {256, 2, 8, KV_TOKENS, 64}, {0}, {0},
+			{250 * KV_TOKENS}},
+		.all_outputs = true},
+	{&op_kv_attention,
+		{{9, 12 * 128}, {9}, {9}, {9, 30}, {300, 2, 2, KV_TOKENS, 128}, {128}, {128},
+			{30 * KV_TOKENS}},
+		.all_outputs = true},
+	{&op_kv_attention,
+		{{32, 12 * 128}, {32}, {32}, {32, 10}, {330, 2, 2, KV_TOKENS, 128}, {0}, {0},
+			{10 * KV_TOKENS}}},
+	{&op_kv_attention,
+		{{200, 12 * 64}, {200}, {200}, {1, 20}, {60, 2, 2, KV_TOKENS, 64}, {0}, {0},
+			{20 * KV_TOKENS}}},
 };
 
 #define N_SHAPES (sizeof(shapes) / sizeof(shapes[0]))

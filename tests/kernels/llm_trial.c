@@ -2,6 +2,7 @@
 /* Random calls of the language-model operators; see llm_trial.h. */
 #include "tests/kernels/llm_trial.h"
 #include "kernels/element.h"
+#include "kernels/kv_attention/kv_attention.h"
 #include "kernels/linear/linear.h"
 #include "kernels/sample/sample.h"
 #include "kernels/step_result/step_result.h"
@@ -305,6 +306,12 @@ static bool takes_logits(const struct op *op)
 	return op == &op_argmax || op == &op_step_result || op == &op_sample;
 }
 
+/* Works over a paged cache. */
+static bool is_paged(const struct op *op)
+{
+	return op == &op_kv_append || op == &op_paged_attention || op == &op_kv_attention;
+}
+
 static void fill(struct llm_trial *t, struct random *rng)
 {
 	struct op_call *call = &t->call;
@@ -320,7 +327,7 @@ static void fill(struct llm_trial *t, struct random *rng)
 		if (!tensor_present(in))
 			continue;
 		in->data = trial_place_tensor(&t->inputs[i], in, rng);
-		if (call->op == &op_kv_append || call->op == &op_paged_attention)
+		if (is_paged(call->op))
 			continue; /* when all have their places */
 		if (in->dtype == GPUQ_I32)
 			fill_integers(in, rng, n);
@@ -365,6 +372,14 @@ static void keep_written(struct llm_trial *t)
 	}
 }
 
+/* The form for the CPU leaves it alone. */
+static bool is_working_memory(const struct op *op, uint32_t output)
+{
+	return (op == &op_linear && output == LINEAR_NORMED) ||
+		(op == &op_paged_attention && output == ATTENTION_PARTS) ||
+		(op == &op_kv_attention && output == KV_ATTENTION_PARTS);
+}
+
 static void place_outputs(struct llm_trial *t, struct random *rng)
 {
 	for (uint32_t i = 0; i < GPUQ_MAX_OUTPUTS; i++) {
@@ -375,8 +390,7 @@ static void place_outputs(struct llm_trial *t, struct random *rng)
 			out->data = trial_place_tensor(&t->outputs[i], out, rng);
 			tensor_size(out, &elements, &bytes);
 		}
-		/* Working memory, which the form for the CPU leaves alone. */
-		if ((t->call.op == &op_paged_attention || t->call.op == &op_linear) && i > 0)
+		if (is_working_memory(t->call.op, i))
 			bytes = 0;
 		t->bytes[i] = bytes;
 	}
@@ -393,7 +407,7 @@ void llm_trial_fill_shape(struct llm_trial *t, struct random *rng)
 		abort();
 	}
 	fill(t, rng);
-	if (op == &op_kv_append || op == &op_paged_attention)
+	if (is_paged(op))
 		fill_paged(t, rng);
 	keep_written(t);
 	place_outputs(t, rng);
@@ -408,7 +422,7 @@ void llm_trial_fill(struct llm_trial *t, const struct op *op, struct random *rng
 		{&op_linear, shape_linear}, {&op_rope, shape_rope}, {&op_swiglu, shape_swiglu},
 		{&op_argmax, shape_argmax}, {&op_step_result, shape_step_result},
 		{&op_sample, shape_sample}, {&op_kv_append, attention_shape_append},
-		{&op_paged_attention, attention_shape}};
+		{&op_paged_attention, attention_shape}, {&op_kv_attention, attention_shape_both}};
 	static const uint32_t dtypes[] = {GPUQ_F32, GPUQ_F16, GPUQ_BF16};
 	const uint32_t dtype = dtypes[random_below(rng, 3)];
 	struct op_call *call = &t->call;

@@ -657,6 +657,8 @@ bool llm_verify(const struct llm_trial *t, char *what, size_t what_size)
 		return attention_verify_append(&t->call, t->before, what, what_size);
 	if (t->call.op == &op_paged_attention)
 		return attention_verify(&t->call, what, what_size);
+	if (t->call.op == &op_kv_attention)
+		return attention_verify_both(&t->call, t->before, what, what_size);
 	while (forms[at].op != t->call.op)
 		at++;
 	return forms[at].verify(&t->call, &r);

@@ -1,16 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * test-attention.c: what kv_append and paged_attention refuse, that hostile indices of each kind
- * reach nothing, that a row's result has nothing to do with other rows or with slots that it does
- * not see, and that payload that changes while they run keeps them within bounds.
+ * test-attention.c: what kv_append, paged_attention and both in one refuse, that hostile indices of
+ * each kind reach nothing, that a row's result has nothing to do with other rows or with slots that
+ * it does not see, and that payload that changes while they run keeps them within bounds.
  */
 #include "tests/harness.h"
 
 #include "kernels/element.h"
 #include "kernels/isa.h"
-#include "kernels/kv_append/kv_append.h"
+#include "kernels/kv_attention/kv_attention.h"
 #include "kernels/ops.h"
-#include "kernels/paged_attention/paged_attention.h"
 #include "tests/kernels/guard.h"
 #include "tests/kernels/random.h"
 
@@ -155,6 +154,40 @@ static void test_attention_refuses(void **state)
 	call = good;
 	call.params[ATTENTION_WINDOW].i64 = -1;
 	assert_refuses(call, GPUQ_EPARAM, GPUQ_MAX_TENSORS + ATTENTION_WINDOW);
+}
+
+/* By which of its own arguments a call is wrong, whichever of the two operators finds that. */
+static void test_both_refuse(void **state)
+{
+	struct op_call good = append_call(5, GPUQ_BF16), call;
+
+	good.op = &op_kv_attention;
+	good.in[KV_ATTENTION_CONTEXT] = shaped(GPUQ_U8, 1, 257, 0, 0);
+	good.out[KV_ATTENTION_Q] = good.out[KV_ATTENTION_PARTS] = good.out[KV_ATTENTION_Y];
+	call = good;
+	assert_accepts(&call);
+	assert_true(call.out[KV_ATTENTION_Y].rank == 3 && call.out[KV_ATTENTION_Q].rank == 3);
+	assert_int_equal(call.out[KV_ATTENTION_Y].dims[1], GROUPS * HEADS);
+	assert_int_equal(call.out[KV_ATTENTION_Q].dims[2], COLUMNS);
+	assert_int_equal(call.out[KV_ATTENTION_PARTS].dims[2], 2);
+	call = good;
+	call.in[APPEND_QKV].dims[1] += COLUMNS; /* query heads do not go into 2 heads of keys */
+	assert_refuses(call, GPUQ_ESHAPE, APPEND_QKV);
+	call = good;
+	call.in[APPEND_POSITIONS].dims[0] = 6;
+	assert_refuses(call, GPUQ_ESHAPE, APPEND_POSITIONS);
+	call = good;
+	call.in[APPEND_CACHE].dims[4] = COLUMNS + 1;
+	assert_refuses(call, GPUQ_ESHAPE, APPEND_CACHE);
+	call = good;
+	call.in[KV_ATTENTION_CONTEXT].rank = 2;
+	assert_refuses(call, GPUQ_ERANK, KV_ATTENTION_CONTEXT);
+	call = good;
+	call.out[KV_ATTENTION_Q] = (struct tensor){0};
+	assert_refuses(call, GPUQ_EMISSING, OUT(KV_ATTENTION_Q));
+	call = good;
+	call.params[KV_ATTENTION_WINDOW].i64 = -1;
+	assert_refuses(call, GPUQ_EPARAM, GPUQ_MAX_TENSORS + KV_ATTENTION_WINDOW);
 }
 
 /* --- A call with data ----------------------------------------------------------------------- */
@@ -487,6 +520,7 @@ int main(void)
 	static const struct harness_test tests[] = {
 		HARNESS_TEST(test_append_refuses),
 		HARNESS_TEST(test_attention_refuses),
+		HARNESS_TEST(test_both_refuse),
 		HARNESS_TEST(test_append_of_hostile_indices),
 		HARNESS_TEST(test_attention_over_hostile_indices),
 		HARNESS_TEST(test_row_alone_is_the_row_among_others),

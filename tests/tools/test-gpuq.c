@@ -603,7 +603,7 @@ static void attention_over_a_cache_is_right(void **state)
 	const struct array q = {"q", GPUQ_F32, 3, {1, 2, 2}, {1, 2, 3, 4}};
 	const struct array y = {"y", GPUQ_F32, 3, {1, 2, 2}, {7, 8, 7, 8}};
 	struct harness_daemon *daemon = harness_daemon_start(NULL);
-	float cache[128], parts[8];
+	float cache[128], both[128], parts[8];
 	uint8_t context[16] = {0};
 	char file[GPUQ_NAME_MAX + 4];
 
@@ -627,6 +627,14 @@ static void attention_over_a_cache_is_right(void **state)
 		assign("parts", "parts.npy"), "--json"));
 	assert_array(&y, "y.npy");
 	load("parts.npy", 4, DIMS(1, 2, 1, 4), GPUQ_F32, parts);
+	json_decref(JSON("run", "kv_attention", "--in", assign("qkv", "qkv.npy"), "--in",
+		assign("positions", "positions.npy"), "--in", assign("rows", "rows.npy"), "--in",
+		assign("table", "table.npy"), "--in", assign("cache", "cache.npy"), "--in",
+		assign("context", "context.npy"), "--out", assign("y", "both.npy"), "--out",
+		assign("cache", "both-after.npy"), "--json"));
+	assert_array(&y, "both.npy");
+	load("both-after.npy", 5, inputs[4].dims, GPUQ_F32, both);
+	assert_memory_equal(both, cache, sizeof(cache));
 	REFUSED(1, "kv_append has no output 'k'; it has: q, cache", "run", "kv_append", "--out",
 		"k=k.npy");
 	harness_daemon_destroy(daemon);
@@ -635,7 +643,7 @@ static void attention_over_a_cache_is_right(void **state)
 static bool is_tested(const char *op)
 {
 	static const char *const others[] = {"gemv_batched", "softmax", "price_vectors",
-		"step_result", "kv_append", "paged_attention"};
+		"step_result", "kv_append", "paged_attention", "kv_attention"};
 	bool found = false;
 
 	for (size_t i = 0; i < sizeof(others) / sizeof(others[0]); i++)
