@@ -7,7 +7,7 @@
  *	each layer:
  *		qkv = linear(rmsnorm(x))		one operator, like all linear(rmsnorm())
  *		q = kv_append(qkv)			keys and values go to the cache
- *		x = x + linear(paged_attention(q))
+ *		x = x + linear(paged_attention(q))	on a GPU one operator with kv_append
  *		the last layer: x = rows `last` of x	nobody asks for the others any more
  *		mlp = swiglu(linear(rmsnorm(x)))	one operator
  *		x = x + linear(mlp)
@@ -18,6 +18,7 @@
  */
 #include "models/model_impl.h"
 
+#include "kernels/kv_attention/kv_attention.h"
 #include "kernels/linear/linear.h"
 #include "kernels/ops.h"
 #include "kernels/sample/sample.h"
@@ -273,41 +274,65 @@ static void set_rope(const struct builder *b, struct wire_pipeline_step *step)
 	set_param(step, "original_length", rope->original_positions);
 }
 
-static uint16_t add_append(struct builder *b, uint16_t qkv, uint16_t cache)
+/* What kv_append takes, for it or for kv_attention. */
+static struct wire_pipeline_step *add_append(
+	struct builder *b, const char *name, uint16_t qkv, uint16_t cache)
 {
-	struct wire_pipeline_step *step = add_step(b, "kv_append");
+	struct wire_pipeline_step *step = add_step(b, name);
 
-	step->in[0] = qkv;
-	step->in[1] = MODEL_POSITIONS;
-	step->in[2] = MODEL_ROWS;
-	step->in[3] = MODEL_TABLE;
-	step->in[4] = cache;
-	step->in[5] = add_weight(b, "q_norm", WEIGHT_Q_NORM);
-	step->in[6] = add_weight(b, "k_norm", WEIGHT_K_NORM);
-	step->out[0] = add_inner(b, "q", GPUQ_F32);
+	step->in[APPEND_QKV] = qkv;
+	step->in[APPEND_POSITIONS] = MODEL_POSITIONS;
+	step->in[APPEND_ROWS] = MODEL_ROWS;
+	step->in[APPEND_TABLE] = MODEL_TABLE;
+	step->in[APPEND_CACHE] = cache;
+	step->in[APPEND_Q_NORM] = add_weight(b, "q_norm", WEIGHT_Q_NORM);
+	step->in[APPEND_K_NORM] = add_weight(b, "k_norm", WEIGHT_K_NORM);
 	set_rope(b, step);
 	set_param(step, "eps", b->model->config.norm_eps);
-	return step->out[0];
+	return step;
 }
 
-static uint16_t add_attention(struct builder *b, uint16_t q, uint16_t cache)
+static void set_window(const struct builder *b, struct wire_pipeline_step *step)
 {
 	const struct model_config *c = &b->model->config;
-	struct wire_pipeline_step *step = add_step(b, "paged_attention");
 
-	step->in[0] = q;
-	step->in[1] = cache;
-	step->in[2] = MODEL_TABLE;
-	step->in[3] = MODEL_POSITIONS;
-	step->in[4] = MODEL_ROWS;
-	step->in[5] = MODEL_CONTEXT;
-	step->out[0] = add_inner(b, "context", GPUQ_F32);
-	/* A long context is split among many processors; a CPU has few. */
-	if (!b->model->on_cpu)
-		step->out[1] = add_inner(b, "parts", GPUQ_F32);
 	if (c->windowed[b->layer])
 		set_param(step, "window", c->window);
-	return step->out[0];
+}
+
+/* A CPU's workers share the work of each of the two operators. */
+static uint16_t add_attention_on_cpu(struct builder *b, uint16_t qkv, uint16_t cache)
+{
+	struct wire_pipeline_step *step = add_append(b, "kv_append", qkv, cache);
+	const uint16_t q = add_inner(b, "q", GPUQ_F32);
+
+	step->out[0] = q;
+	step = add_step(b, "paged_attention");
+	step->in[ATTENTION_Q] = q;
+	step->in[ATTENTION_CACHE] = cache;
+	step->in[ATTENTION_TABLE] = MODEL_TABLE;
+	step->in[ATTENTION_POSITIONS] = MODEL_POSITIONS;
+	step->in[ATTENTION_ROWS] = MODEL_ROWS;
+	step->in[ATTENTION_CONTEXT] = MODEL_CONTEXT;
+	step->out[ATTENTION_Y] = add_inner(b, "context", GPUQ_F32);
+	set_window(b, step);
+	return step->out[ATTENTION_Y];
+}
+
+/* Others begin each operator with a wait for the one before, and split long contexts. */
+static uint16_t add_attention(struct builder *b, uint16_t qkv, uint16_t cache)
+{
+	struct wire_pipeline_step *step;
+
+	if (b->model->on_cpu)
+		return add_attention_on_cpu(b, qkv, cache);
+	step = add_append(b, "kv_attention", qkv, cache);
+	step->in[KV_ATTENTION_CONTEXT] = MODEL_CONTEXT;
+	step->out[KV_ATTENTION_Y] = add_inner(b, "context", GPUQ_F32);
+	step->out[KV_ATTENTION_Q] = add_inner(b, "q", GPUQ_F32);
+	step->out[KV_ATTENTION_PARTS] = add_inner(b, "parts", GPUQ_F32);
+	set_window(b, step);
+	return step->out[KV_ATTENTION_Y];
 }
 
 static uint16_t add_cache(struct builder *b)
@@ -328,11 +353,9 @@ static uint16_t add_attention_block(struct builder *b, uint16_t x)
 	const uint16_t cache = add_cache(b);
 	const uint16_t projected = add_inner(b, "qkv", GPUQ_F32);
 	const uint16_t y = add_inner(b, "attended", GPUQ_F32);
-	uint16_t q;
 
 	add_normed(b, &qkv, "attention_norm", WEIGHT_ATTENTION_NORM, x, projected);
-	q = add_append(b, projected, cache);
-	add_linear(b, &o, add_attention(b, q, cache), x, y);
+	add_linear(b, &o, add_attention(b, projected, cache), x, y);
 	return y;
 }
 

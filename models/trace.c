@@ -8,6 +8,7 @@
 
 #include "graphs/plan.h"
 #include "kernels/element.h"
+#include "kernels/kv_attention/kv_attention.h"
 #include "kernels/linear/linear.h"
 #include "kernels/ops.h"
 #include "models/model_impl.h"
@@ -18,7 +19,6 @@
 #include <string.h>
 
 #define ALIGN 256u
-#define APPEND_CACHE 4u /* kv_append's input */
 
 struct trace {
 	const struct model *model;
@@ -117,13 +117,13 @@ static int make_call(struct trace *t, const int32_t *tokens)
 
 /* --- Values --------------------------------------------------------------------------------- */
 
-/* The first result of an operator, as it lies on the device. */
-static const struct tensor *result(const struct trace *t, uint32_t step)
+/* A result of an operator, as it lies on the device. */
+static const struct tensor *result(const struct trace *t, uint32_t step, uint32_t out)
 {
 	const struct op_launch *launch = &t->plan->kernels[step].launch;
 
-	return launch->out[0] == OP_FIXED ? &launch->call.out[0]
-					  : &t->call.out[launch->out[0] - GPUQ_MAX_INPUTS];
+	return launch->out[out] == OP_FIXED ? &launch->call.out[out]
+					    : &t->call.out[launch->out[out] - GPUQ_MAX_INPUTS];
 }
 
 static uint64_t bytes_of(const struct tensor *tensor)
@@ -190,11 +190,11 @@ static const struct pipeline_step *step_of(const struct trace *t, uint32_t step,
 }
 
 /* False: nobody is interested in it. */
-static bool name_of(const struct trace *t, uint32_t step, char name[GPUQ_NAME_MAX])
+static bool name_of(const struct trace *t, uint32_t step, uint32_t out, char name[GPUQ_NAME_MAX])
 {
 	bool last;
 
-	snprintf(name, GPUQ_NAME_MAX, "%s", tensor_name(t, step_of(t, step, &last)->out[0]));
+	snprintf(name, GPUQ_NAME_MAX, "%s", tensor_name(t, step_of(t, step, &last)->out[out]));
 	/* All rows that are picked as the last ones of the text, and what is made of the logits. */
 	return !last && strstr(name, ".last") == NULL;
 }
@@ -209,17 +209,35 @@ static int show_tensor(struct trace *t, const struct tensor *tensor, struct mode
 	return err == 0 ? t->see(t->context, value) : err;
 }
 
-static int show(struct trace *t, uint32_t step)
+static int show_result(struct trace *t, uint32_t step, uint32_t out)
+{
+	struct model_value value;
+
+	return name_of(t, step, out, value.name) ? show_tensor(t, result(t, step, out), &value) : 0;
+}
+
+/* Queries, and what went to the cache with them. */
+static int show_appended(struct trace *t, uint32_t step, uint32_t out)
 {
 	const struct op_call *call = &t->plan->kernels[step].launch.call;
 	struct model_value value;
+	int err;
 
-	if (!name_of(t, step, value.name))
-		return 0;
-	int err = show_tensor(t, result(t, step), &value);
-	if (err == 0 && call->op == &op_kv_append)
-		err = show_cache(t, &value, &call->in[APPEND_CACHE]);
-	return err;
+	(void)name_of(t, step, out, value.name);
+	err = show_tensor(t, result(t, step, out), &value);
+	return err == 0 ? show_cache(t, &value, &call->in[APPEND_CACHE]) : err;
+}
+
+static int show(struct trace *t, uint32_t step)
+{
+	const struct op *op = t->plan->kernels[step].launch.call.op;
+	int err = 0;
+
+	if (op == &op_kv_append)
+		return show_appended(t, step, 0);
+	if (op == &op_kv_attention)
+		err = show_appended(t, step, KV_ATTENTION_Q);
+	return err == 0 ? show_result(t, step, 0) : err;
 }
 
 /* --- What a linear keeps to itself ---------------------------------------------------------- */
@@ -322,7 +340,7 @@ static void find_sizes(
 	*ret_normed = *ret_gates = 0;
 	for (uint32_t i = 0; i < t->plan->n_kernels; i++) {
 		const struct op_call *call = &t->plan->kernels[i].launch.call;
-		const uint64_t bytes = bytes_of(result(t, i));
+		const uint64_t bytes = bytes_of(result(t, i, 0));
 		const uint64_t row = sizeof(float) * t->n;
 
 		*most = bytes > *most ? bytes : *most;
