@@ -304,7 +304,7 @@ static bool column_ok(const struct op_call *call, const struct seen *seen, uint6
 {
 	const struct tensor *cache = &call->in[ATTENTION_CACHE];
 	const uint64_t values = cache->dims[2] * 16 * cache->dims[4];
-	double sum = 0, size = 0, tolerance;
+	double sum = 0, size = 0, greatest = 0, tolerance;
 
 	if (seen->n == 0)
 		return actual == 0;
@@ -313,10 +313,12 @@ static bool column_ok(const struct op_call *call, const struct seen *seen, uint6
 
 		sum += seen->weights[i] * v;
 		size += seen->weights[i] * fabs(v);
+		greatest = fmax(greatest, fabs(v));
 	}
 	sum /= seen->total;
 	size /= seen->total;
-	tolerance = (1e-5 + 1e-8 * (double)seen->n + 1e-5 * seen->magnitude) * size + 0x1p-140;
+	tolerance = (1e-5 + 1e-8 * (double)seen->n + 1e-5 * seen->magnitude) * size + 0x1p-140 +
+		0x1p-148 * (double)seen->n * greatest;
 	/* Weights that are 0 in f32 alone, or sums that overflow there. */
 	if (seen->strange || !isfinite(sum) || size * (double)seen->n > FLT_MAX / 2)
 		return true;
