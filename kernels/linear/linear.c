@@ -28,8 +28,9 @@
  * is the sum of |scale| |products|, |bias| and |residual|, and E is 0 but for the two below. It is
  * certain: no product passes through more than 140 additions that are off by 2^-24 of a partial
  * sum each, since longer sums are made of compensated sums of short ones. Over a call the relative
- * L2 is at most 2e-6, against the greater of ref and the root of the sum of squared products, and
- * what E adds. 2^-149 is the last bit of subnormals, which are kept. f16 and bf16 outputs are that
+ * L2 is at most 2e-6, 3e-6 with gates, whose outputs have the errors of two sums, against the
+ * greater of ref and the root of the sum of squared products, and what E adds. 2^-149 is the last
+ * bit of subnormals, which are kept. f16 and bf16 outputs are that
  * value rounded once. Where S or S without the scale overflows f32 an output may be infinite or
  * NaN, as those of a row of v may that has an element beyond f32.
  *

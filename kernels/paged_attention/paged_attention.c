@@ -29,8 +29,8 @@
  * |y - ref| <= (1e-5 + 1e-8 T + 1e-5 M) sum_j p_j |v_j| + 2^-140 + 2^-148 T V, with V the greatest
  * |v_j|. A dot product passes through at most 70 roundings of 2^-24 of M, and the softmax doubles a
  * score's error; sums of weights and of weighted values pass through 64 + T / 64. Weights below
- * 2^-126 have fewer bits: V times those may be ordinary numbers. Over a call of ordinary values the relative L2 is
- * below 2e-6.
+ * 2^-126 have fewer bits, and V times those may be ordinary numbers. Over a call of ordinary values
+ * the relative L2 is below 2e-6.
  */
 #include "kernels/paged_attention/paged_attention.h"
 #include "kernels/element.h"
