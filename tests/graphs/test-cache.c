@@ -878,7 +878,7 @@ static void test_cache_does_not_stage_what_is_carried(void **state)
 	t->w.args.carried[1] = 8 * 8 * sizeof(float);
 	assert_int_equal(task_run(rig, t), -EIO);
 	assert_int_equal(task_precapture(rig, t), 0);
-	task_await_state(rig, t, MSG_GRAPH_CAPTURED);
+	assert_int_equal(task_wait(rig, t), 0);
 	assert_int_equal(task_run(rig, t), 0);
 	t->w.args.carried[1] = 0;
 	assert_int_equal(task_run(rig, t), -EIO);
