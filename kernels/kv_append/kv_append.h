@@ -20,6 +20,20 @@ enum append_input {
 
 #ifndef __cplusplus
 
+/* Of kv_append, and the first ones of whoever appends as it does. */
+#define APPEND_INPUTS                                                             \
+	[APPEND_QKV] = {"qkv", "[N,(H+2G)D]", GPUQ_DTYPE_BIT(GPUQ_F32)},          \
+	[APPEND_POSITIONS] = {"positions", "[N]", GPUQ_DTYPE_BIT(GPUQ_I32)},      \
+	[APPEND_ROWS] = {"rows", "[N]", GPUQ_DTYPE_BIT(GPUQ_I32)},                \
+	[APPEND_TABLE] = {"table", "[S,L]", GPUQ_DTYPE_BIT(GPUQ_I32)},            \
+	[APPEND_CACHE] = {"cache", "[P,2,G,16,D]", FLOAT_DTYPES, .in_out = true}, \
+	[APPEND_Q_NORM] = {"q_norm", "[D]", FLOAT_DTYPES, .optional = true},      \
+	[APPEND_K_NORM] = {"k_norm", "[D]", FLOAT_DTYPES, .optional = true}
+#define APPEND_PARAMS                                                               \
+	ROPE_PARAMS,                                                                \
+		[APPEND_EPS] = {"eps", "of the norms: keeps heads of zeros finite", \
+			GPUQ_PARAM_F64, 1e-5, 1e-12, 1}
+
 /*
  * The element of the cache where the first head's part of a token begins, the next head's follows
  * 16 D further; -1 where it has no place.

@@ -30,9 +30,9 @@
  * sum each, since longer sums are made of compensated sums of short ones. Over a call the relative
  * L2 is at most 2e-6, 3e-6 with gates, whose outputs have the errors of two sums, against the
  * greater of ref and the root of the sum of squared products, and what E adds. 2^-149 is the last
- * bit of subnormals, which are kept. f16 and bf16 outputs are that
- * value rounded once. Where S or S without the scale overflows f32 an output may be infinite or
- * NaN, as those of a row of v may that has an element beyond f32.
+ * bit of subnormals, which are kept. f16 and bf16 outputs are that value rounded once. Where S or S
+ * without the scale overflows f32 an output may be infinite or NaN, as those of a row of v may that
+ * has an element beyond f32.
  *
  * Beside a norm S and E are those of v, and E is greater by (1 + 1 / root) 2^-148 times the sum of
  * |w| (1 + |norm|) + 1. Of a gate g and an up u of tolerances G and U y has one of 1.1 G (|u| + U)
